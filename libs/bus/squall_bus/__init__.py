@@ -1,0 +1,43 @@
+"""The typed bus: the only package that speaks to the NATS server. Knows no policy."""
+
+from squall_bus.bus import Bus
+from squall_bus.connection import connect
+from squall_bus.errors import (
+    BusError,
+    BusUnavailable,
+    KeyExists,
+    NotFound,
+    PublishUnknown,
+    Refused,
+    ServerTooOld,
+    StreamFull,
+    SubjectTaken,
+    TopologyConflict,
+    WrongRevision,
+)
+from squall_bus.kv import KeyValue
+from squall_bus.pulling import Delivery, Puller
+from squall_bus.records import (
+    BusStats,
+    Change,
+    ConsumerInfo,
+    ConsumerSpec,
+    Entry,
+    Message,
+    Published,
+    Record,
+    Stored,
+    StreamInfo,
+)
+from squall_bus.settings import BusSettings
+from squall_bus.subscribing import Subscription
+from squall_bus.watching import Watch
+
+__all__ = [
+    "Bus", "BusSettings", "BusStats", "connect",
+    "Record", "Published", "Message", "Stored", "StreamInfo", "Subscription",
+    "Puller", "Delivery", "ConsumerSpec", "ConsumerInfo",
+    "KeyValue", "Entry", "Watch", "Change",
+    "BusError", "BusUnavailable", "KeyExists", "NotFound", "PublishUnknown", "Refused", "ServerTooOld",
+    "StreamFull", "SubjectTaken", "TopologyConflict", "WrongRevision",
+]

@@ -1,0 +1,203 @@
+"""The part of nats-py that we keep, and the part that we replace.
+
+nats-py connects, authenticates, speaks TLS and reconnects. Bytes in and bytes out are ours: its parser, header code
+and queue per subscription cost more than everything else together. This module is the only one that touches
+nats-py's internals; tests/services/bus/test_client.py fails when a new nats-py changes them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+from nats.aio.client import Client
+from nats.aio.transport import TcpTransport
+from nats.errors import Error as NatsError
+
+from squall_bus.settings import MAX_BUFFERED_BYTES
+
+Deliver = Callable[[bytes, bytes, bytes, bytes], None]
+"""subject, reply, header block, data"""
+
+_READ_BYTES = 256 * 1024
+"""nats-py reads 32 KiB at a time: a 1 MB message would take 32 turns of the event loop."""
+
+
+class Sink:
+    """One subscription: what nats-py must know to repeat it after a reconnect, and where its messages go."""
+
+    __slots__ = (
+        "_max_msgs",
+        "_message_iterator",
+        "_pending_next_msgs_calls",
+        "_queue",
+        "_received",
+        "_subject",
+        "_wait_for_msgs_task",
+        "deliver",
+        "sid",
+    )
+
+    def __init__(self, sid: int, subject: str, queue: str, deliver: Deliver) -> None:
+        self.sid = sid
+        self.deliver = deliver
+        self._subject = subject
+        self._queue = queue
+        self._max_msgs = 0
+        self._received = 0
+        self._wait_for_msgs_task = None
+        self._message_iterator = None
+        self._pending_next_msgs_calls = None
+
+
+class Parser:
+    """Cuts the server's bytes into messages and hands each to its sink. Same face as nats-py's parser."""
+
+    def __init__(self, client: RawClient) -> None:
+        self._client = client
+        self._rest: list[bytes] = []
+        self._rest_size = 0
+        self._needed = 0
+
+    def reset(self) -> None:
+        self._rest, self._rest_size, self._needed = [], 0, 0
+
+    async def parse(self, data: bytes = b"") -> None:
+        if self._rest:
+            # Joined only when the message is complete: joining each 256 KiB of a large one would be quadratic.
+            self._rest.append(data)
+            self._rest_size += len(data)
+            if self._rest_size < self._needed:
+                return
+            data = b"".join(self._rest)
+            self.reset()
+        consumed, self._needed = await self._consume(data)
+        if consumed < len(data):
+            self._rest = [data[consumed:]]
+            self._rest_size = len(data) - consumed
+
+    async def _consume(self, data: bytes) -> tuple[int, int]:
+        """How many bytes were used up, and how many are needed to go on."""
+        sinks = self._client.sinks
+        position = 0
+        while (line_end := data.find(b"\r\n", position)) >= 0:
+            words = data[position:line_end].split()
+            body = line_end + 2
+            operation = words[0] if words else b""
+            if operation == b"MSG":
+                headers_end, end = body, body + int(words[-1])
+            elif operation == b"HMSG":
+                headers_end, end = body + int(words[-2]), body + int(words[-1])
+            else:
+                await self._client.on_control(operation, data[position:line_end])
+                position = body
+                continue
+            if end + 2 > len(data):
+                return position, end + 2 - position
+            sink = sinks.get(int(words[2]))
+            if sink is not None:
+                has_reply = len(words) == (5 if operation == b"MSG" else 6)
+                reply = words[3] if has_reply else b""
+                sink.deliver(words[1], reply, data[body:headers_end], data[headers_end:end])
+            position = end + 2
+        return position, 0
+
+
+class RawClient(Client):
+    """A nats-py client whose messages go straight to sinks, and whose writes go straight to the socket."""
+
+    def __init__(self, on_lost: Callable[[Exception], None]) -> None:
+        super().__init__()
+        self._ps = Parser(self)  # type: ignore[assignment]
+        self._on_lost = on_lost
+        self._flush_scheduled = False
+        self._loop = asyncio.get_running_loop()
+
+    # ------------------------------------------------------------------ in
+
+    @property
+    def sinks(self) -> dict[int, Sink]:
+        return self._subs  # type: ignore[return-value]
+
+    def open_sink(self, subject: str, deliver: Deliver, queue: str = "") -> Sink:
+        """Subscribe; repeated by nats-py at each reconnect until it is closed."""
+        self._sid += 1
+        sink = Sink(self._sid, subject, queue, deliver)
+        self.sinks[sink.sid] = sink
+        if self.is_connected:
+            self.write(b"SUB %b %b %d\r\n" % (subject.encode(), queue.encode(), sink.sid))
+        return sink
+
+    def stop_sink(self, sink: Sink) -> None:
+        """Tell the server to send no more; what is on its way still reaches the sink until `drop_sink`."""
+        if self.is_connected:
+            self.write(b"UNSUB %d\r\n" % sink.sid)
+
+    def drop_sink(self, sink: Sink) -> None:
+        """Forget the sink: what still comes for it is thrown away, and no reconnect brings it back."""
+        self.sinks.pop(sink.sid, None)
+
+    async def on_control(self, operation: bytes, line: bytes) -> None:
+        """Everything that is not a message."""
+        match operation.upper():
+            case b"PING":
+                self.write(b"PONG\r\n")
+            case b"PONG":
+                await self._process_pong()
+            case b"INFO":
+                await self._process_info(json.loads(line[5:]))
+            case b"-ERR":
+                await self._process_err(line[5:].decode("utf-8", "replace").lower())
+
+    async def _process_err(self, err_msg: str) -> None:
+        # nats-py closes the client for ever on most errors, also when one message was too large or a credential
+        # had just expired. A service must come back by itself, and say loudly why it was away.
+        error = NatsError(f"nats: {err_msg.strip(chr(39))}")
+        await self._error_cb(error)
+        if "permissions violation" not in err_msg:
+            await self._process_op_err(error)
+
+    async def _process_op_err(self, e: Exception) -> None:
+        was_connected = self.is_connected
+        await super()._process_op_err(e)
+        if was_connected and not self.is_connected:
+            # Half-written batches and pulls must not reach the next connection: their owners send them again.
+            self._pending, self._pending_data_size = [], 0
+            self._on_lost(e)
+
+    # ------------------------------------------------------------------ out
+
+    def write(self, command: bytes) -> None:
+        """Buffered until the end of this turn of the event loop; kept while disconnected."""
+        self._pending.append(command)
+        self._pending_data_size += len(command)
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
+            self._loop.call_soon(self._write_out)
+
+    def _write_out(self) -> None:
+        self._flush_scheduled = False
+        if not self._pending or not self.is_connected or self._transport is None:
+            return
+        pending, self._pending, self._pending_data_size = self._pending, [], 0
+        self._transport.write(pending[0] if len(pending) == 1 else b"".join(pending))
+
+    @property
+    def unwritten_bytes(self) -> int:
+        """What waits here and in the socket's buffer."""
+        waiting = self._pending_data_size
+        transport = self._transport
+        if isinstance(transport, TcpTransport) and transport._io_writer is not None:
+            waiting += transport._io_writer.transport.get_write_buffer_size()
+        return waiting
+
+    @property
+    def congested(self) -> bool:
+        return self.unwritten_bytes > MAX_BUFFERED_BYTES
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What the server said about itself."""
+        return self._server_info

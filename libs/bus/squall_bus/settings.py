@@ -1,0 +1,37 @@
+"""Settings of one bus connection, and the few numbers of the link that are not anybody's choice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+RECONNECT_WAIT_S = 0.25
+"""nats-py waits 2 s by default; a restarted server is ready in 20 ms."""
+PING_INTERVAL_S = 5
+"""With two unanswered pings a dead peer is noticed in 10-15 s; nats-py's default needs minutes."""
+MAX_UNANSWERED_PINGS = 2
+MAX_BUFFERED_BYTES = 8 * 1024 * 1024
+"""What `send` may hold back while disconnected; older bytes are kept, newer ones are dropped and counted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BusSettings:
+    """How to reach the bus and what is expected of it."""
+
+    url: str = "nats://127.0.0.1:4222"
+    """One url, or several separated by commas."""
+    user: str | None = None
+    password: str | None = None
+    region: str = "local"
+    shards: int = 4
+    replicas: int = 1
+    inbox_prefix: str = "_INBOX"
+    """Each role has its own: with the default one, everybody allowed `_INBOX.>` reads other people's replies."""
+    name: str = "squall"
+    """Shown by the server's connection list."""
+    dev: bool = False
+    """Accepts an older server with a loud warning instead of refusing it."""
+    connect_timeout_s: float = 5.0
+    tls_ca: str | None = None
+    """CA file; set it to speak TLS."""
+    tls_cert: str | None = None
+    tls_key: str | None = None

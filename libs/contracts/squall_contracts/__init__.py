@@ -1,0 +1,1 @@
+"""Everything that crosses the bus: messages, subjects and topology, as data. Does no I/O."""

@@ -1,0 +1,42 @@
+"""Image builds: the command to the builder and the state of an image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from squall.spec import ImageSpec
+from squall_contracts.envelope import Message
+
+IMAGES = "images"
+
+
+@dataclass(frozen=True)
+class BuildImage(Message):
+    """Command: build this image unless it exists. Subject `builds.r.<image>`, one builder takes it."""
+
+    TYPE: ClassVar[str] = "build_image"
+
+    image: str
+    spec: ImageSpec
+    requested_at: float
+    traceparent: str = ""
+
+
+@dataclass(frozen=True)
+class ImageRecord(Message):
+    """State of an image. Bucket `images`, key = image id; owner: builder. The build log is in LOGS under the image's id."""
+
+    TYPE: ClassVar[str] = "image_record"
+
+    image: str
+    state: str
+    """"building", "ready" or "failed"."""
+    updated_at: float
+    lock: tuple[str, ...] = ()
+    """Exact packages, so that every node materialises the same environment."""
+    python: str = ""
+    error: Mapping[str, Any] = field(default_factory=dict)
+    """state failed: wire form of an ImageBuildError."""
+    build_ms: float = 0.0

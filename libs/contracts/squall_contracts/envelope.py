@@ -1,0 +1,85 @@
+"""The message: a frozen class that knows its type and version, and its msgpack form. Owns the evolution rule.
+
+Contracts only grow: a new field is optional with a default; unknown fields are ignored, also nested ones. Anything else
+is a new version beside the old one. Trace context travels in message headers, never in the body.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cache
+from typing import Any, ClassVar, Self
+
+import msgpack
+
+from squall.errors import InvalidError
+from squall.spec import from_wire, to_wire
+
+
+class BadMessage(InvalidError):
+    """Bytes on the bus are not the message that their subject promises."""
+
+    code = "bad_message"
+    fix = "Another program writes to this subject, or a service is older than the message: upgrade it."
+
+
+@dataclasses.dataclass(frozen=True)
+class Message:
+    """Base of everything that crosses the bus or lies in a bucket."""
+
+    TYPE: ClassVar[str] = ""
+    VERSION: ClassVar[int] = 1
+
+    def encode(self) -> bytes:
+        """The msgpack map of this message with its type and version."""
+        body = to_wire(self)
+        body["t"], body["v"] = self.TYPE, self.VERSION
+        return _pack(body)
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """The message in `data`. Raises `BadMessage` if it is another one, a newer version or not a message."""
+        body = _unpack(cls, data)
+        return from_wire(cls, body)
+
+
+@dataclasses.dataclass(frozen=True)
+class HotMessage(Message):
+    """A message of the call path: flat fields of plain types only, so that both ways are one dict copy."""
+
+    def encode(self) -> bytes:
+        body = dict(self.__dict__)
+        body["t"], body["v"] = self.TYPE, self.VERSION
+        return _pack(body)
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        body = _unpack(cls, data)
+        known = _field_names(cls)
+        try:
+            return cls(**{name: value for name, value in body.items() if name in known})
+        except TypeError as error:
+            raise BadMessage(f"{cls.TYPE}: {error}") from error
+
+
+@cache
+def _field_names(cls: type[Message]) -> frozenset[str]:
+    return frozenset(field.name for field in dataclasses.fields(cls))
+
+
+def _pack(body: dict[str, Any]) -> bytes:
+    packed: bytes = msgpack.packb(body)
+    return packed
+
+
+def _unpack(cls: type[Message], data: bytes) -> dict[str, Any]:
+    try:
+        body = msgpack.unpackb(data)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise BadMessage(f"not a {cls.TYPE} message: {error}") from error
+    if not isinstance(body, dict) or body.get("t") != cls.TYPE:
+        found = body.get("t") if isinstance(body, dict) else type(body).__name__
+        raise BadMessage(f"expected a {cls.TYPE} message, found {found!r}")
+    if int(body.get("v", 1)) > cls.VERSION:
+        raise BadMessage(f"{cls.TYPE} version {body['v']} is newer than {cls.VERSION}, which this service understands")
+    return body

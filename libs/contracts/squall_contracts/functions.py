@@ -1,0 +1,111 @@
+"""Apps, function versions, pools and tokens as they lie in the buckets `apps`, `specs` and `tokens`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from squall.spec import FunctionSpec, digest
+from squall_contracts.envelope import Message
+
+APPS, SPECS, TOKENS = "apps", "specs", "tokens"
+
+
+@dataclass(frozen=True)
+class DeployedVersion(Message):
+    """One line of an app's history."""
+
+    TYPE: ClassVar[str] = "deployed_version"
+
+    version: int
+    deployed_at: float
+    functions: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class AppRecord(Message):
+    """An app and the pointer to its present version. Bucket `apps`, key `<app id>`; owner: gateway. A deploy is one CAS of
+    this record, so a caller sees the old version in full or the new one in full."""
+
+    TYPE: ClassVar[str] = "app_record"
+
+    app_id: str
+    name: str
+    workspace: str
+    environment: str
+    state: str
+    """"ephemeral", "detached", "deployed" or "stopped"."""
+    version: int
+    functions: Mapping[str, str]
+    """Function id by name."""
+    created_at: float
+    updated_at: float
+    alive_until: float = 0.0
+    """Ephemeral apps stop when their client has not been heard of by then; 0 = no limit."""
+    stop_reason: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    history: tuple[DeployedVersion, ...] = ()
+
+
+def app_name_key(workspace: str, environment: str, name: str) -> str:
+    """Key of the pointer from a deployed app's name to its id (bucket `apps`, value: the id)."""
+    return f"name.{workspace}.{environment}.{digest(name)[:24]}"
+
+
+@dataclass(frozen=True)
+class FunctionRecord(Message):
+    """One version of one function. Bucket `specs`, key = function id; written once."""
+
+    TYPE: ClassVar[str] = "function_record"
+
+    function_id: str
+    app_id: str
+    app_name: str
+    workspace: str
+    environment: str
+    version: int
+    ephemeral: bool
+    spec: FunctionSpec
+    created_at: float
+
+
+@dataclass(frozen=True)
+class PoolRecord(Message):
+    """The containers of one function version and parameter set. Bucket `specs`, key `pool.<pool>`; written once, by the
+    gateway, before the pool's first call."""
+
+    TYPE: ClassVar[str] = "pool_record"
+
+    pool: str
+    function_id: str
+    app_id: str
+    workspace: str
+    parameters: str = ""
+    """`squall.http_api.encode_parameters` of the class parameters; empty for none."""
+    created_at: float = 0.0
+
+
+def pool_key(pool: str) -> str:
+    """Key of a pool's record."""
+    return f"pool.{pool}"
+
+
+def pool_id(function_id: str, parameters: str = "", options: Mapping[str, Any] | None = None) -> str:
+    """`po-` and 20 hex digits: the name of the pool for a function version, its parameters and its options."""
+    return "po-" + digest([function_id, parameters, dict(options or {})])[:20]
+
+
+@dataclass(frozen=True)
+class TokenRecord(Message):
+    """A bearer token's rights. Bucket `tokens`, key = SHA-256 of the token; the token itself is stored nowhere."""
+
+    TYPE: ClassVar[str] = "token_record"
+
+    workspace: str
+    name: str
+    scope: str
+    """"workspace" (all of the API), "container" (calls of one app's containers) or "service" (agents)."""
+    created_at: float
+    app_id: str = ""
+    expires_at: float = 0.0

@@ -1,0 +1,125 @@
+"""Machines and containers: facts that agents publish, and the claims by which containers come to exist."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from squall_contracts.calls import SpanVector
+from squall_contracts.envelope import HotMessage, Message
+
+NODES, CONTAINERS = "nodes", "containers"
+NODE_TTL_S = 10.0
+
+
+@dataclass(frozen=True)
+class GpuFact(Message):
+    """One device."""
+
+    TYPE: ClassVar[str] = "gpu_fact"
+
+    uuid: str
+    type: str
+    memory_mib: int
+    simulated: bool = False
+
+
+@dataclass(frozen=True)
+class NodeFact(Message):
+    """What a machine has. Bucket `nodes`, key = node id, renewed every 3 s, gone 10 s after the last; owner: its agent."""
+
+    TYPE: ClassVar[str] = "node_fact"
+
+    node: str
+    region: str
+    at: float
+    cpu: float
+    """Cores that containers may request in total."""
+    memory_mib: int
+    cpu_used: float = 0.0
+    """Sum of the requests of present containers."""
+    memory_used_mib: int = 0
+    gpus: tuple[GpuFact, ...] = ()
+    gpus_used: tuple[str, ...] = ()
+    """uuids."""
+    backends: tuple[str, ...] = ("process",)
+    images: tuple[str, ...] = ()
+    templates: tuple[str, ...] = ()
+    """Function ids that have a template here."""
+    max_containers: int = 256
+    containers: int = 0
+    draining: bool = False
+    zone: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    started_at: float = 0.0
+
+
+class ClaimState:
+    """States of a claim, in their order. `refused` and `failed` free the ordinal once the scheduler has seen them."""
+
+    PROPOSED = "proposed"
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    """Asked to stop (scheduler) or stopping (agent): no new inputs."""
+    REFUSED = "refused"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class ContainerClaim(Message):
+    """The right of one container to exist. Bucket `containers`, key `<pool>.<ordinal>`: create-only, so two schedulers
+    cannot place one container twice. The scheduler creates it (proposed) and asks for a drain; the agent moves it on, and
+    deletes it when the container is gone."""
+
+    TYPE: ClassVar[str] = "container_claim"
+
+    pool: str
+    ordinal: int
+    container: str
+    node: str
+    function_id: str
+    app_id: str
+    workspace: str
+    state: str
+    created_at: float
+    updated_at: float
+    reason: str = ""
+    """Why refused or failed, in words for the user."""
+    decision: str = ""
+    """Id of the autoscaler's decision behind it."""
+    gpus: tuple[str, ...] = ()
+    cpu: float = 0.0
+    memory_mib: int = 0
+    how: str = ""
+    cold_call: str = ""
+    """The call that waited for this container, for the trace link; empty when started ahead of need."""
+    spans: SpanVector = field(default_factory=list)
+    """Control-plane and start phases so far."""
+    error: Mapping[str, Any] = field(default_factory=dict)
+    """state failed: see `squall.http_api.ResultMeta.error`."""
+    user_error: bool = False
+    """state failed: the user's import or @enter raised."""
+
+
+def claim_key(pool: str, ordinal: int) -> str:
+    """Key of a claim."""
+    return f"{pool}.{ordinal}"
+
+
+@dataclass(frozen=True)
+class ContainerStats(HotMessage):
+    """What the containers of one node are doing. Core subject `stats.r.<node>`, once a second and on change.
+
+    `containers` rows: [container, pool, running inputs, input slots, idle since (unix s, 0 = busy), state]."""
+
+    TYPE: ClassVar[str] = "container_stats"
+
+    node: str
+    at: float
+    containers: list[list[Any]]
+    prefetched: dict[str, int] = field(default_factory=dict)
+    """Inputs leased by the agent but not running, by pool."""
+    cpu_percent: float = 0.0
+    memory_used_mib: int = 0

@@ -1,0 +1,49 @@
+"""Decisions of autoscaler and scheduler that others read: desired counts, and verdicts on what could not be placed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from squall_contracts.envelope import Message
+
+DESIRED, VERDICTS = "desired", "verdicts"
+
+
+@dataclass(frozen=True)
+class Desired(Message):
+    """How many containers a pool should have. Bucket `desired`, key = pool; owner: autoscaler (any may write 0 -> 1 by CAS)."""
+
+    TYPE: ClassVar[str] = "desired"
+
+    pool: str
+    count: int
+    reason: str
+    decision: str
+    decided_at: float
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    """The sample that the decision was made from."""
+    started_ns: int = 0
+    """Wall clock when the autoscaler saw the need, for the span `autoscaler.decide`."""
+    cold_call: str = ""
+    """The call whose arrival triggered 0 -> 1."""
+
+
+@dataclass(frozen=True)
+class Verdict(Message):
+    """Why a pool does not get (all) its containers. Bucket `verdicts`, key = pool, deleted when it no longer holds;
+    owner: scheduler."""
+
+    TYPE: ClassVar[str] = "verdict"
+
+    pool: str
+    at: float
+    missing: int
+    """Containers wanted but not placed."""
+    rejected: Mapping[str, str] = field(default_factory=dict)
+    """Reason by node."""
+    message: str = ""
+    """One sentence for the waiting user."""
+    retry_at: float = 0.0
+    """Crash-loop back-off: no new start before."""

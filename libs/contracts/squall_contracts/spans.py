@@ -1,0 +1,107 @@
+"""Spans on the bus: compact rows that travel with a call, and the one way to turn them into spans.
+
+A hop does not export spans; it appends rows (about 1 us each). Span ids are derived from what the row is about, so any
+service, and user code in a container, can name a span as its parent before it is written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from squall.http_api import SpanInfo
+from squall_contracts.calls import SpanVector
+from squall_contracts.envelope import HotMessage
+
+# Names of spans. Children of `call` unless a parent is said; phases of the critical path are marked *.
+CALL = "call"  # SDK: the caller's line of code
+ARGS_ENCODE = "args.encode"  # * SDK
+GATEWAY_ACCEPT = "gateway.accept"  # * gateway, until the journal write begins
+JOURNAL_PUBLISH = "journal.publish"  # * gateway, child of gateway.accept
+QUEUE_WAIT = "queue.wait"  # agent: accepted -> handed to an attempt; on the critical path only where nothing below covers it
+AUTOSCALER_DECIDE = "autoscaler.decide"  # * from the arrival to the stored decision
+SCHEDULER_PLACE = "scheduler.place"  # * from the stored decision to the stored claim
+CONTAINER_START = "container.start"  # agent: from the stored claim to ready; parent of the next seven
+AGENT_ACCEPT = "agent.accept"  # *
+CODE_FETCH = "code.fetch"  # *
+IMAGE_ENSURE = "image.ensure"  # *
+SANDBOX_CREATE = "sandbox.create"  # * template fork or process spawn
+RUNNER_CONNECT = "runner.connect"  # *
+CODE_IMPORT = "code.import"  # *
+ENTER = "enter"  # *
+DISPATCH = "dispatch"  # * agent: container ready (or input delivered, whichever is later) -> input handed to the runner
+ATTEMPT = "attempt"  # agent: handed to the runner -> outcome known; attributes carry cold, node, container
+USER_CODE = "user.code"  # * runner, child of attempt
+RESULT_PUBLISH = "result.publish"  # * agent
+RESULT_RETURN = "result.return"  # * gateway: reply received -> answer written
+RESULT_DECODE = "result.decode"  # * SDK
+
+
+@dataclass(frozen=True)
+class SpanBatch(HotMessage):
+    """Rows of one attempt (or of the caller's side). Subject `spans.r.<trace id>`.
+
+    `rows`: [name, parent name ("" = the span in `parent_id`), service, start ns, duration ns, attributes]. An attribute
+    `error` marks the span as failed."""
+
+    TYPE: ClassVar[str] = "span_batch"
+
+    trace_id: str
+    parent_id: str
+    call: str
+    index: int
+    attempt: str
+    rows: SpanVector = field(default_factory=list)
+
+
+def row(name: str, parent: str, service: str, start_ns: int, end_ns: int, **attributes: Any) -> list[Any]:
+    """One row of a `SpanBatch`."""
+    return [name, parent, service, start_ns, max(0, end_ns - start_ns), attributes]
+
+
+def parse_traceparent(header: str) -> tuple[str, str]:
+    """(trace id, span id) of a W3C traceparent header; ("", "") when it is missing or malformed."""
+    parts = header.split("-")
+    if len(parts) < 4 or len(parts[1]) != 32 or len(parts[2]) != 16:
+        return "", ""
+    return parts[1], parts[2]
+
+
+def traceparent(trace_id: str, span_id: str) -> str:
+    """The W3C header for a sampled span."""
+    return f"00-{trace_id}-{span_id}-01"
+
+
+def span_id(call: str, index: int, attempt: str, name: str) -> str:
+    """16 hex digits that identify a span of an attempt everywhere."""
+    return hashlib.sha256(f"{call}/{index}/{attempt}/{name}".encode()).hexdigest()[:16]
+
+
+def expand(batch: SpanBatch) -> list[SpanInfo]:
+    """The spans of a batch, in the order of its rows."""
+
+    def identify(name: str) -> str:
+        return span_id(batch.call, batch.index, batch.attempt, name) if name else batch.parent_id
+
+    spans = []
+    for name, parent, service, start_ns, duration_ns, attributes in batch.rows:
+        own = {"call": batch.call, "index": batch.index, **attributes}
+        error = str(own.pop("error", ""))
+        links = tuple(own.pop("links", ()))
+        own_id = str(own.pop("span_id", "")) or identify(name)
+        spans.append(
+            SpanInfo(
+                trace_id=batch.trace_id,
+                span_id=own_id,
+                parent_id=identify(parent) if own_id != batch.parent_id else str(own.pop("parent_span_id", "")),
+                name=name,
+                service=service,
+                start_ns=start_ns,
+                end_ns=start_ns + duration_ns,
+                attributes=own,
+                error=error,
+                links=links,
+            )
+        )
+    return spans

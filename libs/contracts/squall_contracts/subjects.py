@@ -1,0 +1,202 @@
+"""The subject grammar: functions that build subjects, and the ones that parse them. The only place that spells them.
+
+Tokens are lower-case `[a-z0-9-]+`. Every subject of a stream carries its region, so that a plain publish can only land
+in one region's domain; `ss` is the two-digit shard.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import NamedTuple
+
+from squall.ids import shard_of
+
+ARRIVED = "arrived"
+DONE = "done"
+
+
+def shard_token(shard: int) -> str:
+    """`03` for 3."""
+    return f"{shard:02d}"
+
+
+def shard_of_name(name: str, shards: int) -> int:
+    """The shard of something that is not a call (an app's logs): a stable hash of its name."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") % shards
+
+
+class CallSubject(NamedTuple):
+    """What a subject about one input says."""
+
+    region: str
+    shard: int
+    owner: str
+    """The pool (calls, arrived) or the workspace (results, done, attempts, events)."""
+    call: str
+    index: int
+
+
+def parse_call(subject: str) -> CallSubject:
+    """Parse any subject of the form `<kind>.<region>.<ss>.<owner>.<call>.<index>`."""
+    _, region, shard, owner, call, index = subject.split(".")
+    return CallSubject(region, int(shard), owner, call, int(index))
+
+
+def _of_call(kind: str, region: str, owner: str, call: str, index: int | str) -> str:
+    return f"{kind}.{region}.{shard_of(call):02d}.{owner}.{call}.{index}"
+
+
+def call(region: str, pool: str, call_id: str, index: int) -> str:
+    """Where an accepted input is stored (JOURNAL, and by sourcing WORK)."""
+    return _of_call("calls", region, pool, call_id, index)
+
+
+def calls_of(region: str, pool: str, call_id: str) -> str:
+    """Filter: every input of one call."""
+    return _of_call("calls", region, pool, call_id, "*")
+
+
+def calls_of_pool(region: str, shard: int, pool: str) -> str:
+    """Filter: every input of a pool in one shard; also the filter of the pool's durable on WORK."""
+    return f"calls.{region}.{shard:02d}.{pool}.>"
+
+
+def arrived_at_pool(region: str, pool: str) -> str:
+    """Filter: stored inputs of a pool, headers only, in every shard."""
+    return f"{ARRIVED}.{region}.*.{pool}.>"
+
+
+def result(region: str, workspace: str, call_id: str, index: int) -> str:
+    """Where the one recorded result of an input is."""
+    return _of_call("results", region, workspace, call_id, index)
+
+
+def results_of(region: str, workspace: str, call_id: str) -> str:
+    """Filter: every result of one call."""
+    return _of_call("results", region, workspace, call_id, "*")
+
+
+def done(region: str, workspace: str, call_id: str, index: int | str = "*") -> str:
+    """Core subject on which a stored result is republished."""
+    return _of_call(DONE, region, workspace, call_id, index)
+
+
+def attempts(region: str, workspace: str, call_id: str, index: int) -> str:
+    """Where failed attempts of an input are counted."""
+    return _of_call("attempts", region, workspace, call_id, index)
+
+
+def event(region: str, workspace: str, call_id: str, index: int | str) -> str:
+    """The readable history of an input."""
+    return _of_call("events", region, workspace, call_id, index)
+
+
+def items(region: str, call_id: str) -> str:
+    """Core: what a generator yields."""
+    return f"items.{region}.{call_id}"
+
+
+def credit(region: str, call_id: str) -> str:
+    """Core: how many items the caller has taken."""
+    return f"credit.{region}.{call_id}"
+
+
+def cancel(region: str, pool: str) -> str:
+    """Core: cancels of calls of a pool."""
+    return f"cancel.{region}.{pool}"
+
+
+def cancels(region: str) -> str:
+    """Filter: cancels of every pool."""
+    return f"cancel.{region}.*"
+
+
+def demand(region: str, pool: str) -> str:
+    """Core: held and running web requests of a pool."""
+    return f"demand.{region}.{pool}"
+
+
+def stats(region: str, node: str) -> str:
+    """Core: what a node's containers are doing, every second."""
+    return f"stats.{region}.{node}"
+
+
+def all_stats(region: str) -> str:
+    """Filter: stats of every node."""
+    return f"stats.{region}.*"
+
+
+def log(region: str, shard: int, app: str, pool: str, call_id: str) -> str:
+    """Log lines; `call_id` is `-` for lines of a container outside calls. `shard` is the app's."""
+    return f"logs.{region}.{shard:02d}.{app}.{pool}.{call_id}"
+
+
+def logs_of_app(region: str, shard: int, app: str) -> str:
+    """Filter: every log line of an app (or of an image build: the image id stands for the app)."""
+    return f"logs.{region}.{shard:02d}.{app}.>"
+
+
+def spans(region: str, trace_id: str) -> str:
+    """Spans of one trace."""
+    return f"spans.{region}.{trace_id}"
+
+
+def usage(region: str, function_id: str) -> str:
+    """Usage intervals of one function."""
+    return f"usage.{region}.{function_id}"
+
+
+def build(region: str, image: str) -> str:
+    """Command to build an image."""
+    return f"builds.{region}.{image}"
+
+
+def schedule(region: str, function_id: str) -> str:
+    """A stored message schedule."""
+    return f"sched.{region}.{function_id}"
+
+
+def fire(region: str, function_id: str) -> str:
+    """Where ticks of a schedule land."""
+    return f"fire.{region}.{function_id}"
+
+
+def journal_stream(region: str, shard: int) -> str:
+    """Stream names, one function each."""
+    return f"JOURNAL_{region}_{shard:02d}"
+
+
+def work_stream(region: str, shard: int) -> str:
+    return f"WORK_{region}_{shard:02d}"
+
+
+def results_stream(region: str, shard: int) -> str:
+    return f"RESULTS_{region}_{shard:02d}"
+
+
+def attempts_stream(region: str, shard: int) -> str:
+    return f"ATTEMPTS_{region}_{shard:02d}"
+
+
+def events_stream(region: str, shard: int) -> str:
+    return f"EVENTS_{region}_{shard:02d}"
+
+
+def logs_stream(region: str, shard: int) -> str:
+    return f"LOGS_{region}_{shard:02d}"
+
+
+def spans_stream(region: str) -> str:
+    return f"SPANS_{region}"
+
+
+def usage_stream(region: str) -> str:
+    return f"USAGE_{region}"
+
+
+def builds_stream(region: str) -> str:
+    return f"BUILDS_{region}"
+
+
+def schedules_stream(region: str) -> str:
+    return f"SCHED_{region}"

@@ -1,0 +1,1 @@
+"""How a service process lives: start, settings, telemetry, health, clock, drain. Knows no service."""

@@ -1,0 +1,1 @@
+"""squall: serverless Python functions on machines you own."""

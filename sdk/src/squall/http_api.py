@@ -1,0 +1,321 @@
+"""The public HTTP API as data: routes, header names, frame kinds and JSON bodies. The gateway imports them too.
+
+Payloads are opaque and travel raw; everything about them is in headers or in frame metadata. Streams of results, items
+and inputs are sequences of frames (`squall_runner.frames`). An answer that is an error is JSON
+`{"error": {"code", "message", "fix", "retryable", "data"}}` with the status of the error's class.
+"""
+
+from __future__ import annotations
+
+import base64
+import enum
+import json
+from dataclasses import dataclass, field
+from typing import Any, Dict, Mapping, Optional, Tuple
+
+from squall.spec import FunctionSpec, Kind, MethodSpec, ParameterSpec
+from squall_runner import frames
+
+__all__ = ["frames"]  # and everything below: the SDK and the gateway take the frame format from here
+
+API_VERSION = 1
+FRAMES_CONTENT_TYPE = "application/vnd.squall.frames"
+MAX_HEADER_PARAMETERS_BYTES = 16 * 1024
+"""Largest set of class parameters (encoded)."""
+
+
+class Header:
+    """Names of request headers."""
+
+    CALL = "Squall-Call"
+    """Call id, made by the caller: the same POST again cannot make a second call."""
+    FUNCTION = "Squall-Function"
+    """`<app id>/<function name>`; the version is the app's present one unless `Squall-Function-Id` pins it."""
+    FUNCTION_ID = "Squall-Function-Id"
+    METHOD = "Squall-Method"
+    PARAMETERS = "Squall-Parameters"
+    """Class parameters, see `encode_parameters`."""
+    KIND = "Squall-Kind"
+    ENCODING = "Squall-Encoding"
+    BLOB = "Squall-Blob"
+    """`<sha256>:<bytes>` of a payload that was uploaded before; the body is then empty."""
+    PARENT = "Squall-Parent"
+    """Call id of the call that makes this one."""
+    SENT = "Squall-Sent-Ns"
+    """Caller's wall clock when encoding of the arguments began and ended: `<start ns>:<end ns>`, for the trace."""
+    TRACEPARENT = "traceparent"
+    CLIENT_VERSION = "Squall-Client-Version"
+
+
+class FrameKind(enum.IntEnum):
+    """Kinds of frames on HTTP streams (kinds of the runner's socket are its own)."""
+
+    INPUT = 1
+    """meta: index, blob (optional); payload: arguments."""
+    RESULT = 2
+    """meta: see `ResultMeta`; payload: the value, or the pickled exception."""
+    ITEM = 3
+    """meta: attempt, seq, encoding, blob (optional); payload: one yielded value."""
+    RESTARTED = 4
+    """meta: attempt. A generator runs again from its start; items of the earlier attempt are void."""
+    KEEPALIVE = 5
+    """Nothing happened for a while; meta may carry `waiting`: why."""
+    ERROR = 6
+    """meta: the wire form of an error that ended the stream."""
+
+
+def blob_ref(sha256: str, size: int) -> str:
+    """Value of the blob header and of `blob` in frame metadata."""
+    return f"{sha256}:{size}"
+
+
+def parse_blob_ref(ref: str) -> Tuple[str, int]:
+    """The digest and size of a blob reference."""
+    sha256, _, size = ref.partition(":")
+    return sha256, int(size)
+
+
+def encode_parameters(values: Mapping[str, Any]) -> str:
+    """Class parameters as a header value, the same for equal values; bytes are tagged base64."""
+    tagged = {k: {"b64": base64.b64encode(v).decode()} if isinstance(v, bytes) else v for k, v in values.items()}
+    text = json.dumps(tagged, sort_keys=True, separators=(",", ":"))
+    return base64.urlsafe_b64encode(text.encode()).decode()
+
+
+def decode_parameters(header: str) -> Dict[str, Any]:
+    """The inverse of `encode_parameters`."""
+    tagged = json.loads(base64.urlsafe_b64decode(header.encode()))
+    return {k: base64.b64decode(v["b64"]) if isinstance(v, dict) else v for k, v in tagged.items()}
+
+
+@dataclass(frozen=True)
+class ResultMeta:
+    """Metadata of a RESULT frame: how an input ended."""
+
+    call: str
+    index: int
+    outcome: str
+    """A value of `squall.spec.Outcome`."""
+    encoding: str = "pickle"
+    blob: Optional[str] = None
+    """Reference of the payload when it is not inline."""
+    attempt: str = ""
+    error: Optional[Dict[str, Any]] = None
+    """For every outcome but succeeded: {kind: "user" | a code of the catalogue, type, module, message, traceback, fix, data}.
+    The frame's payload is then the pickled exception, or empty."""
+    items: Optional[int] = None
+    """How many items a generator yielded."""
+    cursor: Optional[int] = None
+    """Position in a stream of results; resume after it."""
+    started_at: float = 0.0
+    ended_at: float = 0.0
+    node: str = ""
+    container: str = ""
+
+
+@dataclass(frozen=True)
+class ServerInfo:
+    """GET /v1/info: what a client must know before it makes calls."""
+
+    version: str
+    api_version: int
+    region: str
+    shards: int
+    workspace: str
+    environment: str
+    embedded: bool = False
+    durability: str = "fsync always"
+    """What an acknowledged call survives; anything else than "fsync always" was chosen by --dev."""
+
+
+@dataclass(frozen=True)
+class PublishApp:
+    """POST /v1/apps: make an ephemeral app, or deploy a version of a named one (atomically)."""
+
+    name: str
+    functions: Tuple[FunctionSpec, ...]
+    mode: str = "ephemeral"
+    """"ephemeral", "detached" (ephemeral, outlives its client) or "deployed"."""
+    environment: str = "main"
+    app_id: Optional[str] = None
+    """Given when more functions are added to a running ephemeral app."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PublishedApp:
+    """Answer of POST /v1/apps."""
+
+    app_id: str
+    name: str
+    version: int
+    functions: Mapping[str, str]
+    """Function id by function name."""
+    unchanged: bool = False
+    """A deploy that changed nothing made no new version."""
+
+
+@dataclass(frozen=True)
+class FunctionInfo:
+    """GET /v1/functions?app=&name=&environment=: what a looked-up handle needs."""
+
+    app_id: str
+    app_name: str
+    function_id: str
+    name: str
+    version: int
+    is_class: bool = False
+    methods: Tuple[MethodSpec, ...] = ()
+    parameters: Tuple[ParameterSpec, ...] = ()
+
+
+@dataclass(frozen=True)
+class PoolStatus:
+    """One pool in GET /v1/apps/{id}/status."""
+
+    pool: str
+    function: str
+    parameters: Mapping[str, Any]
+    backlog: int
+    """Inputs waiting or leased but not running."""
+    running: int
+    ready: int
+    starting: int
+    desired: int
+    reason: str = ""
+    """Why the autoscaler wants that many containers."""
+    waiting: str = ""
+    """Why inputs wait: no room (with each node's reason), a failing start, a build."""
+
+
+@dataclass(frozen=True)
+class AppStatus:
+    """GET /v1/apps/{id}/status."""
+
+    app_id: str
+    name: str
+    state: str
+    pools: Tuple[PoolStatus, ...] = ()
+
+
+@dataclass(frozen=True)
+class AppSummary:
+    """One row of GET /v1/apps."""
+
+    app_id: str
+    name: str
+    environment: str
+    state: str
+    """"ephemeral", "detached", "deployed" or "stopped"."""
+    version: int
+    functions: Tuple[str, ...]
+    containers: int
+    created_at: float
+    updated_at: float
+
+
+@dataclass(frozen=True)
+class CallSummary:
+    """One row of GET /v1/calls, and the head of GET /v1/calls/{id}."""
+
+    call: str
+    app: str
+    function: str
+    kind: str
+    state: str
+    """"queued", "running" or a value of `Outcome`; a map is `running` until every known input ended."""
+    inputs: int
+    finished: int
+    failed: int
+    accepted_at: float
+    ended_at: Optional[float] = None
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class LogEntry:
+    """One JSON line of GET /v1/apps/{id}/logs and of POST /v1/images answers. `text` keeps carriage returns."""
+
+    at: float
+    stream: str
+    """"stdout", "stderr" or "system"."""
+    text: str
+    app: str = ""
+    function: str = ""
+    container: str = ""
+    call: str = ""
+    index: int = -1
+    cursor: str = ""
+
+
+@dataclass(frozen=True)
+class ContainerInfo:
+    """One row of GET /v1/containers."""
+
+    container: str
+    app: str
+    function: str
+    node: str
+    state: str
+    running: int
+    started_at: float
+    how: str = ""
+    """"fork" of a template or "fresh", and why."""
+
+
+@dataclass(frozen=True)
+class NodeInfo:
+    """One row of GET /v1/nodes."""
+
+    node: str
+    region: str
+    backends: Tuple[str, ...]
+    cpu: float
+    cpu_used: float
+    memory_mib: int
+    memory_used_mib: int
+    gpus: Tuple[str, ...]
+    containers: int
+    draining: bool
+    seen_at: float
+
+
+@dataclass(frozen=True)
+class SpanInfo:
+    """One span of GET /v1/calls/{id}/trace. Times are nanoseconds since 1970."""
+
+    trace_id: str
+    span_id: str
+    parent_id: str
+    name: str
+    service: str
+    start_ns: int
+    end_ns: int
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    error: str = ""
+    links: Tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PhaseInfo:
+    """One phase on a call's critical path; phases do not overlap, `other` is what no phase covers."""
+
+    name: str
+    start_ns: int
+    duration_ns: int
+
+
+@dataclass(frozen=True)
+class Trace:
+    """GET /v1/calls/{id}/trace."""
+
+    call: str
+    trace_id: str
+    spans: Tuple[SpanInfo, ...]
+    phases: Tuple[PhaseInfo, ...]
+    wall_ns: int
+
+
+def durable(kind: Kind) -> bool:
+    """Whether a call goes on when its caller is gone."""
+    return kind is Kind.SPAWN

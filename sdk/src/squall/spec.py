@@ -1,0 +1,291 @@
+"""The vocabulary: frozen declarations of functions, images, resources, scaling and retries.
+
+Owns the field names, units, defaults and limits. Plain data: no I/O, no defaults taken from the environment.
+`to_wire` and `from_wire` turn any of these into JSON-able dicts and back; unknown fields are ignored on the way back,
+so an older reader understands a newer writer.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import dataclasses
+import enum
+import hashlib
+import json
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Dict, Mapping, Optional, Tuple, Type, TypeVar
+
+from squall.errors import InvalidError
+
+INLINE_LIMIT_BYTES = 64 * 1024
+"""Payloads above this go through the blob store."""
+MAX_PAYLOAD_BYTES = 4 * 1024**3
+"""Largest argument or result payload."""
+DEFAULT_TIMEOUT_S = 300.0
+DEFAULT_SCALEDOWN_WINDOW_S = 60.0
+DEFAULT_QUEUE_LIMIT_S = 24 * 3600.0
+"""How long a call may wait in the queue before it ends `expired`."""
+MAX_INFRA_FAILURES = 8
+"""Container crashes, OOM kills and lost agents after which a call ends `failed(infra)`."""
+CHUNK_INPUTS = 1000
+"""Most inputs of a map in one request, and in one atomic write."""
+
+
+class Kind(str, enum.Enum):
+    """How a call was made; decides how its result travels and how long it is kept."""
+
+    REMOTE = "remote"
+    MAP = "map"
+    SPAWN = "spawn"
+    GENERATOR = "generator"
+
+
+class Outcome(str, enum.Enum):
+    """The five ways a call ends."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+
+class Encoding(str, enum.Enum):
+    """How payload bytes are encoded; services never look inside."""
+
+    PICKLE = "pickle"
+    JSON = "json"
+    MSGPACK = "msgpack"
+
+
+@dataclass(frozen=True)
+class GpuRequest:
+    """One acceptable GPU choice; a function lists them in order of preference."""
+
+    type: str
+    count: int = 1
+    exact: bool = False
+    """`H100!`: no upgrade to a better type."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one container asks for."""
+
+    cpu: float = 0.125
+    """Cores requested."""
+    cpu_limit: Optional[float] = None
+    memory_mib: int = 128
+    memory_limit_mib: Optional[int] = None
+    """The container is killed above it; None = no limit."""
+    gpus: Tuple[GpuRequest, ...] = ()
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """When a failed attempt is repeated. Delay before retry n is initial x coefficient^(n-1), at most max_delay_s."""
+
+    max_retries: int = 0
+    backoff_coefficient: float = 1.0
+    initial_delay_s: float = 1.0
+    max_delay_s: float = 60.0
+
+
+@dataclass(frozen=True)
+class ScalingPolicy:
+    """How many containers a pool may have, and how many inputs one takes at once."""
+
+    min_containers: int = 0
+    max_containers: Optional[int] = None
+    buffer_containers: int = 0
+    scaledown_window_s: float = DEFAULT_SCALEDOWN_WINDOW_S
+    max_inputs: int = 1
+    """Inputs one container runs at the same time."""
+    target_inputs: int = 1
+    """Load per container that the autoscaler aims at; at most max_inputs."""
+
+
+@dataclass(frozen=True)
+class ImageStep:
+    """One build step: what it does and its arguments. Equal prefixes of steps are built once."""
+
+    kind: str
+    """"base", "pip_install" or "env"."""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """A chain of steps. Its id is the hash of all of them."""
+
+    python_version: str = "3.11"
+    steps: Tuple[ImageStep, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """`im-` and 24 hex digits: the content address of the image."""
+        return "im-" + digest(to_wire(self))[:24]
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """One callable of a function or class. A plain function has exactly one, named ""."""
+
+    name: str = ""
+    is_generator: bool = False
+    is_async: bool = False
+
+
+@dataclass(frozen=True)
+class ParameterSpec:
+    """One `squall.parameter()` of a class."""
+
+    name: str
+    type: str
+    """"str", "int", "bool" or "bytes"."""
+    has_default: bool = False
+    default: Any = None
+
+
+@dataclass(frozen=True)
+class CodeRef:
+    """The user's code and added local files: a zip whose paths are the paths inside the container, without the first slash."""
+
+    bundle_sha256: str
+    module: str
+    """Import name of the module that holds the function."""
+    qualname: str
+    """Name of the function or class in that module."""
+    bundle_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class FunctionSpec:
+    """Everything that a function (or class) declares."""
+
+    name: str
+    code: CodeRef
+    image: ImageSpec = field(default_factory=ImageSpec)
+    methods: Tuple[MethodSpec, ...] = (MethodSpec(),)
+    is_class: bool = False
+    parameters: Tuple[ParameterSpec, ...] = ()
+    resources: Resources = field(default_factory=Resources)
+    scaling: ScalingPolicy = field(default_factory=ScalingPolicy)
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    timeout_s: float = DEFAULT_TIMEOUT_S
+    startup_timeout_s: float = DEFAULT_TIMEOUT_S
+    queue_limit_s: float = DEFAULT_QUEUE_LIMIT_S
+    env: Mapping[str, str] = field(default_factory=dict)
+    use_template: bool = True
+    """Fork containers from an initialised template where that is safe."""
+    isolation: str = "process"
+    """Least isolation that a node must offer: "process", "sandbox" or "gvisor"."""
+
+    def method(self, name: str) -> MethodSpec:
+        """The method of that name. Raises `InvalidError` when there is none."""
+        for candidate in self.methods:
+            if candidate.name == name:
+                return candidate
+        raise InvalidError(f"function {self.name!r} has no method {name!r}")
+
+
+def validate(spec: FunctionSpec) -> FunctionSpec:
+    """The spec itself if its values are consistent. Raises `InvalidError` naming the first value that is not."""
+    scaling, retry, resources = spec.scaling, spec.retry, spec.resources
+    _check(scaling.min_containers >= 0, "min_containers must be 0 or more", scaling.min_containers)
+    _check(scaling.max_containers is None or scaling.max_containers >= 1, "max_containers must be 1 or more", scaling.max_containers)
+    _check(
+        scaling.max_containers is None or scaling.max_containers >= scaling.min_containers,
+        f"max_containers must not be less than min_containers ({scaling.min_containers})",
+        scaling.max_containers,
+    )
+    _check(scaling.buffer_containers >= 0, "buffer_containers must be 0 or more", scaling.buffer_containers)
+    _check(2 <= scaling.scaledown_window_s <= 3600, "scaledown_window must be 2 to 3600 seconds", scaling.scaledown_window_s)
+    _check(scaling.max_inputs >= 1, "max_inputs must be 1 or more", scaling.max_inputs)
+    _check(1 <= scaling.target_inputs <= scaling.max_inputs, "target_inputs must be 1 to max_inputs", scaling.target_inputs)
+    _check(1 <= spec.timeout_s <= 86400, "timeout must be 1 to 86400 seconds", spec.timeout_s)
+    _check(1 <= spec.startup_timeout_s <= 86400, "startup_timeout must be 1 to 86400 seconds", spec.startup_timeout_s)
+    _check(retry.max_retries >= 0, "max_retries must be 0 or more", retry.max_retries)
+    _check(1 <= retry.backoff_coefficient <= 10, "backoff_coefficient must be 1 to 10", retry.backoff_coefficient)
+    _check(0 <= retry.initial_delay_s <= 60, "initial_delay must be 0 to 60 seconds", retry.initial_delay_s)
+    _check(1 <= retry.max_delay_s <= 60, "max_delay must be 1 to 60 seconds", retry.max_delay_s)
+    _check(resources.cpu > 0, "cpu must be positive", resources.cpu)
+    _check(resources.cpu_limit is None or resources.cpu_limit >= resources.cpu, "the cpu limit must not be less than the request", resources.cpu_limit)
+    _check(resources.memory_mib > 0, "memory must be positive", resources.memory_mib)
+    _check(
+        resources.memory_limit_mib is None or resources.memory_limit_mib >= resources.memory_mib,
+        "the memory limit must not be less than the request",
+        resources.memory_limit_mib,
+    )
+    return spec
+
+
+def _check(valid: bool, rule: str, value: Any) -> None:
+    if not valid:
+        raise InvalidError(f"{rule}, got {value!r}")
+
+
+# --- wire form -------------------------------------------------------------------------------------------------------
+
+T = TypeVar("T")
+
+
+def to_wire(value: Any) -> Any:
+    """Dataclasses, enums, tuples and mappings as JSON-able values."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_wire(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, (list, tuple)):
+        return [to_wire(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): to_wire(item) for key, item in value.items()}
+    return value
+
+
+def from_wire(cls: Type[T], body: Mapping[str, Any]) -> T:
+    """The `cls` that `to_wire` described. Raises `InvalidError` naming a missing field or a wrong type."""
+    hints = typing.get_type_hints(cls)
+    values: Dict[str, Any] = {}
+    for spec_field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        if spec_field.name in body:
+            values[spec_field.name] = _decode(hints[spec_field.name], body[spec_field.name], f"{cls.__name__}.{spec_field.name}")
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise InvalidError(f"{cls.__name__}: {error}") from error
+
+
+def _decode(hint: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Union:
+        return None if value is None else _decode(next(a for a in arguments if a is not type(None)), value, where)
+    if origin is tuple:
+        _expect(isinstance(value, (list, tuple)), "a list", value, where)
+        return tuple(_decode(arguments[0], item, where) for item in value)
+    if origin is not None and isinstance(origin, type) and issubclass(origin, collections.abc.Mapping):
+        _expect(isinstance(value, dict), "an object", value, where)
+        return dict(value)
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        _expect(isinstance(value, dict), "an object", value, where)
+        return from_wire(hint, value)
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        _expect(value in [member.value for member in hint], f"one of {[m.value for m in hint]}", value, where)
+        return hint(value)
+    if hint is float:
+        _expect(isinstance(value, (int, float)) and not isinstance(value, bool), "a number", value, where)
+        return float(value)
+    if hint in (int, str, bool, bytes):
+        _expect(isinstance(value, hint) and not (hint is int and isinstance(value, bool)), f"of type {hint.__name__}", value, where)
+    return value
+
+
+def _expect(valid: bool, wanted: str, value: Any, where: str) -> None:
+    if not valid:
+        raise InvalidError(f"{where} must be {wanted}, got {value!r}")
+
+
+def digest(value: Any) -> str:
+    """SHA-256 (hex) of the canonical JSON of a JSON-able value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -1,0 +1,99 @@
+"""The frame: one message on a byte stream, with JSON metadata and opaque payload bytes.
+
+Used between agent and runner (unix socket), and between gateway and SDK (bodies of streaming HTTP requests and
+answers). Owns the byte format and nothing else; does no I/O except in the two blocking helpers at the end.
+
+Layout, network byte order: ``kind`` (1 byte), ``len(meta)`` (4 bytes), ``len(payload)`` (8 bytes), meta as UTF-8 JSON,
+payload. A frame never exceeds `MAX_FRAME_BYTES`: larger payloads travel as files or blobs and the frame names them.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional
+
+HEADER = struct.Struct("!BIQ")
+# Payloads above the inline limit (64 KiB) go through files or blobs; 8 MiB leaves room for batches of inline ones.
+MAX_FRAME_BYTES = 8 * 1024 * 1024
+
+
+class BadFrame(Exception):
+    """The peer sent bytes that are not a frame: the stream is unusable from here on."""
+
+
+class Frame(NamedTuple):
+    """One decoded frame."""
+
+    kind: int
+    meta: Dict[str, Any]
+    payload: bytes = b""
+
+
+def encode(kind: int, meta: Dict[str, Any], payload: bytes = b"") -> bytes:
+    """The bytes of one frame. Raises `BadFrame` if it would exceed `MAX_FRAME_BYTES`."""
+    body = json.dumps(meta, separators=(",", ":")).encode()
+    if len(body) + len(payload) > MAX_FRAME_BYTES:
+        raise BadFrame(f"a frame of {len(body) + len(payload)} bytes exceeds {MAX_FRAME_BYTES}")
+    return b"".join((HEADER.pack(kind, len(body), len(payload)), body, payload))
+
+
+class Decoder:
+    """Turns chunks of a byte stream into frames. Bytes in, frames out; keeps what is incomplete."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> List[Frame]:
+        """The frames completed by `data`. Raises `BadFrame` on bytes that cannot be a frame."""
+        self._buffer += data
+        return list(self._complete())
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes of a frame that has not fully arrived; not 0 at the end of a stream means it was cut."""
+        return len(self._buffer)
+
+    def _complete(self) -> Iterator[Frame]:
+        start, buffer = 0, self._buffer
+        try:
+            while len(buffer) - start >= HEADER.size:
+                kind, meta_len, payload_len = HEADER.unpack_from(buffer, start)
+                if meta_len + payload_len > MAX_FRAME_BYTES:
+                    raise BadFrame(f"a frame announces {meta_len + payload_len} bytes, limit {MAX_FRAME_BYTES}")
+                body = start + HEADER.size
+                end = body + meta_len + payload_len
+                if len(buffer) < end:
+                    return
+                meta = _meta(bytes(buffer[body : body + meta_len]))
+                payload = bytes(buffer[body + meta_len : end])
+                start = end
+                yield Frame(kind, meta, payload)
+        finally:
+            del buffer[:start]
+
+
+def _meta(raw: bytes) -> Dict[str, Any]:
+    try:
+        meta = json.loads(raw) if raw else {}
+    except ValueError as error:
+        raise BadFrame(f"frame metadata is not JSON: {error}") from error
+    if not isinstance(meta, dict):
+        raise BadFrame("frame metadata is not a JSON object")
+    return meta
+
+
+def send(sock: socket.socket, kind: int, meta: Dict[str, Any], payload: bytes = b"") -> None:
+    """Write one frame to a blocking socket."""
+    sock.sendall(encode(kind, meta, payload))
+
+
+def receive(sock: socket.socket, decoder: Decoder, ready: List[Frame]) -> Optional[Frame]:
+    """The next frame of a blocking socket; None when the peer closed. `ready` keeps frames read ahead."""
+    while not ready:
+        data = sock.recv(1 << 16)
+        if not data:
+            return None
+        ready.extend(decoder.feed(data))
+    return ready.pop(0)

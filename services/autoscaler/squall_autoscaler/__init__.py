@@ -1,0 +1,1 @@
+"""The autoscaler: decides how many containers each pool should have, and says why."""

@@ -1,0 +1,1 @@
+"""The builder: turns an image spec into a content-addressed image. Does not run user functions."""

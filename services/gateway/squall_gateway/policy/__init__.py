@@ -1,0 +1,1 @@
+"""Gateway policy: pure decisions on admission. No I/O, no clock, no bus."""

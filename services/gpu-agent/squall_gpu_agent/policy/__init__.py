@@ -1,0 +1,1 @@
+"""Agent policy: pure decisions on attempts, devices and templates. No I/O, no clock, no bus."""
