@@ -19,7 +19,8 @@ def errors_page() -> str:
     lines = [
         HEAD + "# Errors\n",
         "Every error has a code (API, never changes), a message (the cause) and a fix. Over HTTP it is",
-        '`{"error": {"code", "message", "fix", "retryable", "data"}}` with the status below; the SDK raises it again as the class.\n',
+        '`{"error": {"code", "message", "fix", "retryable", "data"}}` with the status below; the SDK raises it again as',
+        "the class.\n",
         "| code | class in `squall.errors` | HTTP | retryable | meaning | fix |",
         "|---|---|---|---|---|---|",
     ]
@@ -33,15 +34,16 @@ def errors_page() -> str:
     for cls in sorted(seen, key=lambda c: (c.code, c.__name__)):
         meaning = (cls.__doc__ or "").strip().splitlines()[0]
         retryable = "yes" if cls.retryable else "no"
-        lines.append(f"| `{cls.code}` | `{cls.__name__}` | {cls.http_status} | {retryable} | {meaning} | {cls.fix} |")
+        head = f"| `{cls.code}` | `{cls.__name__}` | {cls.http_status} | {retryable}"
+        lines.append(f"{head} | {meaning} | {cls.fix} |")
     return "\n".join(lines) + "\n"
 
 
 def settings_page() -> str:
     lines = [
         HEAD + "# Settings\n",
-        "Every service reads its settings from the environment once, at start. A `SQUALL_…` name with the service's prefix that is not",
-        "listed here stops the start with an error.\n",
+        "Every service reads its settings from the environment once, at start. A `SQUALL_…` name with the service's",
+        "prefix that is not listed here stops the start with an error.\n",
     ]
     for service in SERVICES:
         lines += _service_section(service)
@@ -58,7 +60,11 @@ def _service_section(service: str) -> list[str]:
     lines = []
     for model in models:
         prefix = str(model.model_config.get("env_prefix", ""))
-        lines += [f"## squall-{service.replace('_', '-')}\n", "| variable | default | meaning |", "|---|---|---|"]
+        lines += [
+            f"## squall-{service.replace('_', '-')}\n",
+            "| variable | default | meaning |",
+            "|---|---|---|",
+        ]
         for name, field in model.model_fields.items():
             default = "(required)" if field.is_required() else f"`{field.get_default(call_default_factory=True)!r}`"
             alias = field.validation_alias if isinstance(field.validation_alias, str) else f"{prefix}{name}".upper()

@@ -1,7 +1,8 @@
 """Every message of today still reads what was written when its golden file was made, and writes the same.
 
-A golden file is `<type>.v<version>.json` with the fields as JSON (bytes as {"b64": ...}). Never edit one: a change that needs
-it is a new version of the message. `python tests/contracts/test_golden_messages.py` writes files for new messages only.
+A golden file is `<type>.v<version>.json` with the fields as JSON (bytes as {"b64": ...}). Never edit one: a change
+that needs it is a new version of the message. Running this file as a script
+writes files for new messages only.
 """
 
 from __future__ import annotations
@@ -16,7 +17,16 @@ import msgpack
 import pytest
 
 import squall_contracts
-from squall.spec import CodeRef, FunctionSpec, GpuRequest, ImageSpec, ImageStep, MethodSpec, ParameterSpec, Resources
+from squall.spec import (
+    CodeRef,
+    FunctionSpec,
+    GpuRequest,
+    ImageSpec,
+    ImageStep,
+    MethodSpec,
+    ParameterSpec,
+    Resources,
+)
 from squall_contracts import builds, calls, functions, logs, nodes, scaling, spans
 from squall_contracts.envelope import BadMessage, HotMessage, Message
 
@@ -34,43 +44,126 @@ SPEC = FunctionSpec(
 )
 MESSAGES: tuple[Message, ...] = (
     calls.CallRequested(
-        call=CALL, index=3, pool="po-1", function="fu-1", workspace="ws", app="ap-1", kind="map", accepted_at=1.5,
-        deadline=99.5, method="predict", payload=b"\x00\xff", blob=None, reply_to="_INBOX_gw.1", parent=CALL,
-        traceparent="00-" + "a" * 32 + "-" + "b" * 16 + "-01", spans=[["gateway.accept", "", "gateway", 10, 5, {"k": 1}]],
+        call=CALL,
+        index=3,
+        pool="po-1",
+        function="fu-1",
+        workspace="ws",
+        app="ap-1",
+        kind="map",
+        accepted_at=1.5,
+        deadline=99.5,
+        method="predict",
+        payload=b"\x00\xff",
+        blob=None,
+        reply_to="_INBOX_gw.1",
+        parent=CALL,
+        traceparent="00-" + "a" * 32 + "-" + "b" * 16 + "-01",
+        spans=[["gateway.accept", "", "gateway", 10, 5, {"k": 1}]],
     ),
     calls.CallResult(
-        call=CALL, index=3, workspace="ws", outcome="failed", attempt="1-abc", payload=b"p", error={"kind": "user", "type": "ValueError"},
-        node="node-a", container="ta-1", started_at=1.0, ended_at=2.0, function="fu-1", pool="po-1",
+        call=CALL,
+        index=3,
+        workspace="ws",
+        outcome="failed",
+        attempt="1-abc",
+        payload=b"p",
+        error={"kind": "user", "type": "ValueError"},
+        node="node-a",
+        container="ta-1",
+        started_at=1.0,
+        ended_at=2.0,
+        function="fu-1",
+        pool="po-1",
     ),
     calls.AttemptFailed(
-        call=CALL, index=3, attempt="1-abc", kind="user", user_failures=1, infra_failures=0, failed_at=1.0, retry_at=2.0,
-        reason="ValueError: x", history=["1-abc user ValueError: x"],
+        call=CALL,
+        index=3,
+        attempt="1-abc",
+        kind="user",
+        user_failures=1,
+        infra_failures=0,
+        failed_at=1.0,
+        retry_at=2.0,
+        reason="ValueError: x",
+        history=["1-abc user ValueError: x"],
     ),
     calls.CallEvent(call=CALL, index=3, event="started", at=1.0, attempt="1-abc", node="node-a", container="ta-1"),
     calls.CancelRequested(call=CALL, pool="po-1", index=None, terminate_containers=True),
     calls.ItemYielded(call=CALL, attempt="1-abc", seq=4, payload=b"item"),
     calls.ItemsTaken(call=CALL, attempt="1-abc", taken=4),
     functions.AppRecord(
-        app_id="ap-1", name="demo", workspace="ws", environment="main", state="deployed", version=2, functions={"f": "fu-1"},
-        created_at=1.0, updated_at=2.0, history=(functions.DeployedVersion(1, 1.0, {"f": "fu-0"}),),
+        app_id="ap-1",
+        name="demo",
+        workspace="ws",
+        environment="main",
+        state="deployed",
+        version=2,
+        functions={"f": "fu-1"},
+        created_at=1.0,
+        updated_at=2.0,
+        history=(functions.DeployedVersion(1, 1.0, {"f": "fu-0"}),),
     ),
     functions.FunctionRecord(
-        function_id="fu-1", app_id="ap-1", app_name="demo", workspace="ws", environment="main", version=2, ephemeral=False, spec=SPEC, created_at=1.0
+        function_id="fu-1",
+        app_id="ap-1",
+        app_name="demo",
+        workspace="ws",
+        environment="main",
+        version=2,
+        ephemeral=False,
+        spec=SPEC,
+        created_at=1.0,
     ),
-    functions.PoolRecord(pool="po-1", function_id="fu-1", app_id="ap-1", workspace="ws", parameters="e30=", created_at=1.0),
+    functions.PoolRecord(
+        pool="po-1", function_id="fu-1", app_id="ap-1", workspace="ws", parameters="e30=", created_at=1.0
+    ),
     functions.TokenRecord(workspace="ws", name="laptop", scope="workspace", created_at=1.0),
-    nodes.NodeFact(node="node-a", region="local", at=1.0, cpu=2.0, memory_mib=1024, gpus=(nodes.GpuFact("GPU-1", "H100", 81559),)),
-    nodes.ContainerClaim(
-        pool="po-1", ordinal=0, container="ta-1", node="node-a", function_id="fu-1", app_id="ap-1", workspace="ws", state="ready",
-        created_at=1.0, updated_at=2.0, spans=[["scheduler.place", "", "scheduler", 10, 5, {}]],
+    nodes.NodeFact(
+        node="node-a",
+        region="local",
+        at=1.0,
+        cpu=2.0,
+        memory_mib=1024,
+        gpus=(nodes.GpuFact("GPU-1", "H100", 81559),),
     ),
-    nodes.ContainerStats(node="node-a", at=1.0, containers=[["ta-1", "po-1", 1, 4, 0.0, "ready"]], prefetched={"po-1": 2}),
+    nodes.ContainerClaim(
+        pool="po-1",
+        ordinal=0,
+        container="ta-1",
+        node="node-a",
+        function_id="fu-1",
+        app_id="ap-1",
+        workspace="ws",
+        state="ready",
+        created_at=1.0,
+        updated_at=2.0,
+        spans=[["scheduler.place", "", "scheduler", 10, 5, {}]],
+    ),
+    nodes.ContainerStats(
+        node="node-a", at=1.0, containers=[["ta-1", "po-1", 1, 4, 0.0, "ready"]], prefetched={"po-1": 2}
+    ),
     scaling.Desired(pool="po-1", count=3, reason="backlog 3", decision="de-1", decided_at=1.0, inputs={"backlog": 3}),
     scaling.Verdict(pool="po-1", at=1.0, missing=1, rejected={"node-a": "has no H100"}, message="no node offers H100"),
     builds.BuildImage(image="im-1", spec=SPEC.image, requested_at=1.0),
     builds.ImageRecord(image="im-1", state="ready", updated_at=1.0, lock=("numpy==2.0",), python="3.11"),
-    logs.LogLines(app="ap-1", pool="po-1", function="f", container="ta-1", call=CALL, index=0, lines=[[1.0, "stdout", "hi\r\n"]]),
-    spans.SpanBatch(trace_id="a" * 32, parent_id="b" * 16, call=CALL, index=0, attempt="1-abc", rows=[["attempt", "", "gpu-agent", 1, 2, {}]]),
+    logs.LogLines(
+        app="ap-1",
+        pool="po-1",
+        function="f",
+        container="ta-1",
+        call=CALL,
+        index=0,
+        lines=[[1.0, "stdout", "hi\r\n"]],
+    ),
+    spans.SpanBatch(
+        trace_id="a" * 32,
+        parent_id="b" * 16,
+        call=CALL,
+        index=0,
+        attempt="1-abc",
+        rows=[["attempt", "", "gpu-agent", 1, 2, {}]],
+    ),
 )
 
 
@@ -156,4 +249,6 @@ if __name__ == "__main__":
     GOLDEN.mkdir(exist_ok=True)
     for each in MESSAGES:
         if not golden_file(each).exists():
-            golden_file(each).write_text(json.dumps(to_json(msgpack.unpackb(each.encode())), indent=1, sort_keys=True) + "\n")
+            golden_file(each).write_text(
+                json.dumps(to_json(msgpack.unpackb(each.encode())), indent=1, sort_keys=True) + "\n"
+            )

@@ -26,7 +26,7 @@ def matches(pattern: str, subject: str) -> bool:
 def test_call_subject_parses_back(region: str, pool: str, index: int, shards: int) -> None:
     call = ids.new_call_id(shards)
     subject = subjects.call(region, pool, call, index)
-    assert subjects.parse_call(subject) == (region, ids.shard_of(call), pool, call, index)
+    assert subjects.parse_call(subject) == subjects.CallSubject(region, ids.shard_of(call), pool, call, index)
     assert re.fullmatch(r"[a-z0-9.-]+", subject)
 
 
@@ -60,7 +60,17 @@ def test_what_must_survive_a_server_has_the_replicas_asked_for() -> None:
     assert replicas["WORK_r_00"] == 1  # a projection that can be rebuilt
 
 
-@pytest.mark.parametrize("bad", ["", "fc-", "fc-0", "ab-01m806gy9p80mq67vgcdfb1x01", "fc-01m806gy9p80mq67vgcdfb1x0a", "fc-01m806gy9p80mq67vgcdfb1x.1"])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "",
+        "fc-",
+        "fc-0",
+        "ab-01m806gy9p80mq67vgcdfb1x01",
+        "fc-01m806gy9p80mq67vgcdfb1x0a",
+        "fc-01m806gy9p80mq67vgcdfb1x.1",
+    ],
+)
 def test_a_malformed_call_id_is_refused(bad: str) -> None:
     with pytest.raises(InvalidError, match="not a call id"):
         ids.shard_of(bad)

@@ -26,7 +26,7 @@ class BuildImage(Message):
 
 @dataclass(frozen=True)
 class ImageRecord(Message):
-    """State of an image. Bucket `images`, key = image id; owner: builder. The build log is in LOGS under the image's id."""
+    """State of an image. Bucket `images`, key = image id; owner: builder. Its log is in LOGS under its id."""
 
     TYPE: ClassVar[str] = "image_record"
 

@@ -98,7 +98,7 @@ class AttemptFailed(HotMessage):
 
 @dataclass(frozen=True)
 class CallEvent(HotMessage):
-    """A line of an input's readable history; a hint, never the law. Subject `events.r.ss.<workspace>.<call>.<index>`."""
+    """A line of an input's history; a hint, never the law. Subject `events.r.ss.<workspace>.<call>.<index>`."""
 
     TYPE: ClassVar[str] = "call_event"
 

@@ -25,8 +25,8 @@ class DeployedVersion(Message):
 
 @dataclass(frozen=True)
 class AppRecord(Message):
-    """An app and the pointer to its present version. Bucket `apps`, key `<app id>`; owner: gateway. A deploy is one CAS of
-    this record, so a caller sees the old version in full or the new one in full."""
+    """An app and the pointer to its present version. Bucket `apps`, key `<app id>`; owner: gateway. A deploy is one
+    CAS of this record, so a caller sees the old version in full or the new one in full."""
 
     TYPE: ClassVar[str] = "app_record"
 

@@ -27,7 +27,7 @@ class GpuFact(Message):
 
 @dataclass(frozen=True)
 class NodeFact(Message):
-    """What a machine has. Bucket `nodes`, key = node id, renewed every 3 s, gone 10 s after the last; owner: its agent."""
+    """What a machine has. Bucket `nodes`, key = node id, renewed every 3 s, gone after 10 s; owner: its agent."""
 
     TYPE: ClassVar[str] = "node_fact"
 
@@ -70,8 +70,8 @@ class ClaimState:
 @dataclass(frozen=True)
 class ContainerClaim(Message):
     """The right of one container to exist. Bucket `containers`, key `<pool>.<ordinal>`: create-only, so two schedulers
-    cannot place one container twice. The scheduler creates it (proposed) and asks for a drain; the agent moves it on, and
-    deletes it when the container is gone."""
+    cannot place one container twice. The scheduler creates it (proposed) and asks for a drain; the agent moves it on,
+    and deletes it when the container is gone."""
 
     TYPE: ClassVar[str] = "container_claim"
 

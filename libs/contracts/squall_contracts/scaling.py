@@ -13,7 +13,8 @@ DESIRED, VERDICTS = "desired", "verdicts"
 
 @dataclass(frozen=True)
 class Desired(Message):
-    """How many containers a pool should have. Bucket `desired`, key = pool; owner: autoscaler (any may write 0 -> 1 by CAS)."""
+    """How many containers a pool should have. Bucket `desired`, key = pool; owner: autoscaler
+    (any instance may write 0 -> 1 by CAS)."""
 
     TYPE: ClassVar[str] = "desired"
 

@@ -19,7 +19,9 @@ CALL = "call"  # SDK: the caller's line of code
 ARGS_ENCODE = "args.encode"  # * SDK
 GATEWAY_ACCEPT = "gateway.accept"  # * gateway, until the journal write begins
 JOURNAL_PUBLISH = "journal.publish"  # * gateway, child of gateway.accept
-QUEUE_WAIT = "queue.wait"  # agent: accepted -> handed to an attempt; on the critical path only where nothing below covers it
+QUEUE_WAIT = (
+    "queue.wait"  # agent: accepted -> handed to an attempt; on the critical path only where nothing below covers it
+)
 AUTOSCALER_DECIDE = "autoscaler.decide"  # * from the arrival to the stored decision
 SCHEDULER_PLACE = "scheduler.place"  # * from the stored decision to the stored claim
 CONTAINER_START = "container.start"  # agent: from the stored claim to ready; parent of the next seven

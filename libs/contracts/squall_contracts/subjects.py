@@ -7,7 +7,7 @@ in one region's domain; `ss` is the two-digit shard.
 from __future__ import annotations
 
 import hashlib
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from squall.ids import shard_of
 
@@ -25,7 +25,8 @@ def shard_of_name(name: str, shards: int) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") % shards
 
 
-class CallSubject(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class CallSubject:
     """What a subject about one input says."""
 
     region: str

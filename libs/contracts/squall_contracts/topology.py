@@ -82,7 +82,6 @@ def build(region: str = "local", shards: int = 4, replicas: int = 1) -> Topology
 
 def _call_streams(region: str, shard: int, replicas: int) -> list[StreamSpec]:
     ss = subjects.shard_token(shard)
-    first_write_wins = {"max_msgs_per_subject": 1, "discard": "new", "discard_new_per_subject": True}
     return [
         StreamSpec(
             name=subjects.journal_stream(region, shard),
@@ -93,7 +92,9 @@ def _call_streams(region: str, shard: int, replicas: int) -> list[StreamSpec]:
             max_msg_size=MAX_CALL_RECORD_BYTES,
             republish=(f"calls.{region}.{ss}.>", f"{subjects.ARRIVED}.{region}.{ss}.>", True),
             max_consumers=100,
-            **first_write_wins,
+            max_msgs_per_subject=1,
+            discard="new",
+            discard_new_per_subject=True,
         ),
         StreamSpec(
             name=subjects.work_stream(region, shard),
@@ -112,7 +113,9 @@ def _call_streams(region: str, shard: int, replicas: int) -> list[StreamSpec]:
             max_msg_size=MAX_CALL_RECORD_BYTES,
             republish=(f"results.{region}.{ss}.>", f"{subjects.DONE}.{region}.{ss}.>", False),
             max_consumers=20_000,
-            **first_write_wins,
+            max_msgs_per_subject=1,
+            discard="new",
+            discard_new_per_subject=True,
         ),
         StreamSpec(
             name=subjects.attempts_stream(region, shard),
@@ -176,7 +179,17 @@ def _region_streams(region: str, replicas: int) -> list[StreamSpec]:
 
 
 def _buckets(replicas: int) -> tuple[BucketSpec, ...]:
-    durable = ("apps", "specs", "desired", "containers", "verdicts", "images", "tokens", "secrets", "schedules")
+    durable = (
+        "apps",
+        "specs",
+        "desired",
+        "containers",
+        "verdicts",
+        "images",
+        "tokens",
+        "secrets",
+        "schedules",
+    )
     return (
         *(BucketSpec(name=name, replicas=replicas) for name in durable),
         BucketSpec(name="idem", replicas=replicas, ttl_s=DAY_S),

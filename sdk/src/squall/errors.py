@@ -5,9 +5,9 @@ SquallError (alias Error)
 ├── NotFoundError, AlreadyExistsError, AuthError, PermissionDeniedError
 ├── ResourceExhaustedError, RequestSizeError, StorageFullError
 ├── UnimplementedError, VersionError, ServerTooOldError
-├── ServiceError            the platform is not answering; ConnectionError, PortInUseError below it
+├── ServiceError            the platform is not answering; ConnectionError, PortInUseError, LocalPlatformError below it
 ├── InternalError, InternalFailure (a call lost too often), DataLossError
-├── RemoteError             something ended badly in a container; ImageBuildError, ExecutionError, CallCancelledError below it
+├── RemoteError             something ended badly in a container; ImageBuildError, ExecutionError, CallCancelledError
 ├── SerializationError, DeserializationError
 └── TimeoutError            FunctionTimeoutError, StartupTimeoutError, CallExpiredError, OutputExpiredError below it
 InputCancellation is a BaseException: user code must not swallow it with `except Exception`.
@@ -17,7 +17,7 @@ Codes are API and never change; texts may. `fix` says what to do next and may na
 
 from __future__ import annotations
 
-from typing import Any, Dict, Optional, Type
+from typing import Any, Optional
 
 
 class SquallError(Exception):
@@ -191,6 +191,14 @@ class PortInUseError(ServiceError):
     fix = "Choose another port (`--port`, or SQUALL_GATEWAY_PORT), or stop what uses it."
 
 
+class LocalPlatformError(ServiceError):
+    """The platform on this machine could not be started."""
+
+    code = "local_platform"
+    retryable = False
+    fix = "The end of its log is in the message; `squall doctor` shows what this machine lacks."
+
+
 class InternalError(SquallError):
     """Something broke inside squall."""
 
@@ -320,9 +328,9 @@ class AsyncUsageWarning(UserWarning):
     """A blocking call was made inside a running event loop."""
 
 
-def catalogue() -> Dict[str, Type[SquallError]]:
+def catalogue() -> dict[str, type[SquallError]]:
     """Every error class by its code (the most general class of a code wins)."""
-    found: Dict[str, Type[SquallError]] = {}
+    found: dict[str, type[SquallError]] = {}
     pending = [SquallError]
     while pending:
         cls = pending.pop(0)
@@ -331,12 +339,18 @@ def catalogue() -> Dict[str, Type[SquallError]]:
     return found
 
 
-def to_wire(error: SquallError) -> Dict[str, Any]:
+def to_wire(error: SquallError) -> dict[str, Any]:
     """The JSON form of an error (the value of `error` in an answer)."""
-    return {"code": error.code, "message": error.message, "fix": error.hint, "retryable": error.retryable, "data": error.data}
+    return {
+        "code": error.code,
+        "message": error.message,
+        "fix": error.hint,
+        "retryable": error.retryable,
+        "data": error.data,
+    }
 
 
-def from_wire(body: Dict[str, Any]) -> SquallError:
+def from_wire(body: dict[str, Any]) -> SquallError:
     """The error that `to_wire` described; an unknown code becomes a `ServiceError` that says so."""
     code, data = str(body.get("code", "")), dict(body.get("data") or {})
     cls = catalogue().get(code)

@@ -10,8 +10,9 @@ from __future__ import annotations
 import base64
 import enum
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Dict, Mapping, Optional, Tuple
+from typing import Any, Optional
 
 from squall.spec import FunctionSpec, Kind, MethodSpec, ParameterSpec
 from squall_runner import frames
@@ -69,7 +70,7 @@ def blob_ref(sha256: str, size: int) -> str:
     return f"{sha256}:{size}"
 
 
-def parse_blob_ref(ref: str) -> Tuple[str, int]:
+def parse_blob_ref(ref: str) -> tuple[str, int]:
     """The digest and size of a blob reference."""
     sha256, _, size = ref.partition(":")
     return sha256, int(size)
@@ -82,7 +83,7 @@ def encode_parameters(values: Mapping[str, Any]) -> str:
     return base64.urlsafe_b64encode(text.encode()).decode()
 
 
-def decode_parameters(header: str) -> Dict[str, Any]:
+def decode_parameters(header: str) -> dict[str, Any]:
     """The inverse of `encode_parameters`."""
     tagged = json.loads(base64.urlsafe_b64decode(header.encode()))
     return {k: base64.b64decode(v["b64"]) if isinstance(v, dict) else v for k, v in tagged.items()}
@@ -100,8 +101,9 @@ class ResultMeta:
     blob: Optional[str] = None
     """Reference of the payload when it is not inline."""
     attempt: str = ""
-    error: Optional[Dict[str, Any]] = None
-    """For every outcome but succeeded: {kind: "user" | a code of the catalogue, type, module, message, traceback, fix, data}.
+    error: Optional[dict[str, Any]] = None
+    """For every outcome but succeeded: {kind: "user" | a code of the catalogue, type, module, message, traceback, fix,
+    data}.
     The frame's payload is then the pickled exception, or empty."""
     items: Optional[int] = None
     """How many items a generator yielded."""
@@ -133,7 +135,7 @@ class PublishApp:
     """POST /v1/apps: make an ephemeral app, or deploy a version of a named one (atomically)."""
 
     name: str
-    functions: Tuple[FunctionSpec, ...]
+    functions: tuple[FunctionSpec, ...]
     mode: str = "ephemeral"
     """"ephemeral", "detached" (ephemeral, outlives its client) or "deployed"."""
     environment: str = "main"
@@ -165,8 +167,8 @@ class FunctionInfo:
     name: str
     version: int
     is_class: bool = False
-    methods: Tuple[MethodSpec, ...] = ()
-    parameters: Tuple[ParameterSpec, ...] = ()
+    methods: tuple[MethodSpec, ...] = ()
+    parameters: tuple[ParameterSpec, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -195,7 +197,7 @@ class AppStatus:
     app_id: str
     name: str
     state: str
-    pools: Tuple[PoolStatus, ...] = ()
+    pools: tuple[PoolStatus, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -208,7 +210,7 @@ class AppSummary:
     state: str
     """"ephemeral", "detached", "deployed" or "stopped"."""
     version: int
-    functions: Tuple[str, ...]
+    functions: tuple[str, ...]
     containers: int
     created_at: float
     updated_at: float
@@ -269,12 +271,12 @@ class NodeInfo:
 
     node: str
     region: str
-    backends: Tuple[str, ...]
+    backends: tuple[str, ...]
     cpu: float
     cpu_used: float
     memory_mib: int
     memory_used_mib: int
-    gpus: Tuple[str, ...]
+    gpus: tuple[str, ...]
     containers: int
     draining: bool
     seen_at: float
@@ -293,7 +295,7 @@ class SpanInfo:
     end_ns: int
     attributes: Mapping[str, Any] = field(default_factory=dict)
     error: str = ""
-    links: Tuple[str, ...] = ()
+    links: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -311,8 +313,8 @@ class Trace:
 
     call: str
     trace_id: str
-    spans: Tuple[SpanInfo, ...]
-    phases: Tuple[PhaseInfo, ...]
+    spans: tuple[SpanInfo, ...]
+    phases: tuple[PhaseInfo, ...]
     wall_ns: int
 
 

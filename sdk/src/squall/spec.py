@@ -10,11 +10,13 @@ from __future__ import annotations
 import collections.abc
 import dataclasses
 import enum
+import functools
 import hashlib
 import json
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Dict, Mapping, Optional, Tuple, Type, TypeVar
+from typing import Any, Optional, TypeVar
 
 from squall.errors import InvalidError
 
@@ -79,7 +81,7 @@ class Resources:
     memory_mib: int = 128
     memory_limit_mib: Optional[int] = None
     """The container is killed above it; None = no limit."""
-    gpus: Tuple[GpuRequest, ...] = ()
+    gpus: tuple[GpuRequest, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ class ImageSpec:
     """A chain of steps. Its id is the hash of all of them."""
 
     python_version: str = "3.11"
-    steps: Tuple[ImageStep, ...] = ()
+    steps: tuple[ImageStep, ...] = ()
 
     @property
     def id(self) -> str:
@@ -150,7 +152,7 @@ class ParameterSpec:
 
 @dataclass(frozen=True)
 class CodeRef:
-    """The user's code and added local files: a zip whose paths are the paths inside the container, without the first slash."""
+    """The user's code and added local files: a zip whose paths are those in the container, without the first slash."""
 
     bundle_sha256: str
     module: str
@@ -167,9 +169,9 @@ class FunctionSpec:
     name: str
     code: CodeRef
     image: ImageSpec = field(default_factory=ImageSpec)
-    methods: Tuple[MethodSpec, ...] = (MethodSpec(),)
+    methods: tuple[MethodSpec, ...] = (MethodSpec(),)
     is_class: bool = False
-    parameters: Tuple[ParameterSpec, ...] = ()
+    parameters: tuple[ParameterSpec, ...] = ()
     resources: Resources = field(default_factory=Resources)
     scaling: ScalingPolicy = field(default_factory=ScalingPolicy)
     retry: RetryPolicy = field(default_factory=RetryPolicy)
@@ -194,24 +196,44 @@ def validate(spec: FunctionSpec) -> FunctionSpec:
     """The spec itself if its values are consistent. Raises `InvalidError` naming the first value that is not."""
     scaling, retry, resources = spec.scaling, spec.retry, spec.resources
     _check(scaling.min_containers >= 0, "min_containers must be 0 or more", scaling.min_containers)
-    _check(scaling.max_containers is None or scaling.max_containers >= 1, "max_containers must be 1 or more", scaling.max_containers)
+    _check(
+        scaling.max_containers is None or scaling.max_containers >= 1,
+        "max_containers must be 1 or more",
+        scaling.max_containers,
+    )
     _check(
         scaling.max_containers is None or scaling.max_containers >= scaling.min_containers,
         f"max_containers must not be less than min_containers ({scaling.min_containers})",
         scaling.max_containers,
     )
     _check(scaling.buffer_containers >= 0, "buffer_containers must be 0 or more", scaling.buffer_containers)
-    _check(2 <= scaling.scaledown_window_s <= 3600, "scaledown_window must be 2 to 3600 seconds", scaling.scaledown_window_s)
+    _check(
+        2 <= scaling.scaledown_window_s <= 3600,
+        "scaledown_window must be 2 to 3600 seconds",
+        scaling.scaledown_window_s,
+    )
     _check(scaling.max_inputs >= 1, "max_inputs must be 1 or more", scaling.max_inputs)
-    _check(1 <= scaling.target_inputs <= scaling.max_inputs, "target_inputs must be 1 to max_inputs", scaling.target_inputs)
+    _check(
+        1 <= scaling.target_inputs <= scaling.max_inputs,
+        "target_inputs must be 1 to max_inputs",
+        scaling.target_inputs,
+    )
     _check(1 <= spec.timeout_s <= 86400, "timeout must be 1 to 86400 seconds", spec.timeout_s)
-    _check(1 <= spec.startup_timeout_s <= 86400, "startup_timeout must be 1 to 86400 seconds", spec.startup_timeout_s)
+    _check(
+        1 <= spec.startup_timeout_s <= 86400,
+        "startup_timeout must be 1 to 86400 seconds",
+        spec.startup_timeout_s,
+    )
     _check(retry.max_retries >= 0, "max_retries must be 0 or more", retry.max_retries)
     _check(1 <= retry.backoff_coefficient <= 10, "backoff_coefficient must be 1 to 10", retry.backoff_coefficient)
     _check(0 <= retry.initial_delay_s <= 60, "initial_delay must be 0 to 60 seconds", retry.initial_delay_s)
     _check(1 <= retry.max_delay_s <= 60, "max_delay must be 1 to 60 seconds", retry.max_delay_s)
     _check(resources.cpu > 0, "cpu must be positive", resources.cpu)
-    _check(resources.cpu_limit is None or resources.cpu_limit >= resources.cpu, "the cpu limit must not be less than the request", resources.cpu_limit)
+    _check(
+        resources.cpu_limit is None or resources.cpu_limit >= resources.cpu,
+        "the cpu limit must not be less than the request",
+        resources.cpu_limit,
+    )
     _check(resources.memory_mib > 0, "memory must be positive", resources.memory_mib)
     _check(
         resources.memory_limit_mib is None or resources.memory_limit_mib >= resources.memory_mib,
@@ -244,17 +266,24 @@ def to_wire(value: Any) -> Any:
     return value
 
 
-def from_wire(cls: Type[T], body: Mapping[str, Any]) -> T:
+def from_wire(cls: type[T], body: Mapping[str, Any]) -> T:
     """The `cls` that `to_wire` described. Raises `InvalidError` naming a missing field or a wrong type."""
-    hints = typing.get_type_hints(cls)
-    values: Dict[str, Any] = {}
+    hints = _hints(cls)
+    values: dict[str, Any] = {}
     for spec_field in dataclasses.fields(cls):  # type: ignore[arg-type]
         if spec_field.name in body:
-            values[spec_field.name] = _decode(hints[spec_field.name], body[spec_field.name], f"{cls.__name__}.{spec_field.name}")
+            values[spec_field.name] = _decode(
+                hints[spec_field.name], body[spec_field.name], f"{cls.__name__}.{spec_field.name}"
+            )
     try:
         return cls(**values)
     except TypeError as error:
         raise InvalidError(f"{cls.__name__}: {error}") from error
+
+
+@functools.cache
+def _hints(cls: Any) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
 
 
 def _decode(hint: Any, value: Any, where: str) -> Any:
@@ -277,7 +306,12 @@ def _decode(hint: Any, value: Any, where: str) -> Any:
         _expect(isinstance(value, (int, float)) and not isinstance(value, bool), "a number", value, where)
         return float(value)
     if hint in (int, str, bool, bytes):
-        _expect(isinstance(value, hint) and not (hint is int and isinstance(value, bool)), f"of type {hint.__name__}", value, where)
+        _expect(
+            isinstance(value, hint) and not (hint is int and isinstance(value, bool)),
+            f"of type {hint.__name__}",
+            value,
+            where,
+        )
     return value
 
 

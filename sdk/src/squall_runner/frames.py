@@ -12,7 +12,8 @@ from __future__ import annotations
 import json
 import socket
 import struct
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Optional
 
 HEADER = struct.Struct("!BIQ")
 # Payloads above the inline limit (64 KiB) go through files or blobs; 8 MiB leaves room for batches of inline ones.
@@ -27,11 +28,11 @@ class Frame(NamedTuple):
     """One decoded frame."""
 
     kind: int
-    meta: Dict[str, Any]
+    meta: dict[str, Any]
     payload: bytes = b""
 
 
-def encode(kind: int, meta: Dict[str, Any], payload: bytes = b"") -> bytes:
+def encode(kind: int, meta: dict[str, Any], payload: bytes = b"") -> bytes:
     """The bytes of one frame. Raises `BadFrame` if it would exceed `MAX_FRAME_BYTES`."""
     body = json.dumps(meta, separators=(",", ":")).encode()
     if len(body) + len(payload) > MAX_FRAME_BYTES:
@@ -45,7 +46,7 @@ class Decoder:
     def __init__(self) -> None:
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> List[Frame]:
+    def feed(self, data: bytes) -> list[Frame]:
         """The frames completed by `data`. Raises `BadFrame` on bytes that cannot be a frame."""
         self._buffer += data
         return list(self._complete())
@@ -74,7 +75,7 @@ class Decoder:
             del buffer[:start]
 
 
-def _meta(raw: bytes) -> Dict[str, Any]:
+def _meta(raw: bytes) -> dict[str, Any]:
     try:
         meta = json.loads(raw) if raw else {}
     except ValueError as error:
@@ -84,12 +85,12 @@ def _meta(raw: bytes) -> Dict[str, Any]:
     return meta
 
 
-def send(sock: socket.socket, kind: int, meta: Dict[str, Any], payload: bytes = b"") -> None:
+def send(sock: socket.socket, kind: int, meta: dict[str, Any], payload: bytes = b"") -> None:
     """Write one frame to a blocking socket."""
     sock.sendall(encode(kind, meta, payload))
 
 
-def receive(sock: socket.socket, decoder: Decoder, ready: List[Frame]) -> Optional[Frame]:
+def receive(sock: socket.socket, decoder: Decoder, ready: list[Frame]) -> Optional[Frame]:
     """The next frame of a blocking socket; None when the peer closed. `ready` keeps frames read ahead."""
     while not ready:
         data = sock.recv(1 << 16)
