@@ -19,7 +19,7 @@ def errors_page() -> str:
     lines = [
         HEAD + "# Errors\n",
         "Every error has a code (API, never changes), a message (the cause) and a fix. Over HTTP it is",
-        '`{"error": {"code", "message", "fix", "retryable", "data"}}` with the status below; the SDK raises it again as',
+        '`{"error": {"code", "message", "fix", "retryable", "data"}}` with the status below; the SDK raises it as',
         "the class.\n",
         "| code | class in `squall.errors` | HTTP | retryable | meaning | fix |",
         "|---|---|---|---|---|---|",

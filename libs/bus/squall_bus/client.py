@@ -21,9 +21,6 @@ from squall_bus.settings import MAX_BUFFERED_BYTES
 Deliver = Callable[[bytes, bytes, bytes, bytes], None]
 """subject, reply, header block, data"""
 
-_READ_BYTES = 256 * 1024
-"""nats-py reads 32 KiB at a time: a 1 MB message would take 32 turns of the event loop."""
-
 
 class Sink:
     """One subscription: what nats-py must know to repeat it after a reconnect, and where its messages go."""
@@ -66,7 +63,7 @@ class Parser:
 
     async def parse(self, data: bytes = b"") -> None:
         if self._rest:
-            # Joined only when the message is complete: joining each 256 KiB of a large one would be quadratic.
+            # Joined only when the message is complete: joining after each read of a large one would be quadratic.
             self._rest.append(data)
             self._rest_size += len(data)
             if self._rest_size < self._needed:
@@ -92,6 +89,8 @@ class Parser:
                 headers_end, end = body + int(words[-2]), body + int(words[-1])
             else:
                 await self._client.on_control(operation, data[position:line_end])
+                if not self._client.is_connected:
+                    return len(data), 0  # what else this connection said no longer counts
                 position = body
                 continue
             if end + 2 > len(data):
@@ -145,11 +144,18 @@ class RawClient(Client):
             case b"PING":
                 self.write(b"PONG\r\n")
             case b"PONG":
-                await self._process_pong()
+                self._on_pong()
             case b"INFO":
                 await self._process_info(json.loads(line[5:]))
             case b"-ERR":
                 await self._process_err(line[5:].decode("utf-8", "replace").lower())
+
+    def _on_pong(self) -> None:
+        self._pings_outstanding = 0
+        if self._pongs:
+            future = self._pongs.pop(0)
+            if not future.done():  # nats-py's own version ends the read loop when the ping was cancelled
+                future.set_result(True)
 
     async def _process_err(self, err_msg: str) -> None:
         # nats-py closes the client for ever on most errors, also when one message was too large or a credential
@@ -183,6 +189,15 @@ class RawClient(Client):
             return
         pending, self._pending, self._pending_data_size = self._pending, [], 0
         self._transport.write(pending[0] if len(pending) == 1 else b"".join(pending))
+
+    def ping(self) -> asyncio.Future[bool]:
+        """Done when the server has read everything written before."""
+        future: asyncio.Future[bool] = self._loop.create_future()
+        self._write_out()
+        if self._transport is not None:
+            self._pongs.append(future)
+            self._transport.write(b"PING\r\n")
+        return future
 
     @property
     def unwritten_bytes(self) -> int:

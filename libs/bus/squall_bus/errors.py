@@ -24,6 +24,7 @@ class BusError(SquallError):
     """Base of everything the bus raises."""
 
     code = "bus_error"
+    http_status = 503
     retryable = False
     fix = "Look at the bus server's log."
 
@@ -79,6 +80,7 @@ class StreamFull(BusError):
     """A limit of the stream, the account or the disk is reached."""
 
     code = "stream_full"
+    http_status = 507
     retryable = True
     fix = "Make room on the bus server's disk, or raise the stream's max_bytes."
 
@@ -122,6 +124,7 @@ _BY_CODE: dict[int, type[BusError]] = {
     10039: BusUnavailable,
     10076: BusUnavailable,  # JetStream not enabled (yet)
     10118: BusUnavailable,  # stream offline
+    10158: BusUnavailable,  # the same msg id is being stored right now
 }
 
 _STORE_FAILED = 10077

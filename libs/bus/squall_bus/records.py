@@ -36,17 +36,17 @@ class Published:
 class Message:
     """One message from a plain subscription or a reply. Headers are parsed when they are looked at."""
 
-    __slots__ = ("_raw_headers", "data", "reply", "subject")
+    __slots__ = ("raw_headers", "data", "reply", "subject")
 
     def __init__(self, subject: str, reply: str, data: bytes, raw_headers: bytes) -> None:
         self.subject = subject
         self.reply = reply
         self.data = data
-        self._raw_headers = raw_headers
+        self.raw_headers = raw_headers
 
     @property
     def headers(self) -> dict[str, str]:
-        return parse_headers(self._raw_headers)
+        return parse_headers(self.raw_headers)
 
     def __repr__(self) -> str:
         return f"Message({self.subject!r}, {len(self.data)} bytes)"
