@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-from squall_contracts.topology import Topology
-
 from squall_bus import reading
 from squall_bus.administration import Administration
 from squall_bus.errors import BusError
 from squall_bus.kv import KeyValue
 from squall_bus.link import Link
 from squall_bus.publishing import Publisher
-from squall_bus.pulling import Delivery, Puller
+from squall_bus.pulling import Asking, Delivery, Puller
 from squall_bus.records import (
     BusStats,
     ConsumerInfo,
@@ -26,6 +24,7 @@ from squall_bus.records import (
 )
 from squall_bus.soon import SoonBuffer
 from squall_bus.subscribing import Subscription
+from squall_contracts.topology import Topology
 
 DEADLINE_S = 15.0
 
@@ -126,9 +125,8 @@ class Bus:
         `on_delivery` is called in the read loop and must be short; it never runs after `close()` began.
         `group=None` for a consumer without priority group.
         """
-        return await Puller.open(
-            self._link, stream, consumer, on_delivery, group=group, priority=priority, expires_s=expires_s
-        )
+        asking = Asking(group=group, priority=priority, expires_s=expires_s)
+        return await Puller.open(self._link, stream, consumer, on_delivery, asking)
 
     # ------------------------------------------------------------------ reading
 

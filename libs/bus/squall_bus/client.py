@@ -149,6 +149,8 @@ class RawClient(Client):
                 await self._process_info(json.loads(line[5:]))
             case b"-ERR":
                 await self._process_err(line[5:].decode("utf-8", "replace").lower())
+            case _:
+                pass  # +OK, and whatever a newer server may say
 
     def _on_pong(self) -> None:
         self._pings_outstanding = 0

@@ -46,7 +46,7 @@ class ServerTooOld(BusUnavailable):
 
 
 class PublishUnknown(BusError):
-    """No answer before the deadline: the record may or may not be stored. Read it back, or repeat with the same msg id."""
+    """No answer before the deadline: the record may or may not be stored."""
 
     code = "publish_unknown"
     retryable = True
@@ -109,6 +109,7 @@ _BY_CODE: dict[int, type[BusError]] = {
     10059: NotFound,  # stream not found
     10014: NotFound,  # consumer not found
     10037: NotFound,  # no message found
+    10057: NotFound,  # nothing to delete
     10071: WrongRevision,
     10164: WrongRevision,
     10002: StreamFull,  # account resources

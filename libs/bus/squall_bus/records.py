@@ -36,7 +36,7 @@ class Published:
 class Message:
     """One message from a plain subscription or a reply. Headers are parsed when they are looked at."""
 
-    __slots__ = ("raw_headers", "data", "reply", "subject")
+    __slots__ = ("data", "raw_headers", "reply", "subject")
 
     def __init__(self, subject: str, reply: str, data: bytes, raw_headers: bytes) -> None:
         self.subject = subject

@@ -121,5 +121,7 @@ class ContainerStats(HotMessage):
     containers: list[list[Any]]
     prefetched: dict[str, int] = field(default_factory=dict)
     """Inputs leased by the agent but not running, by pool."""
+    finished: dict[str, int] = field(default_factory=dict)
+    """Inputs that ended here since the agent started, by pool: the autoscaler's measure of throughput."""
     cpu_percent: float = 0.0
     memory_used_mib: int = 0

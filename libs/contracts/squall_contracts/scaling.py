@@ -48,3 +48,5 @@ class Verdict(Message):
     """One sentence for the waiting user."""
     retry_at: float = 0.0
     """Crash-loop back-off: no new start before."""
+    failures: int = 0
+    """Starts that failed in a row; a restarted scheduler goes on counting from here."""

@@ -39,6 +39,17 @@ RESULT_PUBLISH = "result.publish"  # * agent
 RESULT_RETURN = "result.return"  # * gateway: reply received -> answer written
 RESULT_DECODE = "result.decode"  # * SDK
 
+CRITICAL_PHASES = frozenset(
+    (
+        ARGS_ENCODE, GATEWAY_ACCEPT, JOURNAL_PUBLISH, AUTOSCALER_DECIDE, SCHEDULER_PLACE, AGENT_ACCEPT, CODE_FETCH,
+        IMAGE_ENSURE, SANDBOX_CREATE, RUNNER_CONNECT, CODE_IMPORT, ENTER, DISPATCH, USER_CODE, RESULT_PUBLISH,
+        RESULT_RETURN, RESULT_DECODE,
+    )
+)  # fmt: skip
+"""The names marked * above."""
+FILLING_PHASES = frozenset((QUEUE_WAIT,))
+"""On the critical path only where no other phase is."""
+
 
 @dataclass(frozen=True)
 class SpanBatch(HotMessage):

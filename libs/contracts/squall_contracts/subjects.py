@@ -87,6 +87,11 @@ def attempts(region: str, workspace: str, call_id: str, index: int) -> str:
     return _of_call("attempts", region, workspace, call_id, index)
 
 
+def attempts_of(region: str, workspace: str, call_id: str) -> str:
+    """Filter: failed attempts of every input of one call."""
+    return _of_call("attempts", region, workspace, call_id, "*")
+
+
 def event(region: str, workspace: str, call_id: str, index: int | str) -> str:
     """The readable history of an input."""
     return _of_call("events", region, workspace, call_id, index)

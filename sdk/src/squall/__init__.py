@@ -1,1 +1,89 @@
-"""squall: serverless Python functions on machines you own."""
+"""squall: serverless Python functions on machines you own.
+
+    import squall
+
+    app = squall.App("hello")
+
+    @app.function()
+    def square(x: int) -> int:
+        return x * x
+
+    @app.local_entrypoint()
+    def main() -> None:
+        print(square.remote(7), list(square.map(range(5))))
+
+Names are loaded when they are first used: `import squall` is part of every cold start.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, List
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from squall import errors as exception
+    from squall.app import App as App
+    from squall.call import FunctionCall as FunctionCall
+    from squall.cls import Cls as Cls
+    from squall.cls import concurrent as concurrent
+    from squall.cls import enter as enter
+    from squall.cls import exit as exit
+    from squall.cls import method as method
+    from squall.cls import parameter as parameter
+    from squall.errors import Error as Error
+    from squall.function import Function as Function
+    from squall.image import Image as Image
+    from squall.output import enable_output as enable_output
+    from squall.place import current_function_call_id as current_function_call_id
+    from squall.place import current_input_id as current_input_id
+    from squall.place import is_local as is_local
+    from squall.retries import Retries as Retries
+
+_HOMES = {
+    "App": "squall.app",
+    "Cls": "squall.cls",
+    "Error": "squall.errors",
+    "Function": "squall.function",
+    "FunctionCall": "squall.call",
+    "Image": "squall.image",
+    "Retries": "squall.retries",
+    "concurrent": "squall.cls",
+    "current_function_call_id": "squall.place",
+    "current_input_id": "squall.place",
+    "enable_output": "squall.output",
+    "enter": "squall.cls",
+    "exit": "squall.cls",
+    "is_local": "squall.place",
+    "method": "squall.cls",
+    "parameter": "squall.cls",
+}
+_MODULES = ("exception", "functions")
+
+__all__ = [*sorted(_HOMES), *_MODULES, "__version__"]  # noqa: PLE0604 - the names are text
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+    elif name in _MODULES:
+        value = importlib.import_module(f"squall.{name}")
+    else:
+        value = _absent(name)
+    globals()[name] = value
+    return value
+
+
+def _absent(name: str) -> Any:
+    # Not `from squall import unimplemented`: that form asks this function first.
+    from squall.unimplemented import RENAMED_TOP_LEVEL, TOP_LEVEL, Missing
+
+    if name in TOP_LEVEL:
+        return Missing(f"squall.{name}", TOP_LEVEL[name])
+    hint = RENAMED_TOP_LEVEL.get(name)
+    raise AttributeError(f"module 'squall' has no attribute {name!r}" + (f"; use {hint}" if hint else ""))
+
+
+def __dir__() -> List[str]:
+    return sorted({*globals(), *__all__})

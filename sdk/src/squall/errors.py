@@ -1,7 +1,7 @@
 """The catalogue of errors: raised in services, carried over HTTP, raised again as the same class in the SDK.
 
 SquallError (alias Error)
-├── InvalidError            bad input; ConflictError, UnimplementedArgument, ProgramError below it
+├── InvalidError            bad input; ConflictError, UnimplementedArgument, ProgramError, UsageError below it
 ├── NotFoundError, AlreadyExistsError, AuthError, PermissionDeniedError
 ├── ResourceExhaustedError, RequestSizeError, StorageFullError
 ├── UnimplementedError, VersionError, ServerTooOldError
@@ -84,6 +84,13 @@ class ProgramError(InvalidError):
 
     code = "program"
     fix = "Fix the file at the place that the message names."
+
+
+class UsageError(InvalidError):
+    """The command line does not make sense."""
+
+    code = "usage"
+    fix = "`squall COMMAND --help` shows what is possible."
 
 
 class NotFoundError(SquallError):

@@ -25,6 +25,51 @@ MAX_HEADER_PARAMETERS_BYTES = 16 * 1024
 """Largest set of class parameters (encoded)."""
 
 
+class Route:
+    """Paths. `{app}` is an app id, `{call}` a call id. Every request needs `Authorization: Bearer <token>`."""
+
+    INFO = "/v1/info"
+    """GET -> ServerInfo."""
+    APPS = "/v1/apps"
+    """POST PublishApp -> PublishedApp. GET ?environment= -> {"apps": [AppSummary]}."""
+    APP_HEARTBEAT = "/v1/apps/{app}/heartbeat"
+    """POST -> {"state": ...}; 404 or state "stopped" tells the client that its app is gone."""
+    APP_STOP = "/v1/apps/{app}/stop"
+    """POST {"reason": text} -> {"state": "stopped"}."""
+    APP_STATUS = "/v1/apps/{app}/status"
+    """GET -> AppStatus."""
+    APP_LOGS = "/v1/apps/{app}/logs"
+    """GET ?follow=1&cursor=&tail= -> one LogEntry as JSON a line. A followed stream ends by itself when the app is stopped
+    and its last container is gone; blank lines keep it alive."""
+    FUNCTIONS = "/v1/functions"
+    """GET ?app=<name or id>&name=&environment=[&version=] -> FunctionInfo; 404 when there is none."""
+    IMAGES = "/v1/images"
+    """POST {"image": ImageSpec} -> JSON lines: LogEntry objects while it is built, the last line is {"image": id} or
+    {"error": ...}. Building what exists answers with the last line at once."""
+    BLOB = "/v1/blobs/{sha256}"
+    """PUT (streamed, hash verified; idempotent), GET (streamed), HEAD (200 or 404)."""
+    CALLS = "/v1/calls"
+    """POST ?wait=<s>: see `Header`. GET -> {"calls": [CallSummary]}."""
+    CALL = "/v1/calls/{call}"
+    """GET -> CallSummary."""
+    CALL_RESULT = "/v1/calls/{call}/result"
+    """GET ?index=&wait=<s> -> 200 one RESULT frame, or 202 {"call", "waiting"}."""
+    CALL_INPUTS = "/v1/calls/{call}/inputs"
+    """POST INPUT frames -> {"accepted": n}."""
+    CALL_RESULTS = "/v1/calls/{call}/results"
+    """GET ?cursor= -> endless RESULT and KEEPALIVE frames; the client closes."""
+    CALL_CANCEL = "/v1/calls/{call}/cancel"
+    """POST {"terminate_containers": bool} -> {"cancelled": n}."""
+    CALL_TRACE = "/v1/calls/{call}/trace"
+    """GET [?index=] -> Trace."""
+    CONTAINERS = "/v1/containers"
+    """GET -> {"containers": [ContainerInfo]}."""
+    NODES = "/v1/nodes"
+    """GET -> {"nodes": [NodeInfo]}."""
+    SPANS = "/v1/spans"
+    """POST {"batches": [SpanBatch fields]} -> 202."""
+
+
 class Header:
     """Names of request headers."""
 
@@ -46,6 +91,7 @@ class Header:
     """Caller's wall clock when encoding of the arguments began and ended: `<start ns>:<end ns>`, for the trace."""
     TRACEPARENT = "traceparent"
     CLIENT_VERSION = "Squall-Client-Version"
+    """Release of the client; a server that cannot serve it answers with a VersionError."""
 
 
 class FrameKind(enum.IntEnum):

@@ -115,6 +115,8 @@ class ImageStep:
     kind: str
     """"base", "pip_install" or "env"."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    """pip_install: `packages` (sorted requirement strings) and, only where given, `index_url`, `extra_index_url`,
+    `find_links`, `pre`, `extra_options`. env: `variables` (str to str). base: `name`."""
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,12 @@
 """The frame: one message on a byte stream, with JSON metadata and opaque payload bytes.
 
-Used between agent and runner (unix socket), and between gateway and SDK (bodies of streaming HTTP requests and
-answers). Owns the byte format and nothing else; does no I/O except in the two blocking helpers at the end.
+Used between agent and runner (unix socket), and between gateway and SDK (bodies of streaming HTTP requests
+and answers). Owns the byte format and nothing else; does no I/O except in the two blocking helpers at the
+end.
 
-Layout, network byte order: ``kind`` (1 byte), ``len(meta)`` (4 bytes), ``len(payload)`` (8 bytes), meta as UTF-8 JSON,
-payload. A frame never exceeds `MAX_FRAME_BYTES`: larger payloads travel as files or blobs and the frame names them.
+Layout, network byte order: ``kind`` (1 byte), ``len(meta)`` (4 bytes), ``len(payload)`` (8 bytes), meta as
+UTF-8 JSON, payload. A frame never exceeds `MAX_FRAME_BYTES`: larger payloads travel as files or blobs and the
+frame names them.
 """
 
 from __future__ import annotations
@@ -16,8 +18,58 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple, Optional
 
 HEADER = struct.Struct("!BIQ")
-# Payloads above the inline limit (64 KiB) go through files or blobs; 8 MiB leaves room for batches of inline ones.
+# Payloads above the inline limit (64 KiB) go through files or blobs; 8 MiB leaves room for batches of inline
+# ones.
 MAX_FRAME_BYTES = 8 * 1024 * 1024
+
+
+class ToRunner:
+    """Kinds of frames from the agent to a runner or template."""
+
+    SETUP = 1
+    """First frame: what to load and how. `squall_runner.settings.Settings` names the fields."""
+    INPUT = 2
+    """{call, index, attempt, method, encoding, path?, traceparent?}; the arguments are the payload or in the
+    file.
+    """
+    CANCEL = 3
+    """{call, index}"""
+    CREDIT = 4
+    """{call, index, n}: so many more items may be sent."""
+    STOP = 5
+    """Interrupt what runs, run the exit hooks, end."""
+    FORK = 6
+    """To a template, with three descriptors (socket, stdout, stderr): {ticket}. The container's SETUP comes
+    on its socket.
+    """
+
+
+class FromRunner:
+    """Kinds of frames from a runner or template to the agent."""
+
+    READY = 32
+    """{booted_ns, phases: [[name, start_ns, duration_ns]], threads?, descriptors?, children?} (the last
+    three: templates).
+    """
+    START_FAILED = 33
+    """{type, module, message, traceback, booted_ns, phases}; the payload is the pickled exception, or empty.
+    """
+    LOG = 34
+    """{stream, call?, index?}; the payload is UTF-8 text."""
+    ITEM = 35
+    """{call, index, seq, file?}: one yielded value, in the payload or in a file of the scratch folder."""
+    OUTPUT = 36
+    """{call, index, items, started_ns, ended_ns, spans, file?}; the payload is the result."""
+    FAILED = 37
+    """{call, index, items, started_ns, ended_ns, spans, kind, type, module, message, traceback}; payload:
+    pickled, or empty.
+    """
+    ENDING = 38
+    """{reason}: the runner ends by itself now."""
+    FORKED = 39
+    """From a template: {ticket, pid}."""
+    EXITED = 40
+    """From a template: {pid, status}, status as of waitpid."""
 
 
 class BadFrame(Exception):

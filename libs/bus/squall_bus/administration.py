@@ -1,0 +1,240 @@
+"""Streams, buckets and consumers: makes them as the topology says, counts, purges, deletes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from squall_bus import js
+from squall_bus.consume import event
+from squall_bus.errors import BusError, BusUnavailable, NotFound, TopologyConflict
+from squall_bus.link import Link
+from squall_bus.records import ConsumerInfo, ConsumerSpec, StreamInfo
+from squall_bus.routes import kv_dedupe_s, kv_stream
+from squall_contracts.topology import BucketSpec, StreamSpec, Topology
+
+AT_ONCE = 16
+"""Streams made at the same time: 2 cores and one disk gain nothing from more."""
+CREATE_TIMEOUT_S = 15.0
+_EXISTS_OTHERWISE = 10058
+
+
+async def check_jetstream(link: Link) -> None:
+    """Wait until JetStream answers; a server that has just started may still be loading."""
+    try:
+        await js.api(link, "INFO", timeout_s=link.settings.connect_timeout_s)
+    except BusUnavailable as error:
+        raise BusUnavailable("the server has no JetStream", url=link.settings.url) from error
+
+
+class Administration:
+    """Everything that is not a message."""
+
+    def __init__(self, link: Link, topology: Topology) -> None:
+        self._link = link
+        self._topology = topology
+        self._watching_memory = False
+
+    # ------------------------------------------------------------------ topology
+
+    async def ensure_topology(self) -> None:
+        """Sources come after what they source, or the server would have to wait for it."""
+        configs = [stream_config(spec) for spec in self._topology.streams]
+        configs += [bucket_config(spec) for spec in self._topology.buckets]
+        await self._ensure_all([config for config in configs if "sources" not in config])
+        await self._ensure_all([config for config in configs if "sources" in config])
+        if not self._watching_memory:
+            self._watching_memory = True
+
+            def remake() -> None:
+                self._link.start(self._remake_memory(configs), "bus memory streams")
+
+            self._link.on_reconnect(remake)
+
+    async def _remake_memory(self, configs: list[dict[str, Any]]) -> None:
+        """A server that restarted has forgotten its streams in memory altogether, not only what was in them."""
+        try:
+            await self._ensure_all([config for config in configs if config["storage"] == "memory"])
+        except BusError as error:
+            event(logging.ERROR, "bus_memory_streams_missing", error=repr(error))
+
+    async def _ensure_all(self, configs: list[dict[str, Any]]) -> None:
+        slots = asyncio.Semaphore(AT_ONCE)
+
+        async def ensure(config: dict[str, Any]) -> None:
+            async with slots:
+                await self._ensure_stream(config)
+
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for config in configs:
+                    tasks.create_task(ensure(config))
+        except* BusError as group:
+            raise group.exceptions[0] from None
+
+    async def _ensure_stream(self, config: dict[str, Any]) -> None:
+        name = config["name"]
+        try:
+            await js.api(self._link, f"STREAM.CREATE.{name}", config, CREATE_TIMEOUT_S)
+            return
+        except TopologyConflict as error:
+            if error.data["server_code"] != _EXISTS_OTHERWISE:
+                raise
+        try:
+            await js.api(self._link, f"STREAM.UPDATE.{name}", config, CREATE_TIMEOUT_S)
+        except BusUnavailable:
+            raise
+        except BusError as error:
+            raise TopologyConflict(f"stream {name} cannot be changed as wanted: {error}", stream=name) from error
+
+    # ------------------------------------------------------------------ streams
+
+    async def stream_info(self, stream: str, subjects_filter: str | None) -> StreamInfo:
+        subjects: dict[str, int] = {}
+        body: dict[str, Any] = {"offset": 0}
+        if subjects_filter is not None:
+            body["subjects_filter"] = subjects_filter
+        while True:
+            answer = await js.api(self._link, f"STREAM.INFO.{stream}", body)
+            page = answer["state"].get("subjects") or {}
+            subjects.update(page)
+            if subjects_filter is None or not page or len(subjects) >= answer.get("total", 0):
+                break
+            body["offset"] = len(subjects)
+        state = answer["state"]
+        return StreamInfo(
+            messages=state["messages"],
+            bytes=state["bytes"],
+            first_seq=state["first_seq"],
+            last_seq=state["last_seq"],
+            subjects=subjects,
+            sources={source["name"]: source["lag"] for source in answer.get("sources") or []},
+        )
+
+    async def purge(self, stream: str, filter_subject: str) -> int:
+        answer = await js.api(self._link, f"STREAM.PURGE.{stream}", {"filter": filter_subject})
+        return int(answer["purged"])
+
+    async def delete_message(self, stream: str, seq: int) -> bool:
+        try:
+            await js.api(self._link, f"STREAM.MSG.DELETE.{stream}", {"seq": seq, "no_erase": True})
+        except NotFound as error:
+            if error.data["server_code"] == 10059:
+                raise
+            return False
+        return True
+
+    # ------------------------------------------------------------------ consumers
+
+    async def ensure_consumer(self, stream: str, spec: ConsumerSpec) -> None:
+        command = f"CONSUMER.CREATE.{stream}.{spec.name}.{spec.filter_subject}"
+        body = {"stream_name": stream, "action": "", "config": consumer_config(spec)}
+        await js.api(self._link, command, body)
+
+    async def delete_consumer(self, stream: str, name: str) -> bool:
+        try:
+            await js.api(self._link, f"CONSUMER.DELETE.{stream}.{name}")
+        except NotFound:
+            return False
+        return True
+
+    async def consumer_info(self, stream: str, name: str) -> ConsumerInfo | None:
+        try:
+            return _consumer_info(await js.api(self._link, f"CONSUMER.INFO.{stream}.{name}"))
+        except NotFound:
+            return None
+
+    async def list_consumers(self, stream: str) -> list[ConsumerInfo]:
+        found: list[ConsumerInfo] = []
+        while True:
+            answer = await js.api(self._link, f"CONSUMER.LIST.{stream}", {"offset": len(found)})
+            page = answer["consumers"] or []
+            found += [_consumer_info(each) for each in page]
+            if not page or len(found) >= answer["total"]:
+                return found
+
+
+def _consumer_info(answer: dict[str, Any]) -> ConsumerInfo:
+    return ConsumerInfo(
+        name=answer["name"],
+        pending=answer["num_pending"],
+        ack_pending=answer["num_ack_pending"],
+        waiting=answer["num_waiting"],
+        ack_floor_seq=answer["ack_floor"]["stream_seq"],
+        delivered_seq=answer["delivered"]["stream_seq"],
+        filter_subject=answer["config"].get("filter_subject", ""),
+    )
+
+
+def consumer_config(spec: ConsumerSpec) -> dict[str, Any]:
+    config: dict[str, Any] = {
+        "durable_name": spec.name,
+        "name": spec.name,
+        "filter_subject": spec.filter_subject,
+        "ack_policy": "explicit",
+        "deliver_policy": "all",
+        "replay_policy": "instant",
+        "ack_wait": js.nanoseconds(spec.ack_wait_s),
+        "max_ack_pending": spec.max_ack_pending,
+        "max_deliver": spec.max_deliver,
+        "max_waiting": spec.max_waiting,
+    }
+    if spec.prioritized:
+        config |= {"priority_groups": ["g"], "priority_policy": "prioritized"}
+    return config
+
+
+def stream_config(spec: StreamSpec) -> dict[str, Any]:
+    """The server's form of a stream. Every field is spelled out: 2.15 limits consumers to 1,000 by default."""
+    config: dict[str, Any] = {
+        "name": spec.name,
+        "retention": spec.retention,
+        "storage": spec.storage,
+        "num_replicas": spec.replicas,
+        "max_age": js.nanoseconds(spec.max_age_s),
+        "max_bytes": spec.max_bytes,
+        "max_msg_size": spec.max_msg_size,
+        "max_msgs": -1,
+        "max_msgs_per_subject": spec.max_msgs_per_subject,
+        "max_consumers": spec.max_consumers,
+        "discard": spec.discard,
+        "discard_new_per_subject": spec.discard_new_per_subject,
+        "duplicate_window": js.nanoseconds(spec.duplicate_window_s),
+        "allow_direct": spec.allow_direct,
+        "allow_msg_ttl": spec.allow_msg_ttl,
+        "allow_atomic": spec.allow_atomic,
+        "allow_msg_schedules": spec.allow_schedules,
+    }
+    if spec.subjects:
+        config["subjects"] = list(spec.subjects)
+    if spec.persist_async:
+        config["persist_mode"] = "async"
+    if spec.sources:
+        config["sources"] = [{"name": name} for name in spec.sources]
+    if spec.republish is not None:
+        source, destination, headers_only = spec.republish
+        config["republish"] = {"src": source, "dest": destination, "headers_only": headers_only}
+    return config
+
+
+def bucket_config(spec: BucketSpec) -> dict[str, Any]:
+    """A bucket is a stream in the layout that every NATS tool knows."""
+    return {
+        "name": kv_stream(spec.name),
+        "subjects": [f"$KV.{spec.name}.>"],
+        "retention": "limits",
+        "storage": spec.storage,
+        "num_replicas": spec.replicas,
+        "max_age": js.nanoseconds(spec.ttl_s),
+        "max_bytes": -1,
+        "max_msg_size": -1,
+        "max_msgs": -1,
+        "max_msgs_per_subject": spec.history,
+        "max_consumers": spec.max_consumers,
+        "discard": "new",
+        "duplicate_window": js.nanoseconds(kv_dedupe_s(spec)),
+        "allow_direct": True,
+        "allow_msg_ttl": True,
+        "allow_rollup_hdrs": True,
+    }

@@ -1,0 +1,100 @@
+"""Key-value buckets on raw streams: one message per key, compare-and-set by the revision of the key's last message."""
+
+from __future__ import annotations
+
+from squall_bus import reading
+from squall_bus.errors import KeyExists, NotFound, WrongRevision
+from squall_bus.link import Link
+from squall_bus.publishing import Publisher
+from squall_bus.records import Entry, Record, Stored
+from squall_bus.routes import kv_stream, kv_subject
+from squall_bus.watching import Watch
+from squall_contracts.topology import Topology
+
+DEADLINE_S = 15.0
+GRAVE_S = 600.0
+"""How long the mark of a deleted key is kept. Watchers that were away longer read everything again anyway."""
+OPERATION = "KV-Operation"
+_EXPECT = "Nats-Expected-Last-Subject-Sequence"
+
+
+class KeyValue:
+    """One bucket."""
+
+    def __init__(self, link: Link, publisher: Publisher, topology: Topology, bucket: str) -> None:
+        if all(spec.name != bucket for spec in topology.buckets):
+            raise NotFound(f"no bucket {bucket} in the topology", bucket=bucket)
+        self.bucket = bucket
+        self._link = link
+        self._publisher = publisher
+        self._stream = kv_stream(bucket)
+        self._stem = kv_subject(bucket, "")
+
+    # ------------------------------------------------------------------ reading
+
+    async def get(self, key: str) -> Entry | None:
+        """The value of a key; None when it was never set, deleted or is expired."""
+        stored = await reading.get_last(self._link, self._stream, self._stem + key)
+        return None if stored is None else self._entry(stored)
+
+    async def entries(self, prefix: str = "") -> list[Entry]:
+        """All keys that start with `prefix`, in the order of their last change."""
+        found: dict[str, Entry] = {}
+        wanted = reading.Range(self._stream, self._stem + wildcard(prefix))
+        async for stored in reading.read_range(self._link, wanted):
+            found.pop(stored.subject, None)
+            entry = self._entry(stored)
+            if entry is not None and entry.key.startswith(prefix):
+                found[stored.subject] = entry
+        return list(found.values())
+
+    def watch(self, prefix: str = "") -> Watch:
+        """`async with kv.watch() as w: async for change in w:` gives every present value, then one change with
+        `synced=True`, then each change as it happens. After a reconnect everything is read again and the differences
+        are given. Keys that expire by TTL send nothing: poll their deadlines."""
+        return Watch(self._link, self._stream, self._stem, prefix)
+
+    def _entry(self, stored: Stored) -> Entry | None:
+        if OPERATION in stored.headers:
+            return None
+        return Entry(stored.subject[len(self._stem) :], stored.data, stored.seq, stored.stored_at)
+
+    # ------------------------------------------------------------------ writing
+
+    async def put(self, key: str, value: bytes, ttl_s: float | None = None) -> int:
+        """Set a key, whatever it was; its new revision."""
+        return await self._write(key, value, {}, ttl_s)
+
+    async def create(self, key: str, value: bytes, ttl_s: float | None = None) -> int:
+        """Set a key that is not there. KeyExists otherwise. The mark of a deleted key is not a key."""
+        try:
+            return await self._write(key, value, {_EXPECT: "0"}, ttl_s)
+        except WrongRevision:
+            stored = await reading.get_last(self._link, self._stream, self._stem + key, from_leader=True)
+        if stored is not None and OPERATION not in stored.headers:
+            raise KeyExists(f"{self.bucket}/{key} exists", key=key)
+        revision = 0 if stored is None else stored.seq
+        try:
+            return await self._write(key, value, {_EXPECT: str(revision)}, ttl_s)
+        except WrongRevision as error:
+            raise KeyExists(f"{self.bucket}/{key} exists", key=key) from error
+
+    async def update(self, key: str, value: bytes, revision: int, ttl_s: float | None = None) -> int:
+        """Set a key if its revision is still `revision`. WrongRevision otherwise."""
+        return await self._write(key, value, {_EXPECT: str(revision)}, ttl_s)
+
+    async def delete(self, key: str, revision: int | None = None) -> None:
+        """Remove a key; with `revision` only if it is still that one."""
+        headers = {OPERATION: "DEL"}
+        if revision is not None:
+            headers[_EXPECT] = str(revision)
+        await self._write(key, b"", headers, GRAVE_S)
+
+    async def _write(self, key: str, value: bytes, headers: dict[str, str], ttl_s: float | None) -> int:
+        record = Record(self._stem + key, value, headers or None, None, ttl_s)
+        return (await self._publisher.publish(record, DEADLINE_S)).seq
+
+
+def wildcard(prefix: str) -> str:
+    """The narrowest subject filter that has every key with this prefix."""
+    return prefix[: prefix.rfind(".") + 1] + ">"

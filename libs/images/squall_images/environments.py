@@ -1,0 +1,226 @@
+"""Makes images as uv environments in one folder, shared by everything that uses that folder.
+
+Owns that folder: environments under the key of their chain of steps (hard links from uv's cache, which lies there too),
+published by rename, so that one is there whole or not at all. Equal prefixes are made once; concurrent requests for one
+key wait for the first, also across processes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import shutil
+import sys
+import tempfile
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from squall.errors import ImageBuildError
+from squall.spec import ImageSpec, digest
+from squall_images import bytecode, interpreters
+from squall_images.interpreters import Interpreter
+from squall_images.keys import ImagePlan, Layer, plan
+
+OUTPUT_LINES_KEPT = 60
+LOCK_POLL_S = 0.05
+_DONE = ".squall-complete"
+
+OnLine = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """An image that is ready on this machine."""
+
+    image_id: str
+    prefix: Path
+    python: Path
+    site_packages: Path
+    interpreter: Path
+    """The interpreter that it was made from; outside of `prefix`."""
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+class EnvironmentStore:
+    """One per process; any number of processes per folder."""
+
+    def __init__(self, home: Path, uv: Path | None = None) -> None:
+        self._home = home
+        self._uv = uv or _uv_beside_this_python()
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._found: list[Interpreter] | None = None
+        self._finding = asyncio.Lock()
+
+    async def interpreters(self) -> list[Interpreter]:
+        """Every interpreter that environments can be made from; looked for once."""
+        async with self._finding:
+            if self._found is None:
+                self._found = await interpreters.installed(self._uv)
+            return self._found
+
+    async def ensure(self, image: ImageSpec, on_line: OnLine) -> Environment:
+        """The image's environment, made if needed. Raises `ImageBuildError` with the step, its output and exit code."""
+        steps = plan(image)
+        python = await interpreters.find(steps.python_version, await self.interpreters())
+        prefix = self._prefix(python, steps.key)
+        if not (prefix / _DONE).exists():
+            await self._make_chain(steps, python, on_line)
+        return _environment(steps, prefix, python)
+
+    async def _make_chain(self, steps: ImagePlan, python: Interpreter, on_line: OnLine) -> None:
+        before = self._prefix(python, steps.base_key)
+        async with self._making(before) as staging:
+            if staging is not None:
+                await self._make_base(staging, python, on_line)
+                await asyncio.to_thread(_publish, staging, before)
+        for layer in steps.layers:
+            prefix = self._prefix(python, layer.key)
+            async with self._making(prefix) as staging:
+                if staging is not None:
+                    await self._make_layer(layer, before, staging, python, on_line)
+                    await asyncio.to_thread(_publish, staging, prefix)
+            before = prefix
+
+    async def _make_base(self, staging: Path, python: Interpreter, on_line: OnLine) -> None:
+        await self._run(
+            "base",
+            ["venv", "--quiet", "--relocatable", "--no-project", "--python", str(python.path), str(staging)],
+            on_line,
+        )
+
+    async def _make_layer(
+        self, layer: Layer, before: Path, staging: Path, python: Interpreter, on_line: OnLine
+    ) -> None:
+        on_line(layer.title)
+        await asyncio.to_thread(_clone, before, staging)
+        command = ["pip", "install", "--python", str(staging / "bin" / "python"), "--link-mode", "hardlink"]
+        await self._run(layer.title, [*command, *layer.options, "--", *layer.packages], on_line)
+        tag = f"cpython-{python.version[0]}{python.version[1]}"
+        packages = _site_packages(staging, python)
+        await asyncio.to_thread(
+            bytecode.compile_new, packages, staging / "bin" / "python", tag, self._home / "bytecode"
+        )
+
+    async def _run(self, step: str, arguments: list[str], on_line: OnLine) -> None:
+        """Run uv, passing its lines on as they come."""
+        process = await asyncio.create_subprocess_exec(
+            str(self._uv),
+            *arguments,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env={**_build_environment(), "UV_CACHE_DIR": str(self._home / "uv-cache")},
+            cwd=self._home,
+        )
+        kept: deque[str] = deque(maxlen=OUTPUT_LINES_KEPT)
+        try:
+            assert process.stdout is not None
+            async for raw in process.stdout:
+                line = raw.decode("utf-8", "replace").rstrip("\n")
+                kept.append(line)
+                on_line(line)
+            code = await process.wait()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        if code != 0:
+            output = "\n".join(kept)
+            raise ImageBuildError(
+                f"image step `{step}` failed with exit code {code}:\n{output}",
+                step=step,
+                exit_code=code,
+                output=output,
+            )
+
+    @contextlib.asynccontextmanager
+    async def _making(self, prefix: Path) -> AsyncIterator[Path | None]:
+        """The right to make one environment, with a staging folder; None when it is there by the time we have it."""
+        async with self._locks.setdefault(prefix.name, asyncio.Lock()), _file_lock(self._home / "locks" / prefix.name):
+            if (prefix / _DONE).exists():
+                yield None
+                return
+            prefix.parent.mkdir(parents=True, exist_ok=True)
+            staging = Path(tempfile.mkdtemp(dir=prefix.parent, prefix=".new-"))
+            try:
+                yield staging
+            finally:
+                await asyncio.to_thread(shutil.rmtree, staging, ignore_errors=True)
+
+    def _prefix(self, python: Interpreter, key: str) -> Path:
+        # The key of the steps is the same everywhere; the environment also depends on the interpreter it links to.
+        name = digest({"key": key, "python": str(python.path), "version": python.full, "platform": sys.platform})
+        return self._home / "envs" / name[:32]
+
+
+def _environment(steps: ImagePlan, prefix: Path, python: Interpreter) -> Environment:
+    return Environment(
+        image_id=steps.image_id,
+        prefix=prefix,
+        python=prefix / "bin" / "python",
+        site_packages=_site_packages(prefix, python),
+        interpreter=python.path,
+        env=steps.env,
+    )
+
+
+def _site_packages(prefix: Path, python: Interpreter) -> Path:
+    return prefix / "lib" / f"python{python.minor}" / "site-packages"
+
+
+def _clone(before: Path, staging: Path) -> None:
+    """The same tree by hard links. Installers replace files, they do not write into them."""
+    shutil.copytree(before, staging, symlinks=True, copy_function=_link, dirs_exist_ok=True)
+    (staging / _DONE).unlink()
+
+
+def _link(source: str, target: str) -> None:
+    if os.path.basename(source) == "pyvenv.cfg":
+        shutil.copy2(source, target)
+    else:
+        os.link(source, target)
+
+
+def _publish(staging: Path, prefix: Path) -> None:
+    (staging / _DONE).touch()
+    staging.chmod(0o755)
+    if prefix.exists():  # without the mark: not by us
+        shutil.rmtree(prefix)
+    os.rename(staging, prefix)
+
+
+def _build_environment() -> dict[str, str]:
+    """The agent's, so that its package index and proxy settings hold, without what is none of a build's business."""
+    own = os.environ  # noqa: TID251  # a child's environment, not a setting of ours
+    hidden = ("SQUALL_", "PYTHON", "VIRTUAL_ENV", "CONDA_", "OTEL_")
+    kept = {name: value for name, value in own.items() if not name.startswith(hidden)}
+    return {**kept, "UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1", "NO_COLOR": "1"}
+
+
+def _uv_beside_this_python() -> Path:
+    """The uv of the environment that this runs in, or the one on PATH."""
+    beside = Path(sys.executable).parent / "uv"
+    if beside.exists():
+        return beside
+    found = shutil.which("uv")
+    if found is None:
+        raise ImageBuildError("uv is not installed", fix="Install squall-platform[gpu-agent], which brings uv.")
+    return Path(found)
+
+
+@contextlib.asynccontextmanager
+async def _file_lock(path: Path) -> AsyncIterator[None]:
+    """Held by one process at a time; freed by the kernel when its holder dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                await asyncio.sleep(LOCK_POLL_S)
+        yield

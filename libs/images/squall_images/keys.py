@@ -1,0 +1,118 @@
+"""Image steps and their keys. Pure: the same declaration has the same keys on every machine.
+
+A key names a prefix of the chain: `key(step) = H(key(before), kind, arguments)`. Steps that only change configuration
+(`env`) do not take part, so a changed variable rebuilds nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from squall.errors import ImageBuildError
+from squall.spec import ImageSpec, ImageStep, digest, to_wire
+
+BASE_KINDS = frozenset({"base", "debian_slim"})
+PIP_KINDS = frozenset({"pip_install", "uv_pip_install"})
+ENV_KIND = "env"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """One step that installs something, and the key of the chain up to and including it."""
+
+    key: str
+    title: str
+    """For logs and errors: `pip_install numpy==2.1 pandas`."""
+    packages: tuple[str, ...]
+    options: tuple[str, ...]
+    """Arguments for `uv pip install`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImagePlan:
+    """What an image asks of a machine."""
+
+    image_id: str
+    python_version: str
+    base_key: str
+    layers: tuple[Layer, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """Key of the whole environment."""
+        return self.layers[-1].key if self.layers else self.base_key
+
+
+def plan(image: ImageSpec) -> ImagePlan:
+    """The layers and variables of an image. Raises `ImageBuildError` for a step that environments cannot have."""
+    base_key = digest({"python": image.python_version})
+    layers: list[Layer] = []
+    env: dict[str, str] = {}
+    for number, step in enumerate(image.steps, start=1):
+        if step.kind in BASE_KINDS:
+            continue
+        if step.kind == ENV_KIND:
+            env.update(_variables(step))
+        elif step.kind in PIP_KINDS:
+            before = layers[-1].key if layers else base_key
+            if packages := _packages(step):
+                layers.append(_layer(before, step, packages))
+        else:
+            raise ImageBuildError(
+                f"image step {number} is {step.kind!r}, which this machine cannot build",
+                fix="Use debian_slim, pip_install, uv_pip_install and env.",
+                step=step.kind,
+            )
+    return ImagePlan(
+        image_id=image.id, python_version=image.python_version, base_key=base_key, layers=tuple(layers), env=env
+    )
+
+
+def _layer(before: str, step: ImageStep, packages: tuple[str, ...]) -> Layer:
+    return Layer(
+        key=digest({"before": before, "kind": "pip", "arguments": to_wire(step.arguments)}),
+        title=f"{step.kind} {' '.join(packages)}",
+        packages=packages,
+        options=_options(step.arguments),
+    )
+
+
+def _packages(step: ImageStep) -> tuple[str, ...]:
+    return tuple(str(package) for package in step.arguments.get("packages") or ())
+
+
+def _options(arguments: Mapping[str, Any]) -> tuple[str, ...]:
+    options: list[str] = []
+    if arguments.get("index_url"):
+        options += ["--default-index", str(arguments["index_url"])]
+    for url in _list(arguments.get("extra_index_url")):
+        options += ["--index", url]
+    for place in _list(arguments.get("find_links")):
+        options += ["--find-links", place]
+    if arguments.get("pre"):
+        options += ["--prerelease", "allow"]
+    extra = arguments.get("extra_options") or ()
+    options += extra.split() if isinstance(extra, str) else [str(option) for option in extra]
+    return tuple(options)
+
+
+def _list(value: Any) -> list[str]:
+    if not value:
+        return []
+    return [value] if isinstance(value, str) else [str(item) for item in value]
+
+
+def _variables(step: ImageStep) -> dict[str, str]:
+    # {"variables": {...}}, or the variables themselves.
+    values: Any = step.arguments.get("variables", step.arguments)
+    if not isinstance(values, Mapping):
+        raise ImageBuildError("the variables of an env step are not a mapping", step=ENV_KIND)
+    return {str(name): str(value) for name, value in values.items()}
+
+
+def described(steps: Sequence[Layer]) -> str:
+    """The layers in one line."""
+    return ", ".join(layer.title for layer in steps) or "no packages"

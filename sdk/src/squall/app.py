@@ -1,0 +1,410 @@
+"""App: the functions of a program under one name; running them for a while, or deploying them.
+
+Owns what is declared and the state "runs as ...". How an app gets to the server is in `publish`, what goes on while it
+runs in `running`.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+import weakref
+from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, NamedTuple, Optional, Union
+
+from squall.blocking import blocking
+from squall.blocking import run as run_in_thread
+from squall.cls import Cls, declared_class
+from squall.declaration import Cpu, Declaration, Gpu, Memory
+from squall.errors import ExecutionError, InvalidError, UnimplementedArgument
+from squall.function import Function, declared
+from squall.place import is_local
+from squall.unimplemented import FUNCTION_KEYWORDS, missing_classmethods, refuse_keywords
+
+if TYPE_CHECKING:
+    from squall.image import Image
+    from squall.retries import Retries
+    from squall.running import Running
+    from squall.session import Session
+
+_names: weakref.WeakValueDictionary[str, App] = weakref.WeakValueDictionary()
+
+
+class AppState(NamedTuple):
+    """Where a running or deployed app is."""
+
+    session: Session
+    app_id: str
+    version: int
+    functions: Mapping[str, str]
+    """Function id by name."""
+    script: Optional[str]
+    """Name of the user's `__main__` in its containers, if it is there."""
+
+
+class LocalEntrypoint:
+    """A function that `squall run` runs here, with the app running. Calling it is calling the function."""
+
+    def __init__(self, app: App, raw: Callable[..., Any], name: str) -> None:
+        self.app, self.raw, self.name = app, raw, name
+        self.__doc__, self.__name__, self.__module__ = raw.__doc__, name, raw.__module__
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.raw(*args, **kwargs)
+
+    def _squall_raw(self) -> Callable[..., Any]:
+        return self.raw
+
+
+class App:
+    """The functions and classes of a program. Run them for the time of a `with` block, or deploy them under a name."""
+
+    def __init__(
+        self,
+        name: Optional[str] = None,
+        *,
+        tags: Optional[Dict[str, str]] = None,
+        image: Optional[Image] = None,
+        include_source: bool = True,
+        **others: Any,
+    ) -> None:
+        refuse_keywords("App()", others, {name: FUNCTION_KEYWORDS[name] for name in ("secrets", "volumes")})
+        if name is not None and is_local():
+            _check_app_name(name)
+        self._name = name
+        self._image = image
+        self._include_source = include_source
+        self.tags: Dict[str, str] = dict(tags or {})
+        self.registered_functions: Dict[str, Function] = {}
+        self.registered_classes: Dict[str, Cls] = {}
+        self.registered_entrypoints: Dict[str, LocalEntrypoint] = {}
+        self._state: Optional[AppState] = None
+        self._running: Optional[Running] = None
+        _warn_of_namesake(self, name)
+
+    @property
+    def name(self) -> Optional[str]:
+        """The name, if it has one."""
+        return self._name
+
+    @property
+    def app_id(self) -> Optional[str]:
+        """Id on the server while it runs or after it was deployed."""
+        return self._state.app_id if self._state else None
+
+    @property
+    def description(self) -> Optional[str]:
+        """The name for people."""
+        return self._name
+
+    @property
+    def state(self) -> Optional[AppState]:
+        """Where it runs; None when it does not."""
+        return self._state
+
+    @property
+    def image(self) -> Optional[Image]:
+        """Image of functions that name none."""
+        return self._image
+
+    @property
+    def include_source(self) -> bool:
+        """Whether functions that do not say bring their source file."""
+        return self._include_source
+
+    def function_id(self, name: str) -> Optional[str]:
+        """Id of a function while the app runs."""
+        return self._state.functions.get(name) if self._state else None
+
+    # --- declarations ---
+
+    def function(
+        self,
+        _without_parentheses: None = None,
+        *,
+        image: Optional[Image] = None,
+        env: Optional[Dict[str, Optional[str]]] = None,
+        gpu: Gpu = None,
+        cpu: Cpu = None,
+        memory: Memory = None,
+        min_containers: Optional[int] = None,
+        max_containers: Optional[int] = None,
+        buffer_containers: Optional[int] = None,
+        scaledown_window: Optional[int] = None,
+        retries: Union[int, Retries, None] = None,
+        timeout: float = 300,
+        startup_timeout: Optional[float] = None,
+        name: Optional[str] = None,
+        is_generator: Optional[bool] = None,
+        include_source: Optional[bool] = None,
+        **others: Any,
+    ) -> Callable[[Callable[..., Any]], Function]:
+        """Declare a function of the app. See the reference for every parameter."""
+        if _without_parentheses is not None:
+            raise TypeError("write `@app.function()`: the decorator needs its parentheses")
+        refuse_keywords("@app.function", others, FUNCTION_KEYWORDS)
+        declaration = Declaration(
+            image, env, gpu, cpu, memory, min_containers, max_containers, buffer_containers, scaledown_window,
+            retries, timeout, startup_timeout, include_source,
+        )  # fmt: skip
+
+        def decorate(raw: Callable[..., Any]) -> Function:
+            _check_function(raw)
+            own_name = name or raw.__name__
+            complete = _with_concurrency(declaration, raw)
+            function = declared(self, raw, own_name, complete, is_generator)
+            if is_local():
+                _check_object_name(own_name)
+                complete.check(function.is_generator)
+            self._register(own_name)
+            self.registered_functions[own_name] = function
+            return function
+
+        return decorate
+
+    def cls(
+        self,
+        _without_parentheses: None = None,
+        *,
+        image: Optional[Image] = None,
+        env: Optional[Dict[str, Optional[str]]] = None,
+        gpu: Gpu = None,
+        cpu: Cpu = None,
+        memory: Memory = None,
+        min_containers: Optional[int] = None,
+        max_containers: Optional[int] = None,
+        buffer_containers: Optional[int] = None,
+        scaledown_window: Optional[int] = None,
+        retries: Union[int, Retries, None] = None,
+        timeout: float = 300,
+        startup_timeout: Optional[float] = None,
+        include_source: Optional[bool] = None,
+        **others: Any,
+    ) -> Callable[[type], Cls]:
+        """Declare a class of the app: its methods share containers, `@squall.enter` prepares them."""
+        if _without_parentheses is not None:
+            raise TypeError("write `@app.cls()`: the decorator needs its parentheses")
+        known = {name: rule for name, rule in FUNCTION_KEYWORDS.items() if name != "schedule"}
+        refuse_keywords("@app.cls", others, known)
+        declaration = Declaration(
+            image, env, gpu, cpu, memory, min_containers, max_containers, buffer_containers, scaledown_window,
+            retries, timeout, startup_timeout, include_source,
+        )  # fmt: skip
+
+        def decorate(raw: type) -> Cls:
+            if isinstance(raw, Cls):
+                raise InvalidError("the class is decorated with @app.cls twice", fix="Remove one of them.")
+            if not isinstance(raw, type):
+                raise TypeError(f"@app.cls decorates classes, got {type(raw).__name__}; use @app.function for functions")
+            _check_not_nested(raw)
+            complete = _with_concurrency(declaration, raw)
+            handle = declared_class(self, raw, complete)
+            if is_local():
+                _check_object_name(raw.__name__)
+                complete.check(handle.has_generators)
+            self._register(raw.__name__)
+            self.registered_classes[raw.__name__] = handle
+            return handle
+
+        return decorate
+
+    def local_entrypoint(
+        self, _without_parentheses: None = None, *, name: Optional[str] = None
+    ) -> Callable[[Callable[..., Any]], LocalEntrypoint]:
+        """Declare the function that `squall run` runs here, while the app runs."""
+        if callable(_without_parentheses):
+            raise InvalidError("write `@app.local_entrypoint()`: the decorator needs its parentheses")
+        own_name = name or _without_parentheses
+
+        def decorate(raw: Callable[..., Any]) -> LocalEntrypoint:
+            entrypoint = LocalEntrypoint(self, raw, own_name or raw.__name__)
+            if entrypoint.name in self.registered_entrypoints:
+                raise InvalidError(f"the app has two local entrypoints named {entrypoint.name}")
+            self.registered_entrypoints[entrypoint.name] = entrypoint
+            return entrypoint
+
+        return decorate
+
+    def _register(self, name: str) -> None:
+        if name in self.registered_functions or name in self.registered_classes:
+            warnings.warn(f"the app has two functions named {name!r}: the later one counts", UserWarning, stacklevel=4)
+            self.registered_functions.pop(name, None)
+            self.registered_classes.pop(name, None)
+
+    # --- life ---
+
+    def run(
+        self,
+        *,
+        name: Optional[str] = None,
+        client: None = None,
+        detach: bool = False,
+        interactive: bool = False,
+        environment_name: Optional[str] = None,
+    ) -> AppRun:
+        """Run the app for the time of a `with` (or `async with`) block.
+
+        `detach`: it goes on when this program ends. With no server configured everything starts here for that time."""
+        _refuse(client, interactive)
+        return AppRun(self, name or self._name, detach, environment_name)
+
+    @blocking
+    def deploy(
+        self,
+        *,
+        name: Optional[str] = None,
+        environment_name: Optional[str] = None,
+        tag: str = "",
+        client: None = None,
+        strategy: str = "rolling",
+    ) -> App:
+        """Deploy the app under its name; running calls end on the version that they began with."""
+        _refuse(client, False)
+        if tag:
+            raise UnimplementedArgument("squall does not have `tag=` of deploy yet")
+        if strategy != "rolling":
+            raise UnimplementedArgument(f"squall does not have strategy={strategy!r} yet", fix='Use "rolling".')
+        own_name = name or self._name
+        if not own_name:
+            raise InvalidError("an app needs a name to be deployed", fix='Write `squall.App("name")` or `deploy(name=...)`.')
+        _check_app_name(own_name)
+        if not is_local():
+            raise ExecutionError("an app cannot be deployed from inside a container", fix="Deploy it from your machine.")
+        from squall import output, publish, session
+
+        here = session.current()
+        published = publish.publish(self, here, "deployed", own_name, environment_name or here.environment)
+        self._state = published.state
+        output.current().app_deployed(published.state.app_id, own_name, published.state.version, published.unchanged)
+        return self
+
+    @blocking
+    def stop(self) -> None:
+        """Stop it on the server: queued and running calls are cancelled."""
+        if self._state is None:
+            raise ExecutionError("the app does not run", fix="Use `squall app stop NAME` for an app that another program started.")
+        from squall.http_api import Route
+
+        state, self._state = self._state, None
+        state.session.client.json("POST", Route.APP_STOP.format(app=state.app_id), {"reason": "stopped by its program"})
+
+    def __repr__(self) -> str:
+        return f"squall.App({self._name!r})"
+
+
+LIST_INSTEAD = "`squall app list` and `squall app logs` show it."
+for _name, _missing in missing_classmethods(
+    "App",
+    {
+        "include": "Import the other module and decorate its functions with one app.",
+        "lookup": "Use `squall.Function.from_name` or `squall.Cls.from_name`.",
+        "server": "Call functions with `.remote()` from your own web server for now.",
+        "set_tags": "Give `tags=` to `squall.App`.",
+        "get_tags": "Read `app.tags`.",
+        **dict.fromkeys(("logs", "stats", "info", "sandboxes", "get_dashboard_url"), LIST_INSTEAD),
+    },
+).items():
+    setattr(App, _name, _missing)
+
+
+class AppRun:
+    """The `with app.run():` block."""
+
+    def __init__(self, app: App, name: Optional[str], detach: bool, environment: Optional[str]) -> None:
+        self._app, self._name, self._detach, self._environment = app, name, detach, environment
+        self._running: Optional[Running] = None
+
+    def __enter__(self) -> App:
+        app = self._app
+        if not is_local():
+            raise ExecutionError(
+                "app.run() was reached inside a container", fix='Put it below `if __name__ == "__main__":` or into a local entrypoint.'
+            )
+        if app._running is not None:
+            raise InvalidError("the app is already running", fix="Call its functions without another `app.run()`.")
+        from squall.running import Running
+
+        running = Running(app, self._name, self._detach, self._environment)
+        app._running = self._running = running
+        try:
+            app._state = running.start()
+        except BaseException:
+            app._running = None
+            raise
+        return app
+
+    def __exit__(self, _kind: Optional[type], error: Optional[BaseException], _traceback: Any) -> None:
+        assert self._running is not None
+        try:
+            self._running.stop(error)
+        finally:
+            self._app._running = self._app._state = None
+
+    async def __aenter__(self) -> App:
+        return await run_in_thread(self.__enter__)
+
+    async def __aexit__(self, kind: Optional[type], error: Optional[BaseException], traceback: Any) -> None:
+        await run_in_thread(lambda: self.__exit__(kind, error, traceback))
+
+
+# --- checks of declarations ------------------------------------------------------------------------------------------
+
+
+def _with_concurrency(declaration: Declaration, raw: Any) -> Declaration:
+    marked = vars(raw).get("__squall_concurrent__") if hasattr(raw, "__dict__") else None
+    return declaration._replace(max_inputs=marked[0], target_inputs=marked[1]) if marked else declaration
+
+
+def _check_function(raw: Any) -> None:
+    if isinstance(raw, (Function, Cls)):
+        raise InvalidError("@app.function is applied twice", fix="Remove one of them, or give the plain function.")
+    if isinstance(raw, type):
+        raise TypeError("@app.function decorates functions; use @app.cls for classes")
+    if not callable(raw) or not hasattr(raw, "__qualname__") or not hasattr(raw, "__code__"):
+        raise InvalidError(f"@app.function decorates plain functions, got {type(raw).__name__}", fix="Wrap it in a `def`.")
+    if hasattr(raw, "__squall_method__") or hasattr(raw, "__squall_hook__"):
+        raise InvalidError(f"{raw.__qualname__} is marked as part of a class", fix="Use @app.cls on the class, without @app.function.")
+    _check_not_nested(raw)
+    if "." in raw.__qualname__:
+        raise InvalidError(
+            f"{raw.__qualname__} is a method", fix="Use @app.cls on the class and @squall.method() on the method."
+        )
+
+
+def _check_not_nested(raw: Any) -> None:
+    if "<locals>" in raw.__qualname__:
+        raise InvalidError(
+            f"{raw.__qualname__} is defined inside another function, where a container cannot import it",
+            fix="Move it to the top level of its file.",
+        )
+
+
+def _check_object_name(name: str) -> None:
+    from squall.ids import check_name
+
+    check_name(name, "function")
+
+
+def _check_app_name(name: str) -> None:
+    from squall.ids import check_name
+
+    if not isinstance(name, str):
+        raise InvalidError(f"the app's name must be text, got {name!r}")
+    check_name(name, "app")
+
+
+def _warn_of_namesake(app: App, name: Optional[str]) -> None:
+    if name is None or not is_local():
+        return
+    key = f"{sys._getframe(2).f_globals.get('__name__')}/{name}"
+    if key in _names:
+        warnings.warn(f"this file has two apps named {name!r}", UserWarning, stacklevel=3)
+    _names[key] = app
+
+
+def _refuse(client: Any, interactive: bool) -> None:
+    if client is not None:
+        raise InvalidError("client= is not supported", fix="Set SQUALL_SERVER_URL and SQUALL_TOKEN.")
+    if interactive:
+        raise UnimplementedArgument("squall does not have `interactive=` yet", fix="Use `.local()` for debugging.")
+
+

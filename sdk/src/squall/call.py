@@ -1,0 +1,94 @@
+"""FunctionCall: a call that was made and goes on by itself."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, List, Optional, Tuple
+
+from squall.blocking import blocking, blocking_static, gather
+from squall.errors import InvalidError
+from squall.unimplemented import missing_classmethods
+
+if TYPE_CHECKING:
+    from squall.client import Client
+
+
+class FunctionCall:
+    """A call made with `spawn`, or found again by its id from any program."""
+
+    def __init__(self, object_id: str, client: Optional[Client] = None) -> None:
+        self._id = object_id
+        self._client = client
+
+    @classmethod
+    def from_id(cls, function_call_id: str, client: None = None) -> FunctionCall:
+        """The call of that id. Nothing is asked before the first use."""
+        if client is not None:
+            raise InvalidError("client= is not supported", fix="Set SQUALL_SERVER_URL and SQUALL_TOKEN.")
+        from squall.ids import check_call_id
+
+        return cls(check_call_id(function_call_id))
+
+    @property
+    def object_id(self) -> str:
+        """The id: text that may be stored and given to `from_id` later."""
+        return self._id
+
+    @blocking
+    def get(self, timeout: Optional[float] = None, *, index: int = 0) -> Any:
+        """The result, or the function's exception raised.
+
+        Waits for ever, or raises the builtin TimeoutError after `timeout` seconds (0 looks once). Raises
+        `OutputExpiredError` when the result is older than its retention."""
+        return self._get(timeout, index)
+
+    @blocking
+    def cancel(self, terminate_containers: bool = False) -> None:
+        """End it without a retry. `terminate_containers` also stops the containers that run it."""
+        from squall.http_api import Route
+
+        path = Route.CALL_CANCEL.format(call=self._id)
+        self._server().json("POST", path, {"terminate_containers": terminate_containers})
+
+    @blocking_static
+    def gather(*function_calls: FunctionCall) -> List[Any]:
+        """The results of several calls in their order. The first failure is raised at once."""
+        return gather([partial(call._get, None, 0) for call in function_calls])
+
+    def _get(self, timeout: Optional[float], index: int) -> Any:
+        from squall import invoke
+
+        client = self._server()
+        return invoke.value_of(client, invoke.wait_for(client, self._id, index, timeout))
+
+    def _server(self) -> Client:
+        if self._client is None:
+            from squall import session
+
+            self._client = session.current().client
+        return self._client
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        return FunctionCall, (self._id,)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, FunctionCall) and other._id == self._id
+
+    def __hash__(self) -> int:
+        return hash(self._id)
+
+    def __repr__(self) -> str:
+        return f"squall.FunctionCall({self._id})"
+
+
+for _name, _missing in missing_classmethods(
+    "FunctionCall",
+    {
+        "iter": "Use `get(index=n)` for one input.",
+        "num_inputs": "A spawned call has one input; `squall call get` shows the number for a map.",
+        "get_call_graph": "`squall trace CALL` shows what a call did.",
+        "get_dashboard_url": "`squall call get` shows the call.",
+    },
+).items():
+    setattr(FunctionCall, _name, _missing)
+

@@ -1,0 +1,88 @@
+"""`squall call list`, `get` and `cancel`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from typing import Any, Optional
+
+from squall import ids
+from squall.cli import lookup, table
+from squall.cli.server import for_command
+from squall.client import query
+from squall.http_api import CallSummary, Route
+from squall.spec import from_wire
+
+COLUMNS = (
+    ("CALL", "call"),
+    ("FUNCTION", "function"),
+    ("KIND", "kind"),
+    ("STATE", "state"),
+    ("INPUTS", "progress"),
+    ("ACCEPTED", "accepted"),
+    ("ERROR", "error"),
+)
+
+
+def list_calls(*, app: Optional[str], environment: Optional[str], as_json: bool) -> int:
+    """Prints calls, newest first."""
+    with for_command() as session:
+        app_id = lookup.app(session.client, app, environment).app_id if app else None
+        answer = session.client.json("GET", query(Route.CALLS, app=app_id))
+    found = [from_wire(CallSummary, row) for row in answer["calls"]]
+    rows = [_row(call) for call in found if app_id in (None, call.app)]
+    shown = rows if not as_json else [dataclasses.asdict(call) for call in found if app_id in (None, call.app)]
+    table.show(shown, COLUMNS, as_json=as_json, empty="No calls.")
+    return 0
+
+
+def get(call: str, *, as_json: bool) -> int:
+    """Prints one call."""
+    with for_command() as session:
+        body = session.client.json("GET", Route.CALL.format(call=ids.check_call_id(call)))
+    if as_json:
+        sys.stdout.write(json.dumps(body, indent=2) + "\n")
+        return 0
+    summary = from_wire(CallSummary, body)
+    lines = {
+        "call": summary.call,
+        "function": summary.function,
+        "app": summary.app,
+        "kind": summary.kind,
+        "state": summary.state,
+        "inputs": _progress(summary),
+        "accepted": table.ago(summary.accepted_at),
+        "took": f"{summary.ended_at - summary.accepted_at:.3f} s" if summary.ended_at else "-",
+        "error": summary.error,
+        "waiting": body.get("waiting", ""),
+    }
+    for name, value in lines.items():
+        if value:
+            sys.stdout.write(f"{name:<9} {value}\n")
+    return 0
+
+
+def cancel(call: str, *, terminate_containers: bool) -> int:
+    """Cancels a call."""
+    with for_command() as session:
+        answer = session.client.json(
+            "POST",
+            Route.CALL_CANCEL.format(call=ids.check_call_id(call)),
+            {"terminate_containers": terminate_containers},
+        )
+    count = int(answer.get("cancelled", 0))
+    if count:
+        sys.stdout.write(f"Cancelled {count} input{'s' if count != 1 else ''} of {call}.\n")
+    else:
+        sys.stdout.write(f"{call} had already ended.\n")
+    return 0
+
+
+def _row(call: CallSummary) -> dict[str, Any]:
+    return {**dataclasses.asdict(call), "progress": _progress(call), "accepted": table.ago(call.accepted_at)}
+
+
+def _progress(call: CallSummary) -> str:
+    failed = f", {call.failed} failed" if call.failed else ""
+    return f"{call.finished}/{call.inputs}{failed}"

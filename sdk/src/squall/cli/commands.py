@@ -1,0 +1,293 @@
+"""Every command with its arguments and help. What a command does is in a module of its own, imported when it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Optional
+
+import typer
+
+from squall.errors import UsageError
+
+CONTEXT = {"help_option_names": ["-h", "--help"]}
+app = typer.Typer(
+    name="squall",
+    help="Serverless Python functions on machines you own.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings=CONTEXT,
+    rich_markup_mode="rich",
+)
+app_group = typer.Typer(
+    help="Apps: what is running and what is deployed.", no_args_is_help=True, context_settings=CONTEXT
+)
+call_group = typer.Typer(help="Calls: look at them, cancel them.", no_args_is_help=True, context_settings=CONTEXT)
+container_group = typer.Typer(help="Containers.", no_args_is_help=True, context_settings=CONTEXT)
+node_group = typer.Typer(help="Machines.", no_args_is_help=True, context_settings=CONTEXT)
+app.add_typer(app_group, name="app")
+app.add_typer(call_group, name="call")
+app.add_typer(container_group, name="container")
+app.add_typer(node_group, name="node")
+
+ENVIRONMENT: Any = typer.Option(None, "-e", "--env", help="Environment (default: the configured one, or main).")
+JSON: Any = typer.Option(False, "--json", help="Print JSON.")
+TIMESTAMPS: Any = typer.Option(False, "--timestamps", help="Print the time before each log line.")
+MODULE: Any = typer.Option(False, "-m", help="The program is a module (pkg.mod), not a file.")
+
+
+def dispatch(arguments: list[str]) -> int:
+    """Runs one command; its exit status. Raises what went wrong, usage errors as `UsageError`."""
+    try:
+        result = app(arguments, standalone_mode=False)
+    except Exception as error:
+        raise _as_ours(error) from error
+    return result if isinstance(result, int) else 0
+
+
+def _as_ours(error: Exception) -> BaseException:
+    """Usage errors of the library (which has moved its classes between releases) as ours."""
+    name = type(error).__name__
+    if name == "Abort":
+        return KeyboardInterrupt()
+    if name == "NoArgsIsHelpError":
+        return SystemExit(0)
+    describe = getattr(error, "format_message", None)
+    if describe is None:
+        return error
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "squall"
+    return UsageError(describe(), fix=f"`{path} --help` shows what is possible.")
+
+
+# ---------------------------------------------------------------- programs
+
+
+@app.command(add_help_option=False, context_settings={"allow_interspersed_args": False})
+def run(
+    reference: Optional[str] = typer.Argument(
+        None, metavar="PROGRAM[::NAME]", help="file.py, file.py::name, file.py::Class.method, or - for standard input."
+    ),
+    arguments: Optional[list[str]] = typer.Argument(
+        None, metavar="[OPTIONS OF THE FUNCTION]", help="--name value for each of its parameters."
+    ),
+    name: Optional[str] = typer.Option(None, "-n", "--name", help="Name of the app for this run."),
+    quiet: bool = typer.Option(False, "-q", "--quiet", help="Print only what the program prints, and errors."),
+    detach: bool = typer.Option(False, "-d", "--detach", help="The app goes on when this command ends."),
+    write_result: Optional[Path] = typer.Option(
+        None, "-w", "--write-result", help="Write the result (str or bytes) to a file."
+    ),
+    environment: Optional[str] = ENVIRONMENT,
+    module: bool = MODULE,
+    timestamps: bool = TIMESTAMPS,
+    wants_help: bool = typer.Option(
+        False, "-h", "--help", help="Show this; after PROGRAM: the options of its function."
+    ),
+) -> int:
+    """Run a function or a local entrypoint of a program, and stop the app when it is done."""
+    import squall.cli.run as command
+
+    if reference is None:
+        context = typer.main.get_command(app)
+        return _show_help(context, wants_help)
+    options = command.RunOptions(
+        name=name, quiet=quiet, detach=detach, write_result=write_result, environment=environment, timestamps=timestamps
+    )
+    return command.run(reference, list(arguments or []), options, as_module=module, wants_help=wants_help)
+
+
+def _show_help(group: Any, wanted: bool) -> int:
+    import sys
+
+    command = group.commands["run"]
+    context = command.make_context("squall run", [], resilient_parsing=True)
+    if wanted:
+        sys.stdout.write(command.get_help(context) or "")
+        return 0
+    raise UsageError(
+        "the program is missing", fix="Name a file, e.g. `squall run app.py`; `squall run --help` shows more."
+    )
+
+
+@app.command()
+def deploy(
+    reference: str = typer.Argument(..., metavar="PROGRAM[::APP]", help="file.py, or file.py::variable of the app."),
+    name: Optional[str] = typer.Option(None, "-n", "--name", help="Name to deploy under (default: the app's)."),
+    environment: Optional[str] = ENVIRONMENT,
+    module: bool = MODULE,
+) -> int:
+    """Deploy an app: it stays, and can be called by name from anywhere."""
+    import squall.cli.deploy as command
+
+    return command.deploy(reference, name=name, environment=environment, as_module=module)
+
+
+# ---------------------------------------------------------------- the platform of this machine
+
+
+@app.command()
+def up(
+    processes: bool = typer.Option(False, "--processes", help="Run each service as its own process."),
+    agents: int = typer.Option(1, "--agents", min=1, help="Number of agents; above 1 needs --processes."),
+    gateways: int = typer.Option(1, "--gateways", min=1, help="Number of gateways; above 1 needs --processes."),
+    port: int = typer.Option(0, "--port", min=0, max=65535, help="Port of the gateway (default: a free one)."),
+    data: Optional[Path] = typer.Option(
+        None, "--data", help="Folder of everything that it keeps (default: ~/.squall/local)."
+    ),
+) -> int:
+    """Start a squall that stays on this machine; later commands use it."""
+    import squall.cli.machine as command
+
+    return command.up(processes=processes, agents=agents, gateways=gateways, port=port, data=data)
+
+
+@app.command()
+def down() -> int:
+    """Stop the squall of this machine; what it stored stays."""
+    import squall.cli.machine as command
+
+    return command.down()
+
+
+@app.command()
+def status(as_json: bool = JSON) -> int:
+    """Show which server commands talk to, and how it is."""
+    import squall.cli.machine as command
+
+    return command.status(as_json=as_json)
+
+
+@app.command()
+def doctor(as_json: bool = JSON) -> int:
+    """Check this machine: interpreters, tools, disk, server, and what is missing for what."""
+    import squall.cli.doctor as command
+
+    return command.doctor(as_json=as_json)
+
+
+@app.command()
+def version() -> int:
+    """Print the version."""
+    import sys
+
+    from squall import __version__
+
+    sys.stdout.write(f"squall {__version__}\n")
+    return 0
+
+
+# ---------------------------------------------------------------- apps and logs
+
+LOG_FOLLOW: Any = typer.Option(False, "-f", "--follow", help="Go on as new lines come, until the app has ended.")
+LOG_TAIL: Any = typer.Option(100, "-n", "--tail", min=0, help="How many of the last lines to begin with.")
+LOG_FUNCTION: Any = typer.Option(None, "--function", help="Only of this function.")
+LOG_CALL: Any = typer.Option(None, "--call", help="Only of this call.")
+LOG_CONTAINER: Any = typer.Option(None, "--container", help="Only of this container.")
+LOG_STREAM: Any = typer.Option(None, "-s", "--stream", help="Only stdout, stderr or system.")
+APP: Any = typer.Argument(..., metavar="APP", help="Name or id of the app; or the id of a call.")
+
+
+@app_group.command("list")
+def app_list(environment: Optional[str] = ENVIRONMENT, as_json: bool = JSON) -> int:
+    """List apps."""
+    import squall.cli.apps as command
+
+    return command.list_apps(environment=environment, as_json=as_json)
+
+
+@app_group.command("stop")
+def app_stop(name: str = APP, environment: Optional[str] = ENVIRONMENT) -> int:
+    """Stop an app: its calls are cancelled, its containers end."""
+    import squall.cli.apps as command
+
+    return command.stop(name, environment=environment)
+
+
+@app_group.command("logs")
+@app.command("logs")
+def logs(
+    name: str = APP,
+    follow: bool = LOG_FOLLOW,
+    tail: int = LOG_TAIL,
+    function: Optional[str] = LOG_FUNCTION,
+    call: Optional[str] = LOG_CALL,
+    container: Optional[str] = LOG_CONTAINER,
+    stream: Optional[str] = LOG_STREAM,
+    timestamps: bool = TIMESTAMPS,
+    environment: Optional[str] = ENVIRONMENT,
+    as_json: bool = JSON,
+) -> int:
+    """Print what an app's containers wrote."""
+    import squall.cli.logs as command
+
+    wanted = command.Wanted(function=function, call=call, container=container, stream=stream)
+    return command.logs(
+        name, wanted, follow=follow, tail=tail, timestamps=timestamps, environment=environment, as_json=as_json
+    )
+
+
+# ---------------------------------------------------------------- calls
+
+CALL: Any = typer.Argument(..., metavar="CALL", help="Id of the call (fc-...).")
+
+
+@call_group.command("list")
+def call_list(
+    name: Optional[str] = typer.Option(None, "--app", help="Only of this app (name or id)."),
+    environment: Optional[str] = ENVIRONMENT,
+    as_json: bool = JSON,
+) -> int:
+    """List calls, newest first."""
+    import squall.cli.calls as command
+
+    return command.list_calls(app=name, environment=environment, as_json=as_json)
+
+
+@call_group.command("get")
+def call_get(call: str = CALL, as_json: bool = JSON) -> int:
+    """Show the state of a call."""
+    import squall.cli.calls as command
+
+    return command.get(call, as_json=as_json)
+
+
+@call_group.command("cancel")
+def call_cancel(
+    call: str = CALL,
+    terminate: bool = typer.Option(False, "--terminate-containers", help="Also end the containers that run it."),
+) -> int:
+    """Cancel a call: what waits never starts, what runs is interrupted."""
+    import squall.cli.calls as command
+
+    return command.cancel(call, terminate_containers=terminate)
+
+
+@app.command()
+def trace(call: str = CALL, as_json: bool = JSON) -> int:
+    """Show where the time of a call went."""
+    import squall.cli.trace as command
+
+    return command.trace(call, as_json=as_json)
+
+
+# ---------------------------------------------------------------- machines
+
+
+@container_group.command("list")
+def container_list(
+    name: Optional[str] = typer.Option(None, "--app", help="Only of this app (name or id)."),
+    environment: Optional[str] = ENVIRONMENT,
+    as_json: bool = JSON,
+) -> int:
+    """List containers."""
+    import squall.cli.inventory as command
+
+    return command.containers(app=name, environment=environment, as_json=as_json)
+
+
+@node_group.command("list")
+def node_list(as_json: bool = JSON) -> int:
+    """List machines: what they have, and what of it is used."""
+    import squall.cli.inventory as command
+
+    return command.nodes(as_json=as_json)

@@ -1,0 +1,39 @@
+"""`squall deploy`: makes an app stay, under its name."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Optional
+
+from squall.cli import entries, program, screen, server
+from squall.cli.reference import parse
+from squall.errors import InvalidError
+
+
+def deploy(text: str, *, name: Optional[str], environment: Optional[str], as_module: bool) -> int:
+    """Deploys the app that `text` points at."""
+    reference = parse(text, as_module)
+    server.must_outlive("A deployed app")
+    app = entries.choose_app(program.load(reference), reference)
+    if not app.registered_functions and not app.registered_classes:
+        raise InvalidError(
+            f"the app of {reference.text} has no functions",
+            fix="Decorate what it should offer with `@app.function()` or `@app.cls()`.",
+        )
+    began = time.monotonic()
+    with screen.shown(quiet=False) as out, server.for_command() as session:
+        out.doing("Deploying")
+        app.deploy(name=name, environment_name=environment or session.environment)
+        out.doing("")
+    state = app.state
+    assert state is not None
+    took = time.monotonic() - began
+    shown_name = name or app.name
+    if out.unchanged:
+        sys.stdout.write(f"Deployment skipped: {shown_name} has not changed since version {state.version}.\n")
+        return 0
+    sys.stdout.write(f"✓ App deployed in {took:.3f} s: {shown_name}, version {state.version} ({state.app_id}).\n")
+    for function in state.functions:
+        sys.stdout.write(f'  squall.Function.from_name("{shown_name}", "{function}")\n')
+    return 0

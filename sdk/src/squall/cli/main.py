@@ -1,0 +1,68 @@
+"""The entry point of `squall`: answers `version` at once, the rest through the commands. Owns signals and exits."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn, Optional
+
+VERSION_WORDS = (["version"], ["--version"], ["-V"])
+
+
+def main() -> NoReturn:
+    """Runs the command line of this process and exits with its status."""
+    arguments = sys.argv[1:]
+    if arguments in VERSION_WORDS:
+        from squall import __version__
+
+        sys.stdout.write(f"squall {__version__}\n")
+        sys.exit(0)
+    status = execute(arguments)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # `squall app list | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(status)
+
+
+def execute(arguments: list[str]) -> int:
+    """One command line, from signals to exit status."""
+    from squall.cli import failure, server
+
+    _handle_signals()
+    try:
+        server.start_early(arguments)
+        from squall.cli.commands import dispatch
+
+        return dispatch(arguments)
+    except BrokenPipeError:
+        return failure.EXIT_FAILED
+    except BaseException as error:  # noqa: BLE001 - the last place: everything becomes a message and a status
+        return failure.report(error)
+    finally:
+        server.kill_all()
+
+
+def _handle_signals() -> None:
+    """SIGTERM stops like Ctrl-C. A second Ctrl-C does not wait for anything."""
+    from squall.cli import failure, server
+
+    interrupted: list[int] = []
+
+    def on_signal(number: int, frame: Optional[FrameType]) -> None:
+        if interrupted:
+            server.kill_all()
+            os._exit(failure.EXIT_INTERRUPTED if number == signal.SIGINT else failure.EXIT_TERMINATED)
+        interrupted.append(number)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise failure.Terminated
+
+    signal.signal(signal.SIGINT, on_signal)
+    signal.signal(signal.SIGTERM, on_signal)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""`squall run`: loads a program, runs one function of it with its app, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional
+
+from squall.cli import entries, failure, program, screen, server
+from squall.cli.options import HelpWanted, Options
+from squall.cli.reference import parse
+from squall.errors import InvalidError
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The options before the program."""
+
+    name: Optional[str] = None
+    quiet: bool = False
+    detach: bool = False
+    write_result: Optional[Path] = None
+    environment: Optional[str] = None
+    timestamps: bool = False
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is run, with what."""
+
+    entry: entries.Entry
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    options: RunOptions
+
+
+def run(text: str, arguments: Sequence[str], options: RunOptions, *, as_module: bool, wants_help: bool) -> int:
+    """Runs what `text` points at; the exit status. Raises whatever goes wrong."""
+    reference = parse(text, as_module)
+    if options.detach:
+        server.must_outlive("--detach")
+    entry = entries.choose(program.load(reference), reference)
+    takes = entry.options()
+    if wants_help:
+        return _help(reference.with_target(entry.name), entry, takes)
+    try:
+        args, kwargs = takes.parse(arguments)
+    except HelpWanted:
+        return _help(reference.with_target(entry.name), entry, takes)
+    if entry.is_generator:
+        raise InvalidError(
+            f"{entry.name} is a generator: its items have nowhere to go",
+            fix="Iterate over `.remote_gen()` in a function decorated with `@app.local_entrypoint()`.",
+        )
+    return _run(_Job(entry, args, kwargs, options))
+
+
+def _run(job: _Job) -> int:
+    options, app = job.options, job.entry.app
+    with screen.shown(quiet=options.quiet, timestamps=options.timestamps) as out, server.for_run(out.doing) as session:
+        environment = options.environment or session.environment
+        with app.run(name=options.name, detach=options.detach, environment_name=environment):
+            interrupted, result = _call(job)
+            app_id = app.app_id
+    if interrupted:
+        sys.stderr.write(f"The app goes on: `squall logs -f {app_id}`, `squall app stop {app_id}`.\n")
+        return failure.EXIT_INTERRUPTED
+    if options.write_result is not None:
+        _write(options.write_result, result)
+    return 0
+
+
+def _call(job: _Job) -> tuple[bool, Any]:
+    """(interrupted while detached, result)."""
+    try:
+        if job.entry.is_local:
+            return False, _run_here(job)
+        handle = job.entry.handle(job.kwargs)
+        if not job.options.detach:
+            return False, handle.remote(*job.args, **job.kwargs)
+        call = handle.spawn(*job.args, **job.kwargs)
+        sys.stdout.write(f"{call.object_id}\n")
+        return False, None
+    except KeyboardInterrupt:
+        if job.options.detach:
+            return True, None
+        raise
+
+
+def _run_here(job: _Job) -> Any:
+    result = job.entry.raw(*job.args, **job.kwargs)
+    if not inspect.iscoroutine(result):
+        return result
+    import asyncio
+
+    return asyncio.run(result)
+
+
+def _write(path: Path, result: Any) -> None:
+    if isinstance(result, str):
+        path.write_text(result)
+    elif isinstance(result, bytes):
+        path.write_bytes(result)
+    else:
+        raise InvalidError(
+            f"--write-result needs a str or bytes, the function returned {type(result).__name__}",
+            fix="Return text or bytes, or leave the option out.",
+        )
+
+
+def _help(reference: str, entry: entries.Entry, takes: Options) -> int:
+    lines = [f"Usage: squall run {reference} [OPTIONS]", "", f"Runs the {entry.kind} {entry.name}."]
+    rows = takes.help()
+    if rows:
+        width = max(len(shown) for shown, _ in rows)
+        lines += ["", "Options:", *(f"  {shown:<{width}}  {remark}" for shown, remark in rows)]
+    elif takes.raw:
+        lines += ["", "It takes its arguments as they are."]
+    else:
+        lines += ["", "It takes no options."]
+    sys.stdout.write("\n".join(lines) + "\n")
+    return 0

@@ -1,0 +1,86 @@
+"""Where the server is and what the client presents there. Reads the environment and one file; connects to nothing."""
+
+from __future__ import annotations
+
+import ast
+import os
+from pathlib import Path
+from typing import Dict, NamedTuple, Optional
+
+from squall.errors import InvalidError
+
+SERVER_URL, TOKEN, ENVIRONMENT, HOME = "SQUALL_SERVER_URL", "SQUALL_TOKEN", "SQUALL_ENVIRONMENT", "SQUALL_HOME"
+APP_ID = "SQUALL_APP_ID"
+"""Inside a container: the app whose function runs there."""
+IMAGE_ID = "SQUALL_IMAGE_ID"
+"""Inside a container: the image that it was started from."""
+
+FILE_KEYS = {"server_url", "token", "environment", "async_warnings"}
+
+
+class ServerAddress(NamedTuple):
+    """A gateway: `http://host:port`, `https://...` or `unix:/path`, and the token for it."""
+
+    url: str
+    token: str
+
+
+class Config(NamedTuple):
+    """What the environment and the file say; the environment wins."""
+
+    server_url: Optional[str]
+    token: str
+    environment: str
+    async_warnings: bool
+
+    @property
+    def address(self) -> Optional[ServerAddress]:
+        """The configured server, or None when there is none."""
+        return ServerAddress(self.server_url, self.token) if self.server_url else None
+
+
+def home() -> Path:
+    """Squall's folder of this user."""
+    return Path(os.environ.get(HOME) or Path.home() / ".squall")
+
+
+def load() -> Config:
+    """The configuration of this moment. Raises `InvalidError` naming a line of the file that is not valid."""
+    file = read_file(home() / "config.toml")
+    return Config(
+        server_url=os.environ.get(SERVER_URL) or file.get("server_url"),
+        token=os.environ.get(TOKEN) or file.get("token", ""),
+        environment=os.environ.get(ENVIRONMENT) or file.get("environment", "main"),
+        async_warnings=(os.environ.get("SQUALL_ASYNC_WARNINGS") or file.get("async_warnings", "1")) not in ("0", "false", "False"),
+    )
+
+
+def read_file(path: Path) -> Dict[str, str]:
+    """The keys of a configuration file; none when it does not exist.
+
+    One `key = "value"` a line: the part of TOML that is needed, which Python 3.9 has no parser for."""
+    try:
+        text = path.read_text("utf-8")
+    except FileNotFoundError:
+        return {}
+    values = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        key, equals, value = (part.strip() for part in line.partition("="))
+        if not equals or key not in FILE_KEYS:
+            raise InvalidError(
+                f"{path}, line {number}: {line!r} is not a setting", fix=f"Write one of {sorted(FILE_KEYS)} as key = \"value\"."
+            )
+        values[key] = _value(value, f"{path}, line {number}")
+    return values
+
+
+def _value(text: str, where: str) -> str:
+    if text in ("true", "false"):
+        return "1" if text == "true" else "0"
+    try:
+        return str(ast.literal_eval(text))
+    except (ValueError, SyntaxError):
+        raise InvalidError(f"{where}: {text} is not a value", fix="Put text in double quotes.") from None

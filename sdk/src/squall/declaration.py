@@ -1,0 +1,198 @@
+"""What a decorator says about a function or class: the values as they were given, checked, and turned into spec parts.
+
+Decorators run again in every container before user code does anything. There the values are not checked a second
+time, and the spec (20 ms of dataclasses) is not imported.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+
+from squall.errors import InvalidError
+
+if TYPE_CHECKING:
+    from squall.image import Image
+    from squall.retries import Retries
+    from squall.spec import GpuRequest, Resources, RetryPolicy, ScalingPolicy
+
+Cpu = Union[float, Tuple[float, float], None]
+Memory = Union[int, Tuple[int, int], None]
+Gpu = Union[str, Sequence[str], None]
+
+CO_COROUTINE, CO_GENERATOR, CO_ASYNC_GENERATOR = 0x80, 0x20, 0x200
+RESERVED_ENV = "SQUALL_"
+MAX_GPUS = 8
+
+
+class Declaration(NamedTuple):
+    """The keywords of `@app.function` and `@app.cls`, and what `@concurrent` added."""
+
+    image: Optional[Image] = None
+    env: Optional[Dict[str, Optional[str]]] = None
+    gpu: Gpu = None
+    cpu: Cpu = None
+    memory: Memory = None
+    min_containers: Optional[int] = None
+    max_containers: Optional[int] = None
+    buffer_containers: Optional[int] = None
+    scaledown_window: Optional[int] = None
+    retries: Union[int, Retries, None] = None
+    timeout: float = 300
+    startup_timeout: Optional[float] = None
+    include_source: Optional[bool] = None
+    max_inputs: int = 1
+    target_inputs: int = 1
+
+    def check(self, is_generator: bool) -> None:
+        """Raise `InvalidError` for what is wrong whatever the server can offer."""
+        from squall.spec import CodeRef, FunctionSpec, validate
+
+        if self.timeout is None:
+            raise InvalidError("timeout must be a number of seconds, got None", fix="Leave it out for 300 seconds.")
+        if self.retries and is_generator:
+            raise InvalidError("retries= is not possible for generators", fix="Remove retries=, or return a list.")
+        gpus(self.gpu)
+        self.variables()
+        validate(
+            FunctionSpec(
+                name="checked",
+                code=CodeRef("", "", ""),
+                scaling=self.scaling(),
+                retry=self.retry(),
+                timeout_s=_number("timeout", self.timeout),
+                startup_timeout_s=self.startup_timeout_s(),
+            )
+        )
+
+    def variables(self) -> Dict[str, str]:
+        """The environment variables. Names of the platform cannot be set."""
+        for name, value in (self.env or {}).items():
+            if not isinstance(name, str) or not (value is None or isinstance(value, str)):
+                raise InvalidError(f"env must map text to text, got {name!r}: {value!r}")
+            if name.startswith(RESERVED_ENV):
+                raise InvalidError(f"env cannot set {name}: names starting with {RESERVED_ENV} belong to the platform")
+        return {name: value for name, value in (self.env or {}).items() if value is not None}
+
+    def scaling(self) -> ScalingPolicy:
+        """How many containers, and how many inputs at once."""
+        from squall.spec import DEFAULT_SCALEDOWN_WINDOW_S, ScalingPolicy
+
+        window = self.scaledown_window
+        return ScalingPolicy(
+            min_containers=_count("min_containers", self.min_containers) or 0,
+            max_containers=_count("max_containers", self.max_containers),
+            buffer_containers=_count("buffer_containers", self.buffer_containers) or 0,
+            scaledown_window_s=DEFAULT_SCALEDOWN_WINDOW_S if window is None else _number("scaledown_window", window),
+            max_inputs=self.max_inputs,
+            target_inputs=self.target_inputs,
+        )
+
+    def retry(self) -> RetryPolicy:
+        """When failed attempts are repeated."""
+        from squall.retries import Retries
+        from squall.spec import RetryPolicy
+
+        if self.retries is None:
+            return RetryPolicy()
+        if isinstance(self.retries, Retries):
+            return self.retries.policy()
+        if isinstance(self.retries, bool) or not isinstance(self.retries, int):
+            raise InvalidError(f"retries must be a number or squall.Retries, got {self.retries!r}")
+        return RetryPolicy(max_retries=self.retries, backoff_coefficient=1.0, initial_delay_s=1.0)
+
+    def startup_timeout_s(self) -> float:
+        """Seconds for import and @enter; the call's own timeout unless said."""
+        chosen = self.timeout if self.startup_timeout is None else self.startup_timeout
+        return _number("startup_timeout", chosen)
+
+    def resources(self) -> Resources:
+        """What one container asks for."""
+        from squall.spec import Resources
+
+        cpu, cpu_limit = _request_and_limit("cpu", self.cpu, 0.125)
+        memory, memory_limit = _request_and_limit("memory", self.memory, 128)
+        return Resources(
+            cpu=cpu,
+            cpu_limit=cpu_limit,
+            memory_mib=_whole("memory", memory),
+            memory_limit_mib=None if memory_limit is None else _whole("memory", memory_limit),
+            gpus=gpus(self.gpu),
+        )
+
+
+def gpus(wanted: Gpu) -> Tuple[GpuRequest, ...]:
+    """The acceptable GPU choices in order. Raises `InvalidError` naming the one that is not valid."""
+    if wanted is None:
+        return ()
+    choices = [wanted] if isinstance(wanted, str) else wanted
+    if not isinstance(choices, (list, tuple)) or not all(isinstance(choice, str) for choice in choices):
+        raise InvalidError(f"gpu must be text or a list of texts, got {wanted!r}", fix='Write gpu="H100" or gpu="H100:8".')
+    return tuple(_gpu(choice) for choice in choices)
+
+
+def _gpu(choice: str) -> GpuRequest:
+    from squall.spec import GpuRequest
+
+    name, colon, count_text = choice.strip().partition(":")
+    exact = name.endswith("!")
+    count = int(count_text) if count_text.isdigit() else 0
+    if not name.rstrip("!") or (colon and not 1 <= count <= MAX_GPUS):
+        raise InvalidError(f"gpu {choice!r} is not valid", fix=f"Write TYPE or TYPE:n with n from 1 to {MAX_GPUS}.")
+    return GpuRequest(type=name.rstrip("!").upper(), count=count or 1, exact=exact)
+
+
+def _request_and_limit(what: str, given: Any, default: float) -> Tuple[float, Optional[float]]:
+    if given is None:
+        return default, None
+    if isinstance(given, (tuple, list)):
+        if len(given) != 2:
+            raise InvalidError(f"{what} must be a number or (request, limit), got {given!r}")
+        return _number(what, given[0]), _number(what, given[1])
+    return _number(what, given), None
+
+
+def _number(what: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InvalidError(f"{what} must be a number, got {value!r}")
+    return float(value)
+
+
+def _whole(what: str, value: float) -> int:
+    if value != int(value):
+        raise InvalidError(f"{what} must be a whole number of MiB, got {value!r}")
+    return int(value)
+
+
+def _count(what: str, value: Any) -> Optional[int]:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+        raise InvalidError(f"{what} must be a whole number, got {value!r}")
+    return None if value is None else int(value)
+
+
+# --- what a function is ----------------------------------------------------------------------------------------------
+
+
+def code_flags(function: Any) -> int:
+    """Flags of the function's code; 0 for callables without any. (inspect would cost every container 8 ms.)"""
+    while hasattr(function, "func") and not hasattr(function, "__code__"):  # functools.partial
+        function = function.func
+    return int(getattr(getattr(function, "__code__", None), "co_flags", 0))
+
+
+def is_generator(function: Any) -> bool:
+    """Whether calling it gives a generator, sync or async."""
+    return bool(code_flags(function) & (CO_GENERATOR | CO_ASYNC_GENERATOR))
+
+
+def is_async(function: Any) -> bool:
+    """Whether it is `async def`."""
+    return bool(code_flags(function) & (CO_COROUTINE | CO_ASYNC_GENERATOR))
+
+
+def parameter_names(function: Any) -> List[str]:
+    """Names of the positional parameters, `self` left out."""
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return []
+    names: List[str] = list(code.co_varnames[: code.co_argcount])
+    return names[1:] if names[:1] == ["self"] else names

@@ -1,0 +1,408 @@
+"""Function: what `@app.function` returns and `Function.from_name` looks up; the ways to call it.
+
+Owns which errors come before anything is sent. What happens on the wire is in `invoke` and `mapping`, which are
+imported by the first call: a container that only runs a function never loads them.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, AsyncIterator, Callable, Dict, Iterable, Iterator, Optional, Sequence, Tuple
+
+from squall.blocking import blocking, blocking_iterator, refuse_in_loop, running_loop
+from squall.declaration import Declaration, is_generator, parameter_names
+from squall.errors import ExecutionError, InvalidError
+from squall.unimplemented import missing_classmethods
+
+if TYPE_CHECKING:
+    from squall.app import App
+    from squall.call import FunctionCall
+    from squall.http_api import FunctionInfo
+    from squall.invoke import Target
+    from squall.mapping import MapResults
+
+NO_KWARGS: Dict[str, Any] = {}
+
+
+class Origin:
+    """Where a handle comes from: how its target is found. One subclass for each way to get a handle."""
+
+    label = ""
+    """The name in messages."""
+    raw: Optional[Callable[..., Any]] = None
+    """The user's own function, if it is here."""
+
+    def target(self) -> Target:
+        """What is called, and on which server. May ask the server."""
+        raise NotImplementedError
+
+    def is_generator(self) -> bool:
+        """Whether it yields. May ask the server."""
+        raise NotImplementedError
+
+    def reduce(self) -> Tuple[Any, ...]:
+        """How the handle is pickled: by reference."""
+        target = self.target()
+        return _known, (target.app_id, target.function, target.function_id, self.is_generator())
+
+    def local(self, args: Sequence[Any], kwargs: Dict[str, Any]) -> Any:
+        """Run the body here."""
+        if self.raw is None:
+            raise ExecutionError(
+                f"{self.label} was looked up by name: its code is not here", fix="Use `.remote()`, or import its file."
+            )
+        return self.raw(*args, **kwargs)
+
+
+class Declared(Origin):
+    """Declared by a decorator in a program that is loaded here."""
+
+    def __init__(self, app: App, raw: Callable[..., Any], name: str, declaration: Declaration, generator: bool) -> None:
+        self.app, self.raw, self.label, self.declaration = app, raw, name, declaration
+        self._generator = generator
+
+    def target(self) -> Target:
+        return target_in(self.app, self.label, lambda: parameter_names(self.raw))
+
+    def is_generator(self) -> bool:
+        return self._generator
+
+
+class Named(Origin):
+    """Looked up: a function of a deployed app."""
+
+    def __init__(self, app: str, name: str, version: Optional[int], environment: Optional[str]) -> None:
+        self.label = f"{app}/{name}"
+        self._lookup = Lookup(app, name, version, environment)
+
+    def target(self) -> Target:
+        return self._lookup.target()
+
+    def is_generator(self) -> bool:
+        info = self._lookup.info()
+        if info.is_class:
+            raise InvalidError(f"{self.label} is a class", fix="Look it up with `squall.Cls.from_name`.")
+        return info.methods[0].is_generator if info.methods else False
+
+
+class Known(Origin):
+    """Came as a value from another process."""
+
+    def __init__(self, app_id: str, name: str, function_id: str, generator: bool) -> None:
+        self.label, self._app_id, self._function_id, self._generator = name, app_id, function_id, generator
+
+    def target(self) -> Target:
+        return target_by_id(self._app_id, self.label, self._function_id)
+
+    def is_generator(self) -> bool:
+        return self._generator
+
+
+class Function:
+    """A function that runs in containers. Call it with `.remote()`, `.map()`, `.spawn()`; `.local()` runs it here.
+
+    Every method that waits has an `.aio` form: `await f.remote.aio(x)`, `async for y in f.map.aio(xs)`."""
+
+    def __init__(self, origin: Origin) -> None:
+        self._origin = origin
+        raw = origin.raw
+        if raw is not None:
+            self.__doc__ = raw.__doc__
+            self.__module__ = raw.__module__
+            self.__name__ = getattr(raw, "__name__", origin.label)
+            self.__qualname__ = getattr(raw, "__qualname__", origin.label)
+
+    @classmethod
+    def from_name(
+        cls,
+        app_name: str,
+        name: str,
+        *,
+        version: Optional[int] = None,
+        environment_name: Optional[str] = None,
+        client: None = None,
+    ) -> Function:
+        """A function of a deployed app. Nothing is asked before the first use; a missing one is found then."""
+        _no_client(client)
+        if "." in name:
+            owner, _, method = name.partition(".")
+            raise InvalidError(
+                f"{name!r} is a method, not a function",
+                fix=f'Use `squall.Cls.from_name("{app_name}", "{owner}")().{method}`.',
+            )
+        return cls(Named(app_name, name, version, environment_name))
+
+    # --- calls ---
+
+    @blocking
+    def remote(self, *args: Any, **kwargs: Any) -> Any:
+        """Call it in a container and wait for the result. Its exception is raised here, with the traceback from there."""
+        self._refuse_generator("remote", "remote_gen")
+        from squall import invoke
+
+        return invoke.remote(self._origin.target(), args, kwargs)
+
+    @blocking_iterator
+    def remote_gen(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        """Call a generator in a container and iterate over what it yields, as it comes."""
+        if not self._origin.is_generator():
+            raise InvalidError(f"{self._origin.label} is not a generator", fix="Use `.remote()`.")
+        from squall import invoke
+
+        return invoke.remote_gen(self._origin.target(), args, kwargs)
+
+    @blocking
+    def spawn(self, *args: Any, **kwargs: Any) -> FunctionCall:
+        """Start a call that goes on without this program. Its result is kept for 7 days."""
+        self._refuse_generator("spawn", "remote_gen")
+        from squall import invoke
+        from squall.call import FunctionCall
+
+        target = self._origin.target()
+        return FunctionCall(invoke.spawn(target, args, kwargs), target.client)
+
+    def local(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the body here, as if it were not decorated. Gives a coroutine if it is `async def`."""
+        return self._origin.local(args, kwargs)
+
+    @property
+    def map(self) -> Map:
+        """`f.map(xs, ys, ...)`: call it once for each item and iterate over the results, in the order of the inputs."""
+        return Map(self, starred=False)
+
+    @property
+    def starmap(self) -> Map:
+        """`f.starmap(pairs)`: as `map`, each item is a sequence of arguments."""
+        return Map(self, starred=True)
+
+    @property
+    def for_each(self) -> ForEach:
+        """`f.for_each(xs, ...)`: as `map`, waits for all and returns nothing."""
+        return ForEach(self)
+
+    def __call__(self, *_args: Any, **_kwargs: Any) -> Any:
+        label = self._origin.label
+        raise TypeError(f"{label} cannot be called like a plain function: use `{label}.remote(...)` or `{label}.local(...)`")
+
+    # --- the handle itself ---
+
+    @blocking
+    def hydrate(self) -> Function:
+        """Look it up now rather than at the first use."""
+        self._origin.target()
+        return self
+
+    @property
+    def object_id(self) -> str:
+        """Id of the function's version. Raises `ExecutionError` before the handle was used or hydrated."""
+        origin = self._origin
+        found = origin.app.function_id(origin.label) if isinstance(origin, Declared) else _looked_up_id(origin)
+        if not found:
+            raise ExecutionError(f"{origin.label} has no id yet", fix="Call `.hydrate()` first, or run the app.")
+        return found
+
+    @property
+    def app(self) -> App:
+        """The app that declares it."""
+        if not isinstance(self._origin, Declared):
+            raise ExecutionError(f"the app of {self._origin.label} is not declared here", fix="Import its file.")
+        return self._origin.app
+
+    @property
+    def is_generator(self) -> bool:
+        """Whether it yields."""
+        return self._origin.is_generator()
+
+    def get_raw_f(self) -> Callable[..., Any]:
+        """The undecorated function."""
+        if self._origin.raw is None:
+            raise ExecutionError(f"the code of {self._origin.label} is not here", fix="Import its file.")
+        return self._origin.raw
+
+    def _squall_raw(self) -> Callable[..., Any]:
+        """The undecorated function, for the runner."""
+        return self.get_raw_f()
+
+    def _refuse_generator(self, used: str, instead: str) -> None:
+        if self._origin.is_generator():
+            raise InvalidError(f"{self._origin.label} is a generator: .{used}() cannot return its items", fix=f"Use `.{instead}()`.")
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        return self._origin.reduce()
+
+    def __repr__(self) -> str:
+        return f"squall.Function({self._origin.label})"
+
+
+POOL_INSTEAD = "Declare a second function with the other options."
+SCALING_INSTEAD = "Change the declaration and deploy again."
+SHOW_INSTEAD = "Use the `squall` command: `app list`, `app logs`, `call list`, `container list`."
+for _name, _missing in missing_classmethods(
+    "Function",
+    {
+        **dict.fromkeys(("with_options", "with_concurrency", "with_batching"), POOL_INSTEAD),
+        **dict.fromkeys(("update_autoscaler", "autoscaler", "keep_warm"), SCALING_INSTEAD),
+        **dict.fromkeys(("get_current_stats", "stats", "metrics", "logs", "info", "get_dashboard_url"), SHOW_INSTEAD),
+        **dict.fromkeys(("spawn_map", "experimental_spawn_map"), "Use `spawn` in a loop, or `for_each`."),
+        "get_web_url": "Call the function with `.remote()`.",
+        "web_url": "Call the function with `.remote()`.",
+        "lookup": "Use `squall.Function.from_name`.",
+    },
+).items():
+    setattr(Function, _name, _missing)
+
+
+class Map:
+    """`f.map` and `f.starmap`. Call it for an iterable, or its `aio` for `async for`."""
+
+    __slots__ = ("_function", "_starred")
+
+    def __init__(self, function: Function, starred: bool) -> None:
+        self._function, self._starred = function, starred
+
+    @property
+    def _name(self) -> str:
+        return "Function.starmap" if self._starred else "Function.map"
+
+    def __call__(
+        self,
+        *iterables: Iterable[Any],
+        kwargs: Dict[str, Any] = NO_KWARGS,
+        order_outputs: bool = True,
+        return_exceptions: bool = False,
+    ) -> MapResults:
+        """Inputs are taken from the iterables while results are taken: at most 1,000 inputs are under way."""
+        if running_loop() is not None:
+            refuse_in_loop(self._name)
+        from squall import mapping
+
+        return mapping.MapResults(self._function, self._inputs(iterables), kwargs, order_outputs, return_exceptions)
+
+    def aio(
+        self,
+        *iterables: Any,
+        kwargs: Dict[str, Any] = NO_KWARGS,
+        order_outputs: bool = True,
+        return_exceptions: bool = False,
+    ) -> AsyncIterator[Any]:
+        """The same for `async for`; the iterables may be asynchronous too."""
+        from squall import mapping_aio
+
+        inputs = mapping_aio.inputs(iterables, self._starred)
+        return mapping_aio.results(self._function, inputs, kwargs, order_outputs, return_exceptions)
+
+    def _inputs(self, iterables: Sequence[Iterable[Any]]) -> Iterator[Tuple[Any, ...]]:
+        if not self._starred:
+            return zip(*iterables)
+        if len(iterables) != 1:
+            raise TypeError(f"starmap() takes one iterable of argument sequences, got {len(iterables)}")
+        return (tuple(item) for item in iterables[0])
+
+
+class ForEach:
+    """`f.for_each`. Call it, or await its `aio`."""
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Function) -> None:
+        self._function = function
+
+    def __call__(self, *iterables: Iterable[Any], kwargs: Dict[str, Any] = NO_KWARGS, ignore_exceptions: bool = False) -> None:
+        """Wait until all inputs ended. The first failure is raised unless failures are ignored."""
+        if running_loop() is not None:
+            refuse_in_loop("Function.for_each")
+        for _ in self._function.map(*iterables, kwargs=kwargs, order_outputs=False, return_exceptions=ignore_exceptions):
+            pass
+
+    async def aio(self, *iterables: Any, kwargs: Dict[str, Any] = NO_KWARGS, ignore_exceptions: bool = False) -> None:
+        """The same without blocking the event loop."""
+        results = self._function.map.aio(*iterables, kwargs=kwargs, order_outputs=False, return_exceptions=ignore_exceptions)
+        async for _ in results:
+            pass
+
+
+# --- targets ---------------------------------------------------------------------------------------------------------
+
+
+def target_in(app: App, name: str, names: Callable[[], Sequence[str]]) -> Target:
+    """A function of an app that runs, or of the app that this container belongs to."""
+    from squall import invoke, session
+
+    state = app.state
+    if state is not None:
+        if name not in state.functions:
+            raise ExecutionError(
+                f"{name} was declared after its app started", fix="Declare every function before `app.run()` or `app.deploy()`."
+            )
+        here = state.session
+        return invoke.Target(here.client, here.recorder, state.app_id, name, script=state.script, names=names)
+    app_id = session.app_of_container()
+    if app_id is None:
+        raise ExecutionError(
+            f"{name} cannot be called: its app is not running",
+            fix="Use `with app.run():` or `squall run`; or deploy it and look it up with `from_name`.",
+        )
+    here = session.current()
+    return invoke.Target(here.client, here.recorder, app_id, name, names=names)
+
+
+def target_by_id(app_id: str, name: str, function_id: str) -> Target:
+    """A function whose app is known by id."""
+    from squall import invoke, session
+
+    here = session.current()
+    return invoke.Target(here.client, here.recorder, app_id, name, function_id)
+
+
+class Lookup:
+    """The server's answer to a name, asked once."""
+
+    def __init__(self, app: str, name: str, version: Optional[int], environment: Optional[str]) -> None:
+        self._app, self._name, self._version, self._environment = app, name, version, environment
+        self._found: Optional[FunctionInfo] = None
+        self._pid = 0
+
+    def info(self) -> FunctionInfo:
+        """What the server knows of it. Raises `NotFoundError`."""
+        if self._found is None or self._pid != os.getpid():
+            from squall import session
+            from squall.client import query
+            from squall.http_api import FunctionInfo, Route
+            from squall.spec import from_wire
+
+            here = session.current()
+            environment = self._environment or here.environment
+            path = query(Route.FUNCTIONS, app=self._app, name=self._name, environment=environment, version=self._version)
+            self._found, self._pid = from_wire(FunctionInfo, here.client.json("GET", path)), os.getpid()
+        return self._found
+
+    def target(self) -> Target:
+        """The function as a target; a version is pinned only if it was asked for."""
+        found = self.info()
+        return target_by_id(found.app_id, found.name, found.function_id if self._version is not None else "")
+
+    @property
+    def found(self) -> Optional[FunctionInfo]:
+        """The answer if there is one already."""
+        return self._found
+
+
+def _looked_up_id(origin: Origin) -> Optional[str]:
+    if isinstance(origin, Named):
+        found = origin._lookup.found
+        return found.function_id if found else None
+    return origin.target().function_id if isinstance(origin, Known) else None
+
+
+def _known(app_id: str, name: str, function_id: str, generator: bool) -> Function:
+    return Function(Known(app_id, name, function_id, generator))
+
+
+def _no_client(client: Any) -> None:
+    if client is not None:
+        raise InvalidError("client= is not supported", fix="Set SQUALL_SERVER_URL and SQUALL_TOKEN.")
+
+
+def declared(app: App, raw: Callable[..., Any], name: str, declaration: Declaration, generator: Optional[bool]) -> Function:
+    """The handle of a decorated function."""
+    return Function(Declared(app, raw, name, declaration, is_generator(raw) if generator is None else generator))

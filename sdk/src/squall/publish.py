@@ -1,0 +1,158 @@
+"""From the declarations of an app to an app on the server: bundles, images, specs, and the one request that counts.
+
+Everything that can fail by the user's doing (a missing file, a failing build) fails before that request, so that a
+deployed version is replaced in whole or not at all.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Tuple, Union
+
+from squall import bundle, output
+from squall.app import App, AppState
+from squall.cls import Cls
+from squall.declaration import Declaration, is_async
+from squall.errors import ImageBuildError, InvalidError, from_wire as error_from_wire
+from squall.function import Declared, Function
+from squall.http_api import LogEntry, PublishApp, PublishedApp, Route
+from squall.image import Image
+from squall.payload import script_module
+from squall.spec import CodeRef, FunctionSpec, ImageSpec, MethodSpec, from_wire, to_wire, validate
+
+if TYPE_CHECKING:
+    from squall.session import Session
+
+BUILD_SILENCE_S = 120.0
+LOG_FIELDS = frozenset(LogEntry.__dataclass_fields__)
+
+
+class Published(NamedTuple):
+    """The answer, in the form that an app keeps."""
+
+    state: AppState
+    unchanged: bool
+
+
+class _Part(NamedTuple):
+    """One function or class on its way."""
+
+    name: str
+    raw: Any
+    declaration: Declaration
+    image: Image
+    include_source: bool
+    handle: Union[Function, Cls]
+
+
+def publish(app: App, session: Session, mode: str, name: str, environment: str) -> Published:
+    """Make the app exist on the server. `mode`: see `PublishApp`."""
+    session.client.info()
+    parts = list(_parts(app))
+    codes = _upload(session, parts)
+    _build(session, {part.image.spec().id: part.image.spec() for part in parts})
+    specs = tuple(_spec(part, codes[part.name]) for part in parts)
+    request = PublishApp(name=name, functions=specs, mode=mode, environment=environment, tags=app.tags)
+    answer = from_wire(PublishedApp, session.client.json("POST", Route.APPS, to_wire(request)))
+    script = script_module() if any(part.raw.__module__ == "__main__" for part in parts) else None
+    if script is not None:
+        # What containers send back names classes of the script by this module: here it is `__main__`.
+        sys.modules.setdefault(script, sys.modules["__main__"])
+    return Published(AppState(session, answer.app_id, answer.version, dict(answer.functions), script), answer.unchanged)
+
+
+def _parts(app: App) -> Iterator[_Part]:
+    for name, function in app.registered_functions.items():
+        origin = function._origin
+        assert isinstance(origin, Declared)
+        yield _part(app, name, origin.raw, origin.declaration, function)
+    for name, handle in app.registered_classes.items():
+        yield _part(app, name, handle._squall_raw(), handle.declaration, handle)
+
+
+def _part(app: App, name: str, raw: Any, declaration: Declaration, handle: Union[Function, Cls]) -> _Part:
+    image = declaration.image or app.image or Image.debian_slim()
+    if not isinstance(image, Image):
+        raise InvalidError(f"image of {name} must be a squall.Image, got {type(image).__name__}")
+    include = app.include_source if declaration.include_source is None else declaration.include_source
+    return _Part(name, raw, declaration, image, include, handle)
+
+
+def _upload(session: Session, parts: List[_Part]) -> Dict[str, CodeRef]:
+    """The code of every part; what several have in common is uploaded once."""
+    uploaded: Dict[FrozenSet[Tuple[str, str]], Tuple[str, int]] = {}
+    codes = {}
+    for part in parts:
+        source = bundle.source_of(part.raw, part.include_source)
+        files = {**source.files, **bundle.local_files(part.image)}
+        key = frozenset(files.items())
+        if key not in uploaded:
+            with bundle.zipped(files) as archive:
+                session.client.upload(archive.sha256, archive.body)
+                uploaded[key] = (archive.sha256, archive.body.size)
+        sha256, size = uploaded[key]
+        codes[part.name] = CodeRef(sha256, source.module, part.raw.__qualname__, size)
+    return codes
+
+
+def _build(session: Session, images: Dict[str, ImageSpec]) -> None:
+    """Have every image built; images that exist answer at once."""
+    shown = output.current()
+    for image_id, spec in images.items():
+        steps = ", ".join(step.kind for step in spec.steps) or "no packages"
+        shown.image_building(image_id, f"Python {spec.python_version}, {steps}")
+        _build_one(session, image_id, spec)
+        shown.image_ready(image_id)
+
+
+def _build_one(session: Session, image_id: str, spec: ImageSpec) -> None:
+    import json
+
+    body = json.dumps({"image": to_wire(spec)}).encode()
+    headers = {"Content-Type": "application/json"}
+    with session.client.stream("POST", Route.IMAGES, headers, body, BUILD_SILENCE_S) as stream:
+        for line in stream.lines():
+            if "error" in line:
+                raise error_from_wire(line["error"])
+            if "image" in line:
+                return
+            output.current().image_log(image_id, log_entry(line))
+    raise ImageBuildError(f"the build of {image_id} ended without a result", fix="Run it again; `squall doctor` checks the builder.")
+
+
+def log_entry(line: Dict[str, Any]) -> LogEntry:
+    """A log line; fields of a newer server are left out."""
+    return LogEntry(**{name: value for name, value in line.items() if name in LOG_FIELDS})
+
+
+def _spec(part: _Part, code: CodeRef) -> FunctionSpec:
+    declared, handle = part.declaration, part.handle
+    if isinstance(handle, Cls):
+        methods: Tuple[MethodSpec, ...] = handle.method_specs()
+        parameters = handle.parameter_specs()
+    else:
+        methods, parameters = (MethodSpec("", handle.is_generator, is_async(part.raw)),), ()
+    return validate(
+        FunctionSpec(
+            name=part.name,
+            code=code,
+            image=part.image.spec(),
+            methods=methods,
+            is_class=isinstance(handle, Cls),
+            parameters=parameters,
+            resources=declared.resources(),
+            scaling=declared.scaling(),
+            retry=declared.retry(),
+            timeout_s=declared.timeout,
+            startup_timeout_s=declared.startup_timeout_s(),
+            env=declared.variables(),
+        )
+    )
+
+
+def default_name(app: App) -> str:
+    """The name of an app that has none: the file of its first function."""
+    for part in _parts(app):
+        module: Optional[str] = part.raw.__module__
+        return (script_module() if module == "__main__" else module) or "app"
+    return "app"

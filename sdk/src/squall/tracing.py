@@ -1,0 +1,121 @@
+"""The caller's side of a call's trace: ids, the traceparent, and rows sent to the gateway in the background.
+
+Owns the queue of rows and its thread. A full queue drops rows; a call never waits for its trace.
+"""
+
+from __future__ import annotations
+
+import atexit
+import collections
+import os
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Deque, Dict, List, NamedTuple, Optional, Tuple
+
+from squall.errors import SquallError
+from squall.http_api import Route
+
+if TYPE_CHECKING:
+    from squall.client import Client
+
+CALL, RESULT_DECODE = "call", "result.decode"
+SERVICE = "sdk"
+FLUSH_EVERY_S = 0.5
+FLUSH_AT_EXIT_S = 1.0
+QUEUE_BATCHES = 10_000
+POST_BATCHES = 500
+
+
+class CallSpan(NamedTuple):
+    """The span `call`: the caller's line of code."""
+
+    trace_id: str
+    span_id: str
+    parent_span_id: str
+    start_ns: int
+
+    @property
+    def traceparent(self) -> str:
+        """The W3C header that makes everything else its child."""
+        return f"00-{self.trace_id}-{self.span_id}-01"
+
+
+def begin() -> CallSpan:
+    """A new span, child of the user's own current one if there is any."""
+    trace_id, parent = _parent()
+    random = os.urandom(24).hex()
+    return CallSpan(trace_id or random[:32], random[32:], parent, time.time_ns())
+
+
+def _parent() -> Tuple[str, str]:
+    """(trace id, span id) of the user's current span, or in a container of the running attempt."""
+    # Only if user code imported it: importing OpenTelemetry here would cost every program 100 ms.
+    trace = sys.modules.get("opentelemetry.trace")
+    if trace is not None:
+        context = trace.get_current_span().get_span_context()
+        if context.is_valid:
+            return f"{context.trace_id:032x}", f"{context.span_id:016x}"
+    current = current_input()
+    parts = str(getattr(current, "traceparent", "") or "").split("-")
+    return (parts[1], parts[2]) if len(parts) == 4 else ("", "")
+
+
+def current_input() -> Any:
+    """The input that the calling code runs for, in a container; None elsewhere."""
+    context = sys.modules.get("squall_runner.context")
+    return context.current() if context is not None else None
+
+
+class Recorder:
+    """Rows of one client, posted in batches by a thread that starts with the first row."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._queue: Deque[Dict[str, Any]] = collections.deque(maxlen=QUEUE_BATCHES)
+        self._wake = threading.Event()
+        self._posting = threading.Lock()
+        self._started = False
+
+    def call_ended(self, span: CallSpan, call: str, function: str, decode_ns: Tuple[int, int], error: str) -> None:
+        """Record a call that ended now."""
+        attributes: Dict[str, Any] = {"span_id": span.span_id, "function": function}
+        if span.parent_span_id:
+            attributes["parent_span_id"] = span.parent_span_id
+        if error:
+            attributes["error"] = error
+        rows: List[List[Any]] = [[CALL, "", SERVICE, span.start_ns, time.time_ns() - span.start_ns, attributes]]
+        if decode_ns[1]:
+            rows.append([RESULT_DECODE, "", SERVICE, decode_ns[0], decode_ns[1] - decode_ns[0], {}])
+        self._queue.append(
+            {"trace_id": span.trace_id, "parent_id": span.span_id, "call": call, "index": 0, "attempt": "", "rows": rows}
+        )
+        if not self._started:
+            self._start()
+        elif len(self._queue) > POST_BATCHES:
+            self._wake.set()
+
+    def _start(self) -> None:
+        self._started = True
+        threading.Thread(target=self._run, name="squall-spans", daemon=True).start()
+        atexit.register(self.flush)
+
+    def _run(self) -> None:
+        while True:
+            self._wake.wait(FLUSH_EVERY_S)
+            self._wake.clear()
+            self.flush(timeout_s=10.0)
+
+    def flush(self, timeout_s: float = FLUSH_AT_EXIT_S) -> None:
+        """Post what is queued. What cannot be posted is lost: a trace is never worth a delay."""
+        deadline = time.monotonic() + timeout_s
+        if not self._posting.acquire(timeout=timeout_s):
+            return
+        try:
+            while self._queue and time.monotonic() < deadline:
+                batches = [self._queue.popleft() for _ in range(min(POST_BATCHES, len(self._queue)))]
+                self._client.once("POST", Route.SPANS, {"batches": batches}, max(0.05, deadline - time.monotonic()))
+        except (SquallError, OSError):
+            self._queue.clear()
+        finally:
+            self._posting.release()

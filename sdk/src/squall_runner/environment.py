@@ -1,0 +1,51 @@
+"""The interpreter as user code finds it: path, variables, working directory. Starts from `python -I -S`."""
+
+from __future__ import annotations
+
+import builtins
+import importlib
+import os
+import sys
+
+from squall_runner.settings import Settings
+
+
+def prepare(settings: Settings) -> None:
+    """Set up everything that user code may look at while it is imported."""
+    os.environ.update(settings.env)
+    os.chdir(settings.cwd)
+    sys.argv = [settings.module]
+    if settings.prefix:
+        sys.prefix = sys.exec_prefix = settings.prefix  # with -S nobody else does it
+    # What came with the interpreter, then the folder of `squall` that the boot line added: before the image,
+    # so that another squall installed there does not shadow the one that this platform speaks.
+    sys.path.insert(0, settings.code_root)
+    for folder in settings.site_packages:
+        _add_packages(folder)
+    if settings.picklers:
+        sys.path.append(settings.picklers)
+    _add_site_builtins()
+
+
+def _add_packages(folder: str) -> None:
+    if _path_files(folder):
+        importlib.import_module("site").addsitedir(folder)
+    else:
+        sys.path.append(folder)
+
+
+def _path_files(folder: str) -> list[str]:
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return []
+    # _virtualenv.pth only guards against distutils settings; every environment has it, and it costs an
+    # import.
+    return [name for name in names if name.endswith(".pth") and name != "_virtualenv.pth"]
+
+
+def _add_site_builtins() -> None:
+    """`exit()` and `quit()`, which `-S` leaves out."""
+    quitter = importlib.import_module("_sitebuiltins").Quitter
+    for name in ("exit", "quit"):
+        setattr(builtins, name, quitter(name, "Ctrl-D (i.e. EOF)"))

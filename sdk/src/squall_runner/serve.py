@@ -1,0 +1,173 @@
+"""The life of a container: enter hooks, inputs until STOP, exit hooks.
+
+Owns the reader thread and which inputs are running. Where code runs: single-slot synchronous inputs in the
+main thread, several at once in threads, async ones on the loop of the main thread.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+import time
+from typing import Any, NoReturn, Union
+
+from squall_runner import failures
+from squall_runner.channel import end_now
+from squall_runner.execute import Execution, Ground
+from squall_runner.frames import Frame, FromRunner, ToRunner
+from squall_runner.interrupt import Key, cancellation_types
+from squall_runner.load import Callee, LoadError, Target, build_target
+from squall_runner.mainthread import DirectMain, LoopMain
+from squall_runner.settings import Settings
+from squall_runner.threads import Threads
+
+Span = tuple[str, int, int]
+
+
+class Started:
+    """What is known about the start so far: when it began, and its phases."""
+
+    def __init__(self, booted_ns: int) -> None:
+        self.booted_ns = booted_ns
+        self.phases: list[Span] = []
+
+    def as_meta(self) -> dict[str, Any]:
+        """The fields of READY and START_FAILED."""
+        return {"booted_ns": self.booted_ns, "phases": self.phases}
+
+
+class phase:
+    """Context manager: one part of the start."""
+
+    def __init__(self, started: Started, name: str) -> None:
+        self._started, self._name = started, name
+
+    def __enter__(self) -> None:
+        self._begun = time.time_ns()
+
+    def __exit__(self, *_: object) -> None:
+        self._started.phases.append((self._name, self._begun, time.time_ns() - self._begun))
+
+
+def fail_start(error: BaseException, ground: Ground, started: Started) -> NoReturn:
+    """Report an error of import or of an enter hook, and end."""
+    meta, pickled = failures.describe(error, ground.code_dir)
+    ground.capture.flush()
+    ground.channel.send(FromRunner.START_FAILED, {**meta, **started.as_meta()}, pickled)
+    os._exit(1)
+
+
+def serve(raw: Any, settings: Settings, ground: Ground, started: Started) -> NoReturn:
+    """Make the instance, run the enter hooks, serve inputs, run the exit hooks, end."""
+    try:
+        target = build_target(raw, settings)
+        main = LoopMain() if target.needs_loop else DirectMain()
+        with phase(started, "enter"):
+            for hook in target.enter:
+                main.run_hook(hook)
+    except BaseException as error:  # noqa: BLE001  # SystemExit in a hook is the user's error as well
+        fail_start(error, ground, started)
+    container = Container(target, main, settings.max_inputs, ground)
+    ground.capture.flush()
+    ground.channel.send(FromRunner.READY, started.as_meta())
+    threading.Thread(target=container.read, name="squall-reader", daemon=True).start()
+    main.serve()
+    _end(target, main, ground)
+
+
+def _end(target: Target, main: Union[DirectMain, LoopMain], ground: Ground) -> NoReturn:
+    for hook in target.exit:
+        try:
+            main.run_hook(hook)
+        except BaseException as error:  # noqa: BLE001  # the other hooks must run
+            meta, _ = failures.describe(error, ground.code_dir)
+            sys.stderr.write(f"@exit hook {getattr(hook, '__name__', '')} failed:\n{meta['traceback']}")
+    atexit._run_exitfuncs()
+    ground.capture.flush()
+    # Not sys.exit: it would wait for threads that user code left running.
+    os._exit(0)
+
+
+class Container:
+    """Routes frames to where they are carried out. `read` runs in its own thread."""
+
+    def __init__(self, target: Target, main: Union[DirectMain, LoopMain], max_inputs: int, ground: Ground) -> None:
+        self._target = target
+        self._main = main
+        self._ground = ground
+        self._threads = Threads() if max_inputs > 1 else None
+        self._running: dict[Key, Execution] = {}
+        self._stopping = False
+        ground.alone = max_inputs == 1
+
+    def read(self) -> None:
+        """Take frames until the agent is gone."""
+        while True:
+            frame = self._ground.channel.receive()
+            if frame is None:
+                end_now()
+            self.on_frame(frame)
+
+    def on_frame(self, frame: Frame) -> None:
+        """One frame from the agent; kinds that this version does not know are ignored."""
+        if frame.kind == ToRunner.INPUT:
+            if not self._stopping:
+                self._begin(frame)
+        elif frame.kind == ToRunner.STOP:
+            self._stop()
+        elif frame.kind in (ToRunner.CANCEL, ToRunner.CREDIT):
+            execution = self._running.get((frame.meta["call"], frame.meta["index"]))
+            if execution is None:
+                return  # it has ended, its end frame is on the way
+            if frame.kind == ToRunner.CREDIT:
+                n = int(frame.meta["n"])
+                self._main.soon(lambda: execution.credit(n))
+            elif not execution.cancel():
+                self._interrupt_all(execution)
+
+    def _begin(self, frame: Frame) -> None:
+        callee = self._target.callees.get(frame.meta.get("method", ""))
+        if callee is None:
+            name = frame.meta.get("method", "")
+            missing = Callee(lambda: None, is_generator=False, is_async=False)
+            Execution(frame, missing, self._ground).refuse(LoadError(f"there is no method {name!r}"))
+            return
+        execution = Execution(frame, callee, self._ground)
+        self._running[execution.key] = execution
+
+        def done() -> None:
+            self._running.pop(execution.key, None)
+
+        def run() -> None:
+            execution.run_sync()
+            done()
+
+        if callee.is_async and isinstance(self._main, LoopMain):
+            self._main.spawn(execution, done)
+        elif self._threads is not None:
+            self._threads.call(run)
+        else:
+            execution.stop = lambda: self._interrupt(execution)
+            self._main.call(run)
+
+    def _interrupt(self, execution: Execution) -> bool:
+        # Not running yet or not any more: it sees `cancel_requested`, or its end frame is on the way.
+        self._ground.interrupter.request(execution.key)
+        return True
+
+    def _interrupt_all(self, cancelled: Execution) -> None:
+        """Threads cannot be stopped one by one: end the container, so that the cancelled code does end."""
+        cancelled.refuse(cancellation_types()[0]("the call was cancelled"))
+        reason = "interrupted: an input that was cancelled runs in a thread, and threads cannot be stopped alone"
+        self._ground.channel.send(FromRunner.ENDING, {"reason": reason})
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._stopping:
+            return
+        self._stopping = True
+        for execution in list(self._running.values()):
+            execution.cancel()
+        self._main.finish()

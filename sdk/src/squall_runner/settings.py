@@ -1,0 +1,65 @@
+"""What the agent tells a runner in its SETUP frame. Plain data; the agent writes the same names as JSON."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Optional
+
+
+class Method(NamedTuple):
+    """One callable of the function or class, as declared."""
+
+    name: str
+    is_generator: bool
+    is_async: bool
+
+
+class Settings(NamedTuple):
+    """The fields of SETUP. A forked container gets the ones that differ from its template's."""
+
+    module: str
+    """Import name of the user's module."""
+    qualname: str
+    is_class: bool
+    methods: list[Method]
+    code_root: str
+    """Folder that the user's modules are imported from: `/root`, or where it really lies."""
+    code_dir: str
+    """Prefix to cut from file names in tracebacks, so that they read as in the container; "" for none."""
+    site_packages: list[str]
+    prefix: str
+    """The image's environment, for `sys.prefix`; "" to leave it."""
+    picklers: str
+    """Folder with cloudpickle and msgpack, last on the path."""
+    cwd: str
+    scratch: str
+    """Folder for payloads over the inline limit."""
+    env: dict[str, str]
+    """Variables that are set before anything of the user's is imported (per container)."""
+    unset: list[str]
+    """Variables that only the template needed."""
+    max_inputs: int
+    params: Optional[dict[str, Any]]
+    template: bool
+    """This process only imports, then forks containers."""
+
+
+def parse(meta: dict[str, Any]) -> Settings:
+    """The settings in a SETUP frame; fields that an older agent does not send have neutral values."""
+    values = {**NEUTRAL, **{name: value for name, value in meta.items() if name in Settings._fields}}
+    values["methods"] = [Method(m["name"], m["is_generator"], m["is_async"]) for m in values["methods"]]
+    return Settings(**values)
+
+
+NEUTRAL: dict[str, Any] = {
+    "is_class": False,
+    "methods": [],
+    "code_dir": "",
+    "site_packages": [],
+    "prefix": "",
+    "picklers": "",
+    "env": {},
+    "unset": [],
+    "max_inputs": 1,
+    "params": None,
+    "template": False,
+}

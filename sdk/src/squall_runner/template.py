@@ -1,0 +1,197 @@
+"""A template: imports the user's code once, says what it is left with, then forks containers on request.
+
+Owns the forks and reports how each of them ended. Decides nothing: the agent judges from the report whether
+this process may be forked. Has exactly one thread, and never runs an input.
+"""
+
+from __future__ import annotations
+
+import array
+import gc
+import os
+import select
+import signal
+import socket
+import threading
+from typing import Any, Callable, NamedTuple, NoReturn, Optional
+
+from squall_runner import frames
+from squall_runner.channel import Channel, end_now
+from squall_runner.frames import Frame, FromRunner, ToRunner
+
+Boot = Callable[[socket.socket], NoReturn]
+"""Continues in a forked container, with its own socket."""
+
+_PR_SET_PDEATHSIG = 1
+
+
+class Fork(NamedTuple):
+    """One container to make."""
+
+    ticket: str
+    descriptors: list[int]
+    """Socket, stdout, stderr."""
+
+
+def report() -> dict[str, Any]:
+    """What would be shared with, or missing in, every fork: threads, open descriptors, child processes."""
+    return {"threads": _threads(), "descriptors": _descriptors(), "children": _children()}
+
+
+def serve_template(sock: socket.socket, channel: Channel, boot: Boot) -> NoReturn:
+    """Fork containers until the agent closes the socket. Never returns."""
+    gc.collect()
+    gc.freeze()  # collections in the children would otherwise write to, and so copy, every shared page
+    Forks(sock, channel, boot).serve()
+
+
+class Forks:
+    """The loop of a template."""
+
+    def __init__(self, sock: socket.socket, channel: Channel, boot: Boot) -> None:
+        self._sock = sock
+        self._channel = channel
+        self._boot = boot
+        self._decoder = frames.Decoder()
+        self._descriptors: list[int] = []
+        self._libc = _libc()
+        self._users_handler = signal.getsignal(signal.SIGCHLD)
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_write, False)
+        os.set_blocking(self._wake_read, False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+
+    def serve(self) -> NoReturn:
+        """Wait for requests and for children that end."""
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        poll.register(self._wake_read, select.POLLIN)
+        while True:
+            for descriptor, _ in poll.poll():
+                if descriptor == self._wake_read:
+                    _drain(self._wake_read)
+                else:
+                    self._receive()
+            self._reap()
+
+    def _receive(self) -> None:
+        room = socket.CMSG_SPACE(3 * array.array("i").itemsize)
+        data, ancillary, _, _ = self._sock.recvmsg(1 << 16, room, getattr(socket, "MSG_CMSG_CLOEXEC", 0))
+        if not data:
+            end_now()
+        for level, kind, raw in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                passed = array.array("i")
+                passed.frombytes(raw[: len(raw) - len(raw) % passed.itemsize])
+                self._descriptors.extend(passed)
+        for frame in self._decoder.feed(data):
+            self._on_frame(frame)
+
+    def _on_frame(self, frame: Frame) -> None:
+        if frame.kind == ToRunner.FORK:
+            descriptors, self._descriptors = self._descriptors[:3], self._descriptors[3:]
+            self._fork(Fork(frame.meta["ticket"], descriptors))
+
+    def _fork(self, fork: Fork) -> None:
+        parent = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            self._become_container(fork, parent)
+        for descriptor in fork.descriptors:
+            os.close(descriptor)
+        self._channel.send(FromRunner.FORKED, {"ticket": fork.ticket, "pid": pid})
+
+    def _become_container(self, fork: Fork, parent: int) -> NoReturn:
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, self._users_handler or signal.SIG_DFL)
+            os.setsid()
+            _die_with_parent(self._libc, parent)
+            sock, out, err = fork.descriptors
+            os.dup2(out, 1)
+            os.dup2(err, 2)
+            for descriptor in (out, err, self._wake_read, self._wake_write):
+                os.close(descriptor)
+            self._sock.close()
+            self._boot(socket.socket(fileno=sock))
+        finally:
+            os._exit(1)  # whatever happens here, a child must not go on as a second template
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            self._channel.send(FromRunner.EXITED, {"pid": pid, "status": status})
+
+
+def _drain(descriptor: int) -> None:
+    try:
+        while os.read(descriptor, 4096):
+            pass
+    except BlockingIOError:
+        pass
+
+
+def _libc() -> Optional[Any]:
+    try:
+        import ctypes
+
+        return ctypes.CDLL(None)
+    except (ImportError, OSError):
+        return None
+
+
+def _die_with_parent(libc: Optional[Any], parent: int) -> None:
+    """SIGKILL when the template ends. Without libc: the closed socket ends this process, a little later."""
+    if libc is not None and hasattr(libc, "prctl"):
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(137)
+
+
+def _threads() -> list[str]:
+    """A name per thread of the process, the main one first; threads that C code made have their kernel name."""
+    try:
+        tasks = sorted(int(name) for name in os.listdir("/proc/self/task"))
+    except OSError:
+        return [thread.name for thread in threading.enumerate()]
+    named = {getattr(t, "native_id", None): t.name for t in threading.enumerate()}
+    return [named.get(task) or _task_name(task) for task in tasks]
+
+
+def _task_name(task: int) -> str:
+    try:
+        with open(f"/proc/self/task/{task}/comm") as file:
+            return file.read().strip()
+    except OSError:
+        return str(task)
+
+
+def _descriptors() -> list[str]:
+    """What is open besides the three standard descriptors and the control socket (3)."""
+    found = []
+    try:
+        names = os.listdir("/proc/self/fd")
+    except OSError:
+        return []
+    for name in names:
+        if name in ("0", "1", "2", "3"):
+            continue
+        try:
+            found.append(os.readlink("/proc/self/fd/" + name))
+        except OSError:
+            continue  # the one that listed the folder
+    return found
+
+
+def _children() -> int:
+    try:
+        with open(f"/proc/self/task/{os.getpid()}/children") as file:
+            return len(file.read().split())
+    except OSError:
+        return 0

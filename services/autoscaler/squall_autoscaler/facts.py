@@ -1,0 +1,165 @@
+"""Facts: folds what the bus says about pools into what the policy decides on. No I/O, no clock, decides nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from squall.spec import ScalingPolicy
+from squall_autoscaler.state import Sample, Situation
+from squall_contracts.functions import AppRecord, FunctionRecord, PoolRecord
+from squall_contracts.nodes import ClaimState, ContainerClaim, ContainerStats
+from squall_contracts.scaling import Desired, Verdict
+
+STATS_TTL_S = 3.5
+"""Three missed messages: what a node said before that no longer counts."""
+STARTING = frozenset({ClaimState.PROPOSED, ClaimState.STARTING})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decided:
+    """The stored decision and its revision; revision 0 = there is none."""
+
+    desired: Desired | None = None
+    revision: int = 0
+
+    @property
+    def count(self) -> int:
+        return self.desired.count if self.desired else 0
+
+
+@dataclass(slots=True)
+class NodeStats:
+    """The last message of one node, folded by pool."""
+
+    seen_at: float
+    running: dict[str, int] = field(default_factory=dict)
+    finished: dict[str, float] = field(default_factory=dict)
+
+
+class Facts:
+    """Everything the autoscaler has been told."""
+
+    def __init__(self) -> None:
+        self._records: dict[str, PoolRecord] = {}
+        self._functions: dict[str, FunctionRecord] = {}
+        self._apps: dict[str, AppRecord] = {}
+        self._claims: dict[str, dict[str, ContainerClaim]] = {}
+        self._decided: dict[str, Decided] = {}
+        self._failing: set[str] = set()
+        self._stats: dict[str, NodeStats] = {}
+
+    # ------------------------------------------------------------------ folds
+
+    def pool_declared(self, pool: str, record: PoolRecord | None) -> None:
+        """The gateway made a pool, or it was cleaned up."""
+        self._records.pop(pool, None)
+        if record is not None:
+            self._records[pool] = record
+
+    def function_declared(self, function_id: str, record: FunctionRecord | None) -> None:
+        """A version of a function exists, or no longer."""
+        self._functions.pop(function_id, None)
+        if record is not None:
+            self._functions[function_id] = record
+
+    def app_changed(self, app_id: str, record: AppRecord | None) -> None:
+        """An app was deployed, stopped or removed."""
+        self._apps.pop(app_id, None)
+        if record is not None:
+            self._apps[app_id] = record
+
+    def claim_changed(self, key: str, claim: ContainerClaim | None) -> None:
+        """A container came, moved on or went."""
+        pool = key.rpartition(".")[0]
+        if claim is not None:
+            self._claims.setdefault(pool, {})[key] = claim
+        elif (claims := self._claims.get(pool)) is not None:
+            claims.pop(key, None)
+            if not claims:
+                del self._claims[pool]
+
+    def decided(self, pool: str, desired: Desired | None, revision: int) -> None:
+        """A stored decision, ours or another autoscaler's; older news than what is known is dropped."""
+        if revision >= self.decision(pool).revision:
+            # A deleted key keeps no revision: it is made anew, not changed.
+            self._decided[pool] = Decided(desired=desired, revision=revision if desired else 0)
+
+    def verdict_changed(self, pool: str, verdict: Verdict | None) -> None:
+        """Whether the pool's containers fail to start."""
+        if verdict is not None and verdict.failures:
+            self._failing.add(pool)
+        else:
+            self._failing.discard(pool)
+
+    def stats_seen(self, stats: ContainerStats, now: float) -> None:
+        """What one node's containers do; rows: container, pool, running, slots, idle since, state."""
+        seen = NodeStats(seen_at=now, finished=dict(stats.finished))
+        for _, pool, running, *_ in stats.containers:
+            seen.running[pool] = seen.running.get(pool, 0) + int(running)
+        self._stats[stats.node] = seen
+
+    # ------------------------------------------------------------------ views
+
+    def pools(self) -> list[str]:
+        """Every pool that was declared, or that still has something to take back."""
+        return list(dict.fromkeys([*self._records, *self._claims, *(p for p, d in self._decided.items() if d.count)]))
+
+    def pools_of(self, app_id: str) -> list[str]:
+        """The pools of an app."""
+        return [pool for pool, record in self._records.items() if record.app_id == app_id]
+
+    def record(self, pool: str) -> PoolRecord | None:
+        return self._records.get(pool)
+
+    def function(self, pool: str) -> FunctionRecord | None:
+        record = self._records.get(pool)
+        return self._functions.get(record.function_id) if record else None
+
+    def decision(self, pool: str) -> Decided:
+        return self._decided.get(pool) or Decided()
+
+    def live(self, pool: str) -> int:
+        """Containers that there are or will be."""
+        ended = (ClaimState.REFUSED, ClaimState.FAILED, ClaimState.DRAINING)
+        return sum(claim.state not in ended for claim in self._claims.get(pool, {}).values())
+
+    def claims(self, pool: str) -> int:
+        """Claims in any state."""
+        return len(self._claims.get(pool, {}))
+
+    def situation(self, pool: str) -> Situation | None:
+        """What the pool is; None while that is not known and nothing may be decided."""
+        record, function = self._records.get(pool), self.function(pool)
+        if record is None or function is None:
+            return None
+        app = self._apps.get(record.app_id)
+        if app is None:
+            return None
+        stopped = app.state == "stopped"
+        return Situation(
+            policy=ScalingPolicy() if stopped else function.spec.scaling,
+            desired=self.decision(pool).count,
+            stopped=stopped,
+            retired=app.functions.get(function.spec.name) != function.function_id,
+            failing=pool in self._failing,
+        )
+
+    def sample(self, pool: str, inputs: int | None, now: float) -> Sample:
+        """One look at the pool; `inputs` is what its queue says."""
+        claims = self._claims.get(pool, {}).values()
+        nodes = {claim.node for claim in claims if claim.state in (ClaimState.READY, ClaimState.DRAINING)}
+        known = {node: stats for node in nodes if (stats := self._fresh(node, now)) is not None}
+        counted = [stats.finished[pool] for stats in known.values() if pool in stats.finished]
+        return Sample(
+            at=now,
+            inputs=inputs,
+            running=sum(stats.running.get(pool, 0) for stats in known.values()),
+            ready=sum(claim.state == ClaimState.READY for claim in claims),
+            starting=sum(claim.state in STARTING for claim in claims),
+            finished=sum(counted) if counted else None,
+            heard=len(known) == len(nodes),
+        )
+
+    def _fresh(self, node: str, now: float) -> NodeStats | None:
+        stats = self._stats.get(node)
+        return stats if stats is not None and now - stats.seen_at <= STATS_TTL_S else None

@@ -1,0 +1,78 @@
+"""Wiring of the builder: the queue of requests, and as many builds at a time as the settings allow."""
+
+from __future__ import annotations
+
+import asyncio
+
+from squall.ids import new_id
+from squall_builder.engine import Engine
+from squall_builder.handlers import ACK_WAIT_S, Builder
+from squall_builder.settings import BuilderSettings
+from squall_bus import Bus, BusError, ConsumerSpec, Delivery, connect
+from squall_contracts import subjects, topology
+from squall_service.health import serve_health
+from squall_service.run import ServiceContext
+from squall_service.settings import BusConnection
+from squall_service.telemetry import log
+
+CONSUMER = "builder"
+
+
+async def serve(context: ServiceContext[BuilderSettings]) -> None:
+    """The builder as a process of its own."""
+    connection, settings = BusConnection.load(), context.settings
+    layout = topology.build(connection.region, connection.shards, connection.replicas)
+    health = serve_health(
+        context.health, context.telemetry.exposition, host=settings.health_host, port=settings.health_port
+    )
+    async with connect(connection.bus_settings("builder"), layout) as bus, health:
+        await run(settings, bus, context)
+
+
+async def run(settings: BuilderSettings, bus: Bus, context: ServiceContext[BuilderSettings]) -> None:
+    """Build until the context stops; also in a process shared with other services."""
+    await bus.ensure_topology()
+    region = bus.topology.region
+    stream = subjects.builds_stream(region)
+    every_build = subjects.build(region, ">")
+    await bus.ensure_consumer(stream, ConsumerSpec(name=CONSUMER, filter_subject=every_build, ack_wait_s=ACK_WAIT_S))
+    engine = await asyncio.to_thread(Engine, settings.images_dir)
+    builder = Builder(bus, context.clock, engine, new_id("bu"))
+    context.health.check("bus", lambda: None if bus.connected else "the bus is not connected")
+    running: set[asyncio.Task[None]] = set()
+
+    def on_delivery(delivery: Delivery) -> None:
+        task = context.start(_one(builder, delivery), f"build {delivery.subject}")
+        running.add(task)
+        task.add_done_callback(on_ended)
+
+    def on_ended(task: asyncio.Task[None]) -> None:
+        running.discard(task)
+        puller.want(settings.concurrency - len(running))
+
+    puller = await bus.pull(stream, CONSUMER, on_delivery)
+    puller.want(settings.concurrency)
+    context.ready()
+    await context.stopping.wait()
+    await puller.close()
+    await _drain(running, settings.drain_s)
+
+
+async def _one(builder: Builder, delivery: Delivery) -> None:
+    """One build; the bus's errors end it, not the builder: the request comes again."""
+    try:
+        await builder.on_build_requested(delivery)
+    except* BusError as errors:
+        log.warning("build_interrupted", subject=delivery.subject, reason=repr(errors.exceptions))
+
+
+async def _drain(running: set[asyncio.Task[None]], within_s: float) -> None:
+    """Let builds end; what takes longer is handed back."""
+    if not running:
+        return
+    _, late = await asyncio.wait(running, timeout=within_s)
+    for task in late:
+        task.cancel()
+    if late:
+        log.info("builds_handed_back", builds=len(late))
+        await asyncio.wait(late)

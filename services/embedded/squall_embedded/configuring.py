@@ -1,0 +1,89 @@
+"""What each service is told on this machine: its settings as keywords, the same for both forms.
+
+The one place that knows the settings of the services by name.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from squall_bus import Bus
+from squall_embedded.settings import inherited_environment
+from squall_embedded.site import Site
+from squall_service.run import ServiceContext
+from squall_service.settings import ServiceSettings
+
+Run = Callable[[Any, Bus, ServiceContext[Any]], Awaitable[None]]
+
+READY_TIMEOUT_S = 45.0
+SHORT_DRAIN_S = 1.0
+"""Of a temporary platform: its one client has stopped its app, and nobody else can come back."""
+PACKAGES: Mapping[str, tuple[str, str]] = {
+    "gateway": ("squall_gateway", "GatewaySettings"),
+    "gpu-agent": ("squall_gpu_agent", "AgentSettings"),
+    "scheduler": ("squall_scheduler", "SchedulerSettings"),
+    "autoscaler": ("squall_autoscaler", "AutoscalerSettings"),
+    "builder": ("squall_builder", "BuilderSettings"),
+}
+
+
+def run_of(name: str) -> Run:
+    """A service's `run(settings, bus, context)`."""
+    run: Run = importlib.import_module(f"{PACKAGES[name][0]}.service").run
+    return run
+
+
+def settings_class(name: str) -> type[ServiceSettings]:
+    """A service's settings."""
+    package, cls = PACKAGES[name]
+    found: type[ServiceSettings] = getattr(importlib.import_module(f"{package}.settings"), cls)
+    return found
+
+
+def keywords(name: str, site: Site, number: int = 0) -> dict[str, Any]:
+    """What a service is told; `number` tells several gateways or agents apart."""
+    drain = {"drain_s": SHORT_DRAIN_S} if site.settings.ephemeral else {}
+    match name:
+        case "gateway":
+            address = {"host": site.settings.host, "port": site.ports[number]}
+            return {**address, "blobs": str(site.blobs), "embedded": True, **drain}
+        case "gpu-agent":
+            return {**_agent(site, number), **drain}
+        case "builder":
+            return {"images_dir": str(site.images), **drain}
+        case _:
+            return {}
+
+
+def _agent(site: Site, number: int) -> dict[str, Any]:
+    agents = site.settings.agents
+    own: dict[str, Any] = {"node": "local", "data": str(site.data / "agent")}
+    if agents > 1:
+        own = {"node": f"local-{number}", "data": str(site.data / f"agent-{number}")}
+        # Each offers its part of the machine, so that together they do not promise it twice.
+        sizes = settings_class("gpu-agent").load()
+        own |= {"cpu": sizes.cores() / agents, "memory_mib": sizes.memory() // agents}  # type: ignore[attr-defined]
+    return {
+        **own,
+        "gateway_url": site.urls[number % len(site.urls)],
+        "token": site.service_token,
+        "blob_dir": str(site.blobs),
+        "images_dir": str(site.images),
+    }
+
+
+def environment(name: str, given: Mapping[str, Any], site: Site) -> dict[str, str]:
+    """The environment of a service process: ours, the bus, and `given` as its variables."""
+    prefix = settings_class(name).prefix()
+    bus = {"URL": site.bus.url, "USER": site.bus.user or "", "PASSWORD": site.bus.password or ""}
+    return {
+        **inherited_environment(),
+        **({"TMPDIR": str(site.scratch)} if site.scratch else {}),
+        **{f"SQUALL_BUS_{key}": value for key, value in bus.items()},
+        **{
+            prefix + key.upper(): value if isinstance(value, str) else json.dumps(value) for key, value in given.items()
+        },
+    }

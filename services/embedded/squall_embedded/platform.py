@@ -1,0 +1,129 @@
+"""One platform from start to end: the bus server, what must lie on the bus, the services, the announcement.
+
+Owns the order of things. How the services run is in `tasks` (all in this process) and `processes` (each in its own).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import gc
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from squall_bus import Bus, KeyExists, connect
+from squall_contracts import topology
+from squall_contracts.functions import TOKENS, TokenRecord
+from squall_embedded import state
+from squall_embedded.bus_server import BusServer
+from squall_embedded.parent import stop_on_signals, until_parent_is_gone
+from squall_embedded.restarts import Restarts
+from squall_embedded.settings import EmbeddedSettings
+from squall_embedded.site import WORKSPACE, Form, Parts, Site
+from squall_service.clock import Clock, SystemClock
+from squall_service.telemetry import log
+
+
+@dataclass(kw_only=True)
+class Platform:
+    """Built by `__main__` around a bus server that is already starting."""
+
+    settings: EmbeddedSettings
+    server: BusServer
+    ports: tuple[int, ...]
+    load_form: Callable[[], Form]
+    """Imports the services, which takes most of the start: runs in a thread beside the work on the bus."""
+    announce: Callable[[state.Announcement], None]
+    parent: int
+    clock: Clock = field(default_factory=SystemClock)
+    _stop: asyncio.Event = field(default_factory=asyncio.Event)
+    _announced: bool = False
+
+    async def run(self) -> None:
+        """The whole life. Raises what kept it from starting, or ended it early."""
+        stop_on_signals(self._stop.set)
+        async with asyncio.TaskGroup() as tasks:
+            watching = tasks.create_task(self._stop_without_parent())
+            life = tasks.create_task(self._live())
+            stopping = tasks.create_task(self._stop.wait())
+            await asyncio.wait({life, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not self._announced:
+                life.cancel()
+            await asyncio.wait({life})
+            stopping.cancel()
+            watching.cancel()
+
+    async def _stop_without_parent(self) -> None:
+        if not self.settings.ephemeral:
+            return
+        await until_parent_is_gone(self.parent)
+        log.info("parent_gone")
+        self._stop.set()
+
+    async def _live(self) -> None:
+        try:
+            await self.server.ready()
+            async with asyncio.TaskGroup() as tasks:
+                keeping = tasks.create_task(self._keep_bus())
+                async with connect(self.server.settings, topology.build()) as bus:
+                    await self._serve(bus)
+                keeping.cancel()
+        finally:
+            state.remove_if_ours(self.settings.state_file)
+            await self.server.stop()
+
+    async def _serve(self, bus: Bus) -> None:
+        form, site = await asyncio.gather(asyncio.to_thread(self.load_form), self._prepare(bus))
+        async with form(site, bus, functools.partial(self._tell, site)):
+            await self._stop.wait()
+            log.info("platform_stopping")
+
+    async def _prepare(self, bus: Bus) -> Site:
+        """Streams, buckets and tokens."""
+        await bus.ensure_topology()
+        user = state.token(self.settings.data, state.WORKSPACE_TOKEN_FILE)
+        service = state.token(self.settings.data, state.SERVICE_TOKEN_FILE)
+        await self._allow(bus, user, name="local user", scope="workspace")
+        await self._allow(bus, service, name="local services", scope="service")
+        return Site(
+            settings=self.settings, bus=self.server.settings, ports=self.ports, token=user, service_token=service
+        )
+
+    async def _allow(self, bus: Bus, token: str, name: str, scope: str) -> None:
+        record = TokenRecord(workspace=WORKSPACE, name=name, scope=scope, created_at=self.clock.now())
+        try:
+            await bus.kv(TOKENS).create(hashlib.sha256(token.encode()).hexdigest(), record.encode())
+        except KeyExists:
+            pass  # a platform that starts again over its folder
+
+    def _tell(self, site: Site, parts: Parts) -> None:
+        if not self._announced:
+            # The modules that are loaded now stay: the collector need not look at them again.
+            gc.freeze()
+            gc.enable()
+            self._announced = True
+        self.announce(
+            state.Announcement(
+                url=site.urls[0],
+                token=site.token,
+                pid=os.getpid(),
+                data=str(site.data),
+                mode="processes" if self.settings.processes else "tasks",
+                started_at=self.clock.now(),
+                processes=[{"name": "bus", "pid": self.server.child.pid}, *parts],
+            )
+        )
+
+    async def _keep_bus(self) -> None:
+        """Starts nats-server again when it ends by itself; every client reconnects to the same port."""
+        restarts = Restarts()
+        while True:
+            started = self.clock.monotonic()
+            status = await self.server.child.ended()
+            restarts = restarts.after_end(self.clock.monotonic() - started)
+            log.error("bus_ended", status=status, again_in_s=restarts.delay_s)
+            await self.clock.sleep(restarts.delay_s)
+            self.server.restart()
+            await self.server.ready()

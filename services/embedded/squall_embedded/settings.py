@@ -1,0 +1,100 @@
+"""Settings of the embedded platform, from its command line. Imports next to nothing: nats-server starts first."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+MAX_AGENTS = 64
+MAX_GATEWAYS = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddedSettings:
+    """What one platform on one machine consists of and where it keeps things."""
+
+    data: Path
+    """Folder of everything: streams, blobs, images, tokens, logs."""
+    state_file: Path
+    """Where it says how to reach it, once it is ready."""
+    ephemeral: bool = False
+    """Ends when standard input closes, and removes its folder."""
+    host: str = "127.0.0.1"
+    port: int = 0
+    """Of the (first) gateway; 0 = any free one."""
+    processes: bool = False
+    """Each service is a process of its own instead of a task of this one."""
+    agents: int = 1
+    """Needs `processes` when more than one."""
+    gateways: int = 1
+    """Needs `processes` when more than one; the others listen on free ports."""
+    nats_server: Path | None = None
+    """The server program; None = the one beside the interpreter, else the one on PATH."""
+
+
+def inherited_environment() -> dict[str, str]:
+    """Ours, for a service process, without what would address another bus."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("SQUALL_BUS_")}
+
+
+def parse(arguments: Sequence[str]) -> EmbeddedSettings:
+    """The settings that the command line says. Ends the process with status 2 when they make no sense."""
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    if not given.processes and (given.agents > 1 or given.gateways > 1):
+        parser.error("--agents and --gateways above 1 need --processes")
+    if given.data is None and not given.ephemeral:
+        parser.error("--data is needed unless --ephemeral is given")
+    data = given.data or Path(tempfile.mkdtemp(prefix="squall-"))
+    return EmbeddedSettings(
+        data=data.absolute(),
+        state_file=(given.state_file or data / "server.json").absolute(),
+        ephemeral=given.ephemeral,
+        host=given.host,
+        port=given.port,
+        processes=given.processes,
+        agents=given.agents,
+        gateways=given.gateways,
+        nats_server=given.nats_server,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="squall-embedded", description="The whole platform on this machine.")
+    parser.add_argument("--data", type=Path, help="folder of everything that it keeps")
+    parser.add_argument("--state-file", type=Path, help="where it says how to reach it (default: DATA/server.json)")
+    parser.add_argument(
+        "--ephemeral", action="store_true", help="end when standard input closes, and remove the folder"
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address that gateways listen on (default: %(default)s)")
+    parser.add_argument("--port", type=_port, default=0, help="port of the gateway (default: a free one)")
+    parser.add_argument("--processes", action="store_true", help="run each service as its own process")
+    parser.add_argument("--agents", type=_count("agents", MAX_AGENTS), default=1, metavar="N")
+    parser.add_argument("--gateways", type=_count("gateways", MAX_GATEWAYS), default=1, metavar="N")
+    default = os.environ.get("SQUALL_EMBEDDED_NATS_SERVER")
+    parser.add_argument(
+        "--nats-server", type=Path, default=Path(default) if default else None, help="nats-server program"
+    )
+    return parser
+
+
+def _port(text: str) -> int:
+    if not text.isdigit() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port (0 to 65535)")
+    return int(text)
+
+
+class _count:
+    """A number from 1 to `most`."""
+
+    def __init__(self, what: str, most: int) -> None:
+        self.what, self.most = what, most
+
+    def __call__(self, text: str) -> int:
+        if not text.isdigit() or not 1 <= int(text) <= self.most:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number of {self.what} (1 to {self.most})")
+        return int(text)

@@ -1,0 +1,64 @@
+"""What every form of running the services must know about the platform that they belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from squall_bus import Bus, BusSettings
+from squall_embedded import addresses
+from squall_embedded.settings import EmbeddedSettings
+
+WORKSPACE = "main"
+MAX_SCRATCH_PATH = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """One platform on one machine."""
+
+    settings: EmbeddedSettings
+    bus: BusSettings
+    ports: tuple[int, ...]
+    """Of the gateways; the first one is announced."""
+    token: str
+    """The local user's."""
+    service_token: str
+    """The agents'."""
+
+    @property
+    def data(self) -> Path:
+        return self.settings.data
+
+    @property
+    def blobs(self) -> Path:
+        """Payloads and code, written by the gateway, read by agents without HTTP."""
+        return self.data / "blobs"
+
+    @property
+    def images(self) -> Path:
+        """Environments, made by the builder, used by agents."""
+        return self.data / "images"
+
+    @property
+    def scratch(self) -> Path | None:
+        """Where temporary files go, so that they go with the platform; None when its sockets would not fit: the path of
+        a unix socket has at most 107 characters."""
+        folder = self.data / "tmp"
+        return folder if len(str(folder)) <= MAX_SCRATCH_PATH else None
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Where the gateways answer."""
+        return tuple(addresses.url(self.settings.host, port) for port in self.ports)
+
+
+Parts = list[dict[str, Any]]
+"""name, pid and, for gateways, url of each part."""
+Publish = Callable[[Parts], None]
+"""All parts are ready; called again when one of them was started anew."""
+Form = Callable[[Site, Bus, Publish], AbstractAsyncContextManager[None]]
+"""A way of running the services: all are ready in the block, and drained after it."""

@@ -1,0 +1,71 @@
+"""Puts the platform together and runs its event loop: what `__main__` imports once nats-server has been started."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import importlib
+import subprocess
+import sys
+
+import uvloop
+
+from squall.errors import SquallError
+from squall_embedded.announcing import Announcer
+from squall_embedded.bus_program import BusProgram
+from squall_embedded.bus_server import BusServer
+from squall_embedded.platform import Platform
+from squall_embedded.settings import EmbeddedSettings
+from squall_embedded.site import Form
+from squall_service.telemetry import configure_logging, current_service, log
+
+IMPORT_SWITCH_INTERVAL_S = 0.001
+"""While services are imported in a thread, the event loop must not wait 5 ms for each of its turns."""
+
+
+def run_platform(
+    settings: EmbeddedSettings,
+    program: BusProgram,
+    process: subprocess.Popen[bytes],
+    ports: tuple[int, ...],
+    parent: int,
+) -> int:
+    """Runs the platform around the started server process; its exit status. Raises what kept it from starting."""
+    configure_logging()
+    current_service.set("embedded")
+    sys.setswitchinterval(IMPORT_SWITCH_INTERVAL_S)
+
+    async def live() -> None:
+        await Platform(
+            settings=settings,
+            server=BusServer(program, process),
+            ports=ports,
+            load_form=functools.partial(_load_form, settings),
+            announce=Announcer(settings.state_file).announce,
+            parent=parent,
+        ).run()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        try:
+            runner.run(live())
+        except BaseExceptionGroup as group:
+            raise _cause(group) from None
+    return 0
+
+
+def _load_form(settings: EmbeddedSettings) -> Form:
+    name = "squall_embedded.processes" if settings.processes else "squall_embedded.tasks"
+    form: Form = importlib.import_module(name).run_services
+    sys.setswitchinterval(0.005)
+    return form
+
+
+def _cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What went wrong first; a refusal (port in use, server too old) is what people want to read."""
+    refusals, others = group.split(SquallError)
+    error: BaseException = refusals or others or group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if not isinstance(error, SquallError):
+        log.error("platform_failed", error=error)
+    return error

@@ -1,0 +1,62 @@
+"""All services as tasks of this process, on one bus connection: the default form, and the one that starts fastest."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from squall_bus import Bus
+from squall_embedded import configuring
+from squall_embedded.site import Publish, Site
+from squall_service.run import Service, ServiceContext, start
+from squall_service.telemetry import TelemetrySettings, open_telemetry
+
+GRACE_S = 5.0
+"""Of each service; what has not drained by then is cancelled."""
+
+
+@asynccontextmanager
+async def run_services(site: Site, bus: Bus, publish: Publish) -> AsyncIterator[None]:
+    """Starts all of them at once and waits until each is ready; the first one that fails ends the block."""
+    services = [_service(name, site, bus) for name in configuring.PACKAGES]
+    telemetry = open_telemetry("embedded", TelemetrySettings.load())
+    stop = asyncio.get_running_loop().create_future()
+
+    async def keep(service: Service[Any], ready: asyncio.Event) -> None:
+        async with start(service, telemetry=telemetry) as running:
+            ready.set()
+            await running.ended(stop)
+
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            readies = [asyncio.Event() for _ in services]
+            for service, ready in zip(services, readies, strict=True):
+                tasks.create_task(keep(service, ready), name=service.name)
+            try:
+                async with asyncio.timeout(configuring.READY_TIMEOUT_S):
+                    await asyncio.gather(*(ready.wait() for ready in readies))
+                publish([_part(service.name, site) for service in services])
+                yield
+            finally:
+                if not stop.done():
+                    stop.set_result(None)
+    finally:
+        await telemetry.close()
+
+
+def _service(name: str, site: Site, bus: Bus) -> Service[Any]:
+    run = configuring.run_of(name)
+    settings = configuring.settings_class(name).load(**configuring.keywords(name, site))
+
+    async def main(context: ServiceContext[Any]) -> None:
+        await run(context.settings, bus, context)
+
+    return Service(name=name, main=main, settings=settings, grace_s=GRACE_S)
+
+
+def _part(name: str, site: Site) -> dict[str, Any]:
+    part: dict[str, Any] = {"name": name, "pid": os.getpid()}
+    return {**part, "url": site.urls[0]} if name == "gateway" else part

@@ -1,0 +1,115 @@
+"""Answers as bytes: errors, JSON, result frames. Knows ASGI's messages; decides nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any
+
+from squall import errors
+from squall.errors import SquallError
+from squall.http_api import FRAMES_CONTENT_TYPE, FrameKind, frames
+from squall_bus import BusError, BusUnavailable, PublishUnknown, StreamFull
+from squall_contracts.calls import CallResult
+
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Headers = Iterable[tuple[bytes, bytes]]
+
+JSON = (b"content-type", b"application/json")
+FRAMES = (b"content-type", FRAMES_CONTENT_TYPE.encode())
+RETRY_AFTER_S = b"1"
+
+# What the bus says, as the caller should hear it: it cannot know our streams.
+_FROM_BUS: tuple[tuple[type[BusError], type[SquallError]], ...] = (
+    (BusUnavailable, errors.ServiceError),
+    (PublishUnknown, errors.ServiceError),
+    (StreamFull, errors.StorageFullError),
+)
+
+
+def public(error: SquallError) -> SquallError:
+    """The error as the catalogue of the API knows it."""
+    if not isinstance(error, BusError):
+        return error
+    for ours, theirs in _FROM_BUS:
+        if isinstance(error, ours):
+            return theirs(error.message)
+    return errors.InternalError(error.message)
+
+
+def error_body(error: SquallError, request_id: str = "") -> bytes:
+    """`{"error": ...}`; bytes and other things that JSON does not have become text."""
+    wire = errors.to_wire(error)
+    if request_id:
+        wire["request"] = request_id
+    return json.dumps({"error": wire}, default=str).encode()
+
+
+def error_headers(error: SquallError) -> list[tuple[bytes, bytes]]:
+    """Content type, and when to come back."""
+    headers = [JSON]
+    if error.retryable and error.http_status in (429, 503, 507):
+        headers.append((b"retry-after", RETRY_AFTER_S))
+    return headers
+
+
+async def send_whole(send: Send, status: int, body: bytes, headers: Headers = (JSON,)) -> None:
+    """A complete answer."""
+    length = (b"content-length", b"%d" % len(body))
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def send_json(send: Send, status: int, body: Any) -> None:
+    """A complete answer in JSON."""
+    await send_whole(send, status, json.dumps(body).encode())
+
+
+async def begin_stream(send: Send, headers: Headers = (FRAMES,)) -> None:
+    """The head of an answer whose end is not known yet."""
+    await send({"type": "http.response.start", "status": 200, "headers": list(headers)})
+
+
+async def send_part(send: Send, body: bytes) -> None:
+    """A part of a stream; returns when the client has room for more."""
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+
+
+async def end_stream(send: Send) -> None:
+    """The end of a stream."""
+    await send({"type": "http.response.body", "body": b""})
+
+
+def result_frame(record: CallResult, cursor: int | None = None) -> bytes:
+    """The RESULT frame of a record. Fields that have their default value are left out."""
+    meta: dict[str, Any] = {
+        "call": record.call,
+        "index": record.index,
+        "outcome": record.outcome,
+        "encoding": record.encoding,
+        "attempt": record.attempt,
+        "started_at": record.started_at,
+        "ended_at": record.ended_at,
+        "node": record.node,
+        "container": record.container,
+    }
+    if record.blob is not None:
+        meta["blob"] = record.blob
+    if record.error is not None:
+        meta["error"] = record.error
+    if record.items is not None:
+        meta["items"] = record.items
+    if cursor is not None:
+        meta["cursor"] = cursor
+    return frames.encode(FrameKind.RESULT, meta, record.payload)
+
+
+def keepalive_frame(waiting: str) -> bytes:
+    """Nothing happened; why, if we know."""
+    return frames.encode(FrameKind.KEEPALIVE, {"waiting": waiting} if waiting else {})
+
+
+def error_frame(error: SquallError) -> bytes:
+    """The end of a stream that broke."""
+    wire = errors.to_wire(public(error))
+    return frames.encode(FrameKind.ERROR, json.loads(json.dumps(wire, default=str)))

@@ -1,0 +1,107 @@
+"""POST /v1/calls and GET /v1/calls/{id}/result: the call path. Plain functions, see `squall_gateway.edge`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from squall.ids import check_call_id
+from squall.spec import Kind
+from squall_contracts import spans, subjects
+from squall_contracts.calls import CallResult
+from squall_contracts.spans import SpanBatch, row
+from squall_gateway.accept import SERVICE, Accepted, Acceptor, Input, now_ns
+from squall_gateway.answers import FRAMES, result_frame, send_json, send_whole
+from squall_gateway.bodies import integer, query_values, wait_s, whole
+from squall_gateway.call_headers import CallHeaders, read_call_headers
+from squall_gateway.edge import Exchange
+from squall_gateway.generators import Generators
+from squall_gateway.metrics import Requests
+from squall_gateway.results import Results
+from squall_gateway.targets import Target, Targets
+from squall_gateway.waiting import Waiting
+from squall_gateway.waits import NoResult, Waits
+
+
+@dataclass(frozen=True, slots=True)
+class CallRoutes:
+    """Takes calls and answers with their results."""
+
+    acceptor: Acceptor
+    targets: Targets
+    waits: Waits
+    results: Results
+    generators: Generators
+    waiting: Waiting
+    requests: Requests
+
+    async def post(self, exchange: Exchange, _: str) -> None:
+        """Accept one input; answer with its result, or with 202 once it is accepted."""
+        received_ns = now_ns(self.acceptor.clock)
+        call = read_call_headers(exchange.headers, self.acceptor.bus.topology.shards)
+        target = await self.targets.of(call, exchange.token.workspace)
+        given = Input(0, await whole(exchange.receive, self.acceptor.limits.inline_bytes), call.blob)
+        if call.kind is Kind.GENERATOR:
+            await self.generators.answer(exchange, call, target, given, received_ns)
+            return
+        seconds = wait_s(query_values(exchange.query))
+        if seconds:
+            await self._accept_and_wait(exchange, call, target, given, (received_ns, seconds))
+            return
+        accepted = await self.acceptor.accept(call, target, given, reply_to=None, received_ns=received_ns)
+        self._count(call, accepted)
+        self._trace(call, accepted, [])
+        await send_json(exchange.send, 202, {"call": call.call, "waiting": ""})
+
+    async def _accept_and_wait(
+        self, exchange: Exchange, call: CallHeaders, target: Target, given: Input, times: tuple[int, float]
+    ) -> None:
+        received_ns, seconds = times
+        wait = self.waits.open(call.call, 0, exchange.token.workspace)
+        try:
+            accepted = await self.acceptor.accept(call, target, given, reply_to=wait.reply_to, received_ns=received_ns)
+            self._count(call, accepted)
+            if accepted.duplicate:
+                await wait.look()
+            outcome = await wait.result(seconds, exchange.receive)
+        finally:
+            await wait.close()
+        replied_ns = now_ns(self.acceptor.clock)
+        await self._answer(exchange, call.call, target.pool.pool, outcome)
+        returned = row(spans.RESULT_RETURN, "", SERVICE, replied_ns, now_ns(self.acceptor.clock))
+        self._trace(call, accepted, [returned] if isinstance(outcome, bytes) else [])
+
+    async def result(self, exchange: Exchange, call: str) -> None:
+        """Wait for the result of an input that was taken before, by whichever gateway."""
+        values = query_values(exchange.query)
+        index, seconds = integer(values, "index", 0), wait_s(values)
+        workspace = exchange.token.workspace
+        self.results.check(check_call_id(call))
+        wait = self.waits.open(call, index, workspace)
+        try:
+            await wait.look()
+            pool = "" if wait.future.done() else await self.results.pool_of(call, index, workspace)
+            outcome = await wait.result(seconds, exchange.receive)
+        finally:
+            await wait.close()
+        await self._answer(exchange, call, pool, outcome)
+
+    async def _answer(self, exchange: Exchange, call: str, pool: str, outcome: bytes | NoResult) -> None:
+        if isinstance(outcome, bytes):
+            record = CallResult.decode(outcome)
+            self.acceptor.loads.ended(record.pool or pool)
+            await send_whole(exchange.send, 200, result_frame(record), (FRAMES,))
+        elif outcome is NoResult.LATER:
+            await send_json(exchange.send, 202, {"call": call, "waiting": self.waiting.text(pool)})
+        # NoResult.GONE: nobody reads an answer. The call goes on; its app's end cancels it.
+
+    def _count(self, call: CallHeaders, accepted: Accepted) -> None:
+        if not accepted.duplicate:
+            self.requests.accepted[call.kind.value] += 1
+
+    def _trace(self, call: CallHeaders, accepted: Accepted, rows: list[list[object]]) -> None:
+        published = row(
+            spans.JOURNAL_PUBLISH, spans.GATEWAY_ACCEPT, SERVICE, accepted.began_ns, accepted.ended_ns
+        )
+        batch = SpanBatch(accepted.trace_id, accepted.parent_id, call.call, 0, "", [published, *rows])
+        bus = self.acceptor.bus
+        bus.publish_soon(subjects.spans(bus.topology.region, accepted.trace_id), batch.encode())

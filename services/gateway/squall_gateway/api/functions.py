@@ -1,0 +1,76 @@
+"""/v1/info and /v1/functions: what a client must know before it calls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fastapi import APIRouter, Request
+
+from squall.errors import NotFoundError
+from squall.http_api import API_VERSION, FunctionInfo, Route, ServerInfo
+from squall_bus import Bus
+from squall_contracts.functions import AppRecord
+from squall_gateway.api.requests import workspace_of
+from squall_gateway.directory import Directory
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionRoutes:
+    """Look-ups."""
+
+    bus: Bus
+    directory: Directory
+    version: str
+    embedded: bool
+
+    def router(self) -> APIRouter:
+        """The routes."""
+        router = APIRouter(tags=["functions"])
+        router.get(Route.INFO)(self.info)
+        router.get(Route.FUNCTIONS)(self.function)
+        return router
+
+    async def info(self, request: Request) -> ServerInfo:
+        """What this server is, and how call ids are made for it."""
+        return ServerInfo(
+            version=self.version,
+            api_version=API_VERSION,
+            region=self.bus.topology.region,
+            shards=self.bus.topology.shards,
+            workspace=workspace_of(request),
+            environment="main",
+            embedded=self.embedded,
+        )
+
+    async def function(
+        self, request: Request, app: str, name: str, environment: str = "main", version: int | None = None
+    ) -> FunctionInfo:
+        """A function by the name of its app and its own; `version` pins an earlier deployment."""
+        workspace = workspace_of(request)
+        record = (await self.directory.find_app(app, workspace, environment)).record
+        if record.state == "stopped":
+            raise NotFoundError(f"app {record.name!r} is stopped", fix="Deploy it again.")
+        function_id = functions_of(record, version).get(name)
+        if function_id is None:
+            raise NotFoundError(f"app {record.name!r} has no function {name!r}")
+        function = await self.directory.function(function_id, workspace)
+        return FunctionInfo(
+            app_id=record.app_id,
+            app_name=record.name,
+            function_id=function_id,
+            name=name,
+            version=function.version,
+            is_class=function.spec.is_class,
+            methods=function.spec.methods,
+            parameters=function.spec.parameters,
+        )
+
+
+def functions_of(record: AppRecord, version: int | None) -> dict[str, str]:
+    """Function ids by name, of the present version or of an earlier one. Raises `NotFoundError`."""
+    if version is None or version == record.version:
+        return dict(record.functions)
+    for line in record.history:
+        if line.version == version:
+            return dict(line.functions)
+    raise NotFoundError(f"app {record.name!r} has no version {version}")

@@ -1,0 +1,266 @@
+"""Apps: publishing versions, keeping ephemeral ones alive, stopping them. Owns the buckets `apps` and `specs`.
+
+A publish writes new function versions first and moves the app's pointer last, by one compare-and-set: a caller sees the
+old version in full or the new one in full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from squall.errors import ConflictError, InvalidError
+from squall.http_api import PublishApp, PublishedApp
+from squall.ids import check_name, new_id
+from squall.spec import FunctionSpec, digest, to_wire, validate
+from squall_bus import Bus, KeyExists, WrongRevision
+from squall_contracts.functions import (
+    APPS,
+    SPECS,
+    AppRecord,
+    DeployedVersion,
+    FunctionRecord,
+    PoolRecord,
+    app_name_key,
+    pool_id,
+)
+from squall_gateway.blobs import Blobs
+from squall_gateway.directory import Directory, KnownApp
+from squall_gateway.pools import Pools
+from squall_service.clock import Clock
+
+ALIVE_S = 25.0
+"""Five heartbeats of the SDK: one lost packet, or a laptop's garbage collection, must not stop an app."""
+MODES = ("ephemeral", "detached", "deployed")
+TRIES = 8
+"""Of a compare-and-set against other gateways and clients."""
+HISTORY = 50
+"""Versions that a deployed app remembers."""
+
+Change = Callable[[AppRecord], AppRecord]
+"""The record as it should be; the same object when nothing is to be done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Apps:
+    """Writes app records."""
+
+    bus: Bus
+    directory: Directory
+    pools: Pools
+    blobs: Blobs
+    clock: Clock
+
+    # ------------------------------------------------------------------ publish
+
+    async def publish(self, wanted: PublishApp, workspace: str) -> PublishedApp:
+        """Make or change an app. Raises `InvalidError` for a bad declaration, `ConflictError` for a lost race."""
+        await self._check(wanted)
+        for _ in range(TRIES):
+            known = await self._present(wanted, workspace)
+            record = next_version(known.record if known else None, wanted, workspace, self.clock.now())
+            if known is not None and record is known.record:
+                return published(record, unchanged=True)
+            await self._write_functions(wanted.functions, record)
+            try:
+                await self._write_app(record, known)
+            except WrongRevision:
+                continue
+            return published(record)
+        raise ConflictError(f"app {wanted.name!r} was changed by others at the same time, {TRIES} times in a row")
+
+    async def _check(self, wanted: PublishApp) -> None:
+        check_name(wanted.name, "app")
+        check_name(wanted.environment, "environment")
+        if wanted.mode not in MODES:
+            raise InvalidError(f"app mode {wanted.mode!r} is not one of {', '.join(MODES)}")
+        for spec in wanted.functions:
+            check_name(spec.name, "function")
+            validate(spec)
+            if not spec.methods:
+                raise InvalidError(f"function {spec.name!r} has no methods")
+        names = [spec.name for spec in wanted.functions]
+        if len(set(names)) < len(names):
+            raise InvalidError(f"function names {sorted(names)} are not all different")
+        for bundle in {spec.code.bundle_sha256 for spec in wanted.functions} - {""}:
+            if await self.blobs.size(bundle) is None:
+                raise InvalidError(f"code bundle {bundle} is not there", fix="Upload it with PUT /v1/blobs first.")
+
+    async def _present(self, wanted: PublishApp, workspace: str) -> KnownApp | None:
+        """The app that is changed; None when it is new."""
+        if wanted.mode != "deployed":
+            return None if wanted.app_id is None else await self.directory.app(wanted.app_id, workspace, fresh=True)
+        pointer = await self._pointer(wanted, workspace)
+        entry = await self.bus.kv(APPS).get(pointer)
+        if entry is None:  # the name was taken and nothing came after it: the app is made under that id
+            return KnownApp(empty_app(pointer, wanted, workspace, self.clock.now()), 0)
+        return self.directory.saw_app(AppRecord.decode(entry.value), entry.revision)
+
+    async def _pointer(self, wanted: PublishApp, workspace: str) -> str:
+        """The app id behind a name; taken for a new app if there is none."""
+        key = app_name_key(workspace, wanted.environment, wanted.name)
+        bucket = self.bus.kv(APPS)
+        entry = await bucket.get(key)
+        if entry is None:
+            fresh = new_id("ap")
+            try:
+                await bucket.create(key, fresh.encode())
+                return fresh
+            except KeyExists:
+                entry = await bucket.get(key)
+        if entry is None:
+            raise ConflictError(f"the name {wanted.name!r} changes hands at the moment")
+        return entry.value.decode()
+
+    async def _write_functions(self, specs: Sequence[FunctionSpec], app: AppRecord) -> None:
+        """Every version before the pointer that makes it visible."""
+        bucket = self.bus.kv(SPECS)
+        for spec in specs:
+            record = FunctionRecord(
+                function_id=app.functions[spec.name],
+                app_id=app.app_id,
+                app_name=app.name,
+                workspace=app.workspace,
+                environment=app.environment,
+                version=app.version,
+                ephemeral=app.state != "deployed",
+                spec=spec,
+                created_at=app.updated_at,
+            )
+            try:
+                await bucket.create(record.function_id, record.encode())
+            except KeyExists:
+                pass  # the same version in full: its id is its content
+            self.directory.saw_function(record)
+            if spec.scaling.min_containers > 0 and not spec.is_class:
+                await self._open_pool(record)
+
+    async def _open_pool(self, function: FunctionRecord) -> None:
+        """Containers that are wanted without any call: the pool must be known before its first input."""
+        pool = PoolRecord(
+            pool=pool_id(function.function_id),
+            function_id=function.function_id,
+            app_id=function.app_id,
+            workspace=function.workspace,
+        )
+        await self.pools.ensure_record(pool)
+
+    async def _write_app(self, record: AppRecord, known: KnownApp | None) -> KnownApp:
+        revision = 0 if known is None else known.revision
+        written = await self.bus.kv(APPS).update(record.app_id, record.encode(), revision)
+        return self.directory.saw_app(record, written)
+
+    # ------------------------------------------------------------------ life
+
+    async def heartbeat(self, app_id: str, workspace: str) -> AppRecord:
+        """The client of an ephemeral app lives. The state it then has."""
+
+        def renew(record: AppRecord) -> AppRecord:
+            if record.state != "ephemeral":
+                return record
+            return replace(record, alive_until=self.clock.now() + ALIVE_S)
+
+        return await self._change(app_id, workspace, renew)
+
+    async def mark_stopped(self, app_id: str, workspace: str, reason: str) -> AppRecord:
+        """No call is accepted from here on; autoscaler and agents follow."""
+
+        def stop(record: AppRecord) -> AppRecord:
+            if record.state == "stopped":
+                return record
+            return replace(record, state="stopped", stop_reason=reason, alive_until=0.0, updated_at=self.clock.now())
+
+        return await self._change(app_id, workspace, stop)
+
+    async def _change(self, app_id: str, workspace: str, change: Change) -> AppRecord:
+        for attempt in range(TRIES):
+            known = await self.directory.app(app_id, workspace, fresh=attempt > 0)
+            record = change(known.record)
+            if record is known.record:
+                return record
+            try:
+                return (await self._write_app(record, known)).record
+            except WrongRevision:
+                continue
+        raise ConflictError(f"app {app_id} was changed by others at the same time, {TRIES} times in a row")
+
+    def abandoned(self) -> list[AppRecord]:
+        """Ephemeral apps whose client has not been heard of in time, as far as memory knows."""
+        return [known.record for known in self.directory.apps() if self.is_abandoned(known.record)]
+
+    def is_abandoned(self, record: AppRecord) -> bool:
+        """Whether its client is gone."""
+        return record.state == "ephemeral" and 0 < record.alive_until < self.clock.now()
+
+
+def function_id(app_id: str, version: int, spec: FunctionSpec) -> str:
+    """`fu-` and 20 hex digits: the content of one version of one function of one app."""
+    return "fu-" + digest([app_id, version, spec.name, to_wire(spec)])[:20]
+
+
+def empty_app(app_id: str, wanted: PublishApp, workspace: str, now: float) -> AppRecord:
+    """An app before its first version."""
+    return AppRecord(
+        app_id=app_id,
+        name=wanted.name,
+        workspace=workspace,
+        environment=wanted.environment,
+        state=wanted.mode,
+        version=0,
+        functions={},
+        created_at=now,
+        updated_at=now,
+        tags=dict(wanted.tags),
+    )
+
+
+def next_version(present: AppRecord | None, wanted: PublishApp, workspace: str, now: float) -> AppRecord:
+    """The record after a publish; the present one itself when nothing changes. Pure but for a new app's id."""
+    app = present or empty_app(new_id("ap"), wanted, workspace, now)
+    if wanted.mode != "deployed":
+        return _with_functions(app, wanted, now)
+    same = versions_of(app, app.version, wanted.functions)
+    if app.state != "stopped" and same == app.functions and app.version:
+        return app
+    version = app.version + 1
+    functions = versions_of(app, version, wanted.functions)
+    line = DeployedVersion(version=version, deployed_at=now, functions=functions)
+    return replace(
+        app,
+        state="deployed",
+        version=version,
+        functions=functions,
+        updated_at=now,
+        stop_reason="",
+        tags=dict(wanted.tags) or app.tags,
+        history=(*app.history, line)[-HISTORY:],
+    )
+
+
+def _with_functions(app: AppRecord, wanted: PublishApp, now: float) -> AppRecord:
+    """Ephemeral apps have one version that grows."""
+    if app.state == "stopped":
+        raise ConflictError(f"app {app.app_id} is stopped", fix="Run the app again.")
+    if app.state == "deployed":
+        raise ConflictError(f"app {app.app_id} is deployed", fix="Deploy it to change it.")
+    functions = {**app.functions, **versions_of(app, 1, wanted.functions)}
+    if functions == app.functions and app.version:
+        return app
+    alive_until = now + ALIVE_S if app.state == "ephemeral" else 0.0
+    return replace(app, version=1, functions=functions, updated_at=now, alive_until=alive_until)
+
+
+def versions_of(app: AppRecord, version: int, specs: Sequence[FunctionSpec]) -> Mapping[str, str]:
+    """Function ids by name."""
+    return {spec.name: function_id(app.app_id, version, spec) for spec in specs}
+
+
+def published(record: AppRecord, *, unchanged: bool = False) -> PublishedApp:
+    """The answer to a publish."""
+    return PublishedApp(
+        app_id=record.app_id,
+        name=record.name,
+        version=record.version,
+        functions=record.functions,
+        unchanged=unchanged,
+    )

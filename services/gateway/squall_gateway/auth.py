@@ -1,0 +1,85 @@
+"""Who asks, and what they may do. Owns the bucket `tokens`; keeps hashes, never tokens."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from squall.errors import AuthError, InvalidError, PermissionDeniedError
+from squall_bus import Bus, KeyExists
+from squall_contracts.functions import TOKENS, TokenRecord
+from squall_service.clock import Clock
+
+CACHE_S = 10.0
+"""A revoked token works for so long at most."""
+UNKNOWN_CACHE_S = 1.0
+MAX_CACHED = 20_000
+SCOPES = ("workspace", "container", "service")
+_BEARER = b"bearer "
+
+# Paths by scope; a workspace token may do everything. User code makes calls as itself, agents move blobs.
+_CALLING = ("/v1/info", "/v1/calls", "/v1/blobs/", "/v1/functions", "/v1/spans")
+_ALLOWED = {"container": _CALLING, "service": _CALLING}
+
+
+@dataclass(frozen=True, slots=True)
+class _Cached:
+    record: TokenRecord | None
+    until: float
+
+
+class Tokens:
+    """Checks the bearer tokens of requests."""
+
+    def __init__(self, bus: Bus, clock: Clock) -> None:
+        self._bucket = bus.kv(TOKENS)
+        self._clock = clock
+        self._cache: OrderedDict[bytes, _Cached] = OrderedDict()
+
+    async def check(self, authorization: bytes | None, path: str) -> TokenRecord:
+        """The rights behind an `Authorization` header. Raises `AuthError` or `PermissionDeniedError`."""
+        if authorization is None or authorization[:7].lower() != _BEARER:
+            raise AuthError("the request has no bearer token")
+        now = self._clock.now()
+        cached = self._cache.get(authorization)
+        if cached is None or cached.until <= now:
+            cached = await self._look_up(authorization, now)
+        record = cached.record
+        if record is None:
+            raise AuthError("the token is unknown")
+        if record.expires_at and record.expires_at <= now:
+            raise AuthError("the token has expired", fix="Make a new token.")
+        allowed = _ALLOWED.get(record.scope)
+        if allowed is not None and not path.startswith(allowed):
+            raise PermissionDeniedError(f"a token of scope {record.scope!r} does not allow {path}")
+        return record
+
+    async def _look_up(self, authorization: bytes, now: float) -> _Cached:
+        entry = await self._bucket.get(token_key(authorization[7:].strip()))
+        record = None if entry is None else TokenRecord.decode(entry.value)
+        cached = _Cached(record, now + (UNKNOWN_CACHE_S if record is None else CACHE_S))
+        self._cache[authorization] = cached
+        self._cache.move_to_end(authorization)
+        if len(self._cache) > MAX_CACHED:
+            self._cache.popitem(last=False)
+        return cached
+
+
+def token_key(token: bytes) -> str:
+    """Key of a token's record."""
+    return hashlib.sha256(token).hexdigest()
+
+
+async def create_token(bus: Bus, workspace: str, scope: str, name: str, *, now: float, token: str | None = None) -> str:
+    """A new token (256 random bits), or `token` made known; safe to repeat. What is returned is stored nowhere."""
+    if scope not in SCOPES:
+        raise InvalidError(f"token scope {scope!r} is not one of {', '.join(SCOPES)}")
+    token = token or "sq-" + secrets.token_urlsafe(32)
+    record = TokenRecord(workspace=workspace, name=name, scope=scope, created_at=now)
+    try:
+        await bus.kv(TOKENS).create(token_key(token.encode()), record.encode())
+    except KeyExists:
+        pass
+    return token

@@ -1,0 +1,216 @@
+"""The blob store: payloads above the inline limit, and code, named by their SHA-256. Streams; holds one chunk at a time.
+
+A blob is there in full, verified and on disk, or not at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import re
+import shutil
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Protocol, cast
+from uuid import uuid4
+
+import obstore
+from obstore.store import LocalStore, ObjectStore, from_url
+
+from squall.errors import InvalidError, NotFoundError, RequestSizeError, StorageFullError
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+CHUNK_BYTES = 1 << 20
+MAX_KNOWN = 20_000
+RESERVE_BYTES = 256 << 20
+"""Free space under which a folder counts as full: results of what was accepted must still fit."""
+
+
+def blob_path(sha256: str) -> str:
+    """Where a blob lies in the store. Agents that share the folder use the same rule."""
+    return f"{sha256[:2]}/{sha256}"
+
+
+def check_sha256(sha256: str) -> str:
+    """`sha256` itself. Raises `InvalidError` if it is not one."""
+    if not _SHA256.fullmatch(sha256):
+        raise InvalidError(f"{sha256!r} is not a SHA-256 in lower-case hex")
+    return sha256
+
+
+class Sink(Protocol):
+    """Where a blob is written; what was not finished is not there."""
+
+    async def write(self, chunks: AsyncIterator[bytes], sha256: str) -> None:
+        """Store all chunks under that name; if they raise, nothing."""
+
+
+class Blobs:
+    """One store, in a local folder or behind a URL."""
+
+    def __init__(self, where: str, options: Mapping[str, str], limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._known: OrderedDict[str, int] = OrderedDict()
+        self._folder = None if "://" in where else Path(where).absolute()
+        self._store: ObjectStore
+        self._sink: Sink
+        if self._folder is not None:
+            (self._folder / "tmp").mkdir(parents=True, exist_ok=True)
+            self._store = LocalStore(self._folder)
+            self._sink = FolderSink(self._folder)
+        else:
+            # The options are the operator's, checked by obstore: unknown names raise there.
+            self._store = cast("ObjectStore", from_url(where, **options))  # type: ignore[call-overload]
+            self._sink = StoreSink(self._store)
+
+    async def put(self, sha256: str, chunks: AsyncIterator[bytes]) -> int:
+        """Store a blob and verify it; its size. Raises `InvalidError` when the content has another hash."""
+        check_sha256(sha256)
+        if full := await self.nearly_full():
+            raise StorageFullError(full)
+        checked = _Checked(chunks, sha256, self._limit_bytes)
+        await self._sink.write(checked.stream(), sha256)
+        self._remember(sha256, checked.size)
+        return checked.size
+
+    async def size(self, sha256: str) -> int | None:
+        """Bytes of a blob; None when there is none."""
+        known = self._known.get(check_sha256(sha256))
+        if known is not None:
+            return known
+        try:
+            meta = await obstore.head_async(self._store, blob_path(sha256))
+        except FileNotFoundError:
+            return None
+        self._remember(sha256, meta["size"])
+        return meta["size"]
+
+    async def require(self, sha256: str, size: int) -> None:
+        """Raises `InvalidError` unless a blob of that size is there."""
+        found = await self.size(sha256)
+        if found is None:
+            raise InvalidError(f"blob {sha256} is not there", fix="Upload it with PUT /v1/blobs/<sha256> first.")
+        if found != size:
+            raise InvalidError(f"blob {sha256} has {found} bytes, the reference says {size}")
+
+    async def get(self, sha256: str) -> tuple[int, AsyncIterator[bytes]]:
+        """Size and content of a blob. Raises `NotFoundError`."""
+        try:
+            found = await obstore.get_async(self._store, blob_path(check_sha256(sha256)))
+        except FileNotFoundError:
+            self._known.pop(sha256, None)
+            raise NotFoundError(f"there is no blob {sha256}", fix="It was never uploaded, or is expired.") from None
+        return found.meta["size"], _as_bytes(found)
+
+    async def nearly_full(self) -> str:
+        """Why nothing more can be stored; empty when there is room (URLs: always)."""
+        if self._folder is None:
+            return ""
+        usage = await asyncio.to_thread(shutil.disk_usage, self._folder)
+        if usage.free >= RESERVE_BYTES:
+            return ""
+        return f"the disk of {self._folder} has {usage.free >> 20} MiB left"
+
+    def _remember(self, sha256: str, size: int) -> None:
+        self._known[sha256] = size
+        if len(self._known) > MAX_KNOWN:
+            self._known.popitem(last=False)
+
+
+async def _as_bytes(found: obstore.GetResult) -> AsyncIterator[bytes]:
+    async for chunk in found.stream(CHUNK_BYTES):
+        yield bytes(chunk)
+
+
+class _Checked:
+    """Chunks on their way to the store; the last step raises unless the whole is what its name says."""
+
+    def __init__(self, chunks: AsyncIterator[bytes], sha256: str, limit_bytes: int) -> None:
+        self._chunks = chunks
+        self._sha256 = sha256
+        self._limit_bytes = limit_bytes
+        self.size = 0
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        digest = hashlib.sha256()
+        async for chunk in self._chunks:
+            self.size += len(chunk)
+            if self.size > self._limit_bytes:
+                raise RequestSizeError(f"a blob of more than {self._limit_bytes} bytes")
+            # 1 MiB takes 1 ms: long enough to leave the event loop to others (hashlib releases the lock).
+            if len(chunk) >= CHUNK_BYTES // 4:
+                await asyncio.to_thread(digest.update, chunk)
+            else:
+                digest.update(chunk)
+            yield chunk
+        if digest.hexdigest() != self._sha256:
+            raise InvalidError(
+                f"the content has SHA-256 {digest.hexdigest()}, not {self._sha256}",
+                fix="Send the bytes whose hash is in the path; nothing was stored.",
+            )
+
+
+class FolderSink:
+    """A folder: written beside, fsynced, then renamed into place."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    async def write(self, chunks: AsyncIterator[bytes], sha256: str) -> None:
+        scratch = self._folder / "tmp" / f"{sha256}.{uuid4().hex}"
+        try:
+            descriptor = await asyncio.to_thread(os.open, scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            try:
+                async for chunk in _joined(chunks):
+                    await asyncio.to_thread(_write_all, descriptor, chunk)
+                await asyncio.to_thread(os.fsync, descriptor)
+            finally:
+                os.close(descriptor)
+            await asyncio.to_thread(_move, scratch, self._folder / blob_path(sha256))
+        finally:
+            await asyncio.to_thread(scratch.unlink, missing_ok=True)
+
+
+class StoreSink:
+    """Any object store: one object, in parts when it is large; unfinished parts are given up."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    async def write(self, chunks: AsyncIterator[bytes], sha256: str) -> None:
+        await obstore.put_async(self._store, blob_path(sha256), chunks)
+
+
+async def _joined(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """At least CHUNK_BYTES at once: HTTP bodies come in pieces of 64 KiB, and each write is a trip to a thread."""
+    held: list[bytes] = []
+    size = 0
+    async for chunk in chunks:
+        held.append(chunk)
+        size += len(chunk)
+        if size >= CHUNK_BYTES:
+            yield b"".join(held)
+            held, size = [], 0
+    if held:
+        yield b"".join(held)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _move(scratch: Path, target: Path) -> None:
+    """Into place, and on disk: the file, its name, and the folder's own name."""
+    fresh = not target.parent.exists()
+    target.parent.mkdir(exist_ok=True)
+    scratch.replace(target)
+    for folder in (target.parent, target.parent.parent) if fresh else (target.parent,):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,141 @@
+"""Log lines of apps and builds: history, then what comes, one JSON line each. Reads LOGS by subject; writes nothing.
+
+A cursor names the last line that was read, `<sequence>.<line>`: who comes back with it misses nothing and gets nothing
+twice.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+
+from squall.errors import InvalidError
+from squall.http_api import LogEntry
+from squall.spec import to_wire
+from squall_bus import Bus, Stored
+from squall_contracts import subjects
+from squall_contracts.logs import LogLines
+from squall_gateway.directory import Directory
+from squall_gateway.results import closing
+
+ANY = "*"
+QUIET_S = 1.0
+"""After so long without a line a followed app is asked whether it is over."""
+LAST_LINES_S = 10.0
+"""How long lines may still be on their way when an app's last container is gone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogQuery:
+    """Which lines."""
+
+    app: str
+    """App id, or image id for a build."""
+    workspace: str
+    call: str = ""
+    function: str = ""
+    """Name or id of a function."""
+    stream: str = ""
+    since: float = 0.0
+    cursor: tuple[int, int] = (0, -1)
+    """Stream sequence and line of the last one read."""
+
+    def wants(self, entry: LogEntry, lines: LogLines) -> bool:
+        """Whether a line is asked for."""
+        return (
+            entry.at >= self.since
+            and self.stream in ("", entry.stream)
+            and self.function in ("", entry.function, lines.function)
+        )
+
+
+def parse_cursor(text: str) -> tuple[int, int]:
+    """The position that a cursor names. Raises `InvalidError`."""
+    if not text:
+        return 0, -1
+    sequence, _, line = text.partition(".")
+    if not sequence.isdigit() or not (line or "0").isdigit() or len(text) > 40:
+        raise InvalidError(f"cursor {text!r} is not one that this API gave")
+    return int(sequence), int(line) if line else -1
+
+
+class Logs:
+    """Reads log streams."""
+
+    def __init__(self, bus: Bus, directory: Directory) -> None:
+        self._bus = bus
+        self._directory = directory
+
+    async def history(self, query: LogQuery, tail: int | None = None) -> AsyncGenerator[LogEntry, None]:
+        """What is there now; only the last `tail` lines if that is given."""
+        async with aclosing(self._read(query, follow=False, idle_timeout_s=None)) as entries:
+            if tail is None:
+                async for entry in entries:
+                    yield entry
+                return
+            kept: deque[LogEntry] = deque(maxlen=max(tail, 0))
+            async for entry in entries:
+                kept.append(entry)
+        for entry in kept:
+            yield entry
+
+    async def follow(self, query: LogQuery, over: Callable[[], bool]) -> AsyncGenerator[LogEntry, None]:
+        """What comes after the query's cursor, until `over` says that nothing comes any more."""
+        idle_s = 0.0
+        while True:
+            async with aclosing(self._read(query, follow=True, idle_timeout_s=QUIET_S)) as entries:
+                async for entry in entries:
+                    query = replace(query, cursor=parse_cursor(entry.cursor))
+                    idle_s = 0.0
+                    yield entry
+            idle_s = idle_s + QUIET_S if over() else 0.0
+            if idle_s > QUIET_S:
+                return
+
+    async def _read(self, query: LogQuery, *, follow: bool, idle_timeout_s: float | None) -> AsyncGenerator[LogEntry, None]:
+        topology = self._bus.topology
+        shard = subjects.shard_of_name(query.app, topology.shards)
+        wanted = subjects.logs_of_app(topology.region, shard, query.app)
+        if query.call:
+            wanted = subjects.log(topology.region, shard, query.app, ANY, query.call)
+        sequence, line = query.cursor
+        stored_lines = self._bus.read(
+            subjects.logs_stream(topology.region, shard),
+            wanted,
+            start_seq=max(1, sequence),
+            follow=follow,
+            idle_timeout_s=idle_timeout_s,
+        )
+        async with closing(stored_lines) as records:
+            async for stored in records:
+                skip = line + 1 if stored.seq == sequence else 0
+                for entry in await self._entries(query, stored, skip):
+                    yield entry
+
+    async def _entries(self, query: LogQuery, stored: Stored, skip: int) -> list[LogEntry]:
+        lines = LogLines.decode(stored.data)
+        function = await self._directory.function_name(lines.function, query.workspace)
+        entries = []
+        for number, (at, stream, text) in enumerate(lines.lines):
+            entry = LogEntry(
+                at=float(str(at)),
+                stream=str(stream),
+                text=str(text),
+                app=lines.app,
+                function=function,
+                container=lines.container,
+                call=lines.call,
+                index=lines.index,
+                cursor=f"{stored.seq}.{number}",
+            )
+            if number >= skip and query.wants(entry, lines):
+                entries.append(entry)
+        return entries
+
+
+def as_line(entry: LogEntry) -> bytes:
+    """One line of NDJSON."""
+    return json.dumps(to_wire(entry), separators=(",", ":")).encode() + b"\n"

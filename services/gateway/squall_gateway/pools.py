@@ -1,0 +1,62 @@
+"""Pools as the bus needs them: the record and the durable consumer exist before the first input is published."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+from squall_bus import Bus, ConsumerSpec, KeyExists
+from squall_contracts import subjects
+from squall_contracts.functions import SPECS, PoolRecord, pool_key
+from squall_contracts.topology import LEASE_S
+from squall_gateway.directory import Directory
+from squall_service.clock import Clock
+
+
+class Pools:
+    """Creates what is missing, once for each pool and shard."""
+
+    def __init__(self, bus: Bus, directory: Directory, clock: Clock) -> None:
+        self._bus = bus
+        self._specs = bus.kv(SPECS)
+        self._directory = directory
+        self._clock = clock
+        self._ready: set[tuple[str, int]] = set()
+        self._creating: dict[str, asyncio.Lock] = {}
+
+    def is_ready(self, pool: str, shard: int) -> bool:
+        """Whether inputs may be published. A pool that was removed in the meantime is not ready any more."""
+        return (pool, shard) in self._ready and self._directory.pool(pool) is not None
+
+    async def ensure(self, pool: PoolRecord, shard: int) -> None:
+        """Make the pool's record and its consumer in that shard."""
+        lock = self._creating.setdefault(pool.pool, asyncio.Lock())
+        async with lock:
+            if self.is_ready(pool.pool, shard):
+                return
+            await self.ensure_record(pool)
+            region = self._bus.topology.region
+            await self._bus.ensure_consumer(
+                subjects.work_stream(region, shard),
+                ConsumerSpec(
+                    name=pool.pool,
+                    filter_subject=subjects.calls_of_pool(region, shard, pool.pool),
+                    ack_wait_s=LEASE_S,
+                ),
+            )
+            self._ready.add((pool.pool, shard))
+        if not lock.locked():
+            self._creating.pop(pool.pool, None)
+
+    async def ensure_record(self, pool: PoolRecord) -> None:
+        """Make the pool known to autoscaler and agents."""
+        if self._directory.pool(pool.pool) is not None:
+            return
+        # The pool was removed after it had been empty for a while: its consumers are gone with it.
+        self._ready = {(name, shard) for name, shard in self._ready if name != pool.pool}
+        record = replace(pool, created_at=self._clock.now())
+        try:
+            await self._specs.create(pool_key(pool.pool), record.encode())
+        except KeyExists:
+            pass
+        self._directory.saw_pool(record)

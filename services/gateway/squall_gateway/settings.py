@@ -1,0 +1,41 @@
+"""Settings of the gateway: SQUALL_GATEWAY_* in the environment."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from squall.spec import MAX_PAYLOAD_BYTES
+from squall_service.settings import ServiceSettings, settings_config
+
+
+class GatewaySettings(ServiceSettings):
+    """What an operator may choose."""
+
+    model_config = settings_config("GATEWAY")
+
+    host: str = "127.0.0.1"
+    """Address to listen on. Anything but loopback makes the API reachable for others."""
+    port: int = Field(default=8700, ge=0, le=65535)
+    """Port of the HTTP API; 0 = any free one, named in the log."""
+    blobs: str = "/var/lib/squall/blobs"
+    """Where payloads above 64 KiB and code bundles lie: a folder, or a URL such as s3://bucket/prefix."""
+    blob_options: dict[str, str] = Field(default_factory=dict)
+    """For a URL: endpoint, region, access_key_id and so on, as obstore names them (a JSON object)."""
+    max_pending: int = Field(default=1_000_000, ge=1)
+    """Inputs of one pool that may wait or run; beyond that calls are refused."""
+    max_pending_sync: int = Field(default=25_000, ge=1)
+    """The same for inputs that a caller waits for: remote, generator and map."""
+    max_payload_bytes: int = Field(default=MAX_PAYLOAD_BYTES, ge=0)
+    """Largest argument, result or code bundle."""
+    drain_s: float = Field(default=10.0, ge=0)
+    """How long a stopping gateway lets open requests finish."""
+    otlp_endpoint: str = ""
+    """Collector that gets the spans of calls; empty = the one of SQUALL_TELEMETRY_OTLP_ENDPOINT, if any."""
+    otlp_protocol: Literal["grpc", "http"] = "grpc"
+    """How to speak to it."""
+    otlp_headers: dict[str, str] = Field(default_factory=dict)
+    """Sent with every export, e.g. an API key (a JSON object)."""
+    embedded: bool = False
+    """Set by the embedded platform, and told to clients."""

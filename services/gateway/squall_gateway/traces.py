@@ -1,0 +1,116 @@
+"""Traces: the spans of a call, from their rows, and its critical path. Reads SPANS by trace id; writes what SDKs send."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from squall.errors import InvalidError
+from squall.http_api import PhaseInfo, SpanInfo, Trace
+from squall.spec import Kind
+from squall_bus import Bus
+from squall_contracts import spans, subjects
+from squall_contracts.calls import CallRequested
+from squall_contracts.spans import SpanBatch, expand
+from squall_gateway.policy.critical_path import CriticalPath, Interval, critical_path
+from squall_gateway.results import Results, closing
+
+MAX_SPANS = 5000
+"""Spans of one trace that are read: a trace may be a whole program's."""
+MAX_BATCHES = 1000
+MAX_ROWS = 200
+_TRACE_ID = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass(frozen=True, slots=True)
+class Traces:
+    """Reads and takes in spans."""
+
+    bus: Bus
+    results: Results
+
+    async def of_call(self, call: str, index: int, workspace: str) -> Trace:
+        """The trace of one input. Raises `NotFoundError`, `OutputExpiredError`."""
+        asked = await self.results.journal_record(call, index, workspace)
+        if asked is None:
+            raise self.results.missing(call, index)
+        trace_id, root = spans.parse_traceparent(asked.traceparent)
+        everything = await self._read(trace_id)
+        mine = of_input(everything, asked, root)
+        path = path_of(mine, asked, root)
+        return Trace(
+            call=call,
+            trace_id=trace_id,
+            spans=tuple(sorted(mine, key=lambda span: (span.start_ns, -span.end_ns))),
+            phases=tuple(PhaseInfo(p.name, p.start_ns, p.end_ns - p.start_ns) for p in path.pieces),
+            wall_ns=path.wall_ns,
+        )
+
+    async def _read(self, trace_id: str) -> list[SpanInfo]:
+        """Every span of a trace, each once: rows that travel with a call are published again by a second attempt."""
+        region = self.bus.topology.region
+        found: dict[str, SpanInfo] = {}
+        stored_batches = self.bus.read(subjects.spans_stream(region), subjects.spans(region, trace_id))
+        async with closing(stored_batches) as batches:
+            async for stored in batches:
+                for span in expand(SpanBatch.decode(stored.data)):
+                    found.setdefault(span.span_id, span)
+                if len(found) >= MAX_SPANS:
+                    break
+        return list(found.values())
+
+    def take(self, batches: Sequence[SpanBatch]) -> None:
+        """Store what an SDK has measured."""
+        for batch in batches:
+            self.bus.publish_soon(subjects.spans(self.bus.topology.region, batch.trace_id), batch.encode())
+
+
+def of_input(everything: Sequence[SpanInfo], asked: CallRequested, root: str) -> list[SpanInfo]:
+    """The spans of one input, and of the calls that it made: what hangs below the caller's span, without the other
+    inputs of the same call."""
+    children: dict[str, list[SpanInfo]] = {}
+    for span in everything:
+        children.setdefault(span.parent_id, []).append(span)
+    found = [span for span in everything if span.span_id == root]
+    pending = list(children.get(root, ()))
+    while pending:
+        span = pending.pop()
+        if span.attributes.get("call") == asked.call and span.attributes.get("index") != asked.index:
+            continue
+        found.append(span)
+        pending += children.get(span.span_id, ())
+    return found
+
+
+def path_of(mine: Iterable[SpanInfo], asked: CallRequested, root: str) -> CriticalPath:
+    """The critical path of one input; calls that it made are part of its user code."""
+    this = (asked.call, asked.index)
+    own = [span for span in mine if (span.attributes.get("call"), span.attributes.get("index")) == this]
+    intervals = [Interval(span.name, span.start_ns, span.end_ns) for span in own]
+    # A spawn's caller is gone at once, and a map's waits for many: there the input's own phases are the whole.
+    waited_for = asked.kind in (Kind.REMOTE.value, Kind.GENERATOR.value)
+    caller = [Interval(span.name, span.start_ns, span.end_ns) for span in own if span.span_id == root]
+    whole = caller[0] if caller and waited_for else None
+    return critical_path(intervals, spans.CRITICAL_PHASES, spans.FILLING_PHASES, whole)
+
+
+def check_batches(batches: Sequence[SpanBatch]) -> Sequence[SpanBatch]:
+    """The batches themselves. Raises `InvalidError` for what would not be read back."""
+    if len(batches) > MAX_BATCHES:
+        raise InvalidError(f"{len(batches)} batches in one request; at most {MAX_BATCHES}")
+    for batch in batches:
+        if not _TRACE_ID.fullmatch(batch.trace_id):
+            raise InvalidError(f"trace id {batch.trace_id!r} is not 32 hex digits")
+        if len(batch.rows) > MAX_ROWS:
+            raise InvalidError(f"{len(batch.rows)} rows in one batch; at most {MAX_ROWS}")
+        for row in batch.rows:
+            _check_row(row)
+    return batches
+
+
+def _check_row(row: object) -> None:
+    match row:
+        case [str(), str(), str(), int(), int(), dict()]:
+            return
+    raise InvalidError(f"not a row of [name, parent, service, start ns, duration ns, attributes]: {row!r}"[:300])

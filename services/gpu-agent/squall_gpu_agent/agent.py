@@ -1,0 +1,237 @@
+"""The agent as an object: its parts, its loops, its drain."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from squall_bus import Bus
+from squall_contracts.calls import CancelRequested
+from squall_contracts.nodes import CONTAINERS, ContainerClaim
+from squall_gpu_agent import gpus
+from squall_gpu_agent.attempts import AttemptParts, Attempts, Poisoned
+from squall_gpu_agent.backend import Backend
+from squall_gpu_agent.blobs import Blobs, FolderStore, GatewayStore
+from squall_gpu_agent.bundles import Bundles
+from squall_gpu_agent.cancels import CancelListener, Cancels
+from squall_gpu_agent.capacity import Capacity
+from squall_gpu_agent.claims import Claims
+from squall_gpu_agent.events import Events
+from squall_gpu_agent.execution import Execution
+from squall_gpu_agent.facts import NODE_FACT_S, STATS_S, NodeFacts, Stats
+from squall_gpu_agent.history import History
+from squall_gpu_agent.identity import Identity
+from squall_gpu_agent.items import ItemStreams
+from squall_gpu_agent.launch import Launcher
+from squall_gpu_agent.leases import TICK_S, Leases
+from squall_gpu_agent.logs import Logs
+from squall_gpu_agent.metering import Metering
+from squall_gpu_agent.metrics import Metrics
+from squall_gpu_agent.pending import PendingCalls
+from squall_gpu_agent.pools import Pools, PoolWork
+from squall_gpu_agent.records import Records
+from squall_gpu_agent.settings import AgentSettings
+from squall_gpu_agent.settlement import Settlement
+from squall_gpu_agent.splice import Splice
+from squall_gpu_agent.tasks import Tasks
+from squall_gpu_agent.tenancy import Tenancy, TenancyParts
+from squall_gpu_agent.tokens import ContainerTokens
+from squall_service.clock import Clock
+from squall_service.run import ServiceContext
+
+SYNC_S = 30.0
+FLUSH_S = 3.0
+
+
+class Agent:
+    """Everything of one agent. Made by `build`."""
+
+    def __init__(
+        self, settings: AgentSettings, bus: Bus, clock: Clock, metrics: Metrics, group: asyncio.TaskGroup
+    ) -> None:
+        self.settings = settings
+        self.bus = bus
+        self.clock = clock
+        self.metrics = metrics
+        self.identity = Identity(node=settings.node_name(), region=bus.topology.region, shards=bus.topology.shards)
+        self.tasks = Tasks(group)
+        self.records = Records(bus)
+        self.leases = Leases(clock, self.tasks)
+        self.cancels = Cancels(clock)
+        self.logs = Logs(bus, self.identity, clock)
+        self.metering = Metering(bus, self.identity, clock, metrics)
+        self.events = Events(bus, self.identity, clock)
+        self.blobs = Blobs(_store(settings))
+        self.tokens = ContainerTokens(bus, self.identity, clock)
+        self.stats = Stats(bus, self.identity, clock, lambda: self.pools)
+        self._build_calls()
+
+    def _build_calls(self) -> None:
+        bus, identity, clock = self.bus, self.identity, self.clock
+        history = History(bus, identity)
+        self.settlement = Settlement(bus, identity, clock, history=history, events=self.events)
+        items = ItemStreams(bus, identity, self.blobs)
+        self.execution = Execution(clock, self.blobs, items, self.cancels, self.settings.stop_grace_s)
+        parts = AttemptParts(
+            clock=clock,
+            history=history,
+            execution=self.execution,
+            settlement=self.settlement,
+            events=self.events,
+            blobs=self.blobs,
+            logs=self.logs,
+            metering=self.metering,
+            leases=self.leases,
+            cancels=self.cancels,
+        )
+        work = PoolWork(
+            bus=bus,
+            identity=identity,
+            clock=clock,
+            tasks=self.tasks,
+            leases=self.leases,
+            conduct=Attempts(parts).conduct,
+            poisoned=Poisoned(parts, self._workspace_of).settle,
+            changed=self.stats.changed,
+            prefetch_s=self.settings.prefetch_ms / 1000,
+        )
+        self.pools = Pools(work)
+
+    @classmethod
+    async def build(
+        cls,
+        settings: AgentSettings,
+        bus: Bus,
+        context: ServiceContext[AgentSettings],
+        *,
+        backend: Backend,
+        group: asyncio.TaskGroup,
+        sockets: Path,
+    ) -> Agent:
+        """The agent, wired, nothing running yet."""
+        agent = cls(settings, bus, context.clock, Metrics(context.telemetry.meter("squall.gpu_agent")), group)
+        agent.capacity = Capacity(
+            cpu=settings.cores(),
+            memory_mib=settings.memory(),
+            max_containers=settings.max_containers,
+            gpus=gpus.simulated(settings.simulated_gpus),
+            capabilities=await backend.probe(),
+        )
+        agent.facts = NodeFacts(bus, agent.identity, context.clock, agent.capacity, settings.zone)
+        agent.socket_path = sockets / "api.sock"
+        agent._build_containers(backend)
+        return agent
+
+    capacity: Capacity
+    facts: NodeFacts
+    socket_path: Path
+
+    def _build_containers(self, backend: Backend) -> None:
+        bundles = Bundles(Path(self.settings.data) / "bundles", self.blobs)
+        launcher = Launcher(backend, bundles, self.tokens, self.logs, clock=self.clock, socket_path=self.socket_path)
+        bucket = self.bus.kv(CONTAINERS)
+        pending = PendingCalls(
+            self.bus,
+            self.identity,
+            self.clock,
+            leases=self.leases,
+            settlement=self.settlement,
+            serves=lambda pool: self.claims.serves(pool),
+        )
+        parts = TenancyParts(
+            claims=bucket,
+            clock=self.clock,
+            records=self.records,
+            capacity=self.capacity,
+            launcher=launcher,
+            pools=self.pools,
+            pending=pending,
+            metrics=self.metrics,
+        )
+
+        def make(key: str, claim: ContainerClaim, revision: int) -> Tenancy:
+            return Tenancy(key, claim, revision, parts)
+
+        self.claims = Claims(bucket, self.identity.node, self.tasks, make)
+
+    # ------------------------------------------------------------------ life
+
+    @asynccontextmanager
+    async def serve(self, group: asyncio.TaskGroup) -> AsyncIterator[None]:
+        """Takes claims and calls while the block runs; drained when it has ended."""
+        await self.tokens.revoke_left_over()
+        cancels = await CancelListener(self.bus, self.identity, self.cancels, self._on_cancel).listen()
+        async with Splice(self.settings.gateway_url).listen(self.socket_path):
+            loops = await self._start_loops(group)
+            try:
+                yield
+                await self._drain()
+            finally:
+                for loop in loops:
+                    loop.cancel()
+                await cancels.close()
+
+    async def _start_loops(self, group: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
+        await self.facts.publish()
+        synced = asyncio.Event()
+        loops = [
+            group.create_task(self._every(TICK_S, self._tick)),
+            group.create_task(self._every(STATS_S, self._tell)),
+            group.create_task(self._renew_fact()),
+            group.create_task(self.claims.watch(synced.set)),
+        ]
+        async with asyncio.timeout(SYNC_S):
+            await synced.wait()
+        return loops
+
+    async def _every(self, interval_s: float, work: Callable[[], None]) -> None:
+        while True:
+            work()
+            await self.clock.sleep(interval_s)
+
+    def _tick(self) -> None:
+        self.leases.tick()
+        for held in self.execution.told_started():
+            self.events.tell(held, "started")
+
+    def _tell(self) -> None:
+        self.stats.publish()
+        self.metering.tick()
+        self.pools.probe()
+
+    async def _renew_fact(self) -> None:
+        while True:
+            await self.clock.sleep(NODE_FACT_S)
+            await self.facts.publish()
+
+    async def _drain(self) -> None:
+        """Take nothing new, hand back what has not started, finish what runs, and leave no trace."""
+        self.capacity.draining = True
+        await self.facts.publish()
+        await self.claims.drain(self.settings.drain_s)
+        await self.pools.close()
+        await self.tokens.revoke()
+        self.metering.tick()
+        await self.bus.flush(FLUSH_S)
+        await self.facts.remove()
+
+    # ------------------------------------------------------------------ small hooks
+
+    def _on_cancel(self, cancel: CancelRequested) -> None:
+        for held in self.execution.cancel(cancel.call, cancel.index):
+            if cancel.terminate_containers and held.container is not None:
+                held.container.container.kill("terminated by a cancel")
+        pool = self.pools.get(cancel.pool)
+        if pool is not None:
+            pool.on_cancelled(cancel.call, cancel.index)
+
+    async def _workspace_of(self, pool: str) -> str:
+        return (await self.records.pool(pool)).workspace
+
+
+def _store(settings: AgentSettings) -> FolderStore | GatewayStore:
+    if settings.blob_dir:
+        return FolderStore(Path(settings.blob_dir))
+    return GatewayStore(settings.gateway_url, settings.token)

@@ -1,0 +1,290 @@
+"""Attempts: the life of one held call, from its history to its ack. The order of design section 5, in one place.
+
+Owns the sequence; what each step does is in history, execution, settlement and policy/.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from squall import errors
+from squall.http_api import blob_ref
+from squall.spec import INLINE_LIMIT_BYTES, Kind, Outcome
+from squall_bus import BusError, Delivery
+from squall_contracts import subjects
+from squall_contracts.calls import CallRequested, CallResult
+from squall_contracts.functions import FunctionRecord
+from squall_contracts.retention import SPAWNED_S, result_ttl_s
+from squall_gpu_agent import results
+from squall_gpu_agent.backend import End, Failed, FailureKind, Lost, Output
+from squall_gpu_agent.blobs import Blobs
+from squall_gpu_agent.cancels import Cancels
+from squall_gpu_agent.events import Events
+from squall_gpu_agent.execution import Execution
+from squall_gpu_agent.held import Held
+from squall_gpu_agent.history import History, Past
+from squall_gpu_agent.leases import Leases
+from squall_gpu_agent.logs import Logs
+from squall_gpu_agent.metering import Metering
+from squall_gpu_agent.policy.lifecycle import Event
+from squall_gpu_agent.policy.retry import Cause, Failure, GiveUp, HandBack, decide
+from squall_gpu_agent.pools import Pool
+from squall_gpu_agent.settlement import Settlement
+from squall_service.clock import Clock
+from squall_service.telemetry import log
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptParts:
+    """What an attempt needs, built once in service.py."""
+
+    clock: Clock
+    history: History
+    execution: Execution
+    settlement: Settlement
+    events: Events
+    blobs: Blobs
+    logs: Logs
+    metering: Metering
+    leases: Leases
+    cancels: Cancels
+
+
+class Attempts:
+    """Conducts held calls."""
+
+    def __init__(self, parts: AttemptParts) -> None:
+        self._parts = parts
+
+    async def conduct(self, held: Held, pool: Pool) -> None:
+        """From a call with a container to its end here. The slot is free as soon as the code has ended."""
+        parts, container = self._parts, held.container
+        assert container is not None
+        end: End | None = None
+        run_s: float | None = None
+        try:
+            if await self._may_start(held, pool.function):
+                began_at = parts.clock.monotonic()
+                end = await parts.execution.run(held, container)
+                run_s = parts.clock.monotonic() - began_at
+        finally:
+            pool.slot_free(container, run_s)
+        if end is not None:
+            await self._settle(held, end, container.function)
+
+    # ------------------------------------------------------------------ before
+
+    async def _may_start(self, held: Held, function: FunctionRecord) -> bool:
+        """Name the attempt if there may be one; otherwise the call has been brought to its end here."""
+        past = Past()
+        if self._parts.cancels.recent(*held.key):
+            held.cancelled = True
+        if self._parts.history.needed(held):
+            try:
+                past = await self._parts.history.read(held)
+            except BusError as error:
+                log.warning("history_not_readable", call=held.request.call, reason=error.message)
+                held.advance(Event.ABANDONED)
+                return False
+        return await self._judge(held, past, function)
+
+    async def _judge(self, held: Held, past: Past, function: FunctionRecord) -> bool:
+        request, now = held.request, self._parts.clock.now()
+        if past.result is not None:
+            self._parts.settlement.skip(held, past.result)
+            return False
+        held.totals, held.attempts_seq, held.earlier = past.totals, past.attempts_seq, list(past.lines)
+        counted = past.totals.user + past.totals.infra
+        if held.cancelled:
+            await self._end_unstarted(held, results.cancelled(request, now), function, "cancelled")
+            return False
+        if now > request.deadline and not counted:
+            await self._end_unstarted(held, results.expired(request, now), function, "expired")
+            return False
+        if past.lost_attempt and not await self._count_lost(held, past, function):
+            return False
+        if not held.speaks(self._parts.clock.monotonic()):
+            held.advance(Event.ABANDONED)
+            return False
+        held.name_attempt(held.totals.user + held.totals.infra + 1)
+        return True
+
+    async def _count_lost(self, held: Held, past: Past, function: FunctionRecord) -> bool:
+        """An agent died with an attempt of this call; nobody else can count that. False when the cap is reached."""
+        failure = Failure(cause=Cause.INFRA, detail=f"attempt {past.lost_attempt} was lost with node {past.lost_node}")
+        decision = decide(function.spec.retry, held.totals, failure, now=self._parts.clock.now())
+        if isinstance(decision, HandBack):
+            if await self._parts.settlement.count(held, decision, attempt=past.lost_attempt):
+                return True
+            held.advance(Event.ABANDONED)
+            return False
+        error = results.infra_error(decision.reason, [*held.earlier, failure.detail])
+        result = results.without_attempt(held.request, Outcome.FAILED, error, self._parts.clock.now())
+        await self._end_unstarted(held, result, function, "finished")
+        return False
+
+    async def _end_unstarted(self, held: Held, result: CallResult, function: FunctionRecord, event: str) -> None:
+        held.advance(Event.SETTLED_UNSTARTED)
+        await self._parts.settlement.record(held, result, result_ttl_s(function.spec, Kind(held.request.kind)), event)
+
+    # ------------------------------------------------------------------ after
+
+    async def _settle(self, held: Held, end: End, function: FunctionRecord) -> None:
+        """Everything between the end of the code and the ack."""
+        await self._parts.logs.flush_call(*held.key)
+        match end:
+            case Output():
+                await self._succeeded(held, end, function)
+            case Failed() | Lost():
+                await self._failed(held, end, function)
+        self._parts.metering.attempt_ended(held, end)
+
+    async def _succeeded(self, held: Held, end: Output, function: FunctionRecord) -> None:
+        try:
+            payload, blob = await self._payload(end)
+        except (errors.SquallError, OSError) as error:
+            failed = _infra(f"the result could not be stored: {error}")
+            await self._failed(held, failed, function)
+            return
+        result = self._result(
+            held,
+            Outcome.SUCCEEDED,
+            encoding=end.encoding.value,
+            payload=payload,
+            blob=blob,
+            items=_items(held, end.items),
+        )
+        await self._record(held, result, function)
+
+    async def _payload(self, end: Output) -> tuple[bytes, str | None]:
+        """Inline bytes, or a reference to a blob that is durable already."""
+        if end.path is not None:
+            try:
+                return b"", blob_ref(*await self._parts.blobs.put_file(end.path))
+            finally:
+                end.path.unlink(missing_ok=True)
+        payload = end.payload or b""
+        if len(payload) > INLINE_LIMIT_BYTES:
+            return b"", blob_ref(*await self._parts.blobs.put_bytes(payload))
+        return payload, None
+
+    async def _failed(self, held: Held, end: Failed | Lost, function: FunctionRecord) -> None:
+        if (held.cancelled and not isinstance(end, Failed)) or (isinstance(end, Failed) and _was_cancelled(held, end)):
+            result = results.cancelled(held.request, self._parts.clock.now())
+            ttl_s = result_ttl_s(function.spec, Kind(held.request.kind))
+            await self._parts.settlement.record(held, result, ttl_s, "cancelled")
+            return
+        failure = classify(held, end)
+        decision = decide(function.spec.retry, held.totals, failure, now=self._parts.clock.now())
+        if isinstance(decision, GiveUp):
+            await self._give_up(held, end, decision, function)
+        else:
+            await self._parts.settlement.retry(held, decision)
+
+    async def _give_up(self, held: Held, end: Failed | Lost, decision: GiveUp, function: FunctionRecord) -> None:
+        payload = b""
+        if held.timed_out:
+            error = results.timed_out_error(function.spec.timeout_s)
+        elif isinstance(end, Failed) and end.kind is not FailureKind.INFRA:
+            error, payload = results.user_error(end), results.exception_payload(end.pickled)
+        else:
+            error = results.infra_error(decision.reason, held.earlier)
+        items = _items(held, end.items) if isinstance(end, Failed) else None
+        await self._record(
+            held, self._result(held, decision.outcome, payload=payload, error=error, items=items), function
+        )
+
+    def _result(self, held: Held, outcome: Outcome, **more: object) -> CallResult:
+        request, container = held.request, held.container
+        return CallResult(
+            call=request.call,
+            index=request.index,
+            workspace=request.workspace,
+            outcome=outcome.value,
+            attempt=held.attempt,
+            node=self._parts.events.node,
+            container=container.id if container is not None else "",
+            started_at=held.started_at,
+            ended_at=held.ended_ns / 1e9,
+            function=request.function,
+            pool=request.pool,
+            **more,  # type: ignore[arg-type]
+        )
+
+    async def _record(self, held: Held, result: CallResult, function: FunctionRecord) -> None:
+        ttl_s = result_ttl_s(function.spec, Kind(held.request.kind))
+        await self._parts.settlement.record(held, result, ttl_s, "finished", result.outcome)
+
+
+def classify(held: Held, end: Failed | Lost) -> Failure:
+    """What kind of failure an end was, for the retry policy."""
+    if held.timed_out:
+        return Failure(cause=Cause.TIMEOUT, detail="ran longer than its timeout")
+    if held.container is not None and held.container.stopping:
+        return Failure(cause=Cause.INFRA, detail="its node took the container away")
+    if isinstance(end, Lost):
+        detail = "its container ran out of memory" if end.exit.oom else f"its container ended: {end.exit.reason}"
+        return Failure(cause=Cause.INFRA, detail=detail)
+    match end.kind:
+        case FailureKind.USER | FailureKind.CANCELLED:
+            return Failure(cause=Cause.EXCEPTION, detail=f"raised {end.type_name}: {end.message[:200]}")
+        case FailureKind.DESERIALIZATION | FailureKind.SERIALIZATION:
+            return Failure(cause=Cause.DATA, detail=end.message[:200])
+        case FailureKind.INFRA:
+            return Failure(cause=Cause.INFRA, detail=end.message[:200])
+
+
+def _was_cancelled(held: Held, end: Failed) -> bool:
+    """Whether it ended because the caller cancelled it, not because of its time limit or by itself."""
+    return held.cancelled and end.kind is FailureKind.CANCELLED
+
+
+def _items(held: Held, count: int) -> int | None:
+    return count if held.request.kind == "generator" else None
+
+
+def _infra(message: str) -> Failed:
+    return Failed(kind=FailureKind.INFRA, type_name="", module="", message=message, traceback="")
+
+
+class Poisoned:
+    """Deliveries that are not calls: they must end, and must not stop the queue."""
+
+    def __init__(self, parts: AttemptParts, workspace_of: Callable[[str], Awaitable[str]]) -> None:
+        self._parts = parts
+        self._workspace_of = workspace_of
+
+    async def settle(self, delivery: Delivery, reason: str) -> None:
+        """Record a failure if the subject says which input this was, then let the queue forget it."""
+        try:
+            place = subjects.parse_call(delivery.subject)
+            workspace = await self._workspace_of(place.owner)
+        except (ValueError, errors.SquallError) as error:
+            log.error("poisoned_call_dropped", subject=delivery.subject, reason=reason, error=error)
+            delivery.term()
+            return
+        request = CallRequested(
+            call=place.call,
+            index=place.index,
+            pool=place.owner,
+            function="",
+            workspace=workspace,
+            app="",
+            kind="spawn",
+            accepted_at=delivery.published_at,
+            deadline=0.0,
+        )
+        held = self._parts.leases.take(request, delivery)
+        try:
+            held.advance(Event.SETTLED_UNSTARTED)
+            unreadable = errors.InvalidError(f"the stored call is not readable: {reason}")
+            result = results.without_attempt(
+                request,
+                Outcome.FAILED,
+                {**results.platform_error(unreadable), "kind": "invalid_input"},
+                self._parts.clock.now(),
+            )
+            await self._parts.settlement.record(held, result, SPAWNED_S, "finished", "poisoned")
+        finally:
+            self._parts.leases.drop(held)

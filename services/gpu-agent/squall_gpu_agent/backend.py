@@ -1,0 +1,373 @@
+"""The backend interface: how the agent turns a function into running containers, whatever the isolation.
+
+Owns the vocabulary between the agent's call path and a backend (`backends/process.py` and its siblings):
+requests, events, ends, failures. Owns no process and decides nothing. Bytes in payloads are the user's: never
+unpickled here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Protocol
+
+from squall.spec import Encoding, FunctionSpec, ImageSpec
+
+EXIT_GRACE_S = 30.0
+"""How long `@exit` hooks may take."""
+ITEM_WINDOW = 256
+"""Items a generator may be ahead of the credits that its reader granted."""
+
+
+class Isolation(StrEnum):
+    """What a backend offers; a function may demand at least one of these. Ordered from weakest to strongest."""
+
+    PROCESS = "process"
+    SANDBOX = "sandbox"
+    GVISOR = "gvisor"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What this machine lets a backend do; measured once when the agent starts."""
+
+    backend: str
+    isolation: Isolation
+    python_versions: tuple[str, ...]
+    """Minor versions ("3.11") that images can be made for here."""
+    mount_namespaces: bool
+    """Whether bundles with files at absolute paths can be shown there."""
+    huge_pages: bool
+    """Whether templates get huge pages, which makes forks of large heaps cheap."""
+    notes: tuple[str, ...] = ()
+    """What an operator should know, each with what to do about it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Root:
+    """An image made ready on this machine."""
+
+    image_id: str
+    python: Path
+    """Interpreter to start; for the process backend `<environment>/bin/python`."""
+    site_packages: Path | None
+    """Where the image's packages are; None for an image without packages."""
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables that the image's `env` steps declare."""
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One part of a cold start. Phases of a container do not overlap and are in order."""
+
+    name: str
+    """image.ensure, sandbox.create, runner.connect, code.import or enter."""
+    start_ns: int
+    """Wall clock, nanoseconds since the epoch."""
+    duration_ns: int
+
+
+class FailureKind(StrEnum):
+    """Who has to act when an input failed."""
+
+    USER = "user"
+    """The user's code raised."""
+    CANCELLED = "cancelled"
+    """The input was cancelled and its code has stopped."""
+    DESERIALIZATION = "deserialization"
+    """The arguments could not be loaded in the container."""
+    SERIALIZATION = "serialization"
+    """The function returned, but its result cannot be sent."""
+    INFRA = "infra"
+    """The platform failed; the user's code is not to blame."""
+
+
+class StartFailureKind(StrEnum):
+    """Why there is no container."""
+
+    USER_CODE = "user_code"
+    """Import of the user's module, or an `@enter` hook, raised."""
+    IMAGE = "image"
+    """The image could not be made on this machine."""
+    INFRA = "infra"
+    """The machine or the platform failed."""
+    TIMEOUT = "timeout"
+    """Not ready within the function's `startup_timeout`."""
+
+
+class StartFailed(Exception):
+    """A container could not be started. Import and `@enter` errors of user code come back as this, as data."""
+
+    def __init__(
+        self,
+        kind: StartFailureKind,
+        message: str,
+        *,
+        type_name: str = "",
+        traceback: str = "",
+        pickled: bytes | None = None,
+        phases: Sequence[Phase] = (),
+    ) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+        self.type_name = type_name
+        """Class of the user's exception, with its module; empty for other kinds."""
+        self.traceback = traceback
+        """Text trimmed to the user's frames; for `image` the end of the build's output."""
+        self.pickled = pickled
+        """The user's exception, pickled, if that is possible."""
+        self.phases = tuple(phases)
+        """What was done before it failed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Log:
+    """Text that came out of a container, carriage returns intact; not necessarily whole lines."""
+
+    container: str
+    stream: str
+    """"stdout", "stderr", or "system" for words of the platform."""
+    text: str
+    call: str | None = None
+    """The call that printed it, where that is known."""
+    index: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputRequest:
+    """One attempt at one input. Exactly one of `payload` and `path` is set."""
+
+    call: str
+    index: int = 0
+    attempt: int = 0
+    method: str = ""
+    """Name of the class's method; "" for a plain function."""
+    encoding: Encoding = Encoding.PICKLE
+    """Of the arguments; the result and the items come back in the same one."""
+    payload: bytes | None = None
+    path: Path | None = None
+    """File with the arguments, readable by the container; the caller deletes it after the end."""
+    traceparent: str | None = None
+    """W3C context of the span `attempt`; spans of user code become its children."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One value that a generator yielded. Exactly one of `payload` and `path` is set."""
+
+    call: str
+    index: int
+    seq: int
+    """From 0, without gaps within one attempt."""
+    encoding: Encoding
+    payload: bytes | None = None
+    path: Path | None = None
+    """A file (values over 64 KiB) that now belongs to the caller: the container's end does not remove it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """The input's code returned. For a generator: it is exhausted, and the payload is None's encoding."""
+
+    encoding: Encoding
+    payload: bytes | None = None
+    path: Path | None = None
+    """A file (results over 64 KiB) that now belongs to the caller: the container's end does not remove it."""
+    size: int
+    """Bytes of the result, inline or in the file."""
+    items: int = 0
+    """How many items were yielded."""
+    started_ns: int
+    """Wall clock at which user code began."""
+    ended_ns: int
+    spans: tuple[Phase, ...] = ()
+    """arguments.load, user code, result.dump as measured in the container."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """The input ended with an error; the container lives on."""
+
+    kind: FailureKind
+    type_name: str
+    """Class of the exception ("ValueError"), without its module."""
+    module: str
+    message: str
+    traceback: str
+    """Text trimmed to the user's frames, causes included."""
+    pickled: bytes | None = None
+    """The exception (with its `__cause__`), pickled; None when that is impossible or too large."""
+    items: int = 0
+    """How many items were yielded before."""
+    started_ns: int = 0
+    ended_ns: int = 0
+    spans: tuple[Phase, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exit:
+    """How a container ended."""
+
+    code: int | None
+    """Exit code; None when a signal ended it or nobody saw the status."""
+    signal: int | None
+    oom: bool = False
+    """It was killed for exceeding its memory limit."""
+    reason: str
+    """In words a user understands: "stopped", "exited with code 3", "killed by SIGSEGV", ..."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lost:
+    """The container ended while the input ran: nothing is known about the input's effects."""
+
+    exit: Exit
+
+
+End = Output | Failed | Lost
+"""What `Container.run` returns."""
+
+OnItem = Callable[[Item], None]
+OnLog = Callable[[Log], None]
+OnText = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerRequest:
+    """Everything that makes one container."""
+
+    container_id: str
+    app_id: str
+    function_id: str
+    """Identity of the function version plus options: one template never serves two of these."""
+    spec: FunctionSpec
+    code_dir: Path
+    """The extracted bundle: `<code_dir>/root/app.py` is `/root/app.py` in the container. Only byte-code (`__pycache__`)
+    is ever written there.
+    """
+    params: Mapping[str, Any] | None = None
+    """Values of class parameters; bytes are `{"base64": "..."}`. None for a plain function."""
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Declared environment and secrets, set before user code is imported; wins over the image's."""
+    env_version: str = ""
+    """Changes when a secret's value does; part of the template's key besides the values themselves."""
+    socket_path: Path | None = None
+    """Unix socket of the agent over which user code may make calls; SQUALL_SOCKET in the container."""
+    token: str = ""
+    """What authenticates those calls; SQUALL_TOKEN in the container."""
+    gpu_env: Mapping[str, str] = field(default_factory=dict)
+    """Per-container variables that arrive after a fork (CUDA_VISIBLE_DEVICES and the like)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoTemplate:
+    """Containers of this function are started plainly."""
+
+    reason: str
+    """For the trace and for `squall container list`: "import left 2 threads running (pool-1)"."""
+
+
+class Template(Protocol):
+    """An initialised parent of one function version. Containers are forked from it."""
+
+    @property
+    def key(self) -> str:
+        """Hash of everything that went into it."""
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+
+    def retire(self) -> None:
+        """Fork no more; end when the last container forked from it has ended."""
+
+
+class Container(Protocol):
+    """A running container. All methods belong to the agent's event loop; none may be called from a thread."""
+
+    @property
+    def id(self) -> str:
+        """As requested."""
+
+    @property
+    def pid(self) -> int:
+        """Process id of the runner on the host."""
+
+    @property
+    def how(self) -> str:
+        """Either "fork" or "fresh"."""
+
+    @property
+    def why(self) -> str:
+        """Why it was not forked; "" when it was."""
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """The cold start, in order."""
+
+    @property
+    def scratch(self) -> Path:
+        """Its folder on the host; deleted when the container has ended."""
+
+    @property
+    def running(self) -> frozenset[tuple[str, int]]:
+        """Inputs that were given to it and have not ended: (call, index)."""
+
+    async def run(self, request: InputRequest, on_item: OnItem | None = None) -> End:
+        """Run one input to its end. Never raises for what user code does; a dead container is `Lost`.
+
+        `on_item` is called for each yielded item, in order, before this returns; so is `on_log` of the start
+        for everything that the input printed. Cancelling the awaiting task cancels the input too, without
+        waiting. At most `spec.scaling.max_inputs` at a time: the caller counts, a second sync input would
+        only wait.
+        """
+
+    def credit(self, call: str, index: int, n: int) -> None:
+        """Allow a generator `n` more items than `ITEM_WINDOW` and earlier credits allowed."""
+
+    def cancel(self, call: str, index: int) -> None:
+        """Stop one input. Its `run` returns `Failed(kind=CANCELLED)` once its code has stopped, or its normal
+        end.
+
+        Async code: its task is cancelled. Sync code, one slot: `InputCancellation` is raised in it. Sync code
+        in a container with several slots cannot be stopped alone: the whole container is interrupted, and the
+        `run`s of its other inputs return `Lost`. Code that ignores all this is for the caller to `kill`.
+        """
+
+    async def drain(self) -> None:
+        """Returns when no input runs. The caller sends no more inputs."""
+
+    async def stop(self, grace_s: float = EXIT_GRACE_S) -> Exit:
+        """Interrupt running inputs, run `@exit` hooks, end. Killed after `grace_s`."""
+
+    def kill(self, reason: str = "killed") -> None:
+        """SIGKILL to everything in the container, now. `reason` goes into its `Exit`."""
+
+    async def wait(self) -> Exit:
+        """How it ended. Any number of waiters, at any time."""
+
+
+class Backend(Protocol):
+    """Makes containers on this machine."""
+
+    async def probe(self) -> Capabilities:
+        """What works here, measured. Cheap after the first time."""
+
+    async def ensure_root(self, image: ImageSpec, on_log: OnText) -> Root:
+        """The image, made if it is not here yet; equal images are made once. Raises `StartFailed(image)`."""
+
+    async def template(self, request: ContainerRequest, on_log: OnLog) -> Template | NoTemplate:
+        """The template for such containers, made if needed (once for any number of callers)."""
+
+    async def start(self, request: ContainerRequest, on_log: OnLog) -> Container:
+        """A container that is ready for inputs: image ensured, code imported, `@enter` hooks done.
+
+        Forked from the template where `spec.use_template` and the template allow it. Takes at most
+        `spec.startup_timeout_s`. `on_log` gets everything it prints until it ends. Raises `StartFailed`.
+        """
+
+    async def close(self) -> None:
+        """Kill everything that this backend started. Nothing outlives it."""

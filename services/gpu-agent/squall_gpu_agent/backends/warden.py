@@ -1,0 +1,289 @@
+"""The warden: one small process beside the agent, parent of every template and of every container started
+plainly.
+
+Owns what a parent owns: it starts them, learns how they end, and kills all of them, with everything that they
+started, when the agent is gone, however it went. It is a child subreaper, so what user code daemonised stays
+within its reach. Single-threaded and small on purpose: forking it costs a millisecond, and a parent-death
+signal follows the thread that forked. Knows nothing of functions, images or inputs.
+
+Runs as its own process: `python -I -c "from squall_gpu_agent.backends.warden import main; main()"
+<descriptor>`.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import ctypes
+import fcntl
+import os
+import select
+import signal
+import socket
+import sys
+import tempfile
+from typing import Any, NoReturn
+
+from squall_gpu_agent.backends.bundle_view import View, ViewError, enter
+from squall_runner.frames import BadFrame, Decoder, Frame, encode
+
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+MARKER = "SQUALL_CONTAINER_ID"
+
+
+class ToWarden:
+    """Kinds of frames from the agent."""
+
+    SPAWN = 1
+    """{ticket, argv, env, cwd, view?} and three descriptors: socket, stdout, stderr."""
+    SWEEP = 2
+    """{pid, container}: kill what is left of a container that has ended."""
+    PROBE = 3
+    """{ticket, folder}: try whether bundle views work."""
+
+
+class FromWarden:
+    """Kinds of frames to the agent."""
+
+    SPAWNED = 16
+    """{ticket, pid}"""
+    SPAWN_FAILED = 17
+    """{ticket, message}"""
+    EXITED = 18
+    """{pid, status}, for children and for orphans that came to it."""
+    PROBED = 19
+    """{ticket, message}: empty when views work."""
+
+
+def main() -> NoReturn:
+    """Entry of the process."""
+    sock = socket.socket(fileno=int(sys.argv[1]))
+    sock.set_inheritable(False)
+    Warden(sock).run()
+
+
+class Warden:
+    """The loop."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._libc = ctypes.CDLL(None)
+        self._decoder = Decoder()
+        self._descriptors: list[int] = []
+        self._sweeps: list[tuple[int, str]] = []
+        self._wake_read, self._wake_write = os.pipe()
+        for descriptor in (self._wake_read, self._wake_write):
+            os.set_blocking(descriptor, False)
+
+    def run(self) -> NoReturn:
+        """Serve the agent until it is gone, then kill everything."""
+        if hasattr(self._libc, "prctl"):
+            self._libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)  # the agent decides when this ends, by closing the socket
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        poll.register(self._wake_read, select.POLLIN)
+        alive = True
+        while alive:
+            for descriptor, _ in poll.poll():
+                if descriptor == self._wake_read:
+                    _drain(self._wake_read)
+                else:
+                    alive = self._receive()
+            self._reap()
+            self._sweep()
+        self._kill_all()
+        os._exit(0)
+
+    # --- frames ---
+
+    def _receive(self) -> bool:
+        room = socket.CMSG_SPACE(16 * array.array("i").itemsize)
+        try:
+            data, ancillary, _, _ = self._sock.recvmsg(1 << 16, room, getattr(socket, "MSG_CMSG_CLOEXEC", 0))
+            for level, kind, raw in ancillary:
+                if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                    passed = array.array("i")
+                    passed.frombytes(raw[: len(raw) - len(raw) % passed.itemsize])
+                    self._descriptors.extend(passed)
+            frames = self._decoder.feed(data)
+        except (OSError, BadFrame):
+            return False
+        for frame in frames:
+            self._on_frame(frame)
+        return bool(data)
+
+    def _on_frame(self, frame: Frame) -> None:
+        match frame.kind:
+            case ToWarden.SPAWN:
+                self._spawn(frame.meta)
+            case ToWarden.SWEEP:
+                self._sweeps.append((frame.meta["pid"], frame.meta["container"]))
+            case ToWarden.PROBE:
+                self._probe(frame.meta)
+            case _:
+                pass  # a newer agent's; it runs with this file, so there is none
+
+    def _send(self, kind: int, meta: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError):  # the agent is gone: `_receive` sees it next
+            self._sock.sendall(encode(kind, meta))
+
+    # --- starting ---
+
+    def _spawn(self, request: dict[str, Any]) -> None:
+        descriptors, self._descriptors = self._descriptors[:3], self._descriptors[3:]
+        try:
+            pid, message = self._fork_exec(request, descriptors)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        if message:
+            self._send(FromWarden.SPAWN_FAILED, {"ticket": request["ticket"], "message": message})
+        else:
+            self._send(FromWarden.SPAWNED, {"ticket": request["ticket"], "pid": pid})
+
+    def _fork_exec(self, request: dict[str, Any], descriptors: list[int]) -> tuple[int, str]:
+        read, write = os.pipe()  # closed by a successful exec
+        warden = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                self._become(request, descriptors, warden)
+            except (OSError, ViewError, ValueError, KeyError, TypeError) as error:
+                os.write(write, str(error).encode()[:4000])
+            finally:
+                os._exit(127)
+        os.close(write)
+        with os.fdopen(read, "rb") as pipe:
+            message = pipe.read().decode("utf-8", "replace")
+        return pid, message
+
+    def _become(self, request: dict[str, Any], descriptors: list[int], warden: int) -> None:
+        os.setsid()
+        self._die_with(warden)
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGPIPE):
+            signal.signal(number, signal.SIG_DFL)
+        _arrange(descriptors)
+        if request.get("view"):
+            enter(View(**request["view"]))
+        os.chdir(request["cwd"])
+        os.execve(request["argv"][0], request["argv"], request["env"])
+
+    def _die_with(self, parent: int) -> None:
+        if hasattr(self._libc, "prctl"):
+            self._libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            if os.getppid() != parent:
+                os._exit(137)
+
+    def _probe(self, request: dict[str, Any]) -> None:
+        read, write = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                _try_view(request["folder"])
+            except (OSError, ViewError) as error:
+                os.write(write, str(error).encode()[:4000])
+            finally:
+                os._exit(0)
+        os.close(write)
+        with os.fdopen(read, "rb") as pipe:
+            message = pipe.read().decode("utf-8", "replace")
+        self._send(FromWarden.PROBED, {"ticket": request["ticket"], "message": message})
+
+    # --- ending ---
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            self._send(FromWarden.EXITED, {"pid": pid, "status": status})
+
+    def _sweep(self) -> None:
+        """Kill what ended containers left: their sessions, and daemons that carry their id. One scan for all."""
+        if not self._sweeps:
+            return
+        sweeps, self._sweeps = self._sweeps, []
+        sessions = {pid for pid, _ in sweeps}
+        marks = {f"{MARKER}={container}".encode() for _, container in sweeps}
+        for pid, parent, session in _processes():
+            if session in sessions or (parent == os.getpid() and not marks.isdisjoint(_environment(pid))):
+                _kill(pid)
+
+    def _kill_all(self) -> NoReturn:
+        """Until no descendant is left: killing one may hand its children to us."""
+        while True:
+            children: dict[int, list[int]] = {}
+            for pid, parent, _ in _processes():
+                children.setdefault(parent, []).append(pid)
+            pending = list(children.get(os.getpid(), []))
+            if not pending:
+                os._exit(0)
+            for pid in pending:
+                pending.extend(children.get(pid, []))
+                _kill(pid)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(-1, 0)
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+
+
+def _arrange(descriptors: list[int]) -> None:
+    """0 = /dev/null, 1 and 2 = the pipes, 3 = the socket. All others close at exec."""
+    null = os.open("/dev/null", os.O_RDONLY)
+    sock, out, err = descriptors
+    # Out of the way of 0 to 3 first, where they may be themselves.
+    high = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 16) for descriptor in (null, out, err, sock)]
+    for target, descriptor in enumerate(high):
+        os.dup2(descriptor, target)
+
+
+def _try_view(folder: str) -> None:
+    base = tempfile.mkdtemp(dir=folder)
+    code, work = os.path.join(base, "code"), os.path.join(base, "work")
+    os.makedirs(os.path.join(code, "squall-view-probe"))
+    os.mkdir(work)
+    with open(os.path.join(code, "squall-view-probe", "file"), "w"):
+        pass
+    enter(View(code, work, []))
+    os.stat("/squall-view-probe/file")
+
+
+def _processes() -> list[tuple[int, int, int]]:
+    """(pid, parent, session) of every process that can be seen."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/stat", "rb") as file:
+                    fields = file.read().rpartition(b")")[2].split()
+            except OSError:
+                continue  # it has ended meanwhile
+            found.append((int(name), int(fields[1]), int(fields[3])))
+    return found
+
+
+def _environment(pid: int) -> set[bytes]:
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return set(file.read().split(b"\0"))
+    except OSError:
+        return set()
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def _drain(descriptor: int) -> None:
+    with contextlib.suppress(BlockingIOError):
+        while os.read(descriptor, 4096):
+            pass

@@ -1,0 +1,102 @@
+"""Capacity: what this machine has, and what its containers have been promised. The agent's own truth about room."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from squall_contracts.functions import FunctionRecord
+from squall_contracts.nodes import ContainerClaim, GpuFact
+from squall_gpu_agent.backend import Capabilities
+from squall_gpu_agent.policy.acceptance import Accept, Machine, Refuse, Wanted, decide
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reserved:
+    """What one container has been promised."""
+
+    cpu: float
+    memory_mib: int
+    gpus: tuple[str, ...] = ()
+
+
+class Capacity:
+    """The machine's books."""
+
+    def __init__(
+        self,
+        *,
+        cpu: float,
+        memory_mib: int,
+        max_containers: int,
+        gpus: tuple[GpuFact, ...],
+        capabilities: Capabilities,
+    ) -> None:
+        self.cpu = cpu
+        self.memory_mib = memory_mib
+        self.max_containers = max_containers
+        self.gpus = gpus
+        self.capabilities = capabilities
+        self.draining = False
+        self._reserved: dict[str, Reserved] = {}
+
+    @property
+    def reserved(self) -> Mapping[str, Reserved]:
+        """By container."""
+        return self._reserved
+
+    @property
+    def cpu_used(self) -> float:
+        """Cores promised."""
+        return sum(reserved.cpu for reserved in self._reserved.values())
+
+    @property
+    def memory_used_mib(self) -> int:
+        """Memory promised."""
+        return sum(reserved.memory_mib for reserved in self._reserved.values())
+
+    @property
+    def gpus_used(self) -> tuple[str, ...]:
+        """uuids of devices that are taken."""
+        return tuple(uuid for reserved in self._reserved.values() for uuid in reserved.gpus)
+
+    def reserve(self, claim: ContainerClaim, function: FunctionRecord) -> Accept | Refuse:
+        """Accept the claim and book its share, or say why not."""
+        resources = function.spec.resources
+        wanted = Wanted(
+            cpu=claim.cpu or resources.cpu,
+            memory_mib=claim.memory_mib or resources.memory_mib,
+            gpus=claim.gpus,
+            gpus_required=bool(resources.gpus),
+            isolation=function.spec.isolation,
+            python_version=function.spec.image.python_version,
+        )
+        decision = decide(wanted, self._machine())
+        if isinstance(decision, Accept):
+            self._reserved[claim.container] = Reserved(cpu=wanted.cpu, memory_mib=wanted.memory_mib, gpus=wanted.gpus)
+        return decision
+
+    def release(self, container: str) -> None:
+        """The container is gone."""
+        self._reserved.pop(container, None)
+
+    def gpu_env(self, gpus: tuple[str, ...]) -> dict[str, str]:
+        """Which devices a container sees."""
+        if not self.gpus:
+            return {}
+        return {"CUDA_VISIBLE_DEVICES": ",".join(gpus), "NVIDIA_VISIBLE_DEVICES": ",".join(gpus) or "void"}
+
+    def _machine(self) -> Machine:
+        return Machine(
+            cpu=self.cpu,
+            memory_mib=self.memory_mib,
+            max_containers=self.max_containers,
+            cpu_used=self.cpu_used,
+            memory_used_mib=self.memory_used_mib,
+            containers=len(self._reserved),
+            gpus=frozenset(gpu.uuid for gpu in self.gpus),
+            gpus_used=frozenset(self.gpus_used),
+            isolation=self.capabilities.isolation.value,
+            python_versions=self.capabilities.python_versions,
+            draining=self.draining,
+        )

@@ -1,0 +1,70 @@
+"""A ready container as its pool sees it: slots, load, and what its start looked like. Owns no process."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from squall_contracts.calls import SpanVector
+from squall_contracts.functions import FunctionRecord
+from squall_gpu_agent.backend import Container
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class PooledContainer:
+    """One container that takes inputs."""
+
+    container: Container
+    pool: str
+    function: FunctionRecord
+    ready_ns: int
+    """Wall clock at which it could take its first input."""
+    start_rows: SpanVector = field(default_factory=list)
+    """Trace rows of everything that led to it; they go with the first attempt that waited for it."""
+    cold_call: str = ""
+    gpus: tuple[str, ...] = ()
+    running: int = 0
+    """Inputs that occupy a slot."""
+    served: int = 0
+    """Inputs that were ever handed to it."""
+    idle_since: float = 0.0
+    """Unix seconds; meaningless while it runs something."""
+    closed: bool = False
+    """Takes no more inputs: draining, ending or dead."""
+    stopping: bool = False
+    """We take it away from what still runs in it: its inputs end as infrastructure failures."""
+    emptied: asyncio.Event = field(default_factory=asyncio.Event)
+    """Closed, and nothing runs in it."""
+
+    @property
+    def id(self) -> str:
+        """Container id."""
+        return self.container.id
+
+    @property
+    def slots(self) -> int:
+        """Inputs that it may run at once."""
+        return self.function.spec.scaling.max_inputs
+
+    @property
+    def free(self) -> int:
+        """Inputs that it can take now."""
+        return 0 if self.closed else self.slots - self.running
+
+    def close(self) -> None:
+        """No more inputs."""
+        self.closed = True
+        if not self.running:
+            self.emptied.set()
+
+    def slot_taken(self) -> None:
+        """An input occupies a slot."""
+        self.running += 1
+
+    def slot_freed(self, now: float) -> None:
+        """The input has ended."""
+        self.running -= 1
+        if not self.running:
+            self.idle_since = now
+            if self.closed:
+                self.emptied.set()

@@ -1,0 +1,158 @@
+"""Execution: one input in one container, from its arguments to the end of its code, with its time limit and cancel.
+
+Owns the timers that stop user code: first asked (`cancel`), then killed with its container after a grace period.
+Decides nothing about what the end means.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from squall.errors import DataLossError, SquallError
+from squall.spec import Encoding, Kind
+from squall_contracts.spans import ATTEMPT, parse_traceparent, span_id, traceparent
+from squall_gpu_agent.backend import End, Failed, FailureKind, InputRequest, OnItem
+from squall_gpu_agent.blobs import Blobs
+from squall_gpu_agent.cancels import Cancels
+from squall_gpu_agent.containers import PooledContainer
+from squall_gpu_agent.held import Held
+from squall_gpu_agent.items import ItemStreams
+from squall_gpu_agent.policy.lifecycle import Event
+from squall_service.clock import Clock
+from squall_service.telemetry import log
+
+CANCEL_GRACE_S = 2.0
+
+
+class RunningInput:
+    """User code that runs, and the timers that will stop it."""
+
+    __slots__ = ("_container", "_grace_s", "_kill", "_loop", "_timeout", "held")
+
+    def __init__(self, held: Held, container: PooledContainer, grace_s: float) -> None:
+        self.held = held
+        self._container = container
+        self._grace_s = grace_s
+        self._loop = asyncio.get_running_loop()
+        self._kill: asyncio.TimerHandle | None = None
+        self._timeout = self._loop.call_later(container.function.spec.timeout_s, self._over_time)
+
+    def _over_time(self) -> None:
+        self.held.timed_out = True
+        self.stop("the function's timeout")
+
+    def cancel(self) -> None:
+        """The caller no longer wants it."""
+        self.held.cancelled = True
+        self.stop("a cancel")
+
+    def stop(self, why: str) -> None:
+        """Ask the code to stop; what has not stopped after the grace period is killed with its container."""
+        if self._kill is None:
+            self.held.advance(Event.STOP_ASKED)
+            self._container.container.cancel(*self.held.key)
+            self._kill = self._loop.call_later(self._grace_s, self._container.container.kill, f"killed after {why}")
+
+    def over(self) -> None:
+        """The code has ended."""
+        self._timeout.cancel()
+        if self._kill is not None:
+            self._kill.cancel()
+
+
+class Execution:
+    """Runs inputs."""
+
+    def __init__(
+        self, clock: Clock, blobs: Blobs, items: ItemStreams, cancels: Cancels, grace_s: float = CANCEL_GRACE_S
+    ) -> None:
+        self._clock = clock
+        self._cancels = cancels
+        self._blobs = blobs
+        self._items = items
+        self._grace_s = grace_s
+        self._running: dict[str, dict[int, RunningInput]] = {}
+
+    def cancel(self, call: str, index: int | None) -> list[Held]:
+        """Stop what runs of a call; which inputs that were."""
+        found = [run for run in self._running.get(call, {}).values() if index in (None, run.held.request.index)]
+        for run in found:
+            run.cancel()
+        return [run.held for run in found]
+
+    def told_started(self) -> list[Held]:
+        """Inputs that run and have not been announced yet; announced from now on."""
+        fresh = [
+            run.held for by_index in self._running.values() for run in by_index.values() if not run.held.told_started
+        ]
+        for held in fresh:
+            held.told_started = True
+        return fresh
+
+    async def run(self, held: Held, container: PooledContainer) -> End:
+        """Run it to its end. Never raises for what user code or its data do."""
+        request = held.request
+        path: Path | None = None
+        try:
+            if request.blob:
+                path = container.container.scratch / f"in-{request.call}-{request.index}-{held.attempt}"
+                try:
+                    await self._blobs.fetch(request.blob, path)
+                except (SquallError, OSError) as error:
+                    return _arguments_failed(error)
+            if request.kind != Kind.GENERATOR.value:
+                return await self._run(held, container, path, self._items.unread(held, container))
+            async with self._items.open(held, container) as on_item:
+                return await self._run(held, container, path, on_item)
+        finally:
+            if path is not None:
+                path.unlink(missing_ok=True)
+
+    async def _run(self, held: Held, container: PooledContainer, path: Path | None, on_item: OnItem | None) -> End:
+        request = held.request
+        trace_id, _ = parse_traceparent(request.traceparent)
+        own_span = span_id(request.call, request.index, held.attempt, ATTEMPT) if trace_id else ""
+        input_request = InputRequest(
+            call=request.call,
+            index=request.index,
+            attempt=held.number,
+            method=request.method,
+            encoding=Encoding(request.encoding),
+            payload=request.payload if path is None else None,
+            path=path,
+            traceparent=traceparent(trace_id, own_span) if trace_id else None,
+        )
+        held.advance(Event.STARTED)
+        container.served += 1
+        running = RunningInput(held, container, self._grace_s)
+        self._running.setdefault(request.call, {})[request.index] = running
+        held.started_at = self._clock.now()
+        held.started_ns = int(held.started_at * 1e9)
+        if self._cancels.recent(*held.key):  # it came while the history was read
+            asyncio.get_running_loop().call_soon(running.cancel)
+        try:
+            return await container.container.run(input_request, on_item)
+        finally:
+            running.over()
+            self._forget(held)
+            held.ended_ns = int(self._clock.now() * 1e9)
+            held.advance(Event.ENDED)
+
+    def _forget(self, held: Held) -> None:
+        by_index = self._running[held.request.call]
+        by_index.pop(held.request.index, None)
+        if not by_index:
+            del self._running[held.request.call]
+
+
+def _arguments_failed(error: SquallError | OSError) -> Failed:
+    gone = isinstance(error, DataLossError)
+    log.warning("arguments_not_fetched", reason=str(error))
+    return Failed(
+        kind=FailureKind.DESERIALIZATION if gone else FailureKind.INFRA,
+        type_name=type(error).__name__,
+        module=type(error).__module__,
+        message=f"the arguments could not be fetched: {error}",
+        traceback="",
+    )

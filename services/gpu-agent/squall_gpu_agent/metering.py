@@ -1,0 +1,120 @@
+"""What an attempt leaves behind besides its result: its trace, its usage interval, its numbers. Never waited for."""
+
+from __future__ import annotations
+
+from squall_bus import Bus
+from squall_contracts import subjects
+from squall_contracts.calls import SpanVector
+from squall_contracts.spans import (
+    ATTEMPT,
+    DISPATCH,
+    QUEUE_WAIT,
+    RESULT_PUBLISH,
+    SpanBatch,
+    parse_traceparent,
+    row,
+)
+from squall_contracts.usage import UsageIntervals
+from squall_gpu_agent.backend import End, Failed, Output
+from squall_gpu_agent.containers import PooledContainer
+from squall_gpu_agent.held import Held
+from squall_gpu_agent.identity import Identity
+from squall_gpu_agent.metrics import Metrics
+from squall_service.clock import Clock
+
+SERVICE = "gpu-agent"
+RUNNER = "runner"
+
+
+class Metering:
+    """Publishes traces and usage of attempts."""
+
+    def __init__(self, bus: Bus, identity: Identity, clock: Clock, metrics: Metrics) -> None:
+        self._bus = bus
+        self._identity = identity
+        self._clock = clock
+        self._metrics = metrics
+        self._usage: dict[str, tuple[UsageIntervals, list[list[object]]]] = {}
+
+    def attempt_ended(self, held: Held, end: End) -> None:
+        """An attempt is over and recorded (or given back)."""
+        container = held.container
+        if container is None:
+            return
+        outcome = _outcome(held, end)
+        self._metrics.attempt_ended(outcome, (held.ended_ns - held.started_ns) / 1e9)
+        if held.started_ns:
+            self._use(held, container, outcome)
+        trace_id, parent_id = parse_traceparent(held.request.traceparent)
+        if trace_id:
+            batch = SpanBatch(
+                trace_id=trace_id,
+                parent_id=parent_id,
+                call=held.request.call,
+                index=held.request.index,
+                attempt=held.attempt,
+                rows=rows(held, end, container, self._identity.node),
+            )
+            self._bus.publish_soon(subjects.spans(self._identity.region, trace_id), batch.encode())
+
+    def _use(self, held: Held, container: PooledContainer, outcome: str) -> None:
+        function = container.function
+        head, intervals = self._usage.setdefault(function.function_id, (self._head(container), []))
+        request = held.request
+        ended_at = held.ended_ns / 1e9
+        intervals.append([request.call, request.index, held.attempt, container.id, held.started_at, ended_at, outcome])
+
+    def _head(self, container: PooledContainer) -> UsageIntervals:
+        function = container.function
+        return UsageIntervals(
+            function=function.function_id,
+            app=function.app_id,
+            workspace=function.workspace,
+            node=self._identity.node,
+            cpu=function.spec.resources.cpu,
+            memory_mib=function.spec.resources.memory_mib,
+            gpus=list(container.gpus),
+        )
+
+    def tick(self) -> None:
+        """Publish usage; called every second."""
+        usage, self._usage = self._usage, {}
+        for function_id, (head, intervals) in usage.items():
+            message = UsageIntervals(**{**head.__dict__, "intervals": intervals})
+            self._bus.publish_soon(subjects.usage(self._identity.region, function_id), message.encode())
+
+
+def rows(held: Held, end: End, container: PooledContainer, node: str) -> SpanVector:
+    """The spans of one attempt; phases of the critical path follow each other without gaps."""
+    cold = container.served == 1 and container.ready_ns > held.request.accepted_at * 1e9
+    first = not (held.totals.user + held.totals.infra)
+    started, ended = held.started_ns or held.ended_ns, held.ended_ns
+    found: SpanVector = [list(r) for r in held.request.spans] if first else []
+    waiting_since = max((r[3] + r[4] for r in found), default=int(held.request.accepted_at * 1e9))
+    found.append(row(QUEUE_WAIT, "", SERVICE, waiting_since if first else held.delivered_ns, started))
+    if cold:
+        found += container.start_rows
+    handed = max(container.ready_ns, held.delivered_ns) if cold else held.delivered_ns
+    found.append(row(DISPATCH, "", SERVICE, handed, started))
+    about: dict[str, object] = {"attempt": held.number, "node": node, "container": container.id, "cold": cold}
+    if not isinstance(end, Output):
+        about["error"] = _outcome(held, end)
+    found.append(row(ATTEMPT, "", SERVICE, started, ended, **about))
+    if not isinstance(end, Output | Failed):
+        return found
+    for phase in end.spans:
+        name = phase.name.replace(" ", ".")
+        found.append(row(name, ATTEMPT, RUNNER, phase.start_ns, phase.start_ns + phase.duration_ns))
+    if held.recorded_ns:
+        found.append(row(RESULT_PUBLISH, "", SERVICE, ended, held.recorded_ns))
+    return found
+
+
+def _outcome(held: Held, end: End) -> str:
+    if isinstance(end, Output):
+        return "succeeded"
+    if held.timed_out:
+        return "timed_out"
+    if held.cancelled:
+        return "cancelled"
+    return end.kind.value if isinstance(end, Failed) else "lost"

@@ -1,0 +1,58 @@
+"""Pulling: how many calls an agent asks for, and of which shard. Pure.
+
+A pool's calls lie on several shards, each with its own consumer, and an open request may be answered at any time. Asking
+every shard for all free slots would bring shards x slots calls; asking one shard alone would leave a call on another
+one waiting. So: while nothing is known every shard has at least one request open; while some shards are known to have
+a backlog the free slots are shared among those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+MAX_PREFETCH = 512
+"""Per pool; more would only mean more to hand back."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """What a pool can take now."""
+
+    free_slots: int
+    prefetch: int
+    """Calls that may wait here on top, see `prefetch_limit`."""
+    waiting: int
+    """Calls that wait here already."""
+
+    @property
+    def capacity(self) -> int:
+        """Further calls that are welcome."""
+        return max(0, self.free_slots + self.prefetch - self.waiting)
+
+
+def prefetch_limit(slots: int, mean_run_s: float | None, horizon_s: float) -> int:
+    """Calls worth at most `horizon_s` of measured work for each slot; none before there is a measurement."""
+    if mean_run_s is None or horizon_s <= 0 or mean_run_s > horizon_s:
+        return 0
+    return min(MAX_PREFETCH, int(slots * horizon_s / max(mean_run_s, 1e-6)))
+
+
+def shares(capacity: int, backlogs: Sequence[int], *, turn: int, probe: bool) -> list[int]:
+    """Requests to have open at each shard. `backlogs`: messages behind the last delivery of each shard, as told by it.
+
+    `turn` rotates who gets the remainder. `probe` asks every shard: a backlog is only learnt from a delivery, so a
+    shard that filled up meanwhile must be asked now and then.
+    """
+    shards = len(backlogs)
+    if capacity <= 0 or not shards:
+        return [0] * shards
+    loaded = [shard for shard in range(shards) if backlogs[shard] > 0]
+    if probe or not loaded or (len(loaded) == shards and capacity >= shards):
+        return [-(-capacity // shards)] * shards
+    wants = [0] * shards
+    each, rest = divmod(capacity, len(loaded))
+    for place in range(len(loaded)):
+        shard = loaded[(turn + place) % len(loaded)]
+        wants[shard] = each + (1 if place < rest else 0)
+    return wants

@@ -1,0 +1,77 @@
+"""Wiring of the agent: builds everything once, starts the loops, drains."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from squall_bus import Bus, connect
+from squall_contracts import topology
+from squall_gpu_agent.agent import Agent
+from squall_gpu_agent.backend import Backend
+from squall_gpu_agent.settings import AgentSettings
+from squall_service.health import serve_health
+from squall_service.run import ServiceContext
+from squall_service.settings import BusConnection
+
+GRACE_S = 75.0
+"""Longer than the longest default drain: 25 s for inputs, 30 s for @exit hooks."""
+
+
+async def serve(context: ServiceContext[AgentSettings]) -> None:
+    """The agent as a process of its own."""
+    connection, settings = BusConnection.load(), context.settings
+    layout = topology.build(connection.region, connection.shards, connection.replicas)
+    health = serve_health(
+        context.health, context.telemetry.exposition, host=settings.health_host, port=settings.health_port
+    )
+    async with connect(connection.bus_settings("agent"), layout) as bus, health:
+        await run(settings, bus, context)
+
+
+async def run(settings: AgentSettings, bus: Bus, context: ServiceContext[AgentSettings]) -> None:
+    """Work until the context stops; also in a process shared with other services."""
+    await run_with(settings, bus, context, open_process_backend(settings))
+
+
+def open_process_backend(settings: AgentSettings) -> Backend:
+    """The backend that every machine has."""
+    from squall_gpu_agent.backends.process import ProcessBackend, ProcessSettings
+
+    data = Path(settings.data)
+    images = Path(settings.images_dir) if settings.images_dir else None
+    return ProcessBackend(ProcessSettings(data_dir=data / "process", images_dir=images))
+
+
+async def run_with(settings: AgentSettings, bus: Bus, context: ServiceContext[AgentSettings], backend: Backend) -> None:
+    """`run` with a given backend, which is closed at the end."""
+    await bus.ensure_topology()
+    try:
+        async with _socket_folder() as folder, asyncio.TaskGroup() as group:
+            agent = await Agent.build(settings, bus, context, backend=backend, group=group, sockets=folder)
+            async with agent.serve(group):
+                context.health.check("bus", lambda: None if bus.connected else "the bus is not connected")
+                context.ready()
+                await context.stopping.wait()
+    finally:
+        await backend.close()
+
+
+@asynccontextmanager
+async def _socket_folder() -> AsyncIterator[Path]:
+    """Short, because the path of a unix socket may have 107 characters, and data folders are often longer."""
+    folder = await asyncio.to_thread(_make_folder)
+    try:
+        yield folder
+    finally:
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+
+def _make_folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="squall-"))
+    folder.chmod(0o755)  # containers run as other users and must reach the socket in it
+    return folder

@@ -1,0 +1,67 @@
+"""Settings of the agent: SQUALL_GPU_AGENT_* in the environment."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from typing import Literal
+
+from pydantic import Field
+
+from squall_service.settings import ServiceSettings, settings_config
+
+
+class AgentSettings(ServiceSettings):
+    """What an operator may choose."""
+
+    model_config = settings_config("GPU_AGENT")
+
+    node: str = ""
+    """Name of this machine, unique in the region; empty = the host name. The same at each start: an agent cleans up
+    what its earlier life left behind under that name."""
+    data: str = "/var/lib/squall/agent"
+    """Folder for code, images and containers' scratch files."""
+    images_dir: str = ""
+    """Folder of Python environments, which a builder on this machine may share; empty = below `data`."""
+    backend: Literal["process"] = "process"
+    """How containers are made."""
+    cpu: float = Field(default=0.0, ge=0)
+    """Cores that containers may request in total; 0 = all that this process may use."""
+    memory_mib: int = Field(default=0, ge=0)
+    """Memory that containers may request in total; 0 = all of the machine's."""
+    max_containers: int = Field(default=256, ge=1)
+    """Most containers at once."""
+    simulated_gpus: str = ""
+    """Devices to report without having them, for trying out placement: `H100:2,L4:1`."""
+    zone: str = ""
+    """Zone of this machine, for placement."""
+    gateway_url: str = "http://127.0.0.1:8700"
+    """Where blobs are moved and where the calls of containers go."""
+    token: str = ""
+    """What authenticates this agent at the gateway (scope `service`)."""
+    blob_dir: str = ""
+    """The gateway's local blob folder, when it is on this machine: blobs then do not travel over HTTP."""
+    prefetch_ms: float = Field(default=50.0, ge=0)
+    """Calls leased ahead, as milliseconds of measured work for each slot; 0 = none."""
+    stop_grace_s: float = Field(default=2.0, ge=0)
+    """How long user code may take to end after a cancel or its timeout, before its container is killed."""
+    drain_s: float = Field(default=25.0, ge=0)
+    """How long running inputs may take to finish when the agent stops; then they go back to the queue."""
+    health_host: str = "127.0.0.1"
+    """Address of the health and metrics endpoint, when the agent is a process of its own."""
+    health_port: int = Field(default=8713, ge=0, le=65535)
+    """Port of the health and metrics endpoint; 0 = any free one."""
+
+    def node_name(self) -> str:
+        """The node's name as a token of subjects and keys."""
+        name = self.node or socket.gethostname()
+        return re.sub(r"[^a-z0-9-]+", "-", name.lower()).strip("-") or "node"
+
+    def cores(self) -> float:
+        """Cores to offer."""
+        return self.cpu or float(len(os.sched_getaffinity(0)))
+
+    def memory(self) -> int:
+        """Memory to offer, in MiB."""
+        return self.memory_mib or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // (1 << 20)

@@ -1,0 +1,165 @@
+"""Settlement: how a held call leaves this agent. Record, then reply, then ack, always in this order.
+
+Owns the writes to RESULTS and ATTEMPTS, and the fence in front of them: success may always be recorded (the first write
+wins), a failure only while the queue is known to regard the call as ours.
+"""
+
+from __future__ import annotations
+
+from squall.spec import Outcome
+from squall_bus import Bus, BusError, BusUnavailable, PublishUnknown, StreamFull, SubjectTaken, WrongRevision
+from squall_contracts import subjects
+from squall_contracts.calls import AttemptFailed, CallResult
+from squall_contracts.envelope import BadMessage
+from squall_gpu_agent.events import Events
+from squall_gpu_agent.held import FENCE_S, Held
+from squall_gpu_agent.history import History
+from squall_gpu_agent.identity import Identity
+from squall_gpu_agent.policy.lifecycle import Event
+from squall_gpu_agent.policy.retry import HandBack, RetryAt
+from squall_service.clock import Clock
+from squall_service.telemetry import log
+
+PUBLISH_S = 15.0
+AGAIN_S = 0.25
+MAX_HISTORY_LINES = 20
+EXPECTED_SEQUENCE = "Nats-Expected-Last-Subject-Sequence"
+"""ATTEMPTS is written only if nobody else has counted since we read it: a second holder of the call would."""
+
+
+class Settlement:
+    """Writes what became of held calls."""
+
+    def __init__(self, bus: Bus, identity: Identity, clock: Clock, *, history: History, events: Events) -> None:
+        self._bus = bus
+        self._identity = identity
+        self._clock = clock
+        self._history = history
+        self._events = events
+
+    # ------------------------------------------------------------------ results
+
+    async def record(self, held: Held, result: CallResult, ttl_s: float, event: str, detail: str = "") -> None:
+        """Record this result, unless there is one already; then reply with what is recorded, and ack."""
+        data = result.encode()
+        recorded = await self._store(held, result, data, ttl_s)
+        if recorded is None:
+            held.advance(Event.ABANDONED)
+            self._events.tell(held, "abandoned", "the lease was lost")
+            return
+        held.recorded_ns = int(self._clock.now() * 1e9)
+        if recorded is data or _attempt_of(recorded) == result.attempt != "":
+            held.advance(Event.RECORDED)
+            self._events.tell(held, event, detail)
+        else:
+            held.advance(Event.ALREADY_RECORDED)
+            self._events.tell(held, "superseded", f"another result was recorded before: {_attempt_of(recorded)}")
+        self._answer(held, recorded)
+
+    def skip(self, held: Held, recorded: bytes) -> None:
+        """The input has a result: tell who waits, and let the queue forget it."""
+        held.advance(Event.ALREADY_RECORDED)
+        self._events.tell(held, "skipped", "it has a result")
+        self._answer(held, recorded)
+
+    def _answer(self, held: Held, recorded: bytes) -> None:
+        if held.request.reply_to:
+            self._bus.send(held.request.reply_to, recorded)
+        held.advance(Event.REPLIED)
+        held.delivery.ack()
+        held.advance(Event.ACKED)
+
+    async def _store(self, held: Held, result: CallResult, data: bytes, ttl_s: float) -> bytes | None:
+        """The bytes that are recorded in the end; None when we may no longer record a failure."""
+        request = held.request
+        subject = subjects.result(self._identity.region, request.workspace, request.call, request.index)
+        # One id for each execution: with the call's alone a second, different result is answered as a duplicate.
+        msg_id = f"{request.call}.{request.index}.{result.attempt or result.outcome}"
+        success = result.outcome == Outcome.SUCCEEDED.value
+        while True:
+            deadline_s = PUBLISH_S if success else self._fence_left_s(held)
+            if deadline_s <= 0:
+                return None
+            try:
+                stored = await self._bus.publish(subject, data, msg_id=msg_id, ttl_s=ttl_s, deadline_s=deadline_s)
+                if not stored.duplicate:
+                    return data
+            except (SubjectTaken, PublishUnknown):
+                pass
+            except (BusUnavailable, StreamFull) as error:
+                log.warning("result_not_recorded_yet", call=request.call, index=request.index, reason=error.message)
+            if (recorded := await self._recorded(held)) is not None:
+                return recorded
+            await self._clock.sleep(AGAIN_S)
+
+    async def _recorded(self, held: Held) -> bytes | None:
+        try:
+            return await self._history.result(held.request)
+        except BusError as error:
+            log.warning("result_not_readable_yet", call=held.request.call, reason=error.message)
+            return None
+
+    # ------------------------------------------------------------------ failed attempts
+
+    async def retry(self, held: Held, decision: RetryAt | HandBack) -> None:
+        """Count the failure, then give the call back: after the delay of its policy, or at once."""
+        if await self.count(held, decision, attempt=held.attempt):
+            held.advance(Event.COUNTED)
+            self._events.tell(held, "attempt_failed", decision.reason)
+            delay_s = decision.at - self._clock.now() if isinstance(decision, RetryAt) else 0.0
+            held.hand_back(self._clock.monotonic(), max(0.0, delay_s))
+        else:
+            held.advance(Event.ABANDONED)
+
+    async def count(self, held: Held, decision: RetryAt | HandBack, *, attempt: str) -> bool:
+        """Write the failure to ATTEMPTS. False when the call is no longer ours to speak for."""
+        request = held.request
+        now = self._clock.now()
+        held.earlier = [*held.earlier, decision.reason][-MAX_HISTORY_LINES:]
+        message = AttemptFailed(
+            call=request.call,
+            index=request.index,
+            attempt=attempt,
+            kind="user" if isinstance(decision, RetryAt) else "infra",
+            user_failures=decision.totals.user,
+            infra_failures=decision.totals.infra,
+            failed_at=now,
+            retry_at=decision.at if isinstance(decision, RetryAt) else now,
+            reason=decision.reason,
+            history=held.earlier,
+        )
+        seq = await self._publish_attempt(held, message)
+        if seq is None:
+            return False
+        held.totals, held.attempts_seq = decision.totals, seq
+        return True
+
+    async def _publish_attempt(self, held: Held, message: AttemptFailed) -> int | None:
+        subject = subjects.attempts(self._identity.region, held.request.workspace, message.call, message.index)
+        while (deadline_s := self._fence_left_s(held)) > 0:
+            try:
+                stored = await self._bus.publish(
+                    subject,
+                    message.encode(),
+                    headers={EXPECTED_SEQUENCE: str(held.attempts_seq)},
+                    msg_id=f"{message.call}.{message.index}.{message.attempt}",
+                    deadline_s=deadline_s,
+                )
+                return stored.seq
+            except WrongRevision:
+                return None
+            except (PublishUnknown, BusUnavailable, StreamFull) as error:
+                log.warning("attempt_not_counted_yet", call=message.call, reason=error.message)
+                await self._clock.sleep(AGAIN_S)
+        return None
+
+    def _fence_left_s(self, held: Held) -> float:
+        now = self._clock.monotonic()
+        return held.confirmed_at + FENCE_S - now if held.speaks(now) else 0.0
+
+
+def _attempt_of(recorded: bytes) -> str:
+    try:
+        return CallResult.decode(recorded).attempt
+    except BadMessage:
+        return "?"

@@ -1,0 +1,286 @@
+"""A tenancy: one container on this node, from its claim to its end. Moves the claim on by compare-and-set.
+
+Owns the order: book the room, start, take inputs, drain, stop, free the room, delete the claim. The claim in the bucket
+is the container's right to exist: when it is gone, or somebody else's, the container goes too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from typing import Any
+
+from squall.errors import SquallError
+from squall_bus import BusError, KeyValue, WrongRevision
+from squall_contracts.functions import FunctionRecord
+from squall_contracts.nodes import ClaimState, ContainerClaim
+from squall_gpu_agent import results
+from squall_gpu_agent.backend import EXIT_GRACE_S, Exit, StartFailed, StartFailureKind
+from squall_gpu_agent.capacity import Capacity
+from squall_gpu_agent.containers import PooledContainer
+from squall_gpu_agent.launch import Launched, Launcher, phase_rows
+from squall_gpu_agent.metrics import Metrics
+from squall_gpu_agent.pending import PendingCalls
+from squall_gpu_agent.policy.acceptance import Refuse
+from squall_gpu_agent.pools import Pools
+from squall_gpu_agent.records import Records
+from squall_service.clock import Clock
+from squall_service.telemetry import log
+
+CRASHED_EARLY_S = 10.0
+"""A container that dies so soon without having served anything counts as a failed start: the scheduler backs off."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenancyParts:
+    """What a tenancy needs, built once in service.py."""
+
+    claims: KeyValue
+    clock: Clock
+    records: Records
+    capacity: Capacity
+    launcher: Launcher
+    pools: Pools
+    pending: PendingCalls
+    metrics: Metrics
+
+
+class Tenancy:
+    """One container of this node."""
+
+    def __init__(self, key: str, claim: ContainerClaim, revision: int, parts: TenancyParts) -> None:
+        self.key = key
+        self.claim = claim
+        self.revision = revision
+        self._parts = parts
+        self._drain = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._moving = asyncio.Lock()
+        self._lost = False
+        self.pooled: PooledContainer | None = None
+        self.over = asyncio.Event()
+        """Set when its container is gone and its claim dealt with."""
+
+    # ------------------------------------------------------------------ what others ask of it
+
+    def drain(self) -> None:
+        """Take no more inputs, finish what runs, end."""
+        self._drain.set()
+
+    def hurry(self) -> None:
+        """Do not wait for what runs."""
+        self._drain.set()
+        self._hurry.set()
+
+    def on_claim_changed(self, claim: ContainerClaim | None, revision: int) -> None:
+        """Somebody else wrote the claim: the scheduler asks for a drain, or has given the place away."""
+        if revision <= self.revision:
+            return
+        if claim is None or claim.container != self.claim.container:
+            self._lost = True
+            self.drain()
+        else:
+            self.revision = revision
+            if claim.state == ClaimState.DRAINING:
+                self.claim = replace(self.claim, state=claim.state, reason=claim.reason)
+                self.drain()
+
+    # ------------------------------------------------------------------ its life
+
+    async def live(self) -> None:
+        """From the proposed claim to the end."""
+        try:
+            function = await self._parts.records.function(self.claim.function_id)
+        except SquallError as error:
+            await self._move(ClaimState.REFUSED, reason=f"its function cannot be read: {error.message}")
+            return
+        decision = self._parts.capacity.reserve(self.claim, function)
+        if isinstance(decision, Refuse):
+            log.info("claim_refused", claim=self.key, reason=decision.reason)
+            self._parts.metrics.claim_refused()
+            await self._move(ClaimState.REFUSED, reason=decision.reason)
+            return
+        try:
+            await self._occupy(function)
+        finally:
+            self._parts.capacity.release(self.claim.container)
+
+    async def _occupy(self, function: FunctionRecord) -> None:
+        began_at = self._parts.clock.monotonic()
+        try:
+            launched = await self._start(function)
+        except StartFailed as failure:
+            await self._start_failed(function, failure)
+            return
+        if launched is None:
+            await self._delete()
+            return
+        self._parts.metrics.container_started(launched.container.how, self._parts.clock.monotonic() - began_at)
+        await self._serve(function, launched)
+
+    async def _start(self, function: FunctionRecord) -> Launched | None:
+        """The container; None when it is no longer wanted. The claim is moved and the pool opened meanwhile."""
+        launching: asyncio.Task[Launched] | None = None
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._move(ClaimState.STARTING))
+                group.create_task(self._parts.pools.open(self.claim.pool, function))
+                launching = group.create_task(self._launch(function))
+                unwanted = group.create_task(self._drain.wait())
+                await asyncio.wait([launching, unwanted], return_when=asyncio.FIRST_COMPLETED)
+                unwanted.cancel()
+                if not launching.done():
+                    launching.cancel()
+                await asyncio.wait([launching])
+        except ExceptionGroup as group_error:
+            failure = _start_failure(group_error)
+            if launching is not None and launching.done() and not launching.cancelled() and not launching.exception():
+                launching.result().container.kill("its pool could not be opened")
+            raise failure from group_error
+        return None if launching.cancelled() else launching.result()
+
+    async def _launch(self, function: FunctionRecord) -> Launched:
+        parts, claim = self._parts, self.claim
+        pool = await parts.records.pool(claim.pool)
+        return await parts.launcher.launch(claim, function, pool, parts.capacity.gpu_env(claim.gpus))
+
+    async def _serve(self, function: FunctionRecord, launched: Launched) -> None:
+        """Take inputs until told to drain, or until the container ends by itself."""
+        container = launched.container
+        self.pooled = pooled = PooledContainer(
+            container=container,
+            pool=self.claim.pool,
+            function=function,
+            ready_ns=launched.ready_ns,
+            start_rows=launched.rows,
+            cold_call=self.claim.cold_call,
+            gpus=self.claim.gpus,
+        )
+        pool = await self._parts.pools.open(self.claim.pool, function)
+        pool.add(pooled)
+        how = f"{container.how}: {container.why}" if container.why else container.how
+        log.info("container_ready", container=container.id, pool=self.claim.pool, how=how)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._move(ClaimState.READY, spans=launched.rows, how=how))
+                ended = group.create_task(container.wait())
+                drained = group.create_task(self._drained(pooled))
+                await asyncio.wait([ended, drained], return_when=asyncio.FIRST_COMPLETED)
+                pool.retire(pooled)
+                drained.cancel()
+                pooled.stopping = pooled.stopping or not ended.done()
+                exit = ended.result() if ended.done() else await container.stop(EXIT_GRACE_S)
+                ended.cancel()
+            await self._ended(pooled, exit)
+        finally:
+            pool.forget(pooled)
+            container.kill("its tenancy ended")
+            await self._parts.pools.close_if_empty(self.claim.pool)
+
+    async def _drained(self, pooled: PooledContainer) -> None:
+        """Told to drain, and nothing runs any more (or there is no time to wait for it)."""
+        await self._drain.wait()
+        pool = self._parts.pools.get(self.claim.pool)
+        if pool is not None:
+            pool.retire(pooled)
+        async with asyncio.TaskGroup() as group:
+            waits = [group.create_task(pooled.emptied.wait()), group.create_task(self._hurry.wait())]
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for wait in waits:
+                wait.cancel()
+
+    async def _ended(self, pooled: PooledContainer, exit: Exit) -> None:
+        asked = self._drain.is_set()
+        log.info("container_ended", container=pooled.id, pool=pooled.pool, reason=exit.reason, asked=asked)
+        lived_s = self._parts.clock.now() - pooled.ready_ns / 1e9
+        if not asked and not pooled.served and lived_s < CRASHED_EARLY_S:
+            await self._move(ClaimState.FAILED, reason=f"the container {exit.reason} before its first input")
+        else:
+            await self._delete()
+
+    async def _start_failed(self, function: FunctionRecord, failure: StartFailed) -> None:
+        user_error = failure.kind is StartFailureKind.USER_CODE
+        reason = start_reason(function, failure)
+        log.warning("container_start_failed", claim=self.key, kind=failure.kind.value, reason=reason)
+        self._parts.metrics.container_failed(failure.kind.value)
+        error = results.start_error(failure)
+        spans = [*self.claim.spans, *phase_rows(failure.phases)]
+        await self._move(ClaimState.FAILED, reason=reason, error=error, user_error=user_error, spans=spans)
+        if user_error and function.ephemeral:
+            await self._parts.pending.fail(self.claim.pool, function, error, failure.pickled)
+        await self._parts.pools.close_if_empty(self.claim.pool)
+
+    # ------------------------------------------------------------------ the claim
+
+    async def _move(self, state: str, **changes: Any) -> None:
+        """Write the claim's next state, unless the scheduler asked for a drain or gave the place away meanwhile."""
+        async with self._moving:
+            while not self._lost:
+                claim = replace(self.claim, state=state, updated_at=self._parts.clock.now(), **changes)
+                try:
+                    self.revision = await self._parts.claims.update(self.key, claim.encode(), self.revision)
+                    self.claim = claim
+                    return
+                except WrongRevision:
+                    if await self._reread():
+                        return
+                except BusError as error:
+                    log.warning("claim_not_written", claim=self.key, state=state, reason=error.message)
+                    return
+
+    async def _reread(self) -> bool:
+        """Take over what somebody else wrote; True when our own write is void."""
+        entry = await self._parts.claims.get(self.key)
+        claim = None if entry is None else ContainerClaim.decode(entry.value)
+        if entry is None or claim is None or claim.container != self.claim.container:
+            self._lost = True
+            self.drain()
+            return True
+        self.revision = entry.revision
+        if claim.state == ClaimState.DRAINING:
+            self.claim = replace(self.claim, state=claim.state)
+            self.drain()
+            return True
+        return False
+
+    async def _delete(self) -> None:
+        async with self._moving:
+            for _ in range(3):
+                if self._lost:
+                    return
+                try:
+                    await self._parts.claims.delete(self.key, self.revision)
+                    return
+                except WrongRevision:
+                    await self._reread()
+                except BusError as error:
+                    log.warning("claim_not_deleted", claim=self.key, reason=error.message)
+                    return
+
+
+def start_reason(function: FunctionRecord, failure: StartFailed) -> str:
+    """Why there is no container, in one sentence for the user who waits."""
+    match failure.kind:
+        case StartFailureKind.USER_CODE:
+            step = "@enter" if any(phase.name == "enter" for phase in failure.phases) else "import"
+            what = f"{step} of {function.spec.code.module}"
+            return f"{what} failed: {failure.type_name.rpartition('.')[2]}: {failure.message}"[:1000]
+        case StartFailureKind.TIMEOUT:
+            return f"not ready within startup_timeout of {function.spec.startup_timeout_s:g} s"
+        case StartFailureKind.IMAGE | StartFailureKind.INFRA:
+            return failure.message[:1000]
+
+
+def _start_failure(group: ExceptionGroup[Exception]) -> StartFailed:
+    """The failure inside a task group: the start's own, or what kept it from starting."""
+    for error in group.exceptions:
+        match error:
+            case StartFailed():
+                return error
+            case ExceptionGroup():
+                return _start_failure(error)
+            case SquallError():
+                return StartFailed(StartFailureKind.INFRA, error.message)
+            case OSError():
+                return StartFailed(StartFailureKind.INFRA, str(error))
+    raise group

@@ -1,0 +1,164 @@
+"""Handlers: what the scheduler does when a fact arrives. Decode, fold, and have the pools it concerns looked at.
+
+One worker looks at one pool after the other, so that each decision is made on what the one before has changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from squall_bus import Bus, Change, Message
+from squall_contracts.builds import ImageRecord
+from squall_contracts.functions import AppRecord, FunctionRecord, PoolRecord, pool_key
+from squall_contracts.nodes import ContainerClaim, ContainerStats, NodeFact
+from squall_contracts.scaling import Desired, Verdict
+from squall_scheduler.facts import Facts
+from squall_scheduler.policy.claims import Create, Forget, Note, plan
+from squall_scheduler.state import NodeId, Pool, PoolId
+from squall_scheduler.writing import Writer
+from squall_service.clock import Clock
+
+POOL_PREFIX = pool_key("")
+NAME_PREFIX = "name."
+"""Keys of the bucket `apps` that point from a name to an app."""
+
+
+class Scheduler:
+    """The facts, the pools that have to be looked at, and the worker that does it."""
+
+    def __init__(self, bus: Bus, clock: Clock) -> None:
+        self.facts = Facts()
+        self._clock = clock
+        self._writer = Writer(bus, self.facts, clock)
+        self._dirty: dict[PoolId, None] = {}
+        self._wake = asyncio.Event()
+        self._unsettled: set[PoolId] = set()
+        """Pools that wait for time to pass: for idleness, for a pause to end, for an answer."""
+        self._waiting: set[PoolId] = set()
+        """Pools that wait for room."""
+        self._need: dict[PoolId, Desired] = {}
+        """Decisions for more containers that are not carried out in full."""
+
+    # ------------------------------------------------------------------ facts
+
+    def on_node(self, change: Change) -> None:
+        """A node's fact. Room on it is for those who wait."""
+        if change.value is None:
+            self.facts.node_gone(NodeId(change.key))
+        elif self.facts.node_seen(NodeFact.decode(change.value), self._clock.now()):
+            self.look_at(*self._waiting)
+
+    def on_claim(self, change: Change) -> None:
+        """A claim moved on. Where one ended there is room."""
+        pool = PoolId(change.key.rpartition(".")[0])
+        if change.value is None:
+            if self.facts.claim_gone(change.key, change.revision):
+                self.look_at(pool, *self._waiting)
+            return
+        claim = ContainerClaim.decode(change.value)
+        if self.facts.claim_changed(claim, change.revision, self._clock.now()):
+            self.look_at(pool)
+
+    def on_desired(self, change: Change) -> None:
+        """The autoscaler decided."""
+        pool = PoolId(change.key)
+        desired = None if change.value is None else Desired.decode(change.value)
+        old = self.facts.desired_changed(pool, desired)
+        if desired is not None and desired.count > (old.count if old else 0):
+            self._need[pool] = desired
+        self.look_at(pool)
+
+    def on_verdict(self, change: Change) -> None:
+        """A verdict of ours or of another scheduler."""
+        verdict = None if change.value is None else Verdict.decode(change.value)
+        self.facts.verdict_changed(PoolId(change.key), verdict)
+
+    def on_spec(self, change: Change) -> None:
+        """A pool or a version of a function was declared."""
+        if change.key.startswith(POOL_PREFIX):
+            pool = PoolId(change.key[len(POOL_PREFIX) :])
+            self.facts.pool_declared(pool, None if change.value is None else PoolRecord.decode(change.value))
+            self.look_at(pool)
+            return
+        record = None if change.value is None else FunctionRecord.decode(change.value)
+        self.facts.function_declared(change.key, record)
+        self.look_at(*self.facts.pools_of(function=change.key))
+
+    def on_app(self, change: Change) -> None:
+        """An app was deployed, stopped or removed."""
+        if change.key.startswith(NAME_PREFIX):
+            return
+        record = None if change.value is None else AppRecord.decode(change.value)
+        self.facts.app_changed(change.key, record)
+        self.look_at(*self.facts.pools_of(app=change.key))
+
+    def on_image(self, change: Change) -> None:
+        """A build began or ended."""
+        record = None if change.value is None else ImageRecord.decode(change.value)
+        self.facts.image_changed(change.key, record)
+        self.look_at(*self.facts.pools_of(image=change.key))
+
+    def on_stats(self, message: Message) -> None:
+        """Which containers are idle; the next tick uses it."""
+        self.facts.stats_seen(ContainerStats.decode(message.data), self._clock.now())
+
+    def on_tick(self) -> None:
+        """Time passed: look at what waits for that, and at what lost nodes have left behind."""
+        now = self._clock.now()
+        for node in self.facts.lost_nodes(now):
+            self.look_at(*self.facts.pools_on(node))
+        self.facts.drop_silent_nodes(now)
+        self.look_at(*self._unsettled, *self._waiting)
+
+    def on_connected(self) -> None:
+        """Nodes could not be heard until now: their silence means nothing yet."""
+        self.facts.heard_since = self._clock.now()
+
+    # ------------------------------------------------------------------ decisions
+
+    def look_at(self, *pools: PoolId) -> None:
+        """Have the worker compare these pools with what they should be."""
+        for pool in pools:
+            self._dirty[pool] = None
+        if self._dirty:
+            self._wake.set()
+
+    async def work(self) -> None:
+        """The worker."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._dirty:
+                pool = next(iter(self._dirty))
+                del self._dirty[pool]
+                await self.settle(pool)
+
+    async def settle(self, pool_id: PoolId) -> None:
+        """Compare one pool with what it should be, and act."""
+        now = self._clock.now()
+        pool = self.facts.pool(pool_id, now)
+        actions = plan(pool, self.facts.cluster(), now)
+        written = await self._writer.carry_out(pool, actions, self._need.get(pool_id))
+        missing = any(isinstance(action, Note) and action.missing for action in actions)
+        self._remember(self.facts.pool(pool_id, now), missing, written)
+        if any(isinstance(action, Forget) for action in actions):
+            self.look_at(pool_id, *self._waiting)  # its ordinals, and its room, are free now
+        elif not missing and any(isinstance(action, Create) for action in actions):
+            self.look_at(pool_id)  # one round makes a limited number
+
+    def _remember(self, pool: Pool, missing: bool, written: bool) -> None:
+        """Why the pool has to be looked at again, if it has."""
+        live = sum(claim.live for claim in pool.claims)
+        wanted = pool.desired.count if pool.desired else 0
+        if live >= wanted:
+            self._need.pop(pool.id, None)
+        self._in(self._waiting, pool.id, missing)
+        unsettled = not written or live != wanted or any(claim.proposed for claim in pool.claims)
+        self._in(self._unsettled, pool.id, unsettled and bool(pool.claims or wanted))
+
+    @staticmethod
+    def _in(pools: set[PoolId], pool: PoolId, member: bool) -> None:
+        if member:
+            pools.add(pool)
+        else:
+            pools.discard(pool)

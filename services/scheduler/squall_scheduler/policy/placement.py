@@ -1,0 +1,243 @@
+"""Placement: picks the node, and the devices, for one container. Owns no state, does no I/O.
+
+A node that cannot take the container says why; if none can, the reasons of all of them are the decision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from squall.spec import GpuRequest
+from squall_scheduler.state import Cluster, Node, NodeId, Wanted
+
+ISOLATION = {"process": 0, "docker": 1, "sandbox": 1, "gvisor": 2}
+"""Backends by how much they isolate; a function may get more than it demands."""
+
+GPU_UPGRADES: Mapping[str, tuple[str, ...]] = {
+    "a100": ("a100-40gb", "a100-80gb"),
+    "a100-40gb": ("a100", "a100-80gb"),
+    "h100": ("h200",),
+    "b200": ("b300",),
+    "b200+": ("b200", "b300"),
+}
+"""Types that also satisfy a request that is not exact, the nearest first."""
+
+NO_TEMPLATE_COST = 0.15
+NO_IMAGE_COST = 0.25
+# Locality in units of load: a node with the image is preferred until it is a quarter of a machine fuller than one
+# without. Were it absolute, the first node to start a function would get every further container of it.
+
+RESERVE_SHARE = 8
+RESERVE_CPU_MILLI = 250
+RESERVE_MEMORY_MIB = 256
+RESERVE_CONTAINERS = 2
+# What further containers of a pool leave free for the first container of other pools. Without it one wide map fills the
+# machine, and functions that its inputs call wait for ever for the room that their callers hold. At most an eighth of a
+# node, and only against containers that are themselves no larger than that.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placed:
+    """The container goes there."""
+
+    node: NodeId
+    gpus: tuple[str, ...]
+    """uuids of its devices."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoRoom:
+    """No node can take it."""
+
+    rejected: Mapping[NodeId, str]
+    """Why, by node: {"gpu-3": "is full (needs 40 GiB, 24 GiB free)"}."""
+    message: str
+    """One sentence for the user who waits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """What one node says to one choice."""
+
+    gpus: tuple[str, ...] = ()
+    upgrades: int = 0
+    """How far the devices are from what was asked for."""
+    refusal: str = ""
+    """Empty = it fits."""
+
+
+def place(wanted: Wanted, cluster: Cluster, now: float) -> Placed | NoRoom:
+    """The best node for the first GPU choice that any node can satisfy.
+
+    Best: nearest devices, then least load after placement plus locality costs, then fewest containers, then node id.
+    """
+    choices: Sequence[GpuRequest | None] = wanted.gpus or (None,)
+    refusals: dict[NodeId, list[str]] = {node: [] for node in sorted(cluster.nodes)}
+    for choice in choices:
+        fitting: list[tuple[tuple[float, ...], NodeId, Fit]] = []
+        for node_id in refusals:
+            node = cluster.nodes[node_id]
+            fit = fit_on(node, wanted, choice, now)
+            if fit.refusal:
+                refusals[node_id].append(fit.refusal)
+            else:
+                fitting.append((_rank(node, wanted, fit), node_id, fit))
+        if fitting:
+            _, chosen, fit = min(fitting, key=lambda candidate: candidate[:2])
+            return Placed(node=chosen, gpus=fit.gpus, reason=_why(cluster.nodes[chosen], wanted, choice))
+    rejected = {node: "; ".join(dict.fromkeys(reasons)) for node, reasons in refusals.items()}
+    return NoRoom(rejected=rejected, message=explain(wanted, rejected))
+
+
+def fit_on(node: Node, wanted: Wanted, choice: GpuRequest | None, now: float) -> Fit:
+    """Whether `wanted` fits on `node`; the first thing that stands against it."""
+    refusal = _unfit(node, wanted, now) or _lacking(node, wanted)
+    if choice is None:
+        return Fit(refusal=refusal)
+    devices = choose_gpus(node, choice)
+    # What the node has no device for is said first: "is full" would let the user wait for nothing.
+    return Fit(gpus=devices.gpus, upgrades=devices.upgrades, refusal=devices.refusal or refusal)
+
+
+def _unfit(node: Node, wanted: Wanted, now: float) -> str:
+    """Why the node takes nothing, or nothing of this pool."""
+    if not node.alive(now):
+        return f"has not been heard of for {node.silent_for_s(now):.0f} s"
+    if node.draining:
+        return "is draining"
+    if (refusal := wanted.refusals.get(node.id)) and now < refusal.at + refusal_pause_s(refusal.times):
+        return refusal.reason
+    if not any(ISOLATION.get(b, -1) >= ISOLATION.get(wanted.isolation, 99) for b in node.backends):
+        return f"offers {', '.join(sorted(node.backends)) or 'no backend'}, not {wanted.isolation}"
+    return ""
+
+
+def _lacking(node: Node, wanted: Wanted) -> str:
+    """Which resource it is too short of."""
+    used = node.used
+    cpu, memory = node.cpu_milli - used.cpu_milli, node.memory_mib - used.memory_mib
+    slots = node.max_containers - used.containers
+    if wanted.cpu_milli > node.cpu_milli or wanted.memory_mib > node.memory_mib:
+        return f"is too small ({_against(wanted, node.cpu_milli, node.memory_mib, 'in all')})"
+    if wanted.cpu_milli > cpu or wanted.memory_mib > memory:
+        return f"is full ({_against(wanted, cpu, memory, 'free')})"
+    if slots < 1:
+        return f"is full (runs {used.containers} of {node.max_containers} containers)"
+    if not wanted.first and _in_reserve(node, wanted):
+        return "is full (keeps its last room for first containers of other functions)"
+    return ""
+
+
+def _in_reserve(node: Node, wanted: Wanted) -> bool:
+    """Whether the container would take what is kept for other pools' first ones."""
+    cpu = min(RESERVE_CPU_MILLI, node.cpu_milli // RESERVE_SHARE)
+    memory = min(RESERVE_MEMORY_MIB, node.memory_mib // RESERVE_SHARE)
+    slots = min(RESERVE_CONTAINERS, node.max_containers // RESERVE_SHARE)
+    after = node.used.plus(wanted.cpu_milli, wanted.memory_mib, ())
+    return (
+        (wanted.cpu_milli <= cpu and after.cpu_milli > node.cpu_milli - cpu)
+        or (wanted.memory_mib <= memory and after.memory_mib > node.memory_mib - memory)
+        or after.containers > node.max_containers - slots
+    )
+
+
+def choose_gpus(node: Node, choice: GpuRequest) -> Fit:
+    """The first free devices of one type: exactly what was asked for, else the nearest upgrade that is allowed."""
+    asked = choice.type.lower()
+    if asked in ("any", "*"):
+        types: tuple[str, ...] = tuple(dict.fromkeys(gpu.type.lower() for gpu in node.gpus))
+    else:
+        types = (asked,) if choice.exact else (asked, *GPU_UPGRADES.get(asked, ()))
+    free_of_asked, present = 0, 0
+    for upgrades, wanted_type in enumerate(types):
+        of_type = [gpu.uuid for gpu in node.gpus if gpu.type.lower() == wanted_type]
+        free = sorted(uuid for uuid in of_type if uuid not in node.used.gpus)
+        if len(free) >= choice.count:
+            return Fit(gpus=tuple(free[: choice.count]), upgrades=upgrades)
+        present, free_of_asked = max(present, len(of_type)), max(free_of_asked, len(free))
+    if present == 0:
+        return Fit(refusal="has none")
+    if present < choice.count:
+        return Fit(refusal=f"has only {present} {choice.type}")
+    return Fit(refusal=f"is full (needs {choice.count} {choice.type}, {free_of_asked} free)")
+
+
+def _rank(node: Node, wanted: Wanted, fit: Fit) -> tuple[float, ...]:
+    """Lower is better."""
+    after = node.used.plus(wanted.cpu_milli, wanted.memory_mib, fit.gpus)
+    load = max(
+        after.cpu_milli / max(1, node.cpu_milli),
+        after.memory_mib / max(1, node.memory_mib),
+        after.containers / max(1, node.max_containers),
+        len(after.gpus) / max(1, len(node.gpus)),
+    )
+    if wanted.function_id not in node.templates:
+        load += NO_TEMPLATE_COST
+    if wanted.image not in node.images:
+        load += NO_IMAGE_COST
+    if node.gpus and not wanted.gpus:
+        load += 1.0  # a machine with devices is the last to take what needs none
+    return (float(fit.upgrades), round(load, 9), float(after.containers))
+
+
+def _why(node: Node, wanted: Wanted, choice: GpuRequest | None) -> str:
+    found = []
+    if choice is not None:
+        found.append(f"{choice.count} {choice.type}")
+    if wanted.function_id in node.templates:
+        found.append("template here")
+    elif wanted.image in node.images:
+        found.append("image here")
+    found.append(f"{node.used.containers} containers before")
+    return ", ".join(found)
+
+
+# --- words -----------------------------------------------------------------------------------------------------------
+
+NAMED_NODES = 4
+"""Nodes that a message names; all of them are in `rejected`."""
+
+
+def explain(wanted: Wanted, rejected: Mapping[NodeId, str]) -> str:
+    """One sentence: what nobody offers, and what each node says."""
+    if not rejected:
+        return "no node is alive"
+    what = f"offers {describe_gpus(wanted.gpus)}" if wanted.gpus else "has room"
+    # Nodes that could take it one day come first: they are what the user waits for.
+    ordered = sorted(rejected, key=lambda node: (rejected[node] == "has none", node))
+    said = [f"{node} {rejected[node]}" for node in ordered[:NAMED_NODES]]
+    if len(ordered) > NAMED_NODES:
+        said.append(f"{len(ordered) - NAMED_NODES} more")
+    return f"no node {what}: {'; '.join(said)}"
+
+
+def describe_gpus(gpus: Sequence[GpuRequest]) -> str:
+    """`H100` or `2 H100 or A100`."""
+    return " or ".join(f"{gpu.count} {gpu.type}" if gpu.count > 1 else gpu.type for gpu in gpus)
+
+
+def _against(wanted: Wanted, cpu_milli: int, memory_mib: int, there: str) -> str:
+    said = []
+    if wanted.cpu_milli > cpu_milli:
+        said.append(f"needs {cores(wanted.cpu_milli)}, {cores(cpu_milli)} {there}")
+    if wanted.memory_mib > memory_mib:
+        said.append(f"needs {gibibytes(wanted.memory_mib)}, {gibibytes(memory_mib)} {there}")
+    return ", ".join(said)
+
+
+def cores(cpu_milli: int) -> str:
+    """`0.5 cores`."""
+    return f"{max(0, cpu_milli) / 1000:g} core{'' if cpu_milli == 1000 else 's'}"
+
+
+def gibibytes(mib: int) -> str:
+    """`8 GiB`, `512 MiB`."""
+    mib = max(0, mib)
+    return f"{mib / 1024:.3g} GiB" if mib >= 1024 else f"{mib} MiB"
+
+
+def refusal_pause_s(times: int) -> float:
+    """How long a node that refused a pool is not asked again: 1, 2, 4 .. 30 s."""
+    return min(30.0, 2.0 ** max(0, times - 1))

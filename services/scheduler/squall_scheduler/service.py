@@ -1,0 +1,90 @@
+"""Wiring of the scheduler: watches, the stats subscription, the worker, the clock, the reconcilers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from squall.errors import InvalidError
+from squall_bus import Bus, Change, connect
+from squall_contracts import subjects, topology
+from squall_contracts.builds import IMAGES
+from squall_contracts.functions import APPS, SPECS
+from squall_contracts.nodes import CONTAINERS, NODES
+from squall_contracts.scaling import DESIRED, VERDICTS
+from squall_scheduler.handlers import Scheduler
+from squall_scheduler.settings import SchedulerSettings
+from squall_service.health import serve_health
+from squall_service.run import ServiceContext
+from squall_service.settings import BusConnection
+from squall_service.telemetry import log
+
+SYNC_S = 30.0
+
+
+async def serve(context: ServiceContext[SchedulerSettings]) -> None:
+    """The scheduler as a process of its own."""
+    connection, settings = BusConnection.load(), context.settings
+    layout = topology.build(connection.region, connection.shards, connection.replicas)
+    health = serve_health(
+        context.health, context.telemetry.exposition, host=settings.health_host, port=settings.health_port
+    )
+    async with connect(connection.bus_settings("scheduler"), layout) as bus, health:
+        await run(settings, bus, context)
+
+
+async def run(settings: SchedulerSettings, bus: Bus, context: ServiceContext[SchedulerSettings]) -> None:
+    """Schedule until the context stops; also in a process shared with other services."""
+    await bus.ensure_topology()
+    scheduler = Scheduler(bus, context.clock)
+    scheduler.on_connected()
+    stop_listening = bus.on_reconnect(scheduler.on_connected)
+    context.health.check("bus", lambda: None if bus.connected else "the bus is not connected")
+    async with asyncio.timeout(SYNC_S):
+        await _watch_all(bus, scheduler, context)
+    stats = await bus.subscribe(subjects.all_stats(bus.topology.region), scheduler.on_stats)
+    worker = context.start(scheduler.work(), "scheduler worker")
+    context.start(_tick(scheduler, settings, context), "scheduler tick")
+    scheduler.look_at(*scheduler.facts.pools())
+    context.ready()
+    await context.stopping.wait()
+    stop_listening()
+    await stats.close()
+    worker.cancel()
+
+
+async def _watch_all(bus: Bus, scheduler: Scheduler, context: ServiceContext[SchedulerSettings]) -> None:
+    """Start every watch, and return when each has given what was there: half a view must not place anything."""
+    handlers: dict[str, Callable[[Change], None]] = {
+        SPECS: scheduler.on_spec,
+        APPS: scheduler.on_app,
+        IMAGES: scheduler.on_image,
+        NODES: scheduler.on_node,
+        CONTAINERS: scheduler.on_claim,
+        VERDICTS: scheduler.on_verdict,
+        DESIRED: scheduler.on_desired,
+    }
+    synced = []
+    for bucket, handler in handlers.items():
+        ready = asyncio.Event()
+        context.start(_watch(bus, bucket, handler, ready), f"scheduler watch {bucket}")
+        synced.append(ready.wait())
+    await asyncio.gather(*synced)
+
+
+async def _watch(bus: Bus, bucket: str, handler: Callable[[Change], None], synced: asyncio.Event) -> None:
+    async with bus.kv(bucket).watch() as changes:
+        async for change in changes:
+            if change.synced:
+                synced.set()
+                continue
+            try:
+                handler(change)
+            except InvalidError as error:  # one unreadable record must not blind the scheduler for all others
+                log.error("record_not_understood", bucket=bucket, key=change.key, reason=error.message)
+
+
+async def _tick(scheduler: Scheduler, settings: SchedulerSettings, context: ServiceContext[SchedulerSettings]) -> None:
+    while True:
+        await context.clock.sleep(settings.tick_s)
+        scheduler.on_tick()

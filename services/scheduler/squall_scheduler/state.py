@@ -1,0 +1,215 @@
+"""Cluster: what the scheduler knows, as a pure fold of facts from the bus into a frozen snapshot.
+
+Owns the view of nodes, claims, pools and what they wait for. Does no I/O and has no clock: the time at which a fact was
+seen is an argument. Decides nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import NewType
+
+from squall.spec import GpuRequest
+from squall_contracts.functions import FunctionRecord, PoolRecord
+from squall_contracts.nodes import NODE_TTL_S, ClaimState, ContainerClaim, claim_key
+from squall_contracts.scaling import Desired, Verdict
+
+NodeId = NewType("NodeId", str)
+PoolId = NewType("PoolId", str)
+
+LIVE = frozenset({ClaimState.PROPOSED, ClaimState.STARTING, ClaimState.READY})
+"""States that count towards the desired number."""
+HOLDING = LIVE | {ClaimState.DRAINING}
+"""States in which a claim holds its share of the node."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What the claims on one node hold. Cores in thousandths: sums of floats would drift."""
+
+    cpu_milli: int = 0
+    memory_mib: int = 0
+    containers: int = 0
+    gpus: frozenset[str] = frozenset()
+
+    def plus(self, cpu_milli: int, memory_mib: int, gpus: Iterable[str]) -> Usage:
+        """With one container more."""
+        return Usage(
+            cpu_milli=self.cpu_milli + cpu_milli,
+            memory_mib=self.memory_mib + memory_mib,
+            containers=self.containers + 1,
+            gpus=self.gpus | frozenset(gpus),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gpu:
+    """One device."""
+
+    uuid: str
+    type: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """One machine and what is left of it."""
+
+    id: NodeId
+    cpu_milli: int
+    memory_mib: int
+    gpus: tuple[Gpu, ...] = ()
+    backends: frozenset[str] = frozenset({"process"})
+    images: frozenset[str] = frozenset()
+    templates: frozenset[str] = frozenset()
+    max_containers: int = 256
+    draining: bool = False
+    present: bool = True
+    """False once its key is gone from the bucket: no new container, though those it has may still run."""
+    seen_at: float = 0.0
+    """Our clock when the last fact came: nodes' own clocks may differ."""
+    used: Usage = field(default_factory=Usage)
+
+    def silent_for_s(self, now: float) -> float:
+        """Seconds since the last fact."""
+        return max(0.0, now - self.seen_at)
+
+    def alive(self, now: float) -> bool:
+        """Whether it may get a container."""
+        return self.present and self.silent_for_s(now) < NODE_TTL_S
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """A stored claim and the revision at which it was read, which every change of it must name."""
+
+    message: ContainerClaim
+    revision: int
+
+    @property
+    def key(self) -> str:
+        return claim_key(self.message.pool, self.message.ordinal)
+
+    @property
+    def node(self) -> NodeId:
+        return NodeId(self.message.node)
+
+    @property
+    def live(self) -> bool:
+        """Counts towards the desired number."""
+        return self.message.state in LIVE
+
+    @property
+    def holding(self) -> bool:
+        """Holds its share of the node."""
+        return self.message.state in HOLDING
+
+    @property
+    def proposed(self) -> bool:
+        return self.message.state == ClaimState.PROPOSED
+
+    @property
+    def ready(self) -> bool:
+        return self.message.state == ClaimState.READY
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trouble:
+    """Why starts of a pool fail."""
+
+    failures: int
+    failed_at: float
+    reason: str
+    user_error: bool = False
+    over: bool = False
+    """A container became ready since; the count is kept, so that a pool that flaps still backs off."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A node said no to a pool, or did not answer."""
+
+    reason: str
+    times: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What one more container of a pool needs."""
+
+    pool: PoolId
+    function_id: str
+    image: str
+    isolation: str
+    cpu_milli: int
+    memory_mib: int
+    gpus: tuple[GpuRequest, ...] = ()
+    first: bool = True
+    """The pool has no container yet."""
+    refusals: Mapping[NodeId, Refusal] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """One pool: what it should have, what it has, and what stands in its way."""
+
+    id: PoolId
+    record: PoolRecord | None = None
+    function: FunctionRecord | None = None
+    stopped: bool = False
+    """Its app is stopped."""
+    desired: Desired | None = None
+    claims: tuple[Claim, ...] = ()
+    """By ordinal."""
+    idle_since: Mapping[str, float] = field(default_factory=dict)
+    """By container; 0 = busy, missing = nothing is known."""
+    image: str = ""
+    image_state: str = ""
+    image_error: str = ""
+    trouble: Trouble | None = None
+    refusals: Mapping[NodeId, Refusal] = field(default_factory=dict)
+    verdict: Verdict | None = None
+
+    def wanted(self, *, first: bool) -> Wanted:
+        """What its next container needs. Only for a pool whose function is known."""
+        assert self.function is not None
+        spec = self.function.spec
+        return Wanted(
+            pool=self.id,
+            function_id=self.function.function_id,
+            image=self.image,
+            isolation=spec.isolation,
+            cpu_milli=milli(spec.resources.cpu),
+            memory_mib=spec.resources.memory_mib,
+            gpus=spec.resources.gpus,
+            first=first,
+            refusals=self.refusals,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """All nodes at one moment."""
+
+    nodes: Mapping[NodeId, Node]
+    heard_since: float = 0.0
+    """Since when we could hear nodes without a break; a node that is silent longer than that is really silent."""
+
+    def with_container(self, node: NodeId, wanted: Wanted, gpus: Iterable[str]) -> Cluster:
+        """As it will be once `wanted` is on `node`."""
+        old = self.nodes[node]
+        new = replace(old, used=old.used.plus(wanted.cpu_milli, wanted.memory_mib, gpus))
+        return replace(self, nodes={**self.nodes, node: new})
+
+    def lost(self, node: NodeId, now: float) -> bool:
+        """Whether a node is gone for good, so that its claims may be given to others."""
+        known = self.nodes.get(node)
+        silent_since = max(self.heard_since, known.seen_at if known else 0.0)
+        return now - silent_since > NODE_TTL_S
+
+
+def milli(cores: float) -> int:
+    """Cores in thousandths, rounded up: a request is never counted as less than it is."""
+    return math.ceil(round(cores * 1000, 6))

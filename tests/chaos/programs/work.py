@@ -1,0 +1,63 @@
+"""What chaos tests run while they kill things. Every execution leaves a line in a file, so that none goes unseen."""
+
+import os
+import time
+
+import squall
+
+app = squall.App("chaos")
+
+
+def mark(path, text):
+    """Append one line; O_APPEND makes lines of several processes come whole."""
+    with open(path, "a") as file:
+        file.write(f"{text}\n")
+
+
+def hold_until(gate):
+    """Stay in the middle of the call until the test opens the gate."""
+    while not os.path.exists(gate):
+        time.sleep(0.005)
+
+
+@app.function(timeout=120, max_containers=6)
+def work(effects, gate, value):
+    mark(effects, f"started {value} {os.getpid()}")
+    hold_until(gate)
+    mark(effects, f"finished {value} {os.getpid()}")
+    return value * value
+
+
+@app.function(timeout=120)
+def quick(value):
+    return value + 1
+
+
+@app.function(timeout=120, max_containers=1)
+def cold(value):
+    """Of this one no container is running when the test calls it."""
+    return value * 3
+
+
+@app.function(timeout=120, max_containers=1)
+def cold_too(value):
+    return value * 5
+
+
+@app.function(timeout=120, max_containers=4)
+def evaluate(effects, value):
+    """One input of the big fan-out: a little work, one line."""
+    mark(effects, value)
+    until = time.perf_counter() + 0.002
+    while time.perf_counter() < until:
+        pass
+    return value, value * value
+
+
+@app.function(timeout=120, max_containers=2)
+def stream(effects, gate, n):
+    mark(effects, "started")
+    for i in range(n):
+        if i == n // 2:
+            hold_until(gate)
+        yield i

@@ -1,0 +1,76 @@
+"""A deploy is one move of a pointer: every call runs one version in full, and none fails while versions change."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+from tests.flows.conftest import PROGRAMS
+from tests.support.platform import Platform
+
+import squall
+
+pytestmark = pytest.mark.slow
+
+
+def write_version(folder: Path, number: int) -> Path:
+    program = folder / "versions.py"
+    program.write_text((PROGRAMS / "versions.py").read_text().replace("VERSION = 1", f"VERSION = {number}"))
+    return program
+
+
+def test_calls_go_on_while_versions_change(client: Platform, tmp_path: Path) -> None:
+    client.squall("deploy", write_version(tmp_path, 1))
+    both = squall.Function.from_name("versions", "both")
+    assert both.remote() == (1, 1)
+    seen: list[tuple[int, int]] = []
+    enough = threading.Event()
+
+    def keep_calling() -> None:
+        while not enough.is_set():
+            seen.append(both.remote())
+
+    caller = threading.Thread(target=keep_calling)
+    caller.start()
+    try:
+        for number in (2, 3):
+            client.squall("deploy", write_version(tmp_path, number))
+            assert both.remote() == (number, number), "a call made after the deploy ran an older version"
+    finally:
+        enough.set()
+        caller.join(60)
+
+    assert set(seen) <= {(1, 1), (2, 2), (3, 3)}, "a call ran parts of two versions"
+    assert seen == sorted(seen), "an older version answered after a newer one"
+    assert {(1, 1), (2, 2)} <= set(seen)
+
+
+def test_a_deploy_that_changes_nothing_makes_no_version(client: Platform, tmp_path: Path) -> None:
+    program = tmp_path / "steady.py"
+    program.write_text((PROGRAMS / "versions.py").read_text().replace('"versions"', '"steady"'))
+
+    client.squall("deploy", program)
+    again = client.squall("deploy", program)
+
+    assert "no changes" in (again.stdout + again.stderr)
+
+
+def test_calls_accepted_before_a_deploy_run_on_the_version_that_accepted_them(
+    client: Platform, tmp_path: Path, effects: Path
+) -> None:
+    gate = tmp_path / "gate"
+    program = tmp_path / "older.py"
+    text = (PROGRAMS / "surface.py").read_text().replace('App("surface")', 'App("older")')
+    program.write_text(text)
+    client.squall("deploy", program)
+    hold = squall.Function.from_name("older", "hold")
+    before = [hold.spawn(str(effects), str(gate), n) for n in range(3)]
+
+    program.write_text(text.replace("    return value\n", "    return 'newer', value\n"))
+    client.squall("deploy", program)
+    after = hold.spawn(str(effects), str(gate), 9)
+    gate.touch()
+
+    assert squall.FunctionCall.gather(*before) == [0, 1, 2]
+    assert after.get(timeout=30) == ("newer", 9)

