@@ -2,6 +2,7 @@
 
 from squall_bus.bus import Bus
 from squall_bus.connection import connect
+from squall_bus.delivery import Delivery
 from squall_bus.errors import (
     BusError,
     BusUnavailable,
@@ -16,7 +17,7 @@ from squall_bus.errors import (
     WrongRevision,
 )
 from squall_bus.kv import KeyValue
-from squall_bus.pulling import Delivery, Puller
+from squall_bus.pulling import Puller
 from squall_bus.records import (
     BusStats,
     Change,

@@ -6,11 +6,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from squall_bus import reading
 from squall_bus.administration import Administration
+from squall_bus.delivery import Delivery
 from squall_bus.errors import BusError
 from squall_bus.kv import KeyValue
 from squall_bus.link import Link
 from squall_bus.publishing import Publisher
-from squall_bus.pulling import Asking, Delivery, Puller
+from squall_bus.pulling import Asking, Puller
 from squall_bus.records import (
     BusStats,
     ConsumerInfo,

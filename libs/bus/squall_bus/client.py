@@ -112,6 +112,8 @@ class RawClient(Client):
         self._ps = Parser(self)  # type: ignore[assignment]
         self._on_lost = on_lost
         self._flush_scheduled = False
+        self._socket_backlog = 0
+        """Size of the socket's buffer at the last write."""
         self._loop = asyncio.get_running_loop()
 
     # ------------------------------------------------------------------ in
@@ -191,6 +193,7 @@ class RawClient(Client):
             return
         pending, self._pending, self._pending_data_size = self._pending, [], 0
         self._transport.write(pending[0] if len(pending) == 1 else b"".join(pending))
+        self._socket_backlog = self._socket_buffer()
 
     def ping(self) -> asyncio.Future[bool]:
         """Done when the server has read everything written before."""
@@ -202,17 +205,18 @@ class RawClient(Client):
         return future
 
     @property
-    def unwritten_bytes(self) -> int:
-        """What waits here and in the socket's buffer."""
-        waiting = self._pending_data_size
+    def congested(self) -> bool:
+        """More waits here and in the socket's buffer than the server has any business leaving there."""
+        if self._pending_data_size + self._socket_backlog <= MAX_BUFFERED_BYTES:
+            return False
+        self._socket_backlog = self._socket_buffer()
+        return self._pending_data_size + self._socket_backlog > MAX_BUFFERED_BYTES
+
+    def _socket_buffer(self) -> int:
         transport = self._transport
         if isinstance(transport, TcpTransport) and transport._io_writer is not None:
-            waiting += transport._io_writer.transport.get_write_buffer_size()
-        return waiting
-
-    @property
-    def congested(self) -> bool:
-        return self.unwritten_bytes > MAX_BUFFERED_BYTES
+            return int(transport._io_writer.transport.get_write_buffer_size())
+        return 0
 
     @property
     def info(self) -> dict[str, Any]:

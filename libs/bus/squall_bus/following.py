@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any
 
+from squall_bus.delivery import Delivery
 from squall_bus.link import Link
 from squall_bus.ordered import Interrupted, OrderedReader, reopen
-from squall_bus.pulling import Delivery
 from squall_bus.records import Stored
 
 if TYPE_CHECKING:
     from squall_bus.reading import Range
+
+QUIET_S = 0.5
+"""A pause as long as this in a read that should end is looked into."""
 
 
 async def follow_range(
@@ -29,13 +32,16 @@ async def follow_range(
                 if not follow and reader.initial_pending == 0:
                     return
             try:
-                delivery = await reader.next(idle_timeout_s)
+                delivery = await reader.next(idle_timeout_s if follow else QUIET_S)
             except Interrupted:
                 await reader.close()
                 reader = None
                 continue
             except TimeoutError:
-                return
+                # Without `follow` the last message may have been removed before it was delivered.
+                if follow or await reader.pending() == 0:
+                    return
+                continue
             next_seq = delivery.stream_seq + 1
             yield stored_of(delivery)
             if not follow and delivery.pending == 0:

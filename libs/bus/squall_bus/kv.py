@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from squall_bus import reading
 from squall_bus.errors import KeyExists, NotFound, WrongRevision
 from squall_bus.link import Link
@@ -9,12 +11,14 @@ from squall_bus.publishing import Publisher
 from squall_bus.records import Entry, Record, Stored
 from squall_bus.routes import kv_stream, kv_subject
 from squall_bus.watching import Watch
+from squall_bus.wire import BadMessage
 from squall_contracts.topology import Topology
 
 DEADLINE_S = 15.0
 GRAVE_S = 600.0
 """How long the mark of a deleted key is kept. Watchers that were away longer read everything again anyway."""
 OPERATION = "KV-Operation"
+_KEY = re.compile(r"[-/_=a-zA-Z0-9]+(\.[-/_=a-zA-Z0-9]+)*")
 _EXPECT = "Nats-Expected-Last-Subject-Sequence"
 
 
@@ -34,7 +38,7 @@ class KeyValue:
 
     async def get(self, key: str) -> Entry | None:
         """The value of a key; None when it was never set, deleted or is expired."""
-        stored = await reading.get_last(self._link, self._stream, self._stem + key)
+        stored = await reading.get_last(self._link, self._stream, self._subject(key))
         return None if stored is None else self._entry(stored)
 
     async def entries(self, prefix: str = "") -> list[Entry]:
@@ -54,6 +58,11 @@ class KeyValue:
         are given. Keys that expire by TTL send nothing: poll their deadlines."""
         return Watch(self._link, self._stream, self._stem, prefix)
 
+    def _subject(self, key: str) -> str:
+        if not _KEY.fullmatch(key):
+            raise BadMessage(f"not a key: {key!r}", bucket=self.bucket)
+        return self._stem + key
+
     def _entry(self, stored: Stored) -> Entry | None:
         if OPERATION in stored.headers:
             return None
@@ -70,7 +79,7 @@ class KeyValue:
         try:
             return await self._write(key, value, {_EXPECT: "0"}, ttl_s)
         except WrongRevision:
-            stored = await reading.get_last(self._link, self._stream, self._stem + key, from_leader=True)
+            stored = await reading.get_last(self._link, self._stream, self._subject(key), from_leader=True)
         if stored is not None and OPERATION not in stored.headers:
             raise KeyExists(f"{self.bucket}/{key} exists", key=key)
         revision = 0 if stored is None else stored.seq
@@ -91,7 +100,7 @@ class KeyValue:
         await self._write(key, b"", headers, GRAVE_S)
 
     async def _write(self, key: str, value: bytes, headers: dict[str, str], ttl_s: float | None) -> int:
-        record = Record(self._stem + key, value, headers or None, None, ttl_s)
+        record = Record(self._subject(key), value, headers or None, None, ttl_s)
         return (await self._publisher.publish(record, DEADLINE_S)).seq
 
 

@@ -12,9 +12,10 @@ from collections import deque
 from typing import Any, Self
 
 from squall_bus import js
+from squall_bus.delivery import Delivery
 from squall_bus.errors import BusError, NotFound
 from squall_bus.link import Link
-from squall_bus.pulling import Asking, Delivery, Puller
+from squall_bus.pulling import Asking, Puller
 
 WINDOW = 256
 """Messages asked for ahead of the reader: its back-pressure."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, Self
 
+from squall_bus.delivery import Delivery
 from squall_bus.link import Link
 from squall_bus.ordered import Interrupted, OrderedReader, reopen
-from squall_bus.pulling import Delivery
 from squall_bus.records import Change
 
 SYNCED = Change("", None, 0, synced=True)

@@ -14,6 +14,9 @@ duration ns, attributes] each. See squall_contracts.spans for the names and for 
 DEADLINE_HEADER = "Squall-Deadline"
 """JOURNAL: unix seconds after which the call must not start. The law; the message's TTL only cleans up."""
 TRACEPARENT_HEADER = "traceparent"
+REQUEUED_HEADER = "Squall-Requeued"
+"""WORK: the reconciler put the input back, so somebody may have had it before; its history must be read before a start,
+although it is delivered for the first time."""
 
 
 @dataclass(frozen=True)

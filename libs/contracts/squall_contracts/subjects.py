@@ -52,6 +52,21 @@ def call(region: str, pool: str, call_id: str, index: int) -> str:
     return _of_call("calls", region, pool, call_id, index)
 
 
+def requeue(region: str, pool: str, call_id: str, index: int) -> str:
+    """Puts an accepted input back into WORK, where it has the subject `call(...)` again; only the reconciler does."""
+    return _of_call("requeue", region, pool, call_id, index)
+
+
+def every_arrival(region: str, shard: int) -> str:
+    """Filter: stored inputs of a shard, headers only."""
+    return f"{ARRIVED}.{region}.{shard_token(shard)}.>"
+
+
+def every_done(region: str, shard: int) -> str:
+    """Filter: stored results of a shard."""
+    return f"{DONE}.{region}.{shard_token(shard)}.>"
+
+
 def calls_of(region: str, pool: str, call_id: str) -> str:
     """Filter: every input of one call."""
     return _of_call("calls", region, pool, call_id, "*")

@@ -42,6 +42,8 @@ class StreamSpec:
     persist_async: bool = False
     """Opts this stream out of fsync per write: only for projections and hints."""
     sources: tuple[str, ...] = ()
+    subject_transform: tuple[str, str] | None = None
+    """(source subject, destination subject) of what is published into the stream itself."""
     republish: tuple[str, str, bool] | None = None
     """(source subject, destination subject, headers only)."""
     duplicate_window_s: float = 10.0
@@ -98,6 +100,10 @@ def _call_streams(region: str, shard: int, replicas: int) -> list[StreamSpec]:
         ),
         StreamSpec(
             name=subjects.work_stream(region, shard),
+            # Only the reconciler publishes here: what lies under another subject than the journal's cannot be taken for
+            # a newly accepted call, and wakes no pool.
+            subjects=(f"requeue.{region}.{ss}.>",),
+            subject_transform=(f"requeue.{region}.{ss}.>", f"calls.{region}.{ss}.>"),
             retention="workqueue",
             sources=(subjects.journal_stream(region, shard),),
             allow_msg_ttl=True,

@@ -59,13 +59,13 @@ class EnvironmentStore:
         """Every interpreter that environments can be made from; looked for once."""
         async with self._finding:
             if self._found is None:
-                self._found = await interpreters.installed(self._uv)
+                self._found = await interpreters.installed()
             return self._found
 
     async def ensure(self, image: ImageSpec, on_line: OnLine) -> Environment:
         """The image's environment, made if needed. Raises `ImageBuildError` with the step, its output and exit code."""
         steps = plan(image)
-        python = await interpreters.find(steps.python_version, await self.interpreters())
+        python = interpreters.find(steps.python_version, await self.interpreters())
         prefix = self._prefix(python, steps.key)
         if not (prefix / _DONE).exists():
             await self._make_chain(steps, python, on_line)

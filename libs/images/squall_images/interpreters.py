@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import os
 import re
 import sys
 from collections.abc import Iterable
@@ -15,6 +15,14 @@ from squall.errors import ImageBuildError
 OLDEST = (3, 9)
 _ASK = "import sys; print(getattr(sys, '_base_executable', '') or sys.executable, *sys.version_info[:3])"
 _PREFIXES = ("/usr/bin", "/usr/local/bin", "/opt/homebrew/bin")
+_MANAGED = (
+    ".pyenv/versions/3.*/bin/python",
+    ".asdf/installs/python/3.*/bin/python",
+    ".local/share/mise/installs/python/3.*/bin/python",
+    ".local/share/uv/python/cpython-3.*/bin/python3",
+)
+"""Below the home folder, with the version in the name of the folder."""
+_NAME = re.compile(r"python3\.\d+")
 QUERY_TIMEOUT_S = 20.0
 
 
@@ -36,7 +44,7 @@ class Interpreter:
         return ".".join(map(str, self.version))
 
 
-async def find(version: str, found: Iterable[Interpreter]) -> Interpreter:
+def find(version: str, found: Iterable[Interpreter]) -> Interpreter:
     """The newest interpreter of that minor (or exact) version. Raises `ImageBuildError` naming those that are there."""
     known = list(found)
     fitting = [python for python in known if version in (python.minor, python.full)]
@@ -51,12 +59,15 @@ async def find(version: str, found: Iterable[Interpreter]) -> Interpreter:
     )
 
 
-async def installed(uv: Path) -> list[Interpreter]:
-    """Every interpreter from 3.9 on: the agent's own, those on PATH and known to uv, those of pyenv."""
+async def installed() -> list[Interpreter]:
+    """Every interpreter from 3.9 on: the agent's own, those of version managers, those on PATH.
+
+    `uv python list` knows them too, but takes 2 s where a version manager's stand-ins are on PATH.
+    """
     own = _own()
-    paths = {*await _known_to_uv(uv), *_pyenv(), *_prefixed()}
-    answers = await asyncio.gather(*(_ask(path) for path in sorted(paths) if path != own.path))
-    found = {python.path: python for python in (own, *filter(None, answers))}
+    managed, named = await asyncio.to_thread(_look, own.path)
+    answers = await asyncio.gather(*(_ask(path) for path in named))
+    found = {python.path: python for python in (own, *managed, *filter(None, answers))}
     return [python for python in found.values() if python.version >= OLDEST]
 
 
@@ -65,23 +76,21 @@ def _own() -> Interpreter:
     return Interpreter(path.resolve(), (sys.version_info[0], sys.version_info[1], sys.version_info[2]))
 
 
-async def _known_to_uv(uv: Path) -> list[Path]:
-    arguments = ["python", "list", "--offline", "--only-installed", "--no-config", "--output-format", "json"]
-    answer = await _output([str(uv), *arguments])
-    try:
-        rows = json.loads(answer or "[]")
-    except ValueError:
-        return []
-    return [Path(row["path"]) for row in rows if row.get("path") and row.get("implementation") == "cpython"]
-
-
-def _pyenv() -> list[Path]:
-    versions = Path.home() / ".pyenv" / "versions"
-    return [p for p in versions.glob("3.*/bin/python") if re.fullmatch(r"3\.\d+\.\d+", p.parent.parent.name)]
-
-
-def _prefixed() -> list[Path]:
-    return [path for prefix in _PREFIXES for path in Path(prefix).glob("python3.[0-9]*") if "-" not in path.name]
+def _look(own: Path) -> tuple[list[Interpreter], list[Path]]:
+    """Interpreters whose folder tells the version, and paths that have to be asked."""
+    home = Path.home()
+    managed = []
+    for pattern in _MANAGED:
+        for path in home.glob(pattern):
+            version = re.search(r"(3)\.(\d+)\.(\d+)", path.parent.parent.name)
+            if version is not None:
+                major, minor, patch = map(int, version.groups())
+                managed.append(Interpreter(path.resolve(), (major, minor, patch)))
+    known = {own, *(python.path for python in managed)}
+    # Stand-ins ("shims") only lead to what was found above, and some refuse.
+    folders = {Path(folder) for folder in (*os.get_exec_path(), *_PREFIXES) if Path(folder).name != "shims"}
+    named = {path.resolve() for folder in folders for path in folder.glob("python3.*") if _NAME.fullmatch(path.name)}
+    return managed, sorted(named - known)
 
 
 async def _ask(path: Path) -> Interpreter | None:

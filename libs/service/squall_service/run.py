@@ -108,8 +108,11 @@ class Running:
         self._task.cancel()
 
     async def stop(self) -> None:
-        """Ask it to drain, and cancel it after its grace period. May be called again."""
+        """Ask it to drain, and cancel it after its grace period; at once if it was never ready. May be called again."""
         self._context.stop()
+        if not self._context.is_ready.done():
+            self._task.cancel()
+            await asyncio.wait([self._task])
         if not self._task.done():
             await asyncio.wait([self._task], timeout=self._grace_s)
         if not self._task.done():
@@ -120,11 +123,15 @@ class Running:
 
 @asynccontextmanager
 async def start(
-    service: Service[S], *, clock: Clock | None = None, telemetry: Telemetry | None = None
+    service: Service[S],
+    *,
+    clock: Clock | None = None,
+    telemetry: Telemetry | None = None,
+    interrupt: asyncio.Future[None] | None = None,
 ) -> AsyncIterator[Running]:
     """Run the service as tasks of this event loop: ready when the block begins, drained when it has ended.
 
-    What ends the service early is raised here, and cancels the block.
+    What ends the service early is raised here, and cancels the block. `interrupt` ends the wait for its readiness.
     """
     own = telemetry is None
     telemetry = telemetry or open_telemetry(service.name)
@@ -135,7 +142,8 @@ async def start(
             running = Running(service.name, context, task, service.grace_s)
             try:
                 # A service that fails before it is ready cancels this wait by its task group.
-                await asyncio.wait([context.is_ready, task], return_when=asyncio.FIRST_COMPLETED)
+                waits = [context.is_ready, task] if interrupt is None else [context.is_ready, task, interrupt]
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
                 yield running
             finally:
                 await running.stop()
@@ -195,10 +203,12 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 async def _process(service: Service[Any], settings: TelemetrySettings) -> int:
+    stop = _StopSignals()
     telemetry = open_telemetry(service.name, settings)
     try:
-        async with start(service, telemetry=telemetry) as running:
-            await running.ended(_stop_signal(running))
+        async with start(service, telemetry=telemetry, interrupt=stop.first) as running:
+            stop.running = running
+            await running.ended(stop.first)
         return EXIT_OK if running.drained else EXIT_NOT_DRAINED
     except SquallError as error:
         _refused(error)
@@ -210,19 +220,21 @@ async def _process(service: Service[Any], settings: TelemetrySettings) -> int:
         await telemetry.close()
 
 
-def _stop_signal(running: Running) -> asyncio.Future[None]:
-    """Done at the first SIGTERM or SIGINT; the second one ends the drain."""
-    loop = asyncio.get_running_loop()
-    stop: asyncio.Future[None] = loop.create_future()
+class _StopSignals:
+    """SIGTERM and SIGINT: the first one starts the drain, the second one ends it. Listens from the very start."""
 
-    def on_signal(number: int) -> None:
-        if stop.done():
-            log.warning("drain_interrupted", signal=signal.Signals(number).name)
-            running.cancel()
-        else:
-            log.info("service_stopping", signal=signal.Signals(number).name)
-            stop.set_result(None)
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.first: asyncio.Future[None] = loop.create_future()
+        self.running: Running | None = None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal, number)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal, number)
-    return stop
+    def _on_signal(self, number: int) -> None:
+        name = signal.Signals(number).name
+        if not self.first.done():
+            log.info("service_stopping", signal=name)
+            self.first.set_result(None)
+        elif self.running is not None:
+            log.warning("drain_interrupted", signal=name)
+            self.running.cancel()

@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from squall.app import App as App
     from squall.call import FunctionCall as FunctionCall
     from squall.cls import Cls as Cls
-    from squall.cls import concurrent as concurrent
-    from squall.cls import enter as enter
-    from squall.cls import exit as exit
-    from squall.cls import method as method
-    from squall.cls import parameter as parameter
     from squall.errors import Error as Error
     from squall.function import Function as Function
     from squall.image import Image as Image
+    from squall.markers import concurrent as concurrent
+    from squall.markers import enter as enter
+    from squall.markers import exit as exit
+    from squall.markers import method as method
+    from squall.markers import parameter as parameter
     from squall.output import enable_output as enable_output
     from squall.place import current_function_call_id as current_function_call_id
     from squall.place import current_input_id as current_input_id
@@ -49,19 +49,19 @@ _HOMES = {
     "FunctionCall": "squall.call",
     "Image": "squall.image",
     "Retries": "squall.retries",
-    "concurrent": "squall.cls",
+    "concurrent": "squall.markers",
     "current_function_call_id": "squall.place",
     "current_input_id": "squall.place",
     "enable_output": "squall.output",
-    "enter": "squall.cls",
-    "exit": "squall.cls",
+    "enter": "squall.markers",
+    "exit": "squall.markers",
     "is_local": "squall.place",
-    "method": "squall.cls",
-    "parameter": "squall.cls",
+    "method": "squall.markers",
+    "parameter": "squall.markers",
 }
 _MODULES = ("exception", "functions")
 
-__all__ = [*sorted(_HOMES), *_MODULES, "__version__"]  # noqa: PLE0604 - the names are text
+__all__ = [*sorted(_HOMES), *_MODULES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
@@ -85,5 +85,5 @@ def _absent(name: str) -> Any:
     raise AttributeError(f"module 'squall' has no attribute {name!r}" + (f"; use {hint}" if hint else ""))
 
 
-def __dir__() -> List[str]:
+def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})

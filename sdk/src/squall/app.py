@@ -9,7 +9,8 @@ from __future__ import annotations
 import sys
 import warnings
 import weakref
-from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, NamedTuple, Optional, Union
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Union
 
 from squall.blocking import blocking
 from squall.blocking import run as run_in_thread
@@ -17,6 +18,7 @@ from squall.cls import Cls, declared_class
 from squall.declaration import Cpu, Declaration, Gpu, Memory
 from squall.errors import ExecutionError, InvalidError, UnimplementedArgument
 from squall.function import Function, declared
+from squall.origin import refuse_client
 from squall.place import is_local
 from squall.unimplemented import FUNCTION_KEYWORDS, missing_classmethods, refuse_keywords
 
@@ -62,7 +64,7 @@ class App:
         self,
         name: Optional[str] = None,
         *,
-        tags: Optional[Dict[str, str]] = None,
+        tags: Optional[dict[str, str]] = None,
         image: Optional[Image] = None,
         include_source: bool = True,
         **others: Any,
@@ -73,10 +75,10 @@ class App:
         self._name = name
         self._image = image
         self._include_source = include_source
-        self.tags: Dict[str, str] = dict(tags or {})
-        self.registered_functions: Dict[str, Function] = {}
-        self.registered_classes: Dict[str, Cls] = {}
-        self.registered_entrypoints: Dict[str, LocalEntrypoint] = {}
+        self.tags: dict[str, str] = dict(tags or {})
+        self.registered_functions: dict[str, Function] = {}
+        self.registered_classes: dict[str, Cls] = {}
+        self.registered_entrypoints: dict[str, LocalEntrypoint] = {}
         self._state: Optional[AppState] = None
         self._running: Optional[Running] = None
         _warn_of_namesake(self, name)
@@ -122,7 +124,7 @@ class App:
         _without_parentheses: None = None,
         *,
         image: Optional[Image] = None,
-        env: Optional[Dict[str, Optional[str]]] = None,
+        env: Optional[dict[str, Optional[str]]] = None,
         gpu: Gpu = None,
         cpu: Cpu = None,
         memory: Memory = None,
@@ -166,7 +168,7 @@ class App:
         _without_parentheses: None = None,
         *,
         image: Optional[Image] = None,
-        env: Optional[Dict[str, Optional[str]]] = None,
+        env: Optional[dict[str, Optional[str]]] = None,
         gpu: Gpu = None,
         cpu: Cpu = None,
         memory: Memory = None,
@@ -194,7 +196,9 @@ class App:
             if isinstance(raw, Cls):
                 raise InvalidError("the class is decorated with @app.cls twice", fix="Remove one of them.")
             if not isinstance(raw, type):
-                raise TypeError(f"@app.cls decorates classes, got {type(raw).__name__}; use @app.function for functions")
+                raise TypeError(
+                    f"@app.cls decorates classes, got {type(raw).__name__}; use @app.function for functions"
+                )
             _check_not_nested(raw)
             complete = _with_concurrency(declaration, raw)
             handle = declared_class(self, raw, complete)
@@ -265,10 +269,14 @@ class App:
             raise UnimplementedArgument(f"squall does not have strategy={strategy!r} yet", fix='Use "rolling".')
         own_name = name or self._name
         if not own_name:
-            raise InvalidError("an app needs a name to be deployed", fix='Write `squall.App("name")` or `deploy(name=...)`.')
+            raise InvalidError(
+                "an app needs a name to be deployed", fix='Write `squall.App("name")` or `deploy(name=...)`.'
+            )
         _check_app_name(own_name)
         if not is_local():
-            raise ExecutionError("an app cannot be deployed from inside a container", fix="Deploy it from your machine.")
+            raise ExecutionError(
+                "an app cannot be deployed from inside a container", fix="Deploy it from your machine."
+            )
         from squall import output, publish, session
 
         here = session.current()
@@ -281,7 +289,9 @@ class App:
     def stop(self) -> None:
         """Stop it on the server: queued and running calls are cancelled."""
         if self._state is None:
-            raise ExecutionError("the app does not run", fix="Use `squall app stop NAME` for an app that another program started.")
+            raise ExecutionError(
+                "the app does not run", fix="Use `squall app stop NAME` for an app that another program started."
+            )
         from squall.http_api import Route
 
         state, self._state = self._state, None
@@ -317,7 +327,8 @@ class AppRun:
         app = self._app
         if not is_local():
             raise ExecutionError(
-                "app.run() was reached inside a container", fix='Put it below `if __name__ == "__main__":` or into a local entrypoint.'
+                "app.run() was reached inside a container",
+                fix='Put it below `if __name__ == "__main__":` or into a local entrypoint.',
             )
         if app._running is not None:
             raise InvalidError("the app is already running", fix="Call its functions without another `app.run()`.")
@@ -360,9 +371,13 @@ def _check_function(raw: Any) -> None:
     if isinstance(raw, type):
         raise TypeError("@app.function decorates functions; use @app.cls for classes")
     if not callable(raw) or not hasattr(raw, "__qualname__") or not hasattr(raw, "__code__"):
-        raise InvalidError(f"@app.function decorates plain functions, got {type(raw).__name__}", fix="Wrap it in a `def`.")
+        raise InvalidError(
+            f"@app.function decorates plain functions, got {type(raw).__name__}", fix="Wrap it in a `def`."
+        )
     if hasattr(raw, "__squall_method__") or hasattr(raw, "__squall_hook__"):
-        raise InvalidError(f"{raw.__qualname__} is marked as part of a class", fix="Use @app.cls on the class, without @app.function.")
+        raise InvalidError(
+            f"{raw.__qualname__} is marked as part of a class", fix="Use @app.cls on the class, without @app.function."
+        )
     _check_not_nested(raw)
     if "." in raw.__qualname__:
         raise InvalidError(
@@ -402,9 +417,6 @@ def _warn_of_namesake(app: App, name: Optional[str]) -> None:
 
 
 def _refuse(client: Any, interactive: bool) -> None:
-    if client is not None:
-        raise InvalidError("client= is not supported", fix="Set SQUALL_SERVER_URL and SQUALL_TOKEN.")
+    refuse_client(client)
     if interactive:
         raise UnimplementedArgument("squall does not have `interactive=` yet", fix="Use `.local()` for debugging.")
-
-

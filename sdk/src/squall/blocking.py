@@ -12,7 +12,15 @@ import sys
 import threading
 import time
 import warnings
-from typing import TYPE_CHECKING, Any, Callable, AsyncIterator, Generic, Iterator, List, Optional, Sequence, Tuple, TypeVar
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Generic,
+    Optional,
+    TypeVar,
+)
 
 from squall.errors import AsyncUsageWarning, InvalidError
 
@@ -36,7 +44,7 @@ class Abort:
 
     def __init__(self) -> None:
         self._event = threading.Event()
-        self._hooks: List[Callable[[], None]] = []
+        self._hooks: list[Callable[[], None]] = []
         self._lock = threading.Lock()
 
     def set(self) -> None:
@@ -170,7 +178,7 @@ async def run(work: Callable[[], R], abort: Optional[Abort] = None) -> R:
         try:
             switch.check()
             outcome, setter = context.run(work), future.set_result
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the awaiting task gets it
+        except BaseException as error:
             outcome, setter = _carried(error), future.set_exception  # type: ignore[assignment]
         finally:
             _local.abort = None
@@ -187,10 +195,10 @@ async def run(work: Callable[[], R], abort: Optional[Abort] = None) -> R:
         raise
 
 
-def gather(works: Sequence[Callable[[], R]]) -> List[R]:
+def gather(works: Sequence[Callable[[], R]], at_once: int = MAX_GATHER) -> list[R]:
     """The results of blocking works done at the same time, in order. The first failure aborts the others."""
-    results: List[Any] = [None] * len(works)
-    ended: queue.SimpleQueue[Tuple[int, Any, Optional[BaseException]]] = queue.SimpleQueue()
+    results: list[Any] = [None] * len(works)
+    ended: queue.SimpleQueue[tuple[int, Any, Optional[BaseException]]] = queue.SimpleQueue()
     switch, waiting = Abort(), list(range(len(works)))
     context = contextvars.copy_context()
 
@@ -199,15 +207,18 @@ def gather(works: Sequence[Callable[[], R]]) -> List[R]:
             _local.abort = switch
             try:
                 ended.put((index, context.copy().run(works[index]), None))
-            except BaseException as error:  # noqa: BLE001 - the caller gets it
+            except BaseException as error:
                 ended.put((index, None, error))
             finally:
                 _local.abort = None
 
         _threads.submit(work_in_thread)
 
+    outer = current_abort()
+    if outer is not None:
+        outer.add(switch.set)
     try:
-        for _ in range(min(MAX_GATHER, len(works))):
+        for _ in range(min(at_once, len(works))):
             start(waiting.pop(0))
         for _ in works:
             index, results[index], error = ended.get()
@@ -217,6 +228,8 @@ def gather(works: Sequence[Callable[[], R]]) -> List[R]:
                 start(waiting.pop(0))
     finally:
         switch.set()
+        if outer is not None:
+            outer.remove(switch.set)
     return results
 
 

@@ -14,7 +14,8 @@ import stat
 import sys
 import tempfile
 import zipfile
-from typing import IO, Any, Callable, Dict, Iterator, NamedTuple, Tuple
+from collections.abc import Iterator
+from typing import IO, Any, Callable, NamedTuple
 
 from squall import patterns
 from squall.connection import FileBody
@@ -27,7 +28,7 @@ EPOCH = (1980, 1, 1, 0, 0, 0)
 SKIPPED_FOLDERS = {"__pycache__"}
 CHUNK_BYTES = 1 << 20
 
-Files = Dict[str, str]
+Files = dict[str, str]
 """Local path by path in the container."""
 
 
@@ -101,10 +102,13 @@ def local_files(image: Image) -> Files:
 
 
 def _missing(what: str, path: str) -> InvalidError:
-    return InvalidError(f"the local {what} {path} does not exist", fix="Correct the path in add_local_*; relative ones start at the working directory.")
+    return InvalidError(
+        f"the local {what} {path} does not exist",
+        fix="Correct the path in add_local_*; relative ones start at the working directory.",
+    )
 
 
-def _module_files(name: str, ignores: Callable[[str], bool]) -> Iterator[Tuple[str, str]]:
+def _module_files(name: str, ignores: Callable[[str], bool]) -> Iterator[tuple[str, str]]:
     try:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError) as error:
@@ -134,7 +138,7 @@ def _ignores(ignore: Ignore) -> Callable[[str], bool]:
     return patterns.matcher(ignore)
 
 
-def _walk(folder: str, remote: str, ignores: Callable[[str], bool]) -> Iterator[Tuple[str, str]]:
+def _walk(folder: str, remote: str, ignores: Callable[[str], bool]) -> Iterator[tuple[str, str]]:
     """(path in the container, local path) of every file below a folder that is not ignored."""
     for here, folders, names in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if name not in SKIPPED_FOLDERS)
@@ -176,5 +180,3 @@ def _sha256(file: IO[bytes]) -> str:
     for chunk in iter(lambda: file.read(CHUNK_BYTES), b""):
         digest.update(chunk)
     return digest.hexdigest()
-
-

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Optional
 
 from squall.blocking import blocking, blocking_static, gather
-from squall.errors import InvalidError
+from squall.origin import refuse_client
 from squall.unimplemented import missing_classmethods
 
 if TYPE_CHECKING:
@@ -23,8 +23,7 @@ class FunctionCall:
     @classmethod
     def from_id(cls, function_call_id: str, client: None = None) -> FunctionCall:
         """The call of that id. Nothing is asked before the first use."""
-        if client is not None:
-            raise InvalidError("client= is not supported", fix="Set SQUALL_SERVER_URL and SQUALL_TOKEN.")
+        refuse_client(client)
         from squall.ids import check_call_id
 
         return cls(check_call_id(function_call_id))
@@ -51,7 +50,7 @@ class FunctionCall:
         self._server().json("POST", path, {"terminate_containers": terminate_containers})
 
     @blocking_static
-    def gather(*function_calls: FunctionCall) -> List[Any]:
+    def gather(*function_calls: FunctionCall) -> list[Any]:
         """The results of several calls in their order. The first failure is raised at once."""
         return gather([partial(call._get, None, 0) for call in function_calls])
 
@@ -68,7 +67,7 @@ class FunctionCall:
             self._client = session.current().client
         return self._client
 
-    def __reduce__(self) -> Tuple[Any, ...]:
+    def __reduce__(self) -> tuple[Any, ...]:
         return FunctionCall, (self._id,)
 
     def __eq__(self, other: object) -> bool:
@@ -91,4 +90,3 @@ for _name, _missing in missing_classmethods(
     },
 ).items():
     setattr(FunctionCall, _name, _missing)
-

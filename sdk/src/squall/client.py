@@ -12,8 +12,9 @@ import json
 import os
 import threading
 import time
+from collections.abc import Iterator, Mapping
 from http.client import HTTPException
-from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Type
+from typing import Any, Callable, NamedTuple, Optional
 from urllib.parse import quote
 
 from squall import __version__
@@ -62,11 +63,13 @@ class Client:
         self.address = address
         self._endpoint = parse_url(address.url)
         self._patient = patient
-        self._idle: List[Connection] = []
+        self._idle: list[Connection] = []
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._ssl_context: Optional[object] = None
         self._info: Optional[ServerInfo] = None
+        self.lost = False
+        """The server was away for longer than requests are repeated: it may be somewhere else now."""
         host = "localhost" if self._endpoint.scheme == "unix" else f"{self._endpoint.host}:{self._endpoint.port}"
         self._common = (
             f"Host: {host}\r\nAuthorization: Bearer {address.token}\r\n{Header.CLIENT_VERSION}: {__version__}\r\n"
@@ -91,6 +94,7 @@ class Client:
             except BROKEN as error:
                 retry.wait(error)
                 continue
+            self.lost = False
             if answer.status < 400:
                 return answer
             error_told = error_of(answer)
@@ -122,7 +126,7 @@ class Client:
         headers: Mapping[str, str] = NO_HEADERS,
         body: Body = b"",
         timeout_s: float = STREAM_TIMEOUT_S,
-    ) -> Iterator["Stream"]:
+    ) -> Iterator[Stream]:
         """An answer that is read while it arrives. Opening it is repeated, a break later on raises one of `BROKEN`."""
         retry = Retry(self)
         with contextlib.ExitStack() as stack:
@@ -183,7 +187,9 @@ class Client:
                 retry.wait(error)
                 continue
             if digest.hexdigest() != sha256:
-                raise DataLossError(f"blob {sha256} arrived damaged", fix="Call again; look at the server's blob store.")
+                raise DataLossError(
+                    f"blob {sha256} arrived damaged", fix="Call again; look at the server's blob store."
+                )
             return
 
     # --- connections ---
@@ -265,8 +271,9 @@ class Retry:
     def wait(self, error: BaseException) -> None:
         """Wait before the next try, or raise `ConnectionError` because there is none."""
         if not self.again():
+            self._client.lost = True
             url = self._client.address.url
-            raise ConnectionError(f"no connection to {url}: {error or type(error).__name__}") from error
+            raise ConnectionError(f"no connection to {url}: {str(error) or type(error).__name__}") from error
 
     def again(self) -> bool:
         """Wait and say yes, or say no."""
@@ -310,7 +317,7 @@ class Stream:
                 return
             yield chunk
 
-    def frames(self) -> Iterator[List[frames.Frame]]:
+    def frames(self) -> Iterator[list[frames.Frame]]:
         """Its frames, as many at once as arrived together. Ends only with one of `BROKEN` if the last one is cut."""
         decoder = frames.Decoder()
         for chunk in self.chunks():
@@ -320,7 +327,7 @@ class Stream:
         if decoder.pending_bytes:
             raise EOFError("the stream ended in the middle of a frame")
 
-    def lines(self) -> Iterator[Dict[str, Any]]:
+    def lines(self) -> Iterator[dict[str, Any]]:
         """Its JSON lines."""
         rest = b""
         for chunk in self.chunks():
@@ -336,7 +343,7 @@ class Stream:
         return self._response.read()
 
 
-_BY_STATUS: Mapping[int, Type[SquallError]] = {401: AuthError, 404: NotFoundError, 413: RequestSizeError}
+_BY_STATUS: Mapping[int, type[SquallError]] = {401: AuthError, 404: NotFoundError, 413: RequestSizeError}
 
 
 def error_of(answer: Answer) -> SquallError:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import ast
 import os
 from pathlib import Path
-from typing import Dict, NamedTuple, Optional
+from typing import NamedTuple, Optional
 
 from squall.errors import InvalidError
+from squall.place import is_local
 
 SERVER_URL, TOKEN, ENVIRONMENT, HOME = "SQUALL_SERVER_URL", "SQUALL_TOKEN", "SQUALL_ENVIRONMENT", "SQUALL_HOME"
 APP_ID = "SQUALL_APP_ID"
 """Inside a container: the app whose function runs there."""
 IMAGE_ID = "SQUALL_IMAGE_ID"
-"""Inside a container: the image that it was started from."""
+"""Inside a container: the image that it was started from, if the agent says so."""
 
 FILE_KEYS = {"server_url", "token", "environment", "async_warnings"}
 
@@ -46,16 +47,17 @@ def home() -> Path:
 
 def load() -> Config:
     """The configuration of this moment. Raises `InvalidError` naming a line of the file that is not valid."""
-    file = read_file(home() / "config.toml")
+    file = read_file(home() / "config.toml") if is_local() else {}
     return Config(
         server_url=os.environ.get(SERVER_URL) or file.get("server_url"),
         token=os.environ.get(TOKEN) or file.get("token", ""),
         environment=os.environ.get(ENVIRONMENT) or file.get("environment", "main"),
-        async_warnings=(os.environ.get("SQUALL_ASYNC_WARNINGS") or file.get("async_warnings", "1")) not in ("0", "false", "False"),
+        async_warnings=(os.environ.get("SQUALL_ASYNC_WARNINGS") or file.get("async_warnings", "1"))
+        not in ("0", "false", "False"),
     )
 
 
-def read_file(path: Path) -> Dict[str, str]:
+def read_file(path: Path) -> dict[str, str]:
     """The keys of a configuration file; none when it does not exist.
 
     One `key = "value"` a line: the part of TOML that is needed, which Python 3.9 has no parser for."""
@@ -71,7 +73,8 @@ def read_file(path: Path) -> Dict[str, str]:
         key, equals, value = (part.strip() for part in line.partition("="))
         if not equals or key not in FILE_KEYS:
             raise InvalidError(
-                f"{path}, line {number}: {line!r} is not a setting", fix=f"Write one of {sorted(FILE_KEYS)} as key = \"value\"."
+                f"{path}, line {number}: {line!r} is not a setting",
+                fix=f'Write one of {sorted(FILE_KEYS)} as key = "value".',
             )
         values[key] = _value(value, f"{path}, line {number}")
     return values

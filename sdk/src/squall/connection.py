@@ -9,7 +9,8 @@ from __future__ import annotations
 import http.client
 import select
 import socket
-from typing import IO, Dict, Iterable, Mapping, NamedTuple, Optional, Union
+from collections.abc import Iterable, Mapping
+from typing import IO, NamedTuple, Optional, Union
 from urllib.parse import urlsplit
 
 from squall.errors import InvalidError
@@ -52,17 +53,22 @@ def parse_url(url: str) -> Endpoint:
         raise _bad_url(url) from error
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise _bad_url(url)
-    return Endpoint(parts.scheme, parts.hostname, port or (443 if parts.scheme == "https" else 80), parts.path.rstrip("/"))
+    return Endpoint(
+        parts.scheme, parts.hostname, port or (443 if parts.scheme == "https" else 80), parts.path.rstrip("/")
+    )
 
 
 def _bad_url(url: str) -> InvalidError:
-    return InvalidError(f"{url!r} is not the URL of a server", fix="Set SQUALL_SERVER_URL to http://host:port, https://host:port or unix:/path.")
+    return InvalidError(
+        f"{url!r} is not the URL of a server",
+        fix="Set SQUALL_SERVER_URL to http://host:port, https://host:port or unix:/path.",
+    )
 
 
 class Response(http.client.HTTPResponse):
     """A response whose `fields` are its headers by lower-case name."""
 
-    fields: Dict[str, str]
+    fields: dict[str, str]
 
     def begin(self) -> None:
         """Read the status line and the headers."""
@@ -83,8 +89,8 @@ class Response(http.client.HTTPResponse):
         if self.length is None and not self.chunked:
             self.will_close = True
 
-    def _read_fields(self) -> Dict[str, str]:
-        fields: Dict[str, str] = {}
+    def _read_fields(self) -> dict[str, str]:
+        fields: dict[str, str] = {}
         while True:
             line = self.fp.readline(65537)
             if line in (b"\r\n", b"\n"):
@@ -147,7 +153,9 @@ def request_head(method: str, path: str, common: str, headers: Mapping[str, str]
     lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
     text = f"{method} {path} HTTP/1.1\r\n{common}{lines}Content-Length: {length}\r\n\r\n"
     if text.count("\n") != common.count("\n") + len(headers) + 3:
-        raise InvalidError("a header of the request contains a line break", fix="Remove line breaks from names and tokens.")
+        raise InvalidError(
+            "a header of the request contains a line break", fix="Remove line breaks from names and tokens."
+        )
     return text.encode("latin-1", "replace")
 
 

@@ -6,7 +6,8 @@ time, and the spec (20 ms of dataclasses) is not imported.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Optional, Union
 
 from squall.errors import InvalidError
 
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
     from squall.retries import Retries
     from squall.spec import GpuRequest, Resources, RetryPolicy, ScalingPolicy
 
-Cpu = Union[float, Tuple[float, float], None]
-Memory = Union[int, Tuple[int, int], None]
+Cpu = Union[float, tuple[float, float], None]
+Memory = Union[int, tuple[int, int], None]
 Gpu = Union[str, Sequence[str], None]
 
 CO_COROUTINE, CO_GENERATOR, CO_ASYNC_GENERATOR = 0x80, 0x20, 0x200
@@ -28,7 +29,7 @@ class Declaration(NamedTuple):
     """The keywords of `@app.function` and `@app.cls`, and what `@concurrent` added."""
 
     image: Optional[Image] = None
-    env: Optional[Dict[str, Optional[str]]] = None
+    env: Optional[dict[str, Optional[str]]] = None
     gpu: Gpu = None
     cpu: Cpu = None
     memory: Memory = None
@@ -37,7 +38,7 @@ class Declaration(NamedTuple):
     buffer_containers: Optional[int] = None
     scaledown_window: Optional[int] = None
     retries: Union[int, Retries, None] = None
-    timeout: float = 300
+    timeout: Optional[float] = 300
     startup_timeout: Optional[float] = None
     include_source: Optional[bool] = None
     max_inputs: int = 1
@@ -59,18 +60,14 @@ class Declaration(NamedTuple):
                 code=CodeRef("", "", ""),
                 scaling=self.scaling(),
                 retry=self.retry(),
-                timeout_s=_number("timeout", self.timeout),
+                timeout_s=self.timeout_s(),
                 startup_timeout_s=self.startup_timeout_s(),
             )
         )
 
-    def variables(self) -> Dict[str, str]:
+    def variables(self) -> dict[str, str]:
         """The environment variables. Names of the platform cannot be set."""
-        for name, value in (self.env or {}).items():
-            if not isinstance(name, str) or not (value is None or isinstance(value, str)):
-                raise InvalidError(f"env must map text to text, got {name!r}: {value!r}")
-            if name.startswith(RESERVED_ENV):
-                raise InvalidError(f"env cannot set {name}: names starting with {RESERVED_ENV} belong to the platform")
+        check_variables("env", {name: value for name, value in (self.env or {}).items() if value is not None})
         return {name: value for name, value in (self.env or {}).items() if value is not None}
 
     def scaling(self) -> ScalingPolicy:
@@ -96,9 +93,13 @@ class Declaration(NamedTuple):
             return RetryPolicy()
         if isinstance(self.retries, Retries):
             return self.retries.policy()
-        if isinstance(self.retries, bool) or not isinstance(self.retries, int):
+        if not is_whole(self.retries):
             raise InvalidError(f"retries must be a number or squall.Retries, got {self.retries!r}")
         return RetryPolicy(max_retries=self.retries, backoff_coefficient=1.0, initial_delay_s=1.0)
+
+    def timeout_s(self) -> float:
+        """Seconds for each attempt."""
+        return _number("timeout", self.timeout)
 
     def startup_timeout_s(self) -> float:
         """Seconds for import and @enter; the call's own timeout unless said."""
@@ -120,13 +121,15 @@ class Declaration(NamedTuple):
         )
 
 
-def gpus(wanted: Gpu) -> Tuple[GpuRequest, ...]:
+def gpus(wanted: Gpu) -> tuple[GpuRequest, ...]:
     """The acceptable GPU choices in order. Raises `InvalidError` naming the one that is not valid."""
     if wanted is None:
         return ()
     choices = [wanted] if isinstance(wanted, str) else wanted
     if not isinstance(choices, (list, tuple)) or not all(isinstance(choice, str) for choice in choices):
-        raise InvalidError(f"gpu must be text or a list of texts, got {wanted!r}", fix='Write gpu="H100" or gpu="H100:8".')
+        raise InvalidError(
+            f"gpu must be text or a list of texts, got {wanted!r}", fix='Write gpu="H100" or gpu="H100:8".'
+        )
     return tuple(_gpu(choice) for choice in choices)
 
 
@@ -141,7 +144,7 @@ def _gpu(choice: str) -> GpuRequest:
     return GpuRequest(type=name.rstrip("!").upper(), count=count or 1, exact=exact)
 
 
-def _request_and_limit(what: str, given: Any, default: float) -> Tuple[float, Optional[float]]:
+def _request_and_limit(what: str, given: Any, default: float) -> tuple[float, Optional[float]]:
     if given is None:
         return default, None
     if isinstance(given, (tuple, list)):
@@ -151,8 +154,18 @@ def _request_and_limit(what: str, given: Any, default: float) -> Tuple[float, Op
     return _number(what, given), None
 
 
+def is_whole(value: Any) -> bool:
+    """Whether it is a whole number (True and False are not)."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a number (True and False are not)."""
+    return is_whole(value) or isinstance(value, float)
+
+
 def _number(what: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if not is_number(value):
         raise InvalidError(f"{what} must be a number, got {value!r}")
     return float(value)
 
@@ -164,9 +177,20 @@ def _whole(what: str, value: float) -> int:
 
 
 def _count(what: str, value: Any) -> Optional[int]:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+    if value is not None and not is_whole(value):
         raise InvalidError(f"{what} must be a whole number, got {value!r}")
     return None if value is None else int(value)
+
+
+def check_variables(where: str, variables: dict[Any, Any]) -> None:
+    """Raise `InvalidError` unless it maps text to text and leaves the platform's names alone."""
+    for name, value in variables.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise InvalidError(f"{where} must map text to text, got {name!r}: {value!r}")
+        if not name or "=" in name or "\0" in name + value:
+            raise InvalidError(f"{where} cannot set {name!r}: no environment variable can be called or contain that")
+        if name.startswith(RESERVED_ENV):
+            raise InvalidError(f"{where} cannot set {name}: names starting with {RESERVED_ENV} belong to the platform")
 
 
 # --- what a function is ----------------------------------------------------------------------------------------------
@@ -189,10 +213,10 @@ def is_async(function: Any) -> bool:
     return bool(code_flags(function) & (CO_COROUTINE | CO_ASYNC_GENERATOR))
 
 
-def parameter_names(function: Any) -> List[str]:
+def parameter_names(function: Any) -> list[str]:
     """Names of the positional parameters, `self` left out."""
     code = getattr(function, "__code__", None)
     if code is None:
         return []
-    names: List[str] = list(code.co_varnames[: code.co_argcount])
+    names: list[str] = list(code.co_varnames[: code.co_argcount])
     return names[1:] if names[:1] == ["self"] else names

@@ -6,96 +6,21 @@ imported by the first call: a container that only runs a function never loads th
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING, Any, AsyncIterator, Callable, Dict, Iterable, Iterator, Optional, Sequence, Tuple
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from squall.blocking import blocking, blocking_iterator, refuse_in_loop, running_loop
-from squall.declaration import Declaration, is_generator, parameter_names
+from squall.declaration import Declaration, is_generator
 from squall.errors import ExecutionError, InvalidError
+from squall.origin import Declared, Known, Named, Origin, refuse_client
 from squall.unimplemented import missing_classmethods
 
 if TYPE_CHECKING:
     from squall.app import App
     from squall.call import FunctionCall
-    from squall.http_api import FunctionInfo
-    from squall.invoke import Target
     from squall.mapping import MapResults
 
-NO_KWARGS: Dict[str, Any] = {}
-
-
-class Origin:
-    """Where a handle comes from: how its target is found. One subclass for each way to get a handle."""
-
-    label = ""
-    """The name in messages."""
-    raw: Optional[Callable[..., Any]] = None
-    """The user's own function, if it is here."""
-
-    def target(self) -> Target:
-        """What is called, and on which server. May ask the server."""
-        raise NotImplementedError
-
-    def is_generator(self) -> bool:
-        """Whether it yields. May ask the server."""
-        raise NotImplementedError
-
-    def reduce(self) -> Tuple[Any, ...]:
-        """How the handle is pickled: by reference."""
-        target = self.target()
-        return _known, (target.app_id, target.function, target.function_id, self.is_generator())
-
-    def local(self, args: Sequence[Any], kwargs: Dict[str, Any]) -> Any:
-        """Run the body here."""
-        if self.raw is None:
-            raise ExecutionError(
-                f"{self.label} was looked up by name: its code is not here", fix="Use `.remote()`, or import its file."
-            )
-        return self.raw(*args, **kwargs)
-
-
-class Declared(Origin):
-    """Declared by a decorator in a program that is loaded here."""
-
-    def __init__(self, app: App, raw: Callable[..., Any], name: str, declaration: Declaration, generator: bool) -> None:
-        self.app, self.raw, self.label, self.declaration = app, raw, name, declaration
-        self._generator = generator
-
-    def target(self) -> Target:
-        return target_in(self.app, self.label, lambda: parameter_names(self.raw))
-
-    def is_generator(self) -> bool:
-        return self._generator
-
-
-class Named(Origin):
-    """Looked up: a function of a deployed app."""
-
-    def __init__(self, app: str, name: str, version: Optional[int], environment: Optional[str]) -> None:
-        self.label = f"{app}/{name}"
-        self._lookup = Lookup(app, name, version, environment)
-
-    def target(self) -> Target:
-        return self._lookup.target()
-
-    def is_generator(self) -> bool:
-        info = self._lookup.info()
-        if info.is_class:
-            raise InvalidError(f"{self.label} is a class", fix="Look it up with `squall.Cls.from_name`.")
-        return info.methods[0].is_generator if info.methods else False
-
-
-class Known(Origin):
-    """Came as a value from another process."""
-
-    def __init__(self, app_id: str, name: str, function_id: str, generator: bool) -> None:
-        self.label, self._app_id, self._function_id, self._generator = name, app_id, function_id, generator
-
-    def target(self) -> Target:
-        return target_by_id(self._app_id, self.label, self._function_id)
-
-    def is_generator(self) -> bool:
-        return self._generator
+NO_KWARGS: dict[str, Any] = {}
 
 
 class Function:
@@ -123,7 +48,7 @@ class Function:
         client: None = None,
     ) -> Function:
         """A function of a deployed app. Nothing is asked before the first use; a missing one is found then."""
-        _no_client(client)
+        refuse_client(client)
         if "." in name:
             owner, _, method = name.partition(".")
             raise InvalidError(
@@ -182,7 +107,9 @@ class Function:
 
     def __call__(self, *_args: Any, **_kwargs: Any) -> Any:
         label = self._origin.label
-        raise TypeError(f"{label} cannot be called like a plain function: use `{label}.remote(...)` or `{label}.local(...)`")
+        raise TypeError(
+            f"{label} cannot be called like a plain function: use `{label}.remote(...)` or `{label}.local(...)`"
+        )
 
     # --- the handle itself ---
 
@@ -195,10 +122,9 @@ class Function:
     @property
     def object_id(self) -> str:
         """Id of the function's version. Raises `ExecutionError` before the handle was used or hydrated."""
-        origin = self._origin
-        found = origin.app.function_id(origin.label) if isinstance(origin, Declared) else _looked_up_id(origin)
+        found = self._origin.known_id()
         if not found:
-            raise ExecutionError(f"{origin.label} has no id yet", fix="Call `.hydrate()` first, or run the app.")
+            raise ExecutionError(f"{self._origin.label} has no id yet", fix="Call `.hydrate()` first, or run the app.")
         return found
 
     @property
@@ -225,10 +151,16 @@ class Function:
 
     def _refuse_generator(self, used: str, instead: str) -> None:
         if self._origin.is_generator():
-            raise InvalidError(f"{self._origin.label} is a generator: .{used}() cannot return its items", fix=f"Use `.{instead}()`.")
+            raise InvalidError(
+                f"{self._origin.label} is a generator: .{used}() cannot return its items", fix=f"Use `.{instead}()`."
+            )
 
-    def __reduce__(self) -> Tuple[Any, ...]:
-        return self._origin.reduce()
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._origin.reduce() or (_known, self._reference())
+
+    def _reference(self) -> tuple[str, str, str, bool]:
+        target = self._origin.target()
+        return target.app_id, target.function, target.function_id, self.is_generator
 
     def __repr__(self) -> str:
         return f"squall.Function({self._origin.label})"
@@ -267,7 +199,7 @@ class Map:
     def __call__(
         self,
         *iterables: Iterable[Any],
-        kwargs: Dict[str, Any] = NO_KWARGS,
+        kwargs: dict[str, Any] = NO_KWARGS,
         order_outputs: bool = True,
         return_exceptions: bool = False,
     ) -> MapResults:
@@ -281,7 +213,7 @@ class Map:
     def aio(
         self,
         *iterables: Any,
-        kwargs: Dict[str, Any] = NO_KWARGS,
+        kwargs: dict[str, Any] = NO_KWARGS,
         order_outputs: bool = True,
         return_exceptions: bool = False,
     ) -> AsyncIterator[Any]:
@@ -291,7 +223,7 @@ class Map:
         inputs = mapping_aio.inputs(iterables, self._starred)
         return mapping_aio.results(self._function, inputs, kwargs, order_outputs, return_exceptions)
 
-    def _inputs(self, iterables: Sequence[Iterable[Any]]) -> Iterator[Tuple[Any, ...]]:
+    def _inputs(self, iterables: Sequence[Iterable[Any]]) -> Iterator[tuple[Any, ...]]:
         if not self._starred:
             return zip(*iterables)
         if len(iterables) != 1:
@@ -307,102 +239,33 @@ class ForEach:
     def __init__(self, function: Function) -> None:
         self._function = function
 
-    def __call__(self, *iterables: Iterable[Any], kwargs: Dict[str, Any] = NO_KWARGS, ignore_exceptions: bool = False) -> None:
+    def __call__(
+        self, *iterables: Iterable[Any], kwargs: dict[str, Any] = NO_KWARGS, ignore_exceptions: bool = False
+    ) -> None:
         """Wait until all inputs ended. The first failure is raised unless failures are ignored."""
         if running_loop() is not None:
             refuse_in_loop("Function.for_each")
-        for _ in self._function.map(*iterables, kwargs=kwargs, order_outputs=False, return_exceptions=ignore_exceptions):
+        for _ in self._function.map(
+            *iterables, kwargs=kwargs, order_outputs=False, return_exceptions=ignore_exceptions
+        ):
             pass
 
-    async def aio(self, *iterables: Any, kwargs: Dict[str, Any] = NO_KWARGS, ignore_exceptions: bool = False) -> None:
+    async def aio(self, *iterables: Any, kwargs: dict[str, Any] = NO_KWARGS, ignore_exceptions: bool = False) -> None:
         """The same without blocking the event loop."""
-        results = self._function.map.aio(*iterables, kwargs=kwargs, order_outputs=False, return_exceptions=ignore_exceptions)
+        results = self._function.map.aio(
+            *iterables, kwargs=kwargs, order_outputs=False, return_exceptions=ignore_exceptions
+        )
         async for _ in results:
             pass
 
 
-# --- targets ---------------------------------------------------------------------------------------------------------
-
-
-def target_in(app: App, name: str, names: Callable[[], Sequence[str]]) -> Target:
-    """A function of an app that runs, or of the app that this container belongs to."""
-    from squall import invoke, session
-
-    state = app.state
-    if state is not None:
-        if name not in state.functions:
-            raise ExecutionError(
-                f"{name} was declared after its app started", fix="Declare every function before `app.run()` or `app.deploy()`."
-            )
-        here = state.session
-        return invoke.Target(here.client, here.recorder, state.app_id, name, script=state.script, names=names)
-    app_id = session.app_of_container()
-    if app_id is None:
-        raise ExecutionError(
-            f"{name} cannot be called: its app is not running",
-            fix="Use `with app.run():` or `squall run`; or deploy it and look it up with `from_name`.",
-        )
-    here = session.current()
-    return invoke.Target(here.client, here.recorder, app_id, name, names=names)
-
-
-def target_by_id(app_id: str, name: str, function_id: str) -> Target:
-    """A function whose app is known by id."""
-    from squall import invoke, session
-
-    here = session.current()
-    return invoke.Target(here.client, here.recorder, app_id, name, function_id)
-
-
-class Lookup:
-    """The server's answer to a name, asked once."""
-
-    def __init__(self, app: str, name: str, version: Optional[int], environment: Optional[str]) -> None:
-        self._app, self._name, self._version, self._environment = app, name, version, environment
-        self._found: Optional[FunctionInfo] = None
-        self._pid = 0
-
-    def info(self) -> FunctionInfo:
-        """What the server knows of it. Raises `NotFoundError`."""
-        if self._found is None or self._pid != os.getpid():
-            from squall import session
-            from squall.client import query
-            from squall.http_api import FunctionInfo, Route
-            from squall.spec import from_wire
-
-            here = session.current()
-            environment = self._environment or here.environment
-            path = query(Route.FUNCTIONS, app=self._app, name=self._name, environment=environment, version=self._version)
-            self._found, self._pid = from_wire(FunctionInfo, here.client.json("GET", path)), os.getpid()
-        return self._found
-
-    def target(self) -> Target:
-        """The function as a target; a version is pinned only if it was asked for."""
-        found = self.info()
-        return target_by_id(found.app_id, found.name, found.function_id if self._version is not None else "")
-
-    @property
-    def found(self) -> Optional[FunctionInfo]:
-        """The answer if there is one already."""
-        return self._found
-
-
-def _looked_up_id(origin: Origin) -> Optional[str]:
-    if isinstance(origin, Named):
-        found = origin._lookup.found
-        return found.function_id if found else None
-    return origin.target().function_id if isinstance(origin, Known) else None
-
-
 def _known(app_id: str, name: str, function_id: str, generator: bool) -> Function:
+    """A handle that was a value in another process."""
     return Function(Known(app_id, name, function_id, generator))
 
 
-def _no_client(client: Any) -> None:
-    if client is not None:
-        raise InvalidError("client= is not supported", fix="Set SQUALL_SERVER_URL and SQUALL_TOKEN.")
-
-
-def declared(app: App, raw: Callable[..., Any], name: str, declaration: Declaration, generator: Optional[bool]) -> Function:
+def declared(
+    app: App, raw: Callable[..., Any], name: str, declaration: Declaration, generator: Optional[bool]
+) -> Function:
     """The handle of a decorated function."""
     return Function(Declared(app, raw, name, declaration, is_generator(raw) if generator is None else generator))

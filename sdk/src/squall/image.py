@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, NamedTuple, NoReturn, Optional, Sequence, Tuple, Union
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Union
 
+from squall.declaration import check_variables
 from squall.errors import InvalidError, UnimplementedArgument
 from squall.unimplemented import missing_classmethods
 
@@ -40,7 +42,7 @@ class LocalDir(NamedTuple):
 class LocalPython(NamedTuple):
     """Importable modules or packages from here."""
 
-    modules: Tuple[str, ...]
+    modules: tuple[str, ...]
     ignore: Optional[Ignore]
 
 
@@ -49,8 +51,8 @@ LocalSource = Union[LocalFile, LocalDir, LocalPython]
 
 class _Chain(NamedTuple):
     python_version: str
-    steps: Tuple[Tuple[str, Dict[str, Any]], ...] = ()
-    local: Tuple[LocalSource, ...] = ()
+    steps: tuple[tuple[str, dict[str, Any]], ...] = ()
+    local: tuple[LocalSource, ...] = ()
 
 
 class Image:
@@ -92,7 +94,7 @@ class Image:
         names = _flat("pip_install", packages)
         if not names:
             return self
-        arguments: Dict[str, Any] = {"packages": sorted(names)}
+        arguments: dict[str, Any] = {"packages": sorted(names)}
         for name, value in (("find_links", find_links), ("index_url", index_url), ("extra_index_url", extra_index_url)):
             if value is not None:
                 arguments[name] = _text(name, value)
@@ -111,18 +113,18 @@ class Image:
     ) -> Image:
         """The same as `pip_install`: squall installs with uv in any case."""
         if requirements:
-            raise UnimplementedArgument("squall does not have `requirements=` of Image.uv_pip_install yet", fix="List the packages.")
+            raise UnimplementedArgument(
+                "squall does not have `requirements=` of Image.uv_pip_install yet", fix="List the packages."
+            )
         if uv_version is not None:
-            raise UnimplementedArgument("squall does not have `uv_version=` of Image.uv_pip_install", fix="Remove it: the builder has one uv.")
+            raise UnimplementedArgument(
+                "squall does not have `uv_version=` of Image.uv_pip_install", fix="Remove it: the builder has one uv."
+            )
         return self.pip_install(*packages, **keywords)
 
-    def env(self, variables: Dict[str, str]) -> Image:
+    def env(self, variables: dict[str, str]) -> Image:
         """Set environment variables for later steps and for the container."""
-        for name, value in variables.items():
-            if not isinstance(name, str) or not isinstance(value, str):
-                raise InvalidError(f"Image.env maps text to text, got {name!r}: {value!r}")
-            if name.startswith("SQUALL_"):
-                raise InvalidError(f"Image.env cannot set {name}: names starting with SQUALL_ belong to the platform")
+        check_variables("Image.env", dict(variables))
         return self._step("env", {"variables": dict(variables)})
 
     def pipe(self, function: Callable[..., Image], *args: Any, **kwargs: Any) -> Image:
@@ -131,7 +133,9 @@ class Image:
 
     # --- local files ---
 
-    def add_local_file(self, local_path: Union[str, os.PathLike[str]], remote_path: str, *, copy: bool = False) -> Image:
+    def add_local_file(
+        self, local_path: Union[str, os.PathLike[str]], remote_path: str, *, copy: bool = False
+    ) -> Image:
         """Attach a file from here. A remote path that ends with a slash keeps the file's name."""
         _not_copied(copy)
         local, remote = os.fspath(local_path), _absolute(remote_path)
@@ -150,7 +154,7 @@ class Image:
         """Attach modules or packages that are importable here; by default their .py files."""
         _not_copied(copy)
         for module in modules:
-            if not isinstance(module, str) or not all(part.isidentifier() for part in module.split(".")):
+            if not all(part.isidentifier() for part in str(module).split(".")):
                 raise InvalidError(f"{module!r} is not a module name", fix="Name importable modules, not files.")
         return self._attach(LocalPython(tuple(modules), None if ignore is None else _ignore(ignore)))
 
@@ -178,14 +182,16 @@ class Image:
         """The recipe as the builder gets it."""
         from squall.spec import ImageSpec, ImageStep
 
-        return ImageSpec(self._chain.python_version, tuple(ImageStep(kind, arguments) for kind, arguments in self._chain.steps))
+        return ImageSpec(
+            self._chain.python_version, tuple(ImageStep(kind, arguments) for kind, arguments in self._chain.steps)
+        )
 
     @property
-    def local_sources(self) -> Tuple[LocalSource, ...]:
+    def local_sources(self) -> tuple[LocalSource, ...]:
         """What is attached from here."""
         return self._chain.local
 
-    def _step(self, kind: str, arguments: Dict[str, Any]) -> Image:
+    def _step(self, kind: str, arguments: dict[str, Any]) -> Image:
         if self._chain.local:
             raise InvalidError(f"the build step {kind} comes after add_local_*", fix=LOCAL_FILES_LAST)
         return Image(self._chain._replace(steps=(*self._chain.steps, (kind, arguments))))
@@ -215,7 +221,7 @@ for _name, _missing in missing_classmethods(
     setattr(Image, _name, _missing)
 
 
-def _refuse_build_keywords(where: str, keywords: Dict[str, Any]) -> None:
+def _refuse_build_keywords(where: str, keywords: dict[str, Any]) -> None:
     from squall.unimplemented import refuse_keywords
 
     instead = "Remove it."
@@ -233,7 +239,9 @@ def _refuse_build_keywords(where: str, keywords: Dict[str, Any]) -> None:
 
 def _not_forced(force_build: bool) -> None:
     if force_build:
-        raise UnimplementedArgument("squall does not have `force_build=` yet", fix="Change the image, for example with `.env(...)`.")
+        raise UnimplementedArgument(
+            "squall does not have `force_build=` yet", fix="Change the image, for example with `.env(...)`."
+        )
 
 
 def _not_copied(copy: bool) -> None:
@@ -243,20 +251,19 @@ def _not_copied(copy: bool) -> None:
         )
 
 
-def _flat(where: str, packages: Sequence[Union[str, Sequence[str]]]) -> List[str]:
-    names: List[str] = []
+def _flat(where: str, packages: Sequence[Union[str, Sequence[str]]]) -> list[str]:
+    names: list[str] = []
     for package in packages:
         names.extend([package] if isinstance(package, str) else package)
     for name in names:
-        if not isinstance(name, str) or not name.strip():
-            _bad_package(where, name)
+        if not _text("a package", name).strip():
+            raise InvalidError(f"{where}: a package has no name", fix="Give requirement strings or lists of them.")
         if name.lstrip().startswith("-"):
-            raise InvalidError(f"{where}: {name!r} is an option, not a package", fix="Give options as `extra_options=` or their own argument.")
+            raise InvalidError(
+                f"{where}: {name!r} is an option, not a package",
+                fix="Give options as `extra_options=` or their own argument.",
+            )
     return names
-
-
-def _bad_package(where: str, name: Any) -> NoReturn:
-    raise InvalidError(f"{where}: {name!r} is not a package", fix="Give requirement strings or lists of them.")
 
 
 def _text(name: str, value: Any) -> str:
@@ -268,7 +275,9 @@ def _text(name: str, value: Any) -> str:
 def _absolute(remote: str) -> str:
     remote = os.fspath(remote)
     if not remote.startswith("/"):
-        raise InvalidError(f"the remote path {remote!r} is not absolute", fix="Write it from the container's root, as /root/data.")
+        raise InvalidError(
+            f"the remote path {remote!r} is not absolute", fix="Write it from the container's root, as /root/data."
+        )
     if ".." in remote.split("/"):
         raise InvalidError(f"the remote path {remote!r} contains '..'")
     return remote
@@ -281,5 +290,3 @@ def _ignore(ignore: Any) -> Ignore:
     if isinstance(ignore, str) or not all(isinstance(pattern, str) for pattern in ignore):
         raise InvalidError(f"ignore must be a list of patterns or a function of the path, got {ignore!r}")
     return tuple(ignore)
-
-

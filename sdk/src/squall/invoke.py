@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import Any, Callable, Dict, Iterator, Mapping, NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Callable, NamedTuple, Optional
 
 from squall import output, payload, tracing
 from squall.client import BROKEN, Client, Retry, query
@@ -57,7 +58,7 @@ class Target(NamedTuple):
         return f"{self.function}.{self.method}" if self.method else self.function
 
 
-def headers(target: Target, kind: Kind, span: tracing.CallSpan) -> Dict[str, str]:
+def headers(target: Target, kind: Kind, span: tracing.CallSpan) -> dict[str, str]:
     """What every request that brings inputs says about them."""
     values = {
         Header.FUNCTION: f"{target.app_id}/{target.function}",
@@ -101,7 +102,7 @@ class _Call:
                 encoded.close()
         self.body = inline or b""
 
-    def ended(self, decode_ns: Tuple[int, int] = (0, 0), error: str = "") -> None:
+    def ended(self, decode_ns: tuple[int, int] = (0, 0), error: str = "") -> None:
         self.target.recorder.call_ended(self.span, self.id, self.target.label, decode_ns, error)
 
     @contextlib.contextmanager
@@ -278,11 +279,16 @@ _OUTCOME_ERRORS = {
 
 def failure_of(client: Client, frame: frames.Frame) -> BaseException:
     """The exception that a RESULT frame tells of: the user's own class, or one of the catalogue."""
-    told: Dict[str, Any] = dict(frame.meta.get("error") or {})
+    told: dict[str, Any] = dict(frame.meta.get("error") or {})
     call, kind = str(frame.meta.get("call", "")), str(told.get("kind", ""))
     if kind != "user":
         cls = _OUTCOME_ERRORS.get(str(frame.meta.get("outcome")), ExecutionError)
-        wire = {"code": kind or cls.code, "message": told.get("message") or "", "fix": told.get("fix"), "data": told.get("data")}
+        wire = {
+            "code": kind or cls.code,
+            "message": told.get("message") or "",
+            "fix": told.get("fix"),
+            "data": told.get("data"),
+        }
         error = from_wire(wire)
         error.data.setdefault("call", call)
         return _with_traceback(error, told)
@@ -296,8 +302,16 @@ def failure_of(client: Client, frame: frames.Frame) -> BaseException:
 
 
 def _with_traceback(error: BaseException, told: Mapping[str, Any]) -> BaseException:
+    """`error` with the text at the end of its chain: causes that came with it from the container stay where they are."""
     if told.get("traceback"):
-        error.__cause__ = RemoteTraceback(str(told["traceback"]))
+        last, seen = error, {id(error)}
+        while True:
+            earlier = last.__cause__ or (None if last.__suppress_context__ else last.__context__)
+            if earlier is None or id(earlier) in seen:
+                break
+            last = earlier
+            seen.add(id(last))
+        last.__cause__ = RemoteTraceback(str(told["traceback"]))
     return error
 
 
@@ -313,4 +327,3 @@ def _as_text(told: Mapping[str, Any], call: str, unloadable: Optional[Exception]
     )
     _with_traceback(error, told)
     return error
-

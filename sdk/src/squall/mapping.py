@@ -8,15 +8,18 @@ ones grow while a request is under way. A reader thread follows the stream of re
 from __future__ import annotations
 
 import collections
+import functools
 import queue
 import threading
 import warnings
-from typing import TYPE_CHECKING, Any, Deque, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 
 from squall import blocking, invoke, output, payload, tracing
 from squall.client import BROKEN, Retry, query
+from squall.connection import FileBody
 from squall.errors import InvalidError, ResourceExhaustedError, SquallError, from_wire
-from squall.http_api import FRAMES_CONTENT_TYPE, FrameKind, Header, Route, frames
+from squall.http_api import FRAMES_CONTENT_TYPE, FrameKind, Route, frames
 from squall.ids import new_call_id
 from squall.spec import CHUNK_INPUTS, Kind
 
@@ -30,6 +33,7 @@ CHUNK_BYTES = 4 * 1024 * 1024
 FIRST_CHUNK_INPUTS = 32
 MAX_PENDING_FILES = 16
 """Encoded inputs that lie in temporary files, each an open file."""
+PARALLEL_UPLOADS = 8
 JOIN_S = 5.0
 
 
@@ -45,7 +49,9 @@ class MapSession:
     def __init__(self, function: Function, kwargs: Mapping[str, Any], order: bool) -> None:
         origin = function._origin
         if origin.is_generator():
-            raise InvalidError(f"{origin.label} is a generator: .map() cannot return its items", fix="Use `.remote_gen()`.")
+            raise InvalidError(
+                f"{origin.label} is a generator: .map() cannot return its items", fix="Use `.remote_gen()`."
+            )
         self.target = origin.target()
         self.call = new_call_id(self.target.client.info().shards)
         self.span = tracing.begin()
@@ -53,13 +59,14 @@ class MapSession:
         self._headers = invoke.headers(self.target, Kind.MAP, self.span)
         self._headers["Content-Type"] = FRAMES_CONTENT_TYPE
         self._abort = blocking.Abort()
-        self._threads: List[threading.Thread] = []
-        self._outgoing: Deque[Tuple[int, payload.Payload]] = collections.deque()
+        self._threads: list[threading.Thread] = []
+        self._outgoing: collections.deque[tuple[int, payload.Payload]] = collections.deque()
         self._changed = threading.Condition()
         self._arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._seen = bytearray()
-        self._waiting: Dict[int, frames.Frame] = {}
+        self._waiting: dict[int, frames.Frame] = {}
         self._next = 0
+        self._files = 0
         self.submitted = 0
         self.finished = 0
         self.exhausted = False
@@ -71,6 +78,7 @@ class MapSession:
         """Encode one input and hand it to the sender."""
         encoded = invoke.encode(self.target, args, self._kwargs)
         with self._changed:
+            self._files += isinstance(encoded.body, FileBody)
             self._outgoing.append((self.submitted, encoded))
             self._changed.notify_all()
         self.submitted += 1
@@ -83,8 +91,7 @@ class MapSession:
         """Whether results must come before more inputs go."""
         if self.submitted - self.finished >= MAX_OUTSTANDING or len(self._waiting) >= MAX_BUFFERED:
             return True
-        outgoing = self._outgoing
-        return len(outgoing) >= MAX_PENDING_FILES and sum(p.size > CHUNK_BYTES for _, p in list(outgoing)) >= MAX_PENDING_FILES
+        return self._files >= MAX_PENDING_FILES
 
     @property
     def done(self) -> bool:
@@ -194,28 +201,26 @@ class MapSession:
                 reading = True
                 self._start("squall-map-read", self._read_all)
 
-    def _next_chunk(self, limit: int) -> List[Tuple[int, payload.Payload]]:
+    def _next_chunk(self, limit: int) -> list[tuple[int, payload.Payload]]:
         with self._changed:
             while not self._outgoing:
                 self._changed.wait()
                 self._abort.check()
             self._abort.check()
-            chunk, size = [], 0
+            chunk: list[tuple[int, payload.Payload]] = []
+            size = 0
             while self._outgoing and len(chunk) < limit and size < CHUNK_BYTES:
                 chunk.append(self._outgoing.popleft())
                 size += chunk[-1][1].size if chunk[-1][1].inline is not None else 0
             return chunk
 
-    def _send(self, chunk: List[Tuple[int, payload.Payload]]) -> None:
-        client, parts = self.target.client, []
+    def _send(self, chunk: list[tuple[int, payload.Payload]]) -> None:
+        client = self.target.client
+        references = dict(zip(*self._upload(chunk)))
+        parts = []
         for index, encoded in chunk:
-            inline, meta = encoded.inline, {"index": index}
-            if inline is None:
-                try:
-                    meta["blob"] = client.upload(encoded.sha256, encoded.body)  # type: ignore[assignment]
-                finally:
-                    encoded.close()
-            parts.append(frames.encode(FrameKind.INPUT, meta, inline or b""))
+            meta = {"index": index, "blob": references[index]} if index in references else {"index": index}
+            parts.append(frames.encode(FrameKind.INPUT, meta, encoded.inline or b""))
         path, body, pause = Route.CALL_INPUTS.format(call=self.call), b"".join(parts), 0.1
         while True:
             try:
@@ -226,6 +231,20 @@ class MapSession:
                 output.current().waiting(self.call, error.message)
                 blocking.sleep(pause)
                 pause = min(5.0, pause * 2)
+
+    def _upload(self, chunk: list[tuple[int, payload.Payload]]) -> tuple[list[int], list[str]]:
+        """Indices of the inputs that are too large for the request, and where they are now."""
+        client, large = self.target.client, [(index, encoded) for index, encoded in chunk if encoded.inline is None]
+        try:
+            works = [functools.partial(client.upload, encoded.sha256, encoded.body) for _, encoded in large]
+            return [index for index, _ in large], blocking.gather(works, PARALLEL_UPLOADS) if works else []
+        finally:
+            for _, encoded in large:
+                encoded.close()
+            with self._changed:
+                self._files -= sum(isinstance(encoded.body, FileBody) for _, encoded in large)
+            if large:
+                self._put([])  # whoever waits for room may go on
 
     def _read_all(self) -> None:
         client, cursor = self.target.client, 0
@@ -256,7 +275,7 @@ class MapResults:
     def __init__(
         self,
         function: Function,
-        inputs: Iterator[Tuple[Any, ...]],
+        inputs: Iterator[tuple[Any, ...]],
         kwargs: Mapping[str, Any],
         order_outputs: bool,
         return_exceptions: bool,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, AsyncIterator, Mapping, Optional, Sequence, Tuple
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Optional
 
 from squall import blocking
 from squall.mapping import MapSession
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from squall.function import Function
 
 
-async def inputs(iterables: Sequence[Any], starred: bool) -> AsyncIterator[Tuple[Any, ...]]:
+async def inputs(iterables: Sequence[Any], starred: bool) -> AsyncIterator[tuple[Any, ...]]:
     """Argument tuples from plain or asynchronous iterables, until the shortest ends."""
     if starred and len(iterables) != 1:
         raise TypeError(f"starmap() takes one iterable of argument sequences, got {len(iterables)}")
@@ -52,7 +53,9 @@ def _stepper(iterable: Any) -> Any:
 class _LoopSession(MapSession):
     """A map whose caller waits on an event of its loop."""
 
-    def __init__(self, function: Function, kwargs: Mapping[str, Any], order: bool, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, function: Function, kwargs: Mapping[str, Any], order: bool, loop: asyncio.AbstractEventLoop
+    ) -> None:
         super().__init__(function, kwargs, order)
         self._loop = loop
         self.arrival = asyncio.Event()
@@ -66,7 +69,7 @@ class _LoopSession(MapSession):
 
 async def results(
     function: Function,
-    arguments: AsyncIterator[Tuple[Any, ...]],
+    arguments: AsyncIterator[tuple[Any, ...]],
     kwargs: Mapping[str, Any],
     order_outputs: bool,
     return_exceptions: bool,
@@ -116,14 +119,14 @@ async def results(
 _NOT_YET: Any = object()
 
 
-async def _next(arguments: AsyncIterator[Tuple[Any, ...]]) -> Any:
+async def _next(arguments: AsyncIterator[tuple[Any, ...]]) -> Any:
     try:
         return await arguments.__anext__()
     except StopAsyncIteration:
         return _END
 
 
-async def _either(step: "asyncio.Task[Any]", session: Optional[_LoopSession]) -> Any:
+async def _either(step: asyncio.Task[Any], session: Optional[_LoopSession]) -> Any:
     """The next input, or `_NOT_YET` if a result came first."""
     if session is None or step.done():
         return await step

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from typing import TYPE_CHECKING, Iterator, List, Optional
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Optional
 
 if TYPE_CHECKING:
     from squall.http_api import AppStatus, LogEntry
@@ -64,7 +65,7 @@ class PlainOutput(Output):
 
     def _step(self, text: str) -> None:
         if self._steps:
-            print(text, file=sys.stderr, flush=True)  # noqa: T201 - it is the product
+            print(text, file=sys.stderr, flush=True)
 
     def image_log(self, image_id: str, entry: LogEntry) -> None:
         self._step(entry.text.rstrip("\n"))
@@ -76,7 +77,9 @@ class PlainOutput(Output):
         self._step(f"✓ Created function {name}.")
 
     def app_deployed(self, app_id: str, name: str, version: int, unchanged: bool) -> None:
-        self._step(f"✓ Deployment of {name} skipped: no changes." if unchanged else f"✓ Deployed {name} version {version}.")
+        self._step(
+            f"✓ Deployment of {name} skipped: no changes." if unchanged else f"✓ Deployed {name} version {version}."
+        )
 
     def status(self, status: AppStatus) -> None:
         reason = next((pool.waiting for pool in status.pools if pool.waiting), "")
@@ -93,7 +96,7 @@ class PlainOutput(Output):
         self._step("App aborted." if aborted else "✓ App completed.")
 
 
-_active: List[Output] = [Output()]
+_active: list[Output] = [Output()]
 
 
 def current() -> Output:

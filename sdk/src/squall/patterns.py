@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Callable, List, Pattern, Sequence, Tuple
+from collections.abc import Sequence
+from re import Pattern
+from typing import Callable
 
 
 def matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
     """A function that tells whether a path (with `/`, relative to the folder) is matched, itself or by its folder."""
-    rules: List[Tuple[bool, Pattern[str]]] = []
+    rules: list[tuple[bool, Pattern[str]]] = []
     for pattern in patterns:
         pattern = pattern.strip()
         if not pattern or pattern.startswith("#"):

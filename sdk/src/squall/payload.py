@@ -18,7 +18,8 @@ import pickle
 import sys
 import tempfile
 import types
-from typing import IO, Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Type
+from collections.abc import Mapping, Sequence
+from typing import IO, Any, Callable, NamedTuple, Optional
 
 from squall.connection import Body, FileBody
 from squall.errors import DeserializationError, RequestSizeError, SerializationError
@@ -35,7 +36,7 @@ class Spool:
     """Where a pickler writes: memory at first, a temporary file when it gets long. Hashes only what may become a blob."""
 
     def __init__(self) -> None:
-        self._parts: List[bytes] = []
+        self._parts: list[bytes] = []
         self._digest: Optional[Any] = None
         self.file: Optional[IO[bytes]] = None
         self.size = 0
@@ -50,7 +51,7 @@ class Spool:
                 fix="Put the data where the function can read it and pass its name.",
             )
         if self.file is None and self.size > MEMORY_BYTES:
-            self.file = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the payload
+            self.file = tempfile.TemporaryFile()
             self._digest = hashlib.sha256()
             earlier, self._parts = self._parts, []
             for part in earlier:
@@ -66,7 +67,7 @@ class Spool:
             assert self._digest is not None
             self._digest.update(data)
 
-    def payload(self) -> "Payload":
+    def payload(self) -> Payload:
         """What was written."""
         if self.file is not None:
             self.file.flush()
@@ -104,7 +105,7 @@ class _ModuleReference:
     def __init__(self, name: str) -> None:
         self._name = name
 
-    def __reduce__(self) -> Tuple[Any, ...]:
+    def __reduce__(self) -> tuple[Any, ...]:
         return importlib.import_module, (self._name,)
 
 
@@ -114,11 +115,11 @@ class _Attribute:
     def __init__(self, owner: Any, name: str) -> None:
         self._arguments = (owner, name)
 
-    def __reduce__(self) -> Tuple[Any, ...]:
+    def __reduce__(self) -> tuple[Any, ...]:
         return getattr, self._arguments
 
 
-def _script_reference(value: Any, script: str) -> Optional[Tuple[Any, ...]]:
+def _script_reference(value: Any, script: str) -> Optional[tuple[Any, ...]]:
     """How to pickle something that the user's script defines, if it can be found by name there."""
     found: Any = sys.modules.get("__main__")
     *outer, last = value.__qualname__.split(".")
@@ -148,15 +149,15 @@ class _PlainPickler(pickle.Pickler):
         return NotImplemented
 
 
-_cloud_pickler: Optional[Type[Any]] = None
+_cloud_pickler: Optional[type[Any]] = None
 
 
 def _cloud(file: Any, script: Optional[str]) -> Any:
-    global _cloud_pickler  # noqa: PLW0603 - a class that can only be made once cloudpickle is imported
+    global _cloud_pickler
     if _cloud_pickler is None:
-        import cloudpickle
+        import cloudpickle  # type: ignore[import-untyped]
 
-        class CloudPickler(cloudpickle.Pickler):  # type: ignore[misc, name-defined, unused-ignore]
+        class CloudPickler(cloudpickle.Pickler):  # type: ignore[misc]
             script: Optional[str] = None
 
             def reducer_override(self, value: Any) -> Any:
@@ -194,14 +195,18 @@ def encode(value: Any, script: Optional[str] = None) -> Payload:
 
 
 def encode_arguments(
-    args: Sequence[Any], kwargs: Mapping[str, Any], script: Optional[str], names: Callable[[], Sequence[str]], function: str
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    script: Optional[str],
+    names: Callable[[], Sequence[str]],
+    function: str,
 ) -> Payload:
     """The arguments of one input. Raises `SerializationError` naming the argument; `names` gives parameter names."""
     try:
         return encode((tuple(args), dict(kwargs)), script)
     except RequestSizeError:
         raise
-    except Exception as error:  # noqa: BLE001 - __reduce__ and __getstate__ are the user's code
+    except Exception as error:
         raise _culprit(args, kwargs, script, names(), function, error) from error
 
 
@@ -217,9 +222,11 @@ def _culprit(
     for name, value in [*labelled, *kwargs.items()]:
         try:
             encode(value, script).close()
-        except Exception as own:  # noqa: BLE001 - as above
+        except Exception as own:
             kind = type(value).__name__
-            return SerializationError(f"argument {name} of {function}() (a {kind}) cannot be pickled: {own}", argument=name)
+            return SerializationError(
+                f"argument {name} of {function}() (a {kind}) cannot be pickled: {own}", argument=name
+            )
     return SerializationError(f"the arguments of {function}() cannot be pickled: {error}")
 
 
@@ -230,12 +237,12 @@ def decode(encoding: str, data: bytes) -> Any:
     """The value in an inline payload. Raises `DeserializationError`."""
     if encoding == Encoding.PICKLE.value:
         with _loading():
-            return pickle.loads(data)  # noqa: S301 - the user's own function made it
+            return pickle.loads(data)
     with _loading():
         if encoding == Encoding.JSON.value:
             return json.loads(data)
         if encoding == Encoding.MSGPACK.value:
-            import msgpack
+            import msgpack  # type: ignore[import-untyped]
 
             return msgpack.unpackb(data)
     raise DeserializationError(f"a value came in the unknown encoding {encoding!r}")
@@ -246,7 +253,7 @@ def decode_file(encoding: str, file: IO[bytes]) -> Any:
     file.seek(0)
     if encoding == Encoding.PICKLE.value:
         with _loading():
-            return pickle.load(file)  # noqa: S301 - the user's own function made it
+            return pickle.load(file)
     return decode(encoding, file.read())
 
 
@@ -261,8 +268,10 @@ def _loading() -> Any:
         yield
     except (ImportError, AttributeError) as error:
         raise DeserializationError(f"a value arrived that cannot be loaded here: {error}") from error
-    except Exception as error:  # noqa: BLE001 - __setstate__ and constructors are the user's code
-        raise DeserializationError(f"a value arrived that cannot be loaded here: {type(error).__name__}: {error}") from error
+    except Exception as error:
+        raise DeserializationError(
+            f"a value arrived that cannot be loaded here: {type(error).__name__}: {error}"
+        ) from error
 
 
 def script_module() -> Optional[str]:

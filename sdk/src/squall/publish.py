@@ -6,19 +6,26 @@ deployed version is replaced in whole or not at all.
 
 from __future__ import annotations
 
+import base64
+import json
 import sys
-from typing import TYPE_CHECKING, Any, Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Tuple, Union
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple, Optional, Union
 
 from squall import bundle, output
 from squall.app import App, AppState
+from squall.client import BROKEN, Retry
 from squall.cls import Cls
 from squall.declaration import Declaration, is_async
-from squall.errors import ImageBuildError, InvalidError, from_wire as error_from_wire
-from squall.function import Declared, Function
+from squall.errors import InvalidError
+from squall.errors import from_wire as error_from_wire
+from squall.function import Function
 from squall.http_api import LogEntry, PublishApp, PublishedApp, Route
 from squall.image import Image
+from squall.origin import Declared
 from squall.payload import script_module
-from squall.spec import CodeRef, FunctionSpec, ImageSpec, MethodSpec, from_wire, to_wire, validate
+from squall.spec import CodeRef, FunctionSpec, ImageSpec, MethodSpec, ParameterSpec, from_wire, to_wire, validate
 
 if TYPE_CHECKING:
     from squall.session import Session
@@ -78,9 +85,9 @@ def _part(app: App, name: str, raw: Any, declaration: Declaration, handle: Union
     return _Part(name, raw, declaration, image, include, handle)
 
 
-def _upload(session: Session, parts: List[_Part]) -> Dict[str, CodeRef]:
+def _upload(session: Session, parts: list[_Part]) -> dict[str, CodeRef]:
     """The code of every part; what several have in common is uploaded once."""
-    uploaded: Dict[FrozenSet[Tuple[str, str]], Tuple[str, int]] = {}
+    uploaded: dict[frozenset[tuple[str, str]], tuple[str, int]] = {}
     codes = {}
     for part in parts:
         source = bundle.source_of(part.raw, part.include_source)
@@ -95,7 +102,7 @@ def _upload(session: Session, parts: List[_Part]) -> Dict[str, CodeRef]:
     return codes
 
 
-def _build(session: Session, images: Dict[str, ImageSpec]) -> None:
+def _build(session: Session, images: dict[str, ImageSpec]) -> None:
     """Have every image built; images that exist answer at once."""
     shown = output.current()
     for image_id, spec in images.items():
@@ -106,21 +113,24 @@ def _build(session: Session, images: Dict[str, ImageSpec]) -> None:
 
 
 def _build_one(session: Session, image_id: str, spec: ImageSpec) -> None:
-    import json
-
     body = json.dumps({"image": to_wire(spec)}).encode()
-    headers = {"Content-Type": "application/json"}
-    with session.client.stream("POST", Route.IMAGES, headers, body, BUILD_SILENCE_S) as stream:
-        for line in stream.lines():
-            if "error" in line:
-                raise error_from_wire(line["error"])
-            if "image" in line:
-                return
-            output.current().image_log(image_id, log_entry(line))
-    raise ImageBuildError(f"the build of {image_id} ended without a result", fix="Run it again; `squall doctor` checks the builder.")
+    headers, retry = {"Content-Type": "application/json"}, Retry(session.client)
+    while True:
+        try:
+            with session.client.stream("POST", Route.IMAGES, headers, body, BUILD_SILENCE_S) as stream:
+                for line in stream.lines():
+                    retry.progress()
+                    if "error" in line:
+                        raise error_from_wire(line["error"])
+                    if "image" in line:
+                        return
+                    output.current().image_log(image_id, log_entry(line))
+            raise EOFError("the build ended without a result")
+        except BROKEN as error:
+            retry.wait(error)
 
 
-def log_entry(line: Dict[str, Any]) -> LogEntry:
+def log_entry(line: dict[str, Any]) -> LogEntry:
     """A log line; fields of a newer server are left out."""
     return LogEntry(**{name: value for name, value in line.items() if name in LOG_FIELDS})
 
@@ -128,8 +138,8 @@ def log_entry(line: Dict[str, Any]) -> LogEntry:
 def _spec(part: _Part, code: CodeRef) -> FunctionSpec:
     declared, handle = part.declaration, part.handle
     if isinstance(handle, Cls):
-        methods: Tuple[MethodSpec, ...] = handle.method_specs()
-        parameters = handle.parameter_specs()
+        methods: tuple[MethodSpec, ...] = handle.method_specs()
+        parameters = tuple(map(_as_json, handle.parameter_specs()))
     else:
         methods, parameters = (MethodSpec("", handle.is_generator, is_async(part.raw)),), ()
     return validate(
@@ -143,11 +153,18 @@ def _spec(part: _Part, code: CodeRef) -> FunctionSpec:
             resources=declared.resources(),
             scaling=declared.scaling(),
             retry=declared.retry(),
-            timeout_s=declared.timeout,
+            timeout_s=declared.timeout_s(),
             startup_timeout_s=declared.startup_timeout_s(),
             env=declared.variables(),
         )
     )
+
+
+def _as_json(parameter: ParameterSpec) -> ParameterSpec:
+    """JSON has no bytes: a default of that type is tagged, as parameters are in the header of a call."""
+    if not isinstance(parameter.default, bytes):
+        return parameter
+    return replace(parameter, default={"b64": base64.b64encode(parameter.default).decode()})
 
 
 def default_name(app: App) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from squall.declaration import is_number, is_whole
 from squall.errors import InvalidError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class Retries:
         initial_delay: float = 1.0,
         max_delay: float = 60.0,
     ) -> None:
-        if isinstance(max_retries, bool) or not isinstance(max_retries, int) or max_retries < 0:
+        if not is_whole(max_retries) or max_retries < 0:
             raise InvalidError(f"max_retries must be a whole number from 0, got {max_retries!r}")
         _check("backoff_coefficient", backoff_coefficient, 1, 10)
         _check("initial_delay", initial_delay, 0, 60)
@@ -48,5 +49,5 @@ class Retries:
 
 
 def _check(name: str, value: float, least: float, most: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
+    if not is_number(value) or not least <= value <= most:
         raise InvalidError(f"{name} must be {least} to {most}, got {value!r}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from typing import Callable, List, Optional
+from typing import Callable, Optional
 
 from squall import blocking, output, publish, session
 from squall.app import App, AppState
@@ -29,7 +29,7 @@ class Running:
     def __init__(self, app: App, name: Optional[str], detach: bool, environment: Optional[str]) -> None:
         self._app, self._name, self._detach, self._environment = app, name, detach, environment
         self._stack = contextlib.ExitStack()
-        self._threads: List[_Background] = []
+        self._threads: list[_Background] = []
         self._logs: Optional[_Logs] = None
         self._state: Optional[AppState] = None
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from typing import Dict, Iterator, List, NamedTuple, Optional
+from collections.abc import Iterator
+from typing import NamedTuple, Optional
 
 from squall import config
 from squall.client import Client
@@ -24,8 +25,8 @@ class Session(NamedTuple):
 
 
 _lock = threading.Lock()
-_known: Dict[ServerAddress, Session] = {}
-_used: List[ServerAddress] = []
+_known: dict[ServerAddress, Session] = {}
+_used: list[ServerAddress] = []
 
 
 def connect(address: ServerAddress) -> Session:
@@ -51,9 +52,25 @@ def use(address: ServerAddress) -> Iterator[Session]:
         session.client.close()
 
 
+_default: Optional[tuple[tuple[Optional[str], ...], Session]] = None
+"""What was found last, and the variables that it was found with: looking costs more than a call."""
+
+
 def configured() -> Optional[Session]:
     """The session that is set up already: by `use`, by the environment or the file, or a running `squall up`."""
-    address = _used[-1] if _used else config.load().address
+    global _default
+    if _used:
+        return connect(_used[-1])
+    variables = tuple(map(os.environ.get, (config.SERVER_URL, config.TOKEN, config.ENVIRONMENT, config.HOME)))
+    if _default is not None and _default[0] == variables and not _default[1].client.lost:
+        return _default[1]
+    found = _find()
+    _default = None if found is None else (variables, found)
+    return found
+
+
+def _find() -> Optional[Session]:
+    address = config.load().address
     if address is not None:
         return connect(address)
     if not is_local():

@@ -150,6 +150,7 @@ class ParameterSpec:
     """"str", "int", "bool" or "bytes"."""
     has_default: bool = False
     default: Any = None
+    """Of the type bytes: {"b64": text}."""
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ import os
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Deque, Dict, List, NamedTuple, Optional, Tuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from squall.errors import SquallError
 from squall.http_api import Route
+from squall.place import is_local
 
 if TYPE_CHECKING:
     from squall.client import Client
@@ -48,7 +49,7 @@ def begin() -> CallSpan:
     return CallSpan(trace_id or random[:32], random[32:], parent, time.time_ns())
 
 
-def _parent() -> Tuple[str, str]:
+def _parent() -> tuple[str, str]:
     """(trace id, span id) of the user's current span, or in a container of the running attempt."""
     # Only if user code imported it: importing OpenTelemetry here would cost every program 100 ms.
     trace = sys.modules.get("opentelemetry.trace")
@@ -56,8 +57,8 @@ def _parent() -> Tuple[str, str]:
         context = trace.get_current_span().get_span_context()
         if context.is_valid:
             return f"{context.trace_id:032x}", f"{context.span_id:016x}"
-    current = current_input()
-    parts = str(getattr(current, "traceparent", "") or "").split("-")
+    # The runner sets it while it runs one input at a time.
+    parts = ("" if is_local() else os.environ.get("TRACEPARENT", "")).split("-")
     return (parts[1], parts[2]) if len(parts) == 4 else ("", "")
 
 
@@ -72,23 +73,30 @@ class Recorder:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._queue: Deque[Dict[str, Any]] = collections.deque(maxlen=QUEUE_BATCHES)
+        self._queue: collections.deque[dict[str, Any]] = collections.deque(maxlen=QUEUE_BATCHES)
         self._wake = threading.Event()
         self._posting = threading.Lock()
         self._started = False
 
-    def call_ended(self, span: CallSpan, call: str, function: str, decode_ns: Tuple[int, int], error: str) -> None:
+    def call_ended(self, span: CallSpan, call: str, function: str, decode_ns: tuple[int, int], error: str) -> None:
         """Record a call that ended now."""
-        attributes: Dict[str, Any] = {"span_id": span.span_id, "function": function}
+        attributes: dict[str, Any] = {"span_id": span.span_id, "function": function}
         if span.parent_span_id:
             attributes["parent_span_id"] = span.parent_span_id
         if error:
             attributes["error"] = error
-        rows: List[List[Any]] = [[CALL, "", SERVICE, span.start_ns, time.time_ns() - span.start_ns, attributes]]
+        rows: list[list[Any]] = [[CALL, "", SERVICE, span.start_ns, time.time_ns() - span.start_ns, attributes]]
         if decode_ns[1]:
             rows.append([RESULT_DECODE, "", SERVICE, decode_ns[0], decode_ns[1] - decode_ns[0], {}])
         self._queue.append(
-            {"trace_id": span.trace_id, "parent_id": span.span_id, "call": call, "index": 0, "attempt": "", "rows": rows}
+            {
+                "trace_id": span.trace_id,
+                "parent_id": span.span_id,
+                "call": call,
+                "index": 0,
+                "attempt": "",
+                "rows": rows,
+            }
         )
         if not self._started:
             self._start()

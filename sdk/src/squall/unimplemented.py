@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Mapping, NoReturn, Tuple
+from collections.abc import Mapping
+from typing import Any, NoReturn
 
 from squall.errors import DeprecationError, UnimplementedArgument, UnimplementedError
 
@@ -33,7 +34,7 @@ VALUES_INSTEAD = "Pass data as arguments and results; they may be large (they go
 ENV_INSTEAD = "Pass settings with `env={...}` of the function or `Image.env`; do not put secrets in code."
 WEB_INSTEAD = "Call the function with `.remote()` from your own web server for now."
 
-TOP_LEVEL: Dict[str, str] = {
+TOP_LEVEL: dict[str, str] = {
     "Volume": VALUES_INSTEAD,
     "CloudBucketMount": VALUES_INSTEAD,
     "NetworkFileSystem": VALUES_INSTEAD,
@@ -48,7 +49,7 @@ TOP_LEVEL: Dict[str, str] = {
     "Proxy": "Route the machines of your nodes as you need it.",
     "Server": WEB_INSTEAD,
     "Tunnel": WEB_INSTEAD,
-    "Cluster": "Ask for several GPUs of one machine with `gpu=\"H100:8\"`.",
+    "Cluster": 'Ask for several GPUs of one machine with `gpu="H100:8"`.',
     "Client": "Set SQUALL_SERVER_URL and SQUALL_TOKEN.",
     "Environment": "Choose the environment with SQUALL_ENVIRONMENT or `environment_name=`.",
     "Workspace": "A token belongs to one workspace.",
@@ -59,7 +60,7 @@ TOP_LEVEL: Dict[str, str] = {
     "fastapi_endpoint": WEB_INSTEAD,
     "web_server": WEB_INSTEAD,
     "batched": "Call the function with lists, or let it take several inputs with `@squall.concurrent`.",
-    "clustered": "Ask for several GPUs of one machine with `gpu=\"H100:8\"`.",
+    "clustered": 'Ask for several GPUs of one machine with `gpu="H100:8"`.',
     "sessioned": WEB_INSTEAD,
     "forward": WEB_INSTEAD,
     "interact": "Run the function on your machine with `.local()` to debug it.",
@@ -67,7 +68,7 @@ TOP_LEVEL: Dict[str, str] = {
     "billing": "squall runs on your machines; there is no bill.",
 }
 
-FUNCTION_KEYWORDS: Dict[str, Tuple[Tuple[Any, ...], str]] = {
+FUNCTION_KEYWORDS: dict[str, tuple[tuple[Any, ...], str]] = {
     # name: (values that mean "not used", what to do instead)
     "schedule": ((None,), "Start the function from cron with `squall run --detach`."),
     "secrets": ((None, (), []), ENV_INSTEAD),
@@ -84,7 +85,10 @@ FUNCTION_KEYWORDS: Dict[str, Tuple[Tuple[Any, ...], str]] = {
         (False, None),
         "Remove it: containers are forked from a template that has done the imports anyway.",
     ),
-    "single_use_containers": ((False, None), "Clean up at the end of the function, or start a subprocess for each input."),
+    "single_use_containers": (
+        (False, None),
+        "Clean up at the end of the function, or start a subprocess for each input.",
+    ),
     "max_inputs": ((None,), "Clean up at the end of the function, or start a subprocess for each input."),
     "block_network": ((False, None), "Remove it: containers use the network of their machine."),
     "restrict_modal_access": ((False, None), "Remove it."),
@@ -114,7 +118,7 @@ RENAMED_TOP_LEVEL: Mapping[str, str] = {
 }
 
 
-def refuse_keywords(where: str, keywords: Mapping[str, Any], known: Mapping[str, Tuple[Tuple[Any, ...], str]]) -> None:
+def refuse_keywords(where: str, keywords: Mapping[str, Any], known: Mapping[str, tuple[tuple[Any, ...], str]]) -> None:
     """Raise for every keyword that is left: not built, renamed or unknown. A value that means "not used" is fine."""
     for name, value in keywords.items():
         if name in known:
@@ -132,8 +136,6 @@ def missing_method(name: str, instead: str) -> Any:
     return Missing(name, instead)
 
 
-def missing_classmethods(owner: str, names: Mapping[str, str]) -> Dict[str, Any]:
+def missing_classmethods(owner: str, names: Mapping[str, str]) -> dict[str, Any]:
     """Several of them, by name."""
     return {name: Missing(f"{owner}.{name}", instead) for name, instead in names.items()}
-
-

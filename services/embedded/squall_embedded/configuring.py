@@ -30,12 +30,6 @@ PACKAGES: Mapping[str, tuple[str, str]] = {
 }
 
 
-def run_of(name: str) -> Run:
-    """A service's `run(settings, bus, context)`."""
-    run: Run = importlib.import_module(f"{PACKAGES[name][0]}.service").run
-    return run
-
-
 def settings_class(name: str) -> type[ServiceSettings]:
     """A service's settings."""
     package, cls = PACKAGES[name]

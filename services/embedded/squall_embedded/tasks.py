@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
+from squall_autoscaler import service as autoscaler
+from squall_builder import service as builder
 from squall_bus import Bus
 from squall_embedded import configuring
 from squall_embedded.site import Publish, Site
+from squall_gateway import service as gateway
+from squall_gpu_agent import service as agent
+from squall_scheduler import service as scheduler
 from squall_service.run import Service, ServiceContext, start
 from squall_service.telemetry import TelemetrySettings, open_telemetry
 
 GRACE_S = 5.0
 """Of each service; what has not drained by then is cancelled."""
+RUNS: Mapping[str, configuring.Run] = {
+    "gateway": gateway.run,
+    "gpu-agent": agent.run,
+    "scheduler": scheduler.run,
+    "autoscaler": autoscaler.run,
+    "builder": builder.run,
+}
 
 
 @asynccontextmanager
@@ -48,7 +60,7 @@ async def run_services(site: Site, bus: Bus, publish: Publish) -> AsyncIterator[
 
 
 def _service(name: str, site: Site, bus: Bus) -> Service[Any]:
-    run = configuring.run_of(name)
+    run = RUNS[name]
     settings = configuring.settings_class(name).load(**configuring.keywords(name, site))
 
     async def main(context: ServiceContext[Any]) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from squall.http_api import parse_blob_ref
 from squall.ids import shard_of
-from squall_bus import Bus, Published, Record, SubjectTaken
+from squall_bus import Bus, BusError, Published, Record, SubjectTaken
 from squall_contracts import spans, subjects
 from squall_contracts.calls import DEADLINE_HEADER, CallRequested, SpanVector
 from squall_gateway.blobs import Blobs
@@ -91,9 +91,7 @@ class Acceptor:
         [duplicate] = await self._publish(call, target, [self._record(call, target, given, terms)])
         return Accepted(duplicate, trace_id, parent_id, began_ns, now_ns(self.clock))
 
-    async def accept_many(
-        self, call: CallHeaders, target: Target, given: Sequence[Input], received_ns: int
-    ) -> int:
+    async def accept_many(self, call: CallHeaders, target: Target, given: Sequence[Input], received_ns: int) -> int:
         """A chunk of a map; how many are in the journal now. Raises if any is not."""
         deadline = await self._admit(call, target, given)
         trace_id, parent_id = trace_of(call)
@@ -184,10 +182,16 @@ class Acceptor:
         if not self.pools.is_ready(pool, shard):
             # Removed as idle while we wrote: without its consumer nobody would ever see the input.
             await self.pools.ensure(target.pool, shard)
-        for outcome in outcomes:
-            if not isinstance(outcome, Published | SubjectTaken):
-                raise outcome
-        return [isinstance(outcome, SubjectTaken) or outcome.duplicate for outcome in outcomes]
+        return [was_there(outcome) for outcome in outcomes]
+
+
+def was_there(outcome: Published | BusError) -> bool:
+    """Whether the journal had the input before. Raises what kept it from having it."""
+    if isinstance(outcome, Published):
+        return outcome.duplicate
+    if isinstance(outcome, SubjectTaken):
+        return True
+    raise outcome
 
 
 def trace_of(call: CallHeaders) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""The blob store: payloads above the inline limit, and code, named by their SHA-256. Streams; holds one chunk at a time.
+"""The blob store: payloads above the inline limit, and code, by their SHA-256. Streams; holds one chunk at a time.
 
 A blob is there in full, verified and on disk, or not at all.
 """

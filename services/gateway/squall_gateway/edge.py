@@ -16,6 +16,7 @@ from squall.errors import InternalError, SquallError
 from squall_contracts.functions import TokenRecord
 from squall_gateway.answers import Send, error_body, error_headers, public, send_whole
 from squall_gateway.auth import Tokens
+from squall_gateway.call_headers import check_client_version
 from squall_gateway.metrics import Requests
 from squall_gateway.waits import Receive
 from squall_service.telemetry import log
@@ -24,7 +25,7 @@ Scope = MutableMapping[str, Any]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 REQUEST_ID = b"x-request-id"
-TOKEN = "squall.token"  # noqa: S105 — a key of the scope
+TOKEN = "squall.token"
 REQUEST = "squall.request"
 PREFIX = "/v1/"
 
@@ -70,9 +71,12 @@ NOBODY = TokenRecord(workspace="", name="", scope="", created_at=0.0)
 class Edge:
     """The ASGI application."""
 
-    def __init__(self, tokens: Tokens, requests: Requests, hot: dict[tuple[str, str], Handler], rest: App) -> None:
+    def __init__(
+        self, tokens: Tokens, requests: Requests, version: str, hot: dict[tuple[str, str], Handler], rest: App
+    ) -> None:
         self._tokens = tokens
         self._requests = requests
+        self._version = version
         self._hot = hot
         """By method and path; `*` stands for a call id."""
         self._rest = rest
@@ -99,6 +103,7 @@ class Edge:
     async def _answer(self, exchange: Exchange) -> str:
         path: str = exchange.scope["path"]
         if path.startswith(PREFIX):
+            check_client_version(exchange.headers, self._version)
             exchange.token = await self._tokens.check(_header(exchange, b"authorization"), path)
         pattern, call = split_path(path)
         handler = self._hot.get((exchange.scope["method"], pattern))

@@ -10,7 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from squall.errors import DataLossError, NotFoundError, ServiceError, SquallError
@@ -161,7 +161,7 @@ class Generators:
     draining: asyncio.Event
     start: Callable[[Coroutine[Any, Any, None]], object]
     """Runs work in the service's task group."""
-    streams: dict[str, ItemStream]
+    streams: dict[str, ItemStream] = field(default_factory=dict)
 
     async def answer(
         self, exchange: Exchange, call: CallHeaders, target: Target, given: Input, received_ns: int

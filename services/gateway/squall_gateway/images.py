@@ -1,4 +1,4 @@
-"""Images: asks for what is not built yet, and tells how the build goes. The builder builds and owns the bucket `images`."""
+"""Images: asks for what is not built, and tells how the build goes. The builder builds, and owns the bucket `images`."""
 
 from __future__ import annotations
 
@@ -76,10 +76,10 @@ class Images:
         until = self._clock.monotonic() + UNCHANGED_S
         while True:
             revision, record = await self._known(image)
-            if record is not None and record.state in (READY, FAILED):
-                if revision != stale or self._clock.monotonic() > until:
-                    await found.put(record)
-                    return
+            ended = record if record is not None and record.state in (READY, FAILED) else None
+            if ended is not None and (revision != stale or self._clock.monotonic() > until):
+                await found.put(ended)
+                return
             await self._clock.sleep(POLL_S)
 
 

@@ -58,9 +58,7 @@ class Loads:
         return load
 
     def _may_refuse(self, load: PoolLoad, inputs: int) -> bool:
-        return (
-            load.pending + inputs > self._limits.pending or load.open_sync + inputs > self._limits.pending_sync
-        )
+        return load.pending + inputs > self._limits.pending or load.open_sync + inputs > self._limits.pending_sync
 
     async def _sample(self, pool: str, load: PoolLoad, now: float) -> None:
         load.sampled_at = now

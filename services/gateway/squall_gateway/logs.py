@@ -24,8 +24,6 @@ from squall_gateway.results import closing
 ANY = "*"
 QUIET_S = 1.0
 """After so long without a line a followed app is asked whether it is over."""
-LAST_LINES_S = 10.0
-"""How long lines may still be on their way when an app's last container is gone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +93,16 @@ class Logs:
             if idle_s > QUIET_S:
                 return
 
-    async def _read(self, query: LogQuery, *, follow: bool, idle_timeout_s: float | None) -> AsyncGenerator[LogEntry, None]:
+    async def end(self, app: str) -> tuple[int, int]:
+        """The cursor behind everything that is there now."""
+        topology = self._bus.topology
+        shard = subjects.shard_of_name(app, topology.shards)
+        info = await self._bus.stream_info(subjects.logs_stream(topology.region, shard))
+        return info.last_seq + 1, -1
+
+    async def _read(
+        self, query: LogQuery, *, follow: bool, idle_timeout_s: float | None
+    ) -> AsyncGenerator[LogEntry, None]:
         topology = self._bus.topology
         shard = subjects.shard_of_name(query.app, topology.shards)
         wanted = subjects.logs_of_app(topology.region, shard, query.app)

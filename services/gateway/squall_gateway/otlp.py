@@ -37,9 +37,7 @@ _SCOPE = InstrumentationScope("squall")
 _REMOTE = TraceFlags(TraceFlags.SAMPLED)
 
 
-def open_exporter(
-    endpoint: str, protocol: Literal["grpc", "http"], headers: Mapping[str, str]
-) -> SpanExporter:
+def open_exporter(endpoint: str, protocol: Literal["grpc", "http"], headers: Mapping[str, str]) -> SpanExporter:
     """A client of the collector. Imported late: 100 ms that only those pay who export."""
     if protocol == "grpc":
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as Grpc

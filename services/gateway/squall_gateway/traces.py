@@ -1,4 +1,4 @@
-"""Traces: the spans of a call, from their rows, and its critical path. Reads SPANS by trace id; writes what SDKs send."""
+"""Traces: the spans of a call and its critical path. Reads SPANS by trace id, stores what SDKs send."""
 
 from __future__ import annotations
 
@@ -113,4 +113,6 @@ def _check_row(row: object) -> None:
     match row:
         case [str(), str(), str(), int(), int(), dict()]:
             return
+        case _:
+            pass
     raise InvalidError(f"not a row of [name, parent, service, start ns, duration ns, attributes]: {row!r}"[:300])

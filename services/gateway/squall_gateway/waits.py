@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from squall.ids import shard_of
@@ -16,7 +16,6 @@ from squall_bus import Bus, Message
 from squall_bus.subscribing import Subscription
 from squall_contracts import subjects
 from squall_contracts.subjects import parse_call
-from squall_service.clock import Clock
 
 REREAD_S = 5.0
 MAX_REREAD_S = 40.0
@@ -102,13 +101,12 @@ class Wait:
 class Waits:
     """Every open wait of this gateway."""
 
-    def __init__(self, bus: Bus, clock: Clock, start: Callable[[Any], object]) -> None:
+    def __init__(self, bus: Bus, start: Callable[[Coroutine[Any, Any, None]], object]) -> None:
         self.bus = bus
         self.loop = asyncio.get_running_loop()
         self.inbox = bus.new_inbox()
         self.start = start
         """Runs a coroutine in the service's task group."""
-        self._clock = clock
         self._open: dict[str, list[Wait]] = {}
         self._reread_all = False
         self._draining = False

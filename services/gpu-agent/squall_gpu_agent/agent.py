@@ -29,6 +29,7 @@ from squall_gpu_agent.leases import TICK_S, Leases
 from squall_gpu_agent.logs import Logs
 from squall_gpu_agent.metering import Metering
 from squall_gpu_agent.metrics import Metrics
+from squall_gpu_agent.outbox import Outbox
 from squall_gpu_agent.pending import PendingCalls
 from squall_gpu_agent.pools import Pools, PoolWork
 from squall_gpu_agent.records import Records
@@ -58,11 +59,12 @@ class Agent:
         self.identity = Identity(node=settings.node_name(), region=bus.topology.region, shards=bus.topology.shards)
         self.tasks = Tasks(group)
         self.records = Records(bus)
+        self.outbox = Outbox(bus)
         self.leases = Leases(clock, self.tasks)
         self.cancels = Cancels(clock)
         self.logs = Logs(bus, self.identity, clock)
-        self.metering = Metering(bus, self.identity, clock, metrics)
-        self.events = Events(bus, self.identity, clock)
+        self.metering = Metering(self.outbox, self.identity, clock, metrics)
+        self.events = Events(self.outbox, self.identity, clock)
         self.blobs = Blobs(_store(settings))
         self.tokens = ContainerTokens(bus, self.identity, clock)
         self.stats = Stats(bus, self.identity, clock, lambda: self.pools)
@@ -214,6 +216,7 @@ class Agent:
         await self.pools.close()
         await self.tokens.revoke()
         self.metering.tick()
+        self.outbox.flush()
         await self.bus.flush(FLUSH_S)
         await self.facts.remove()
 

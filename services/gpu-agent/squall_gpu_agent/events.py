@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from squall_bus import Bus
 from squall_contracts import subjects
 from squall_contracts.calls import CallEvent, CallRequested
 from squall_gpu_agent.held import Held
 from squall_gpu_agent.identity import Identity
+from squall_gpu_agent.outbox import Outbox
 from squall_service.clock import Clock
 
 
 class Events:
     """Publishes events of inputs."""
 
-    def __init__(self, bus: Bus, identity: Identity, clock: Clock) -> None:
-        self._bus = bus
+    def __init__(self, outbox: Outbox, identity: Identity, clock: Clock) -> None:
+        self._outbox = outbox
         self._identity = identity
         self._clock = clock
 
@@ -45,4 +45,4 @@ class Events:
             detail=detail,
         )
         subject = subjects.event(self._identity.region, request.workspace, request.call, request.index)
-        self._bus.publish_soon(subject, message.encode())
+        self._outbox.put(subject, message)

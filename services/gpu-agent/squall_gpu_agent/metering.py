@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from squall_bus import Bus
 from squall_contracts import subjects
 from squall_contracts.calls import SpanVector
 from squall_contracts.spans import (
@@ -20,6 +19,7 @@ from squall_gpu_agent.containers import PooledContainer
 from squall_gpu_agent.held import Held
 from squall_gpu_agent.identity import Identity
 from squall_gpu_agent.metrics import Metrics
+from squall_gpu_agent.outbox import Outbox
 from squall_service.clock import Clock
 
 SERVICE = "gpu-agent"
@@ -29,8 +29,8 @@ RUNNER = "runner"
 class Metering:
     """Publishes traces and usage of attempts."""
 
-    def __init__(self, bus: Bus, identity: Identity, clock: Clock, metrics: Metrics) -> None:
-        self._bus = bus
+    def __init__(self, outbox: Outbox, identity: Identity, clock: Clock, metrics: Metrics) -> None:
+        self._outbox = outbox
         self._identity = identity
         self._clock = clock
         self._metrics = metrics
@@ -55,7 +55,7 @@ class Metering:
                 attempt=held.attempt,
                 rows=rows(held, end, container, self._identity.node),
             )
-            self._bus.publish_soon(subjects.spans(self._identity.region, trace_id), batch.encode())
+            self._outbox.put(subjects.spans(self._identity.region, trace_id), batch)
 
     def _use(self, held: Held, container: PooledContainer, outcome: str) -> None:
         function = container.function
@@ -81,7 +81,7 @@ class Metering:
         usage, self._usage = self._usage, {}
         for function_id, (head, intervals) in usage.items():
             message = UsageIntervals(**{**head.__dict__, "intervals": intervals})
-            self._bus.publish_soon(subjects.usage(self._identity.region, function_id), message.encode())
+            self._outbox.put(subjects.usage(self._identity.region, function_id), message)
 
 
 def rows(held: Held, end: End, container: PooledContainer, node: str) -> SpanVector:

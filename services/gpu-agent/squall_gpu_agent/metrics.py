@@ -1,28 +1,45 @@
-"""Metrics of the agent. Names are API."""
+"""Metrics of the agent. Names are API.
+
+What happens on the call path is counted in plain integers and read when somebody scrapes: recording one value with
+OpenTelemetry costs 40 us, a sixth of what the agent may spend on a call.
+"""
 
 from __future__ import annotations
 
-from opentelemetry.metrics import Meter
+from collections import Counter
+from collections.abc import Iterable
+
+from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
 
 class Metrics:
     """Counters and histograms, made once."""
 
     def __init__(self, meter: Meter) -> None:
-        self._attempts = meter.create_counter("squall_attempts", description="Attempts that ended, by outcome")
-        self._durations = meter.create_histogram("squall_attempt_seconds", unit="s", description="Time in user code")
+        self._attempts: Counter[str] = Counter()
+        self._seconds: dict[str, float] = {}
+        meter.create_observable_counter(
+            "squall_attempts", [self._observe_attempts], description="Attempts that ended, by outcome"
+        )
+        meter.create_observable_counter(
+            "squall_attempt_seconds", [self._observe_seconds], unit="s", description="Time in user code, by outcome"
+        )
         self._starts = meter.create_counter("squall_container_starts", description="Containers started, by result")
         self._start_times = meter.create_histogram(
-            "squall_container_start_seconds", unit="s", description="Cold starts"
+            "squall_container_start_seconds", unit="s", description="Time from an accepted claim to ready"
         )
         self._refusals = meter.create_counter("squall_claims_refused", description="Proposed containers refused")
-        self._labels: dict[str, dict[str, str]] = {}
 
     def attempt_ended(self, outcome: str, run_s: float) -> None:
         """One attempt."""
-        labels = self._labels.setdefault(outcome, {"outcome": outcome})
-        self._attempts.add(1, labels)
-        self._durations.record(max(0.0, run_s))
+        self._attempts[outcome] += 1
+        self._seconds[outcome] = self._seconds.get(outcome, 0.0) + max(0.0, run_s)
+
+    def _observe_attempts(self, _: CallbackOptions) -> Iterable[Observation]:
+        return [Observation(count, {"outcome": outcome}) for outcome, count in self._attempts.items()]
+
+    def _observe_seconds(self, _: CallbackOptions) -> Iterable[Observation]:
+        return [Observation(seconds, {"outcome": outcome}) for outcome, seconds in self._seconds.items()]
 
     def container_started(self, how: str, start_s: float) -> None:
         """A container became ready."""

@@ -196,6 +196,9 @@ class Pool:
             return
         demand = self._demand()
         self._return_waiting()
+        asked = sum(puller.outstanding for puller in self._pullers)
+        if not demand.worth_asking(asked) and not probe:
+            return
         self._turn += 1
         wants = shares(demand.capacity, self._backlogs, turn=self._turn, probe=probe)
         for puller, want in zip(self._pullers, wants, strict=True):

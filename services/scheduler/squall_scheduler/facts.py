@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from squall.spec import FunctionSpec
 from squall_contracts.builds import ImageRecord
 from squall_contracts.functions import AppRecord, FunctionRecord, PoolRecord
 from squall_contracts.nodes import ClaimState, ContainerClaim, ContainerStats, NodeFact
@@ -98,6 +99,21 @@ class Facts:
     def containers(self) -> int:
         """How many claims there are."""
         return sum(len(claims) for claims in self._claims.values())
+
+    def has_container(self, pool: PoolId) -> bool:
+        """Whether anything of the pool may be running."""
+        return any(claim.holding for claim in self._claims.get(pool, {}).values())
+
+    def waiting(self, pool: PoolId) -> str:
+        """Why the pool's inputs wait; empty if nobody knows."""
+        verdict = self._verdicts.get(pool)
+        return verdict.message if verdict else ""
+
+    def spec(self, pool: PoolId) -> FunctionSpec | None:
+        """What the pool's function declares."""
+        record = self._records.get(pool)
+        function = self._functions.get(record.function_id) if record else None
+        return function.spec if function else None
 
     # ------------------------------------------------------------------ nodes
 

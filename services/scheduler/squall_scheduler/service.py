@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from squall.errors import InvalidError
+from squall.ids import new_id
 from squall_bus import Bus, Change, connect
 from squall_contracts import subjects, topology
 from squall_contracts.builds import IMAGES
@@ -13,13 +14,18 @@ from squall_contracts.functions import APPS, SPECS
 from squall_contracts.nodes import CONTAINERS, NODES
 from squall_contracts.scaling import DESIRED, VERDICTS
 from squall_scheduler.handlers import Scheduler
+from squall_scheduler.reconciler import Reconciler
 from squall_scheduler.settings import SchedulerSettings
+from squall_service.clock import Clock
 from squall_service.health import serve_health
+from squall_service.leases import LeaderLease, Leadership
 from squall_service.run import ServiceContext
 from squall_service.settings import BusConnection
 from squall_service.telemetry import log
 
 SYNC_S = 30.0
+LEASE = "reconciler"
+RECONCILE_S = 1.0
 
 
 async def serve(context: ServiceContext[SchedulerSettings]) -> None:
@@ -45,12 +51,42 @@ async def run(settings: SchedulerSettings, bus: Bus, context: ServiceContext[Sch
     stats = await bus.subscribe(subjects.all_stats(bus.topology.region), scheduler.on_stats)
     worker = context.start(scheduler.work(), "scheduler worker")
     context.start(_tick(scheduler, settings, context), "scheduler tick")
+    reconciling = _start_reconcilers(bus, scheduler, context) if settings.reconcile else []
     scheduler.look_at(*scheduler.facts.pools())
     context.ready()
     await context.stopping.wait()
     stop_listening()
     await stats.close()
     worker.cancel()
+    for task in reconciling:
+        task.cancel()
+    if reconciling:
+        await asyncio.wait(reconciling)  # each gives its lease back
+
+
+def _start_reconcilers(
+    bus: Bus, scheduler: Scheduler, context: ServiceContext[SchedulerSettings]
+) -> list[asyncio.Task[None]]:
+    """One for each shard, active wherever its lease is."""
+    holder = new_id("sc")
+    shards = range(bus.topology.shards)
+    return [context.start(_reconcile(bus, scheduler, context.clock, n, holder), f"reconciler {n}") for n in shards]
+
+
+async def _reconcile(bus: Bus, scheduler: Scheduler, clock: Clock, shard: int, holder: str) -> None:
+    async def lead(leadership: Leadership) -> None:
+        reconciler = Reconciler(bus, scheduler.facts, clock, shard)
+        stop_listening = bus.on_reconnect(reconciler.on_connected)
+        await reconciler.tail.start()
+        try:
+            while leadership.holds():
+                await reconciler.tick()
+                await clock.sleep(RECONCILE_S)
+        finally:
+            stop_listening()
+            await reconciler.tail.close()
+
+    await LeaderLease(bus, f"{LEASE}-{subjects.shard_token(shard)}", holder, clock=clock).run(lead)
 
 
 async def _watch_all(bus: Bus, scheduler: Scheduler, context: ServiceContext[SchedulerSettings]) -> None:

@@ -213,3 +213,21 @@ class Cluster:
 def milli(cores: float) -> int:
     """Cores in thousandths, rounded up: a request is never counted as less than it is."""
     return math.ceil(round(cores * 1000, 6))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sighting:
+    """What is known of an accepted input without a result."""
+
+    deadline: float
+    """After this it must not start."""
+    over_at: float
+    """After this no attempt of it can still be running, whatever happened."""
+    queued: bool
+    """It is in WORK: it waits, or an agent has a lease on it."""
+    delivered: bool = False
+    """It was given to an agent at least once."""
+    missing_since: float = 0.0
+    """Since when it is known not to be in WORK."""
+    pool_alive: bool = False
+    """Its pool has a container."""

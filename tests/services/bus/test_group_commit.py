@@ -11,7 +11,7 @@ from squall_bus import Bus, BusError, Published, Record, SubjectTaken, WrongRevi
 
 def padding(stem: str) -> list[Record]:
     """Enough other records to make a batch: a few go out singly, because that is faster."""
-    return [Record(f"{stem}.padding.{n}", b"x") for n in range(20)]
+    return [Record(f"{stem}.padding.{n}", b"x") for n in range(30)]
 
 
 async def test_records_that_wait_at_the_same_time_become_one_write(bus: Bus) -> None:
@@ -49,12 +49,12 @@ async def test_a_batch_longer_than_the_servers_limit_is_split(bus: Bus) -> None:
 async def test_one_refused_record_does_not_keep_the_others_of_its_batch_from_being_stored(bus: Bus) -> None:
     await bus.publish("first.3", b"taken")
 
-    outcomes = await bus.publish_batch([Record(f"first.{n}", b"x", None, f"id-{n}") for n in range(20)])
+    outcomes = await bus.publish_batch([Record(f"first.{n}", b"x", None, f"id-{n}") for n in range(30)])
 
     assert isinstance(outcomes[3], SubjectTaken)
     assert [n for n, outcome in enumerate(outcomes) if not isinstance(outcome, Published)] == [3]
     assert bus.stats.batches_refused == 1
-    assert (await bus.stream_info("FIRST")).messages == 20
+    assert (await bus.stream_info("FIRST")).messages == 30
 
 
 async def test_two_records_for_one_subject_in_a_batch_the_first_wins(bus: Bus) -> None:
@@ -85,7 +85,7 @@ async def test_a_failed_expectation_inside_a_batch_is_that_records_outcome_alone
 
     assert isinstance(outcomes[-2], WrongRevision)
     assert await bus.get_last("LOG", "log.b") is None
-    assert (await bus.stream_info("LOG")).messages == 21
+    assert (await bus.stream_info("LOG")).messages == 31
 
 
 async def test_a_held_expectation_inside_a_batch_is_kept(bus: Bus) -> None:
@@ -99,7 +99,7 @@ async def test_a_held_expectation_inside_a_batch_is_kept(bus: Bus) -> None:
 
 
 async def test_ttl_is_kept_in_a_batch(bus: Bus) -> None:
-    await bus.publish_batch([Record(f"first.{n}", b"x", None, None, 30) for n in range(20)])
+    await bus.publish_batch([Record(f"first.{n}", b"x", None, None, 30) for n in range(30)])
 
     stored = await bus.get_last("FIRST", "first.1")
     assert stored is not None
@@ -107,7 +107,7 @@ async def test_ttl_is_kept_in_a_batch(bus: Bus) -> None:
 
 
 async def test_batch_headers_of_the_bus_are_not_shown_to_readers(bus: Bus) -> None:
-    await bus.publish_batch([Record(f"log.{n}", b"x", {"mine": "1"}) for n in range(20)])
+    await bus.publish_batch([Record(f"log.{n}", b"x", {"mine": "1"}) for n in range(30)])
 
     async for stored in bus.read("LOG"):
         assert not [name for name in stored.headers if name.startswith("Nats-Batch")]
@@ -122,14 +122,14 @@ async def test_streams_without_batches_take_concurrent_records_singly(bus: Bus) 
 
 
 async def test_a_batch_reaches_a_stream_that_sources_it(bus: Bus) -> None:
-    await bus.publish_batch([Record(f"first.{n}", b"x") for n in range(20)])
+    await bus.publish_batch([Record(f"first.{n}", b"x") for n in range(30)])
 
     async def there() -> bool:
-        return (await bus.stream_info("WORK")).messages == 20
+        return (await bus.stream_info("WORK")).messages == 30
 
     await eventually(there)
     found = [stored async for stored in bus.read("WORK")]
-    assert {stored.subject for stored in found} == {f"first.{n}" for n in range(20)}
+    assert {stored.subject for stored in found} == {f"first.{n}" for n in range(30)}
 
 
 async def test_publishing_faster_than_the_queue_allows_is_refused_at_once(bus: Bus) -> None:

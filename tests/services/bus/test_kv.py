@@ -9,6 +9,7 @@ from tests.support.eventually import eventually
 from tests.support.nats_server import NatsServer
 
 from squall_bus import Bus, Change, KeyExists, NotFound, Watch, WrongRevision
+from squall_bus.wire import BadMessage
 
 
 async def test_put_get_delete(bus: Bus) -> None:
@@ -129,6 +130,15 @@ async def test_more_entries_than_the_server_gives_at_once(bus: Bus) -> None:
 async def test_a_bucket_that_is_not_in_the_topology(bus: Bus) -> None:
     with pytest.raises(NotFound):
         bus.kv("nope")
+
+
+@pytest.mark.parametrize("key", ["", "a b", "a..b", ".a", "a.", "a.*", ">", "ä"])
+async def test_a_key_that_is_not_one_is_refused(bus: Bus, key: str) -> None:
+    kv = bus.kv("config")
+    with pytest.raises(BadMessage):
+        await kv.put(key, b"")
+    with pytest.raises(BadMessage):
+        await kv.get(key)
 
 
 # ---------------------------------------------------------------------- watching

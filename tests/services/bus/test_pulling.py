@@ -155,6 +155,25 @@ async def test_in_progress_is_not_confirmed_by_a_server_that_does_not_answer(wor
             server.resume()
 
 
+async def test_a_confirmation_does_not_mean_that_the_message_is_still_ours(work: Bus) -> None:
+    """What the server does (2.15.1), and why fencing goes by time: a stale attempt is confirmed as well."""
+    await put(work, 1)
+    stale: list[Delivery] = []
+    fresh: list[Delivery] = []
+    async with (
+        await work.pull("WORK", "w", stale.append) as first,
+        await work.pull("WORK", "w", fresh.append) as second,
+    ):
+        first.want(1)
+        await eventually(lambda: len(stale) == 1)
+        second.want(1)
+        await eventually(lambda: len(fresh) == 1)
+        assert fresh[0].num_delivered == 2
+        assert await stale[0].in_progress()
+        assert await fresh[0].ack_confirmed()
+        assert await stale[0].in_progress()
+
+
 async def test_wanting_again_tops_up_and_never_asks_for_more_than_that(work: Bus) -> None:
     got: list[Delivery] = []
     async with await work.pull("WORK", "w", got.append) as puller:

@@ -92,6 +92,18 @@ async def test_a_publish_without_an_answer_ends_at_its_deadline_as_unknown(bus: 
         server.resume()
 
 
+async def test_a_publish_in_flight_to_a_server_that_dies_is_unknown_at_its_deadline(
+    bus: Bus, server: NatsServer
+) -> None:
+    server.pause()
+    async with asyncio.TaskGroup() as tasks:
+        publishing = tasks.create_task(_error_of(bus.publish("log.a", b"x", deadline_s=1)))
+        await eventually(lambda: bus.stats.writes > 0)
+        await server.kill()
+
+    assert isinstance(publishing.result(), PublishUnknown)
+
+
 async def test_a_publish_waits_for_the_server_to_come_back(bus: Bus, server: NatsServer) -> None:
     await server.kill()
     await eventually(lambda: not bus.connected)

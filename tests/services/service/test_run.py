@@ -131,6 +131,9 @@ class Settings(ServiceSettings):
 async def serve(context):
     if context.settings.mode == "refuse":
         raise BusUnavailable("no server", url="nats://nowhere")
+    if context.settings.mode == "never_ready":
+        print("starting", flush=True)
+        await asyncio.Event().wait()
     if context.settings.mode == "crash":
         raise ZeroDivisionError("a bug")
     context.ready()
@@ -179,6 +182,17 @@ async def test_a_process_that_does_not_drain_in_time_says_so(tmp_path: Path) -> 
     _, errors = await process.communicate()
     assert process.returncode == EXIT_NOT_DRAINED
     assert b"drain_timed_out" in errors
+
+
+@pytest.mark.slow
+async def test_a_process_that_is_still_starting_ends_at_once(tmp_path: Path) -> None:
+    process = await a_process(tmp_path, SQUALL_EXAMPLE_MODE="never_ready")
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"starting\n"
+    process.terminate()
+    async with asyncio.timeout(10):
+        await process.communicate()
+    assert process.returncode == EXIT_OK
 
 
 @pytest.mark.slow

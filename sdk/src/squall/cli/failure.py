@@ -23,6 +23,7 @@ FULL_TRACEBACK = "SQUALL_TRACEBACK"
 """Set to 1: tracebacks keep the frames of squall and of Python's import system."""
 
 _OWN = str(Path(__file__).resolve().parents[1])
+_TYPER = f"{os.sep}site-packages{os.sep}typer{os.sep}"
 _HIDDEN = ("<frozen importlib", "<frozen runpy", str(Path(os.__file__).parent / "importlib"))
 
 
@@ -44,6 +45,8 @@ def report(error: BaseException, out: Optional[IO[str]] = None) -> int:
     if isinstance(error, SquallError):
         print_error(error.code, error.message, error.hint, out)
         return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
+    if not user_frames(error.__traceback__):
+        return _report_bug(error, out)
     out.write(format_user_error(error))
     out.flush()
     return EXIT_FAILED
@@ -81,9 +84,14 @@ def _trim(error: traceback.TracebackException, seen: Optional[list[int]] = None)
             _trim(other, seen)
 
 
+def user_frames(trace: Optional[TracebackType]) -> list[traceback.FrameSummary]:
+    """The frames that are the user's own, outermost first."""
+    return [frame for frame in traceback.extract_tb(trace) if is_user_frame(frame.filename)]
+
+
 def is_user_frame(filename: str) -> bool:
     """Whether a frame of that file tells the user something."""
-    return not filename.startswith((_OWN, *_HIDDEN))
+    return not filename.startswith((_OWN, *_HIDDEN)) and _TYPER not in filename
 
 
 def _report_import(error: UserCodeFailed, out: IO[str]) -> int:
@@ -107,9 +115,16 @@ def _report_import(error: UserCodeFailed, out: IO[str]) -> int:
     return EXIT_FAILED
 
 
+def _report_bug(error: BaseException, out: IO[str]) -> int:
+    """Nothing of the user's was running: everything that helps to find our mistake."""
+    out.write("".join(traceback.format_exception(type(error), error, error.__traceback__)))
+    print_error("internal", f"{type(error).__name__}: {error}", SquallError.fix, out)
+    return EXIT_FAILED
+
+
 def _innermost(trace: Optional[TracebackType]) -> str:
     """`file:line` of the user's own line that was running."""
-    frames = [frame for frame in traceback.extract_tb(trace) if is_user_frame(frame.filename)]
+    frames = user_frames(trace)
     return f"{shorten(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""
 
 

@@ -120,9 +120,7 @@ def _describe(found: dict[str, Any]) -> list[str]:
         lines.append("state        does not answer; `squall down` and `squall up` start it anew")
     else:
         info = found["info"]
-        lines.append(
-            f"state        answers: squall {info['version']}, workspace {info['workspace']}, {info['durability']}"
-        )
+        lines.append(f"state        answers: squall {info['version']}, {info['durability']}")
         lines += [
             f"  node       {node['node']}: {node['containers']} containers, {node['cpu_used']:g} of {node['cpu']:g} cores"
             for node in found["nodes"]

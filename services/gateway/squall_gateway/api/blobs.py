@@ -10,9 +10,9 @@ from fastapi.responses import StreamingResponse
 
 from squall.errors import NotFoundError, RequestSizeError
 from squall.http_api import Route
+from squall_gateway.api.requests import exchange_of
 from squall_gateway.blobs import Blobs
 from squall_gateway.bodies import chunks
-from squall_gateway.api.requests import exchange_of
 
 BINARY = "application/octet-stream"
 

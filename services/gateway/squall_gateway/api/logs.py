@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Annotated
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
-from squall.ids import check_call_id
 from squall.http_api import Route
+from squall.ids import check_call_id
 from squall.spec import ImageSpec
 from squall_gateway.api.requests import Lines, exchange_of, workspace_of
 from squall_gateway.directory import Directory
@@ -51,13 +52,13 @@ class LogRoutes:
         environment: str = "main",
         follow: bool = False,
         cursor: str = "",
-        tail: int | None = None,
+        tail: Annotated[int | None, Query(ge=0, le=100_000)] = None,
         call: str = "",
         function: str = "",
         stream: str = "",
         since: float = 0.0,
     ) -> Response:
-        """Lines of an app, one JSON object each; `follow` goes on until the app is stopped and its containers are gone."""
+        """Lines of an app, one JSON object each; `follow` goes on until the app and its last container are gone."""
         workspace = workspace_of(request)
         record = (await self.directory.find_app(app, workspace, environment)).record
         query = LogQuery(
@@ -78,11 +79,13 @@ class LogRoutes:
                 yield as_line(entry)
 
     async def _follow(self, query: LogQuery, tail: int | None) -> AsyncGenerator[bytes, None]:
-        if tail is not None:
-            async with aclosing(self.logs.last(query, tail)) as recent:
-                async for query, entry in recent:
-                    if entry is not None:
-                        yield as_line(entry)
+        if tail == 0:
+            query = replace(query, cursor=await self.logs.end(query.app))
+        elif tail is not None:
+            async with aclosing(self.logs.history(query, tail)) as recent:
+                async for entry in recent:
+                    query = replace(query, cursor=parse_cursor(entry.cursor))
+                    yield as_line(entry)
         async with aclosing(self.logs.follow(query, lambda: self._is_over(query.app))) as entries:
             async for entry in entries:
                 yield as_line(entry)

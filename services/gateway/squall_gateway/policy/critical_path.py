@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 OTHER = "other"
 
@@ -46,7 +47,7 @@ def critical_path(
     cuts = _cuts([*main, *filling], bounds)
     pieces = [
         Interval(_owner(start, end, main) or _owner(start, end, filling) or OTHER, start, end)
-        for start, end in zip(cuts, cuts[1:], strict=False)
+        for start, end in pairwise(cuts)
     ]
     return CriticalPath(tuple(_joined(pieces)))
 

@@ -25,7 +25,9 @@ def explain(pool: PoolView) -> str:
         return pool.verdict
     states = Counter(state for state, _ in pool.claims)
     if states["ready"]:
-        return f"{_containers(states['ready'])} at work" + (f", {states['starting']} starting" if states["starting"] else "")
+        return f"{_containers(states['ready'])} at work" + (
+            f", {states['starting']} starting" if states["starting"] else ""
+        )
     if states["starting"] or states["proposed"]:
         return f"{_containers(states['starting'] + states['proposed'])} starting"
     for state, reason in pool.claims:

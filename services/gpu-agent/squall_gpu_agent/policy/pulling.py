@@ -30,6 +30,11 @@ class Demand:
         """Further calls that are welcome."""
         return max(0, self.free_slots + self.prefetch - self.waiting)
 
+    def worth_asking(self, asked: int) -> bool:
+        """Whether a request is due, with `asked` open already. Half of the prefetch may be used up first: one request
+        for many calls costs as much as one for each."""
+        return self.waiting + asked <= self.free_slots + self.prefetch // 2
+
 
 def prefetch_limit(slots: int, mean_run_s: float | None, horizon_s: float) -> int:
     """Calls worth at most `horizon_s` of measured work for each slot; none before there is a measurement."""

@@ -1,0 +1,134 @@
+"""The markers inside the body of a class, and `@concurrent`: they note on the raw function or class what was said.
+
+The runner finds them there: hooks are functions with `__squall_hook__`, methods have `__squall_method__`, parameters
+`__squall_parameter__`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Optional
+
+from squall.declaration import is_generator, is_whole, parameter_names
+from squall.errors import InvalidError
+
+HOOK, METHOD, CONCURRENT = "__squall_hook__", "__squall_method__", "__squall_concurrent__"
+PARAMETER_TYPES = (str, int, bool, bytes)
+_NO_DEFAULT: Any = type("NoDefault", (), {"__repr__": lambda self: "no default"})()
+
+
+def method(_without_parentheses: None = None, *, is_generator: Optional[bool] = None) -> Callable[[Any], Any]:
+    """Mark a method that can be called remotely."""
+    _need_parentheses("method", _without_parentheses)
+
+    def mark(raw: Any) -> Any:
+        _check_markable("method", raw)
+        setattr(raw, METHOD, True)
+        raw.__squall_is_generator__ = is_generator
+        return raw
+
+    return mark
+
+
+def enter(_without_parentheses: None = None, *, snap: bool = False) -> Callable[[Any], Any]:
+    """Mark a method that prepares a container before its first input. `snap` needs memory snapshots."""
+    _need_parentheses("enter", _without_parentheses)
+
+    def mark(raw: Any) -> Any:
+        _check_markable("enter", raw)
+        setattr(raw, HOOK, "enter_snap" if snap else "enter")
+        return raw
+
+    return mark
+
+
+def exit(_without_parentheses: None = None) -> Callable[[Any], Any]:
+    """Mark a method that runs before a container ends; it has 30 seconds."""
+    _need_parentheses("exit", _without_parentheses)
+
+    def mark(raw: Any) -> Any:
+        _check_markable("exit", raw)
+        if len(parameter_names(raw)) > 0:
+            raise InvalidError(f"the exit hook {raw.__qualname__} must not take arguments")
+        setattr(raw, HOOK, "exit")
+        return raw
+
+    return mark
+
+
+def concurrent(
+    _without_parentheses: None = None, *, max_inputs: int, target_inputs: Optional[int] = None
+) -> Callable[[Any], Any]:
+    """Let one container run several inputs at once: threads for plain functions, tasks for async ones.
+
+    The autoscaler aims at `target_inputs` for each container (by default `max_inputs`)."""
+    _need_parentheses("concurrent", _without_parentheses)
+    target = max_inputs if target_inputs is None else target_inputs
+    for name, value in (("max_inputs", max_inputs), ("target_inputs", target)):
+        if not is_whole(value) or value < 1:
+            raise InvalidError(f"@concurrent: {name} must be a whole number from 1, got {value!r}")
+    if target > max_inputs:
+        raise InvalidError(f"@concurrent: target_inputs ({target}) must not be more than max_inputs ({max_inputs})")
+
+    def mark(raw: Any) -> Any:
+        _check_markable("concurrent", raw)
+        if hasattr(raw, METHOD) and not isinstance(raw, type):
+            raise concurrent_method(raw)
+        setattr(raw, CONCURRENT, (max_inputs, target))
+        return raw
+
+    return mark
+
+
+class Parameter:
+    """A class parameter, made by `parameter()`."""
+
+    __squall_parameter__ = True
+
+    def __init__(self, default: Any, init: bool) -> None:
+        self.default, self.init, self.name = default, init, ""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @property
+    def has_default(self) -> bool:
+        """Whether it may be left out."""
+        return self.default is not _NO_DEFAULT
+
+
+def parameter(*, default: Any = _NO_DEFAULT, init: bool = True) -> Any:
+    """A class attribute that is given when an instance is made: `x: int = squall.parameter(default=1)`.
+
+    Each set of values has its own containers."""
+    if default is not _NO_DEFAULT and not isinstance(default, PARAMETER_TYPES):
+        raise InvalidError(f"a parameter is str, int, bool or bytes; its default is {default!r}")
+    if not init and default is _NO_DEFAULT:
+        raise InvalidError("a parameter with init=False needs a default")
+    return Parameter(default, init)
+
+
+def _need_parentheses(name: str, given: Any) -> None:
+    if given is not None:
+        raise InvalidError(f"write `@squall.{name}(...)`: the decorator needs its parentheses")
+
+
+def _check_markable(name: str, raw: Any) -> None:
+    if hasattr(type(raw), "_squall_raw"):
+        raise InvalidError(
+            f"@squall.{name} stands above @app.function or @app.cls", fix="Put it below, next to the definition."
+        )
+    if not callable(raw):
+        raise InvalidError(f"@squall.{name} decorates functions, got {type(raw).__name__}")
+
+
+def concurrent_method(raw: Any) -> InvalidError:
+    """The error for a method with `@concurrent`."""
+    return InvalidError(
+        f"@squall.concurrent on the method {raw.__qualname__}: all methods share containers", fix="Put it on the class."
+    )
+
+
+def yields(raw: Any) -> bool:
+    """Whether a marked method is a generator."""
+    told = getattr(raw, "__squall_is_generator__", None)
+    return is_generator(raw) if told is None else bool(told)

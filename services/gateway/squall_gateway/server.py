@@ -1,0 +1,77 @@
+"""The HTTP server: a socket of our own, uvicorn on it, and a drain that ends. The only importer of uvicorn."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import uvicorn
+
+from squall.errors import PortInUseError
+from squall_gateway.edge import App
+
+BACKLOG = 2048
+KEEP_ALIVE_S = 90.0
+"""Longer than clients keep idle connections (60 s): who reuses a connection must be the one that closes it."""
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises `PortInUseError` naming what is in the way."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        # A restarted gateway takes its port while connections of the last one are still closing.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise PortInUseError(f"cannot listen on {host}:{port}: {error.strerror}", host=host, port=port) from error
+    listener.setblocking(False)
+    return listener
+
+
+def url_of(listener: socket.socket) -> str:
+    """How clients on this machine reach it."""
+    host, port = listener.getsockname()[:2]
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+
+
+class Server(uvicorn.Server):
+    """uvicorn without its signal handlers: the process, or the embedded platform, owns signals."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@asynccontextmanager
+async def serving(app: App, listener: socket.socket, drain_s: float) -> AsyncIterator[None]:
+    """Serve while the block runs. After it: no new connections, open requests have `drain_s` to end."""
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=int(KEEP_ALIVE_S),
+        timeout_graceful_shutdown=max(1, round(drain_s)),
+    )
+    # Its lines ("Started server process") are not events, and failures are logged at the edge with their request id.
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+    server = Server(config)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(server.serve(sockets=[listener]))
+        try:
+            # The socket listens already: who connects before the server looks at it waits a moment, no longer.
+            yield
+        finally:
+            server.should_exit = True

@@ -1,0 +1,206 @@
+"""Wiring of the gateway: everything is built here, started here, and drained here."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from importlib.metadata import version as installed_version
+from typing import Any
+
+from fastapi import APIRouter
+
+from squall.http_api import Route
+from squall_bus import Bus, BusError, connect
+from squall_contracts import topology
+from squall_gateway import app as application
+from squall_gateway.accept import Acceptor
+from squall_gateway.api.apps import AppRoutes
+from squall_gateway.api.blobs import BlobRoutes
+from squall_gateway.api.calls import CallRoutes
+from squall_gateway.api.fleet import FleetRoutes
+from squall_gateway.api.functions import FunctionRoutes
+from squall_gateway.api.history import HistoryRoutes
+from squall_gateway.api.logs import LogRoutes
+from squall_gateway.api.maps import MapRoutes
+from squall_gateway.apps import Apps
+from squall_gateway.auth import Tokens
+from squall_gateway.blobs import Blobs
+from squall_gateway.cancels import Cancels
+from squall_gateway.condition import CHECK_EVERY_S, Condition
+from squall_gateway.directory import Directory
+from squall_gateway.edge import Edge, Handler
+from squall_gateway.fleet import Fleet
+from squall_gateway.generators import Generators
+from squall_gateway.history import History
+from squall_gateway.images import Images
+from squall_gateway.load import Loads
+from squall_gateway.logs import Logs
+from squall_gateway.metrics import Requests
+from squall_gateway.policy.admission import Limits
+from squall_gateway.pools import Pools
+from squall_gateway.results import Results
+from squall_gateway.server import listen, serving, url_of
+from squall_gateway.settings import GatewaySettings
+from squall_gateway.stopping import SWEEP_S, Stopping
+from squall_gateway.targets import Targets
+from squall_gateway.traces import Traces
+from squall_gateway.waiting import Waiting
+from squall_gateway.waits import Waits
+from squall_service.run import ServiceContext
+from squall_service.settings import BusConnection
+from squall_service.telemetry import log
+
+SYNC_S = 30.0
+WAITS_EVERY_S = 1.0
+
+
+async def serve(context: ServiceContext[GatewaySettings]) -> None:
+    """The gateway as a process of its own."""
+    connection = BusConnection.load()
+    layout = topology.build(connection.region, connection.shards, connection.replicas)
+    async with connect(connection.bus_settings("gateway"), layout) as bus:
+        await run(context.settings, bus, context)
+
+
+async def run(settings: GatewaySettings, bus: Bus, context: ServiceContext[Any]) -> None:
+    """Answer requests until the context stops; also in a process shared with other services."""
+    listener = listen(settings.host, settings.port)
+    try:
+        await bus.ensure_topology()
+        gateway = Gateway(settings, bus, context)
+        await gateway.run(listener)
+    finally:
+        listener.close()
+
+
+class Gateway:
+    """All parts of one gateway, put together."""
+
+    def __init__(self, settings: GatewaySettings, bus: Bus, context: ServiceContext[Any]) -> None:
+        self.settings = settings
+        self.bus = bus
+        self.context = context
+        self.version = installed_version("squall")
+        self.draining = asyncio.Event()
+        self.requests = Requests()
+        self.limits = Limits(
+            pending=settings.max_pending,
+            pending_sync=settings.max_pending_sync,
+            payload_bytes=settings.max_payload_bytes,
+        )
+        clock = context.clock
+        self.blobs = Blobs(settings.blobs, settings.blob_options, settings.max_payload_bytes)
+        self.directory = Directory(bus)
+        self.fleet = Fleet(bus)
+        self.waiting = Waiting(self.fleet)
+        self.results = Results(bus, clock)
+        self.waits = Waits(bus, context.start)
+        self.condition = Condition(bus, self.blobs, clock)
+        self.loads = Loads(bus, self.limits)
+        self.pools = Pools(bus, self.directory, clock)
+        self.cancels = Cancels(bus, self.directory, self.results, clock)
+        self.apps = Apps(bus, self.directory, self.pools, self.blobs, clock)
+        self.stopping = Stopping(self.apps, self.cancels)
+        self.acceptor = Acceptor(
+            bus=bus,
+            directory=self.directory,
+            pools=self.pools,
+            loads=self.loads,
+            blobs=self.blobs,
+            condition=self.condition,
+            limits=self.limits,
+            clock=clock,
+        )
+
+    # ------------------------------------------------------------------ life
+
+    async def run(self, listener: socket.socket) -> None:
+        """Serve until the context stops, then drain."""
+        context = self.context
+        await self._open()
+        async with serving(self._edge(), listener, self.settings.drain_s):
+            log.info("listening", url=url_of(listener))
+            context.ready()
+            await context.stopping.wait()
+            # Whoever waits is told to ask again, and asks another gateway, or this one when it is back.
+            self.draining.set()
+            self.waits.drain()
+        await self.waits.close()
+        self.condition.close()
+        await self.bus.flush()
+
+    async def _open(self) -> None:
+        context = self.context
+        await self.waits.open_inbox()
+        context.start(self.directory.run(), "gateway directory")
+        context.start(self.fleet.run(), "gateway fleet")
+        async with asyncio.timeout(SYNC_S):
+            await self.directory.synced()
+        await self.condition.tick()
+        context.start(self._every(WAITS_EVERY_S, self.waits.tick), "gateway waits")
+        context.start(self._every(SWEEP_S, self.stopping.sweep), "gateway sweep")
+        context.start(self._every(CHECK_EVERY_S, self.condition.tick), "gateway condition")
+        if self.settings.otlp_endpoint:
+            context.start(self._export(), "gateway otlp")
+        context.health.check("bus", lambda: None if self.bus.connected else "the bus is not connected")
+        context.health.check("drain", lambda: "the gateway is stopping" if self.draining.is_set() else None)
+        self.requests.observe(context.telemetry.meter("squall_gateway"), lambda: len(self.waits))
+
+    async def _every(self, interval_s: float, tick: Callable[[], Awaitable[None]]) -> None:
+        """Loops outlive a bus that is away for a while."""
+        while True:
+            await self.context.clock.sleep(interval_s)
+            try:
+                await tick()
+            except BusError as error:
+                log.warning("tick_failed", tick=tick.__qualname__, reason=error.message)
+
+    async def _export(self) -> None:
+        from squall_gateway.otlp import OtlpExport, open_exporter  # 150 ms, which only those pay who export
+
+        settings = self.settings
+        exporter = open_exporter(settings.otlp_endpoint, settings.otlp_protocol, settings.otlp_headers)
+        await OtlpExport(self.bus, exporter, self.context.clock).run()
+
+    # ------------------------------------------------------------------ routes
+
+    def _edge(self) -> Edge:
+        context = self.context
+        app = application.build(self.version, self._routers(), context.health, context.telemetry.exposition)
+        return Edge(Tokens(self.bus, context.clock), self.requests, self.version, self._hot(), app)
+
+    def _hot(self) -> dict[tuple[str, str], Handler]:
+        targets = Targets(self.directory)
+        generators = Generators(
+            acceptor=self.acceptor,
+            waits=self.waits,
+            results=self.results,
+            cancels=self.cancels,
+            waiting=self.waiting,
+            requests=self.requests,
+            draining=self.draining,
+            start=self.context.start,
+        )
+        calls = CallRoutes(self.acceptor, targets, self.waits, self.results, generators, self.waiting, self.requests)
+        maps = MapRoutes(self.acceptor, targets, self.results, self.waiting, self.requests, self.draining)
+        return {
+            ("POST", Route.CALLS): calls.post,
+            ("GET", Route.CALL_RESULT.format(call="*")): calls.result,
+            ("POST", Route.CALL_INPUTS.format(call="*")): maps.post_inputs,
+            ("GET", Route.CALL_RESULTS.format(call="*")): maps.get_results,
+        }
+
+    def _routers(self) -> list[APIRouter]:
+        bus, directory, fleet, clock = self.bus, self.directory, self.fleet, self.context.clock
+        logs = Logs(bus, directory)
+        return [
+            FunctionRoutes(bus, directory, self.version, self.settings.embedded).router(),
+            AppRoutes(bus, self.apps, self.stopping, directory, fleet, self.waiting, clock).router(),
+            BlobRoutes(self.blobs, self.settings.max_payload_bytes).router(),
+            LogRoutes(logs, Images(bus, logs, clock), directory, fleet, self.draining).router(),
+            HistoryRoutes(
+                History(bus, directory, self.results), self.results, Traces(bus, self.results), self.cancels, directory
+            ).router(),
+            FleetRoutes(bus, fleet, directory, self.condition, clock, self.version).router(),
+        ]

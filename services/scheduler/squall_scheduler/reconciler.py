@@ -1,0 +1,160 @@
+"""Reconciler: of one shard. Sees to it that every accepted input ends in a result.
+
+Owns three repairs: inputs past their deadline get the result `expired`; inputs that are in no queue are put back;
+inputs that came back into WORK although they have ended are taken out. Steady state costs little: a look at the oldest
+input of each pool every second, and a few requests every lease.
+"""
+
+from __future__ import annotations
+
+from squall_bus import Bus, BusError, ConsumerInfo, ConsumerSpec, NotFound, StreamInfo
+from squall_contracts import subjects
+from squall_scheduler.call_repairs import CallRepairs, Case
+from squall_scheduler.facts import Facts
+from squall_scheduler.policy.reconciling import LEASE_S
+from squall_scheduler.shard_tail import ShardTail, keys_of
+from squall_scheduler.state import PoolId
+from squall_service.clock import Clock
+from squall_service.telemetry import log
+
+LOOKED_AT_ONCE = 256
+DUE_AT_ONCE = 4096
+MARGIN = 8
+"""Inputs that are looked at beyond those known to be delivered."""
+SYNC_EVERY_S = 900.0
+"""A message that was missed without a gap to show for it is found after this."""
+
+
+class Reconciler:
+    """One shard, as long as its lease is held."""
+
+    def __init__(self, bus: Bus, facts: Facts, clock: Clock, shard: int) -> None:
+        self.tail = ShardTail(bus, shard)
+        self.repairs = CallRepairs(bus, facts, clock, self.tail, shard)
+        self._bus = bus
+        self._clock = clock
+        self._region = bus.topology.region
+        self._shard = shard
+        self._work = subjects.work_stream(self._region, shard)
+        self._next_round = 0.0
+        self._next_sync = 0.0
+        self._surplus: set[str] = set()
+        """Pools whose queue held more than their open inputs in the last round."""
+
+    async def tick(self) -> None:
+        """Once a second. A bus that does not answer is asked again at the next tick."""
+        try:
+            await self._tick(self._clock.monotonic())
+        except BusError as error:
+            log.warning("shard_not_reconciled", shard=self._shard, reason=repr(error))
+
+    async def _tick(self, now: float) -> None:
+        if self.tail.behind or now >= self._next_sync:
+            await self.tail.sync()
+            self._next_sync = now + SYNC_EVERY_S
+            self._next_round = 0.0
+            await self.take_out_ended()
+        await self.expire_due()
+        if now >= self._next_round:
+            self._next_round = now + LEASE_S
+            await self.look_around()
+
+    def on_connected(self) -> None:
+        """The server may have been restarted: WORK may hold what has ended, and we have not heard everything."""
+        self.tail.behind = True
+
+    # ------------------------------------------------------------------ deadlines
+
+    async def expire_due(self) -> None:
+        """Inputs whose deadline has passed."""
+        for pool, keys in list(self.tail.open.due(self._clock.now(), DUE_AT_ONCE)):
+            waiting = self.repairs.not_postponed(keys)
+            for start in range(0, len(waiting), LOOKED_AT_ONCE):
+                consumer = await self._bus.consumer_info(self._work, pool)
+                await self._examine(pool, waiting[start : start + LOOKED_AT_ONCE], consumer)
+
+    # ------------------------------------------------------------------ every lease
+
+    async def look_around(self) -> None:
+        """Compare the queues with what should be in them."""
+        await self.tail.check_progress()
+        self.repairs.forget_past()
+        work = await self._work_stream()
+        if work is None or any(work.sources.values()):
+            return  # being made again, or behind the journal: what is missing may be on its way
+        if work.messages == 0 and not len(self.tail.open):
+            self._surplus.clear()
+            return
+        consumers = {consumer.name: consumer for consumer in await self._bus.list_consumers(self._work)}
+        for pool in self.tail.open.pools():
+            consumer = consumers.get(pool) or await self._make_consumer(pool)
+            await self._look_at(pool, consumer)
+        if self._surplus_lasts(consumers):
+            await self.take_out_ended()
+
+    async def _work_stream(self) -> StreamInfo | None:
+        """WORK; when it was lost it is made again, and fills itself from the journal."""
+        try:
+            return await self._bus.stream_info(self._work)
+        except NotFound:
+            log.error("queue_lost", stream=self._work, open=len(self.tail.open))
+            await self._bus.ensure_topology()
+            for pool in self.tail.open.pools():
+                await self._make_consumer(pool)
+            self.tail.behind = True  # the next tick takes out what has ended
+            return None
+
+    async def _make_consumer(self, pool: str) -> ConsumerInfo | None:
+        """A pool's consumer is lost with WORK, and nothing is delivered without it."""
+        wanted = subjects.calls_of_pool(self._region, self._shard, pool)
+        await self._bus.ensure_consumer(self._work, ConsumerSpec(name=pool, filter_subject=wanted))
+        log.warning("consumer_made_again", stream=self._work, pool=pool)
+        return await self._bus.consumer_info(self._work, pool)
+
+    async def _look_at(self, pool: str, consumer: ConsumerInfo | None) -> None:
+        """The inputs of a pool that may have dropped out of its queue.
+
+        Only a delivered one can, and deliveries follow the order of the journal: it is among the oldest. If the queue
+        as a whole is short, it has lost more than that, and all of them are looked at."""
+        if consumer is None:
+            return
+        there, queued = self.tail.open.count(pool), consumer.pending + consumer.ack_pending
+        suspects = consumer.ack_pending + MARGIN
+        if there - queued > suspects:
+            missing = await self._missing(pool)
+        else:
+            missing = self.tail.open.oldest(pool, suspects + max(0, there - queued))
+        for start in range(0, len(missing), LOOKED_AT_ONCE):
+            await self._examine(pool, missing[start : start + LOOKED_AT_ONCE], consumer)
+
+    async def _missing(self, pool: str) -> list[str]:
+        """Open inputs of a pool that are not in its queue, by comparing lists."""
+        wanted = subjects.calls_of_pool(self._region, self._shard, pool)
+        queued = keys_of((await self._bus.stream_info(self._work, wanted)).subjects)
+        return [key for key in self.tail.open.all(pool) if key not in queued]
+
+    async def _examine(self, pool: str, keys: list[str], consumer: ConsumerInfo | None) -> None:
+        delivered_seq = consumer.delivered_seq if consumer else 0
+        await self.repairs.examine(Case(pool=PoolId(pool), keys=tuple(keys), delivered_seq=delivered_seq))
+
+    # ------------------------------------------------------------------ what came back
+
+    def _surplus_lasts(self, consumers: dict[str, ConsumerInfo]) -> bool:
+        """Whether a queue holds more than is open, now and a lease ago: then some of it has ended.
+
+        As much as agents have leased may be recorded and just not acknowledged yet."""
+        before = self._surplus
+        self._surplus = {name for name, c in consumers.items() if c.pending > self.tail.open.count(name)}
+        return bool(before & self._surplus)
+
+    async def take_out_ended(self) -> None:
+        """Remove from WORK what has a result: it would be delivered for nothing, and count as backlog."""
+        work = await self._bus.stream_info(self._work, ">")
+        ended = [s for s in work.subjects if not self.tail.open.has(*_pool_and_key(s))]
+        for start in range(0, len(ended), LOOKED_AT_ONCE):
+            await self.repairs.take_out(ended[start : start + LOOKED_AT_ONCE])
+
+
+def _pool_and_key(subject: str) -> tuple[str, str]:
+    _, _, _, pool, key = subject.split(".", 4)
+    return pool, key
