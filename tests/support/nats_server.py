@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import socket
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Self
 
@@ -33,12 +35,14 @@ class NatsServer:
         sync: str = "always",
         extra: str = "",
         jetstream: bool = True,
+        name: str = "test",
     ) -> None:
         self.store = Path(store)
         self._program = str(program or binary())
         self._sync = sync
         self._extra = extra
         self._jetstream = jetstream
+        self.name = name
         self._port = -1
         self._process: asyncio.subprocess.Process | None = None
 
@@ -76,7 +80,7 @@ class NatsServer:
     def _config(self, ports: str) -> str:
         jetstream = f'jetstream {{ store_dir: "{self.store / "data"}", sync_interval: "{self._sync}" }}'
         return (
-            f'server_name: test\nlisten: "127.0.0.1:{self._port}"\nports_file_dir: "{ports}"\n'
+            f'server_name: {self.name}\nlisten: "127.0.0.1:{self._port}"\nports_file_dir: "{ports}"\n'
             f"{jetstream if self._jetstream else ''}\n{self._extra}\n"
         )
 
@@ -107,9 +111,13 @@ class NatsServer:
         await self.start()
 
     def pause(self) -> None:
-        """SIGSTOP: connections stay, nothing is answered."""
+        """SIGSTOP: connections stay, nothing is answered. Returns when every thread has stopped."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        until = time.monotonic() + STOP_S
+        while any(state not in "TtZX" for state in _thread_states(self._process.pid)):
+            if time.monotonic() > until:
+                raise RuntimeError("nats-server did not stop at SIGSTOP")
 
     def resume(self) -> None:
         assert self._process is not None
@@ -126,3 +134,54 @@ class NatsServer:
         except TimeoutError:
             process.kill()
             await process.wait()
+
+
+class NatsCluster:
+    """Three servers that replicate: `async with NatsCluster(tmp_path) as cluster: ... cluster.url`."""
+
+    def __init__(self, store: Path | str, size: int = 3, *, sync: str = "always") -> None:
+        ports = _free_ports(size)
+        routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in ports)
+        self.servers = [
+            NatsServer(
+                Path(store) / f"n{number}",
+                name=f"n{number}",
+                sync=sync,
+                extra=f'cluster {{ name: test, listen: "127.0.0.1:{port}", routes: [{routes}] }}',
+            )
+            for number, port in enumerate(ports)
+        ]
+
+    @property
+    def url(self) -> str:
+        """All servers, for clients that know several."""
+        return ",".join(server.url for server in self.servers)
+
+    async def __aenter__(self) -> Self:
+        for server in self.servers:
+            await server.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for server in self.servers:
+            await server.kill()
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports for routes, which must be known before the servers start; another process could take one meanwhile."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def _thread_states(pid: int) -> list[str]:
+    """The kernel's letter for each thread of a process (Linux; elsewhere SIGSTOP is taken to be immediate)."""
+    states = []
+    for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
+        try:
+            states.append(stat.read_text().rpartition(")")[2].split()[0])
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return states

@@ -17,7 +17,7 @@ from squall_bus.link import Link
 from squall_bus.records import Published, Record
 from squall_bus.routes import Route
 from squall_bus.wire import HEADER_START, header_lines, subject_bytes, ttl_text
-from squall_bus.writes import BatchWrite, SingleWrite
+from squall_bus.writes import BatchWrite, OwnerCheck, SingleWrite, Write
 
 MAX_BATCH = 1000
 """The server's own limit."""
@@ -27,6 +27,7 @@ singles are faster (8 records: 6 against 13 ms)."""
 MAX_BATCH_BYTES = 4 * 1024 * 1024
 MAX_SINGLES = 1024
 """Single records in flight on a stream without atomic batches; the server queues 100,000 and then drops."""
+EXPECT = b"Nats-Expected-Last-Subject-Sequence"
 RETRY_S = (0.02, 0.05, 0.1, 0.25, 0.5)
 
 _batch_prefix = secrets.token_hex(6)
@@ -36,19 +37,23 @@ _batch_numbers = count()
 class Pending:
     """One record on its way, until it is settled."""
 
-    __slots__ = ("attempts", "data", "deadline", "first_written", "head", "maybe_stored", "number", "settle", "subject")
+    __slots__ = (
+        *("attempts", "data", "deadline", "first_written", "head"),
+        *("maybe_stored", "msg_id", "number", "settle", "subject"),
+    )
 
     def __init__(self, record: Record, deadline: float, settle: Callable[[Published | BusError], None]) -> None:
         self.subject = subject_bytes(record.subject)
         self.data = record.data
         self.head = _head(record)
+        self.msg_id = record.msg_id.encode() if record.msg_id is not None else None
         self.deadline = deadline
         self.settle: Callable[[Published | BusError], None] | None = settle
         self.number = 0
         self.attempts = 0
         self.first_written = 0.0
         self.maybe_stored = False
-        """Written to a socket without an answer that says otherwise."""
+        """An attempt ended without an answer."""
 
     def finish(self, outcome: Published | BusError) -> None:
         """Settle once; later answers for the same record are repeats."""
@@ -81,7 +86,7 @@ class Lane:
         self._numbers = count()
         self._returned: list[Pending] = []
         """To be written again, before everything in the queue."""
-        self._in_flight: set[BatchWrite | SingleWrite] = set()
+        self._in_flight: set[Write] = set()
         self._pump_scheduled = False
         self._holding = False
 
@@ -121,7 +126,8 @@ class Lane:
         for pending in returned:
             if pending.settle is None:
                 continue
-            if pending.maybe_stored and pending.first_written < forgotten and not self.route.first_write_wins:
+            guarded = self.route.first_write_wins or EXPECT in pending.head
+            if pending.maybe_stored and pending.first_written < forgotten and not guarded:
                 self.expire(pending)
             else:
                 self.queue.appendleft(pending)
@@ -142,19 +148,17 @@ class Lane:
     def _write_single(self, pending: Pending) -> None:
         self._start(SingleWrite(self, pending), (pending,))
 
-    def _start(self, write: BatchWrite | SingleWrite, group: Iterable[Pending]) -> None:
+    def _start(self, write: Write, group: Iterable[Pending]) -> None:
         now = self.link.loop.time()
         for pending in group:
-            if not pending.maybe_stored:
-                pending.maybe_stored = True
-                pending.first_written = now
+            pending.first_written = pending.first_written or now
         self.link.stats.writes += 1
         self._in_flight.add(write)
         write.send()
 
     # ------------------------------------------------------------------ what writes report
 
-    def done(self, write: BatchWrite | SingleWrite) -> None:
+    def done(self, write: Write) -> None:
         """Its records are settled."""
         self._in_flight.discard(write)
         if self.queue:
@@ -169,22 +173,30 @@ class Lane:
                 self._write_single(pending)
         self.pump_soon()
 
-    def again(self, write: BatchWrite | SingleWrite, group: Iterable[Pending], *, wait: bool) -> None:
-        """No usable answer: the records are written again with the same msg ids, ahead of all others.
+    def again(self, write: Write, group: Iterable[Pending], *, answered: bool) -> None:
+        """Not stored as far as is known: written again with the same msg ids, ahead of all others.
 
-        `wait` when the stream itself cannot answer now; all its records then wait."""
+        `answered`: the server said that the stream cannot store now; then all its records wait. Otherwise nothing was
+        heard, and the record may be there.
+        """
         self._in_flight.discard(write)
         alive = [pending for pending in group if pending.settle is not None]
         for pending in alive:
             pending.attempts += 1
+            pending.maybe_stored |= not answered
         self.link.stats.publish_retries += len(alive)
         self._returned += alive
-        if not wait:
+        if not answered:
             self.pump_soon()
         elif not self._holding:
             self._holding = True
             attempts = max((pending.attempts for pending in alive), default=1)
             self.link.loop.call_later(RETRY_S[min(attempts, len(RETRY_S)) - 1], self._release)
+
+    def check_owner(self, write: Write, pending: Pending, failure: BusError) -> None:
+        """Refused because something is there, which may be this very record."""
+        self._in_flight.discard(write)
+        self._start(OwnerCheck(self, pending, failure), (pending,))
 
     def _release(self) -> None:
         self._holding = False

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from base64 import b64decode
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from squall_bus.errors import BusUnavailable, from_server
+from squall_bus.errors import BusError, BusUnavailable, SubjectTaken, WrongRevision, from_server
 from squall_bus.records import Published
-from squall_bus.wire import HEADER_START, publish_command, status_of
+from squall_bus.wire import HEADER_START, header_of, publish_command, status_of
 
 if TYPE_CHECKING:
     from squall_bus.lane import Lane, Pending
@@ -26,8 +27,8 @@ def _answer(headers: bytes, data: bytes) -> dict[str, Any] | None:
     return answer
 
 
-class SingleWrite:
-    """One record, one ack."""
+class OneRecord:
+    """A request about one record, and the clock that runs against it."""
 
     __slots__ = ("_lane", "_pending", "_reply", "_resend_at")
 
@@ -41,43 +42,95 @@ class SingleWrite:
         return 1
 
     def send(self) -> None:
-        link, pending = self._lane.link, self._pending
+        link = self._lane.link
         self._reply = link.replies.expect(self)
         self._resend_at = link.loop.time() + ATTEMPT_S
+        link.write(self._command())
+
+    def _command(self) -> bytes:
+        raise NotImplementedError
+
+    def on_reply(self, headers: bytes, data: bytes) -> bool:
+        raise NotImplementedError
+
+    def on_lost(self) -> None:
+        self._lane.again(self, [self._pending], answered=False)
+
+    def sweep(self, now: float) -> None:
+        if self._pending.deadline <= now:
+            self._lane.link.replies.forget(self._reply)
+            self._pending.maybe_stored = True
+            self._lane.expire(self._pending)
+            self._lane.done(self)
+        elif self._resend_at <= now:
+            self._lane.link.replies.forget(self._reply)
+            self._lane.again(self, [self._pending], answered=False)
+
+
+class SingleWrite(OneRecord):
+    """Stores it."""
+
+    __slots__ = ()
+
+    def _command(self) -> bytes:
+        pending = self._pending
         head = pending.head + b"\r\n" if pending.head else b""
-        link.write(publish_command(pending.subject, self._reply, head, pending.data))
+        return publish_command(pending.subject, self._reply, head, pending.data)
 
     def on_reply(self, headers: bytes, data: bytes) -> bool:
         lane, pending = self._lane, self._pending
         answer = _answer(headers, data)
         if answer is None:
-            pending.maybe_stored = False
-            lane.again(self, [pending], wait=True)
+            lane.again(self, [pending], answered=True)
         elif (error := answer.get("error")) is None:
             lane.link.stats.published += 1
             pending.finish(Published(answer["stream"], answer["seq"], answer.get("duplicate", False)))
             lane.done(self)
         else:
-            failure = from_server(error, subject=pending.subject.decode(), stream=lane.route.stream)
-            if isinstance(failure, BusUnavailable):
-                pending.maybe_stored = False
-                lane.again(self, [pending], wait=True)
-            else:
-                pending.finish(failure)
-                lane.done(self)
+            self._refused(from_server(error, subject=pending.subject.decode(), stream=lane.route.stream))
         return True
 
-    def on_lost(self) -> None:
-        self._lane.again(self, [self._pending], wait=False)
+    def _refused(self, failure: BusError) -> None:
+        lane, pending = self._lane, self._pending
+        if isinstance(failure, BusUnavailable):
+            lane.again(self, [pending], answered=True)
+        elif pending.maybe_stored and isinstance(failure, SubjectTaken | WrongRevision):
+            # Possibly by ourselves: an earlier attempt was stored, and the server has forgotten its msg id since.
+            lane.check_owner(self, pending, failure)
+        else:
+            pending.finish(failure)
+            lane.done(self)
 
-    def sweep(self, now: float) -> None:
-        if self._pending.deadline <= now:
-            self._lane.expire(self._pending)
-            self._lane.link.replies.forget(self._reply)
-            self._lane.done(self)
-        elif self._resend_at <= now:
-            self._lane.link.replies.forget(self._reply)
-            self._lane.again(self, [self._pending], wait=False)
+
+class OwnerCheck(OneRecord):
+    """Its subject holds a record already: reads that one, to see whether it is the same."""
+
+    __slots__ = ("_failure",)
+
+    def __init__(self, lane: Lane, pending: Pending, failure: BusError) -> None:
+        super().__init__(lane, pending)
+        self._failure = failure
+
+    def _command(self) -> bytes:
+        # From the leader: another replica may not have it yet.
+        subject = f"$JS.API.STREAM.MSG.GET.{self._lane.route.stream}".encode()
+        wanted = json.dumps({"last_by_subj": self._pending.subject.decode()}).encode()
+        return publish_command(subject, self._reply, b"", wanted)
+
+    def on_reply(self, headers: bytes, data: bytes) -> bool:
+        lane, pending = self._lane, self._pending
+        answer = _answer(headers, data)
+        if answer is None:
+            lane.again(self, [pending], answered=True)  # no leader now; writing again leads back here
+            return True
+        found = answer.get("message", {})
+        if header_of(b64decode(found.get("hdrs", "")), b"Nats-Msg-Id") == pending.msg_id:
+            lane.link.stats.published += 1
+            pending.finish(Published(lane.route.stream, found["seq"], duplicate=True))
+        else:
+            pending.finish(self._failure)
+        lane.done(self)
+        return True
 
 
 class BatchWrite:
@@ -105,9 +158,7 @@ class BatchWrite:
         lane = self._lane
         answer = _answer(headers, data)
         if answer is None:
-            for pending in self._group:
-                pending.maybe_stored = False
-            lane.again(self, self._group, wait=True)
+            lane.again(self, self._group, answered=True)
         elif "error" in answer or answer.get("count") != len(self._group):
             lane.singly(self, self._group)
         else:
@@ -119,15 +170,19 @@ class BatchWrite:
         return True
 
     def on_lost(self) -> None:
-        self._lane.again(self, self._group, wait=False)
+        self._lane.again(self, self._group, answered=False)
 
     def sweep(self, now: float) -> None:
         for pending in self._group:
             if pending.deadline <= now:
+                pending.maybe_stored = True
                 self._lane.expire(pending)
         if self._resend_at <= now:
             self._lane.link.replies.forget(self._reply)
-            self._lane.again(self, self._group, wait=False)
+            self._lane.again(self, self._group, answered=False)
+
+
+Write = OneRecord | BatchWrite
 
 
 def batch_commands(group: Sequence[Pending], batch_id: str, reply: bytes) -> bytes:

@@ -18,12 +18,12 @@ Names are loaded when they are first used: `import squall` is part of every cold
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any, List
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from squall import errors as exception
+    from squall import errors as exception  # noqa: F401
     from squall.app import App as App
     from squall.call import FunctionCall as FunctionCall
     from squall.cls import Cls as Cls
@@ -61,7 +61,7 @@ _HOMES = {
 }
 _MODULES = ("exception", "functions")
 
-__all__ = [*sorted(_HOMES), *_MODULES, "__version__"]
+__all__ = [*sorted(_HOMES), *_MODULES, "__version__"]  # noqa: PLE0604 - the names are text
 
 
 def __getattr__(name: str) -> Any:

@@ -178,7 +178,7 @@ async def run(work: Callable[[], R], abort: Optional[Abort] = None) -> R:
         try:
             switch.check()
             outcome, setter = context.run(work), future.set_result
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the awaiting task gets it
             outcome, setter = _carried(error), future.set_exception  # type: ignore[assignment]
         finally:
             _local.abort = None
@@ -207,7 +207,7 @@ def gather(works: Sequence[Callable[[], R]], at_once: int = MAX_GATHER) -> list[
             _local.abort = switch
             try:
                 ended.put((index, context.copy().run(works[index]), None))
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - the caller gets it
                 ended.put((index, None, error))
             finally:
                 _local.abort = None

@@ -173,7 +173,7 @@ class Client:
         return True
 
     def download(self, sha256: str, write: Callable[[bytes], Any], restart: Callable[[], Any]) -> None:
-        """Read a blob into `write`; `restart` is called when it begins anew. Raises `DataLossError` if it is damaged."""
+        """Read a blob into `write`; `restart` is called when it begins anew. Raises `DataLossError` for damage."""
         retry = Retry(self)
         while True:
             digest = hashlib.sha256()
@@ -283,9 +283,7 @@ class Retry:
         now = time.monotonic()
         if self._until is None:
             self._until = now + self._client.patience_s
-        elif now + self._delay_s >= self._until:
-            return False
-        elif not self._client.patience_s:
+        elif now + self._delay_s >= self._until or not self._client.patience_s:
             return False
         # The first repetition is immediate: it is for connections that the server closed while they were idle.
         sleep(self._delay_s)

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-from squall.errors import *
+from squall.errors import *  # noqa: F403

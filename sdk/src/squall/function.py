@@ -61,7 +61,7 @@ class Function:
 
     @blocking
     def remote(self, *args: Any, **kwargs: Any) -> Any:
-        """Call it in a container and wait for the result. Its exception is raised here, with the traceback from there."""
+        """Call it in a container and wait for the result. Its exception is raised here, with its traceback."""
         self._refuse_generator("remote", "remote_gen")
         from squall import invoke
 

@@ -302,7 +302,7 @@ def failure_of(client: Client, frame: frames.Frame) -> BaseException:
 
 
 def _with_traceback(error: BaseException, told: Mapping[str, Any]) -> BaseException:
-    """`error` with the text at the end of its chain: causes that came with it from the container stay where they are."""
+    """`error` with the text at the end of its chain: causes that came with it from the container stay."""
     if told.get("traceback"):
         last, seen = error, {id(error)}
         while True:

@@ -1,8 +1,8 @@
 """Maps: many inputs of one call. Owns how inputs go up in chunks, and how results come back in order.
 
-Three parties. The caller's thread takes items from the user's iterable, encodes them, and hands out results; nothing of
-the user's runs anywhere else. A sender thread posts whatever is encoded: the first chunk is what is there at once, later
-ones grow while a request is under way. A reader thread follows the stream of results and resumes it by its cursor.
+Three parties. The caller's thread takes items from the user's iterable, encodes them, and hands out results; nothing
+of the user's runs anywhere else. A sender thread posts whatever is encoded: the first chunk is what is there at once,
+later ones grow while a request is under way. A reader thread follows the stream of results and resumes by its cursor.
 """
 
 from __future__ import annotations

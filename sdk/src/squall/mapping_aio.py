@@ -12,6 +12,9 @@ from squall.mapping import MapSession
 if TYPE_CHECKING:
     from squall.function import Function
 
+INPUTS_A_TURN = 32
+"""Inputs taken from a plain iterable before other tasks of the loop get their turn."""
+
 
 async def inputs(iterables: Sequence[Any], starred: bool) -> AsyncIterator[tuple[Any, ...]]:
     """Argument tuples from plain or asynchronous iterables, until the shortest ends."""
@@ -51,7 +54,7 @@ def _stepper(iterable: Any) -> Any:
 
 
 class _LoopSession(MapSession):
-    """A map whose caller waits on an event of its loop."""
+    """A map whose caller waits on events of its loop."""
 
     def __init__(
         self, function: Function, kwargs: Mapping[str, Any], order: bool, loop: asyncio.AbstractEventLoop
@@ -59,6 +62,7 @@ class _LoopSession(MapSession):
         super().__init__(function, kwargs, order)
         self._loop = loop
         self.arrival = asyncio.Event()
+        self.room = asyncio.Event()
 
     def on_arrival(self) -> None:
         try:
@@ -74,69 +78,41 @@ async def results(
     order_outputs: bool,
     return_exceptions: bool,
 ) -> AsyncIterator[Any]:
-    """The results as they may be handed out; inputs are taken while results arrive."""
+    """The results as they may be handed out; inputs are taken meanwhile."""
     loop = asyncio.get_running_loop()
-    session: Optional[_LoopSession] = None
+    session = await blocking.run(lambda: _LoopSession(function, kwargs, order_outputs, loop))
+    feeder = loop.create_task(_feed(session, arguments))
+    feeder.add_done_callback(lambda _: session.arrival.set())
     failure: Optional[BaseException] = None
-    step: Optional[asyncio.Task[Any]] = None
     try:
-        more = True
-        while more or (session is not None and not session.done):
-            if more and step is None and not (session is not None and session.full):
-                step = loop.create_task(_next(arguments))
-            if session is not None:
-                session.arrival.clear()
-                for frame in session.take():
-                    yield await _value(session, frame, return_exceptions)
-            if step is None and session is not None and not session.done and not (more and not session.full):
-                await session.arrival.wait()
-                continue
-            if step is not None:
-                args = await _either(step, session)
-                if args is _NOT_YET:
-                    continue
-                step = None
-                if args is _END:
-                    more = False
-                    if session is not None:
-                        session.exhausted = True
-                    continue
-                if session is None:
-                    session = await blocking.run(lambda: _LoopSession(function, kwargs, order_outputs, loop))
-                session.submit(args)
+        while True:
+            session.arrival.clear()
+            for frame in session.take():
+                yield await _value(session, frame, return_exceptions)
+            session.room.set()
+            if feeder.done():
+                feeder.result()  # raises what the user's iterable raised
+                if session.done:
+                    return
+            await session.arrival.wait()
     except BaseException as error:
         failure = error
         raise
     finally:
-        if step is not None:
-            step.cancel()
-            await asyncio.gather(step, return_exceptions=True)
-        if session is not None:
-            closing, ended = session, failure
-            await blocking.run(lambda: closing.close(ended))
+        feeder.cancel()
+        await asyncio.gather(feeder, return_exceptions=True)
+        await blocking.run(lambda: session.close(failure))
 
 
-_NOT_YET: Any = object()
-
-
-async def _next(arguments: AsyncIterator[tuple[Any, ...]]) -> Any:
-    try:
-        return await arguments.__anext__()
-    except StopAsyncIteration:
-        return _END
-
-
-async def _either(step: asyncio.Task[Any], session: Optional[_LoopSession]) -> Any:
-    """The next input, or `_NOT_YET` if a result came first."""
-    if session is None or step.done():
-        return await step
-    arrival = asyncio.get_running_loop().create_task(session.arrival.wait())
-    try:
-        await asyncio.wait((step, arrival), return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        arrival.cancel()
-        await asyncio.gather(arrival, return_exceptions=True)
-    return step.result() if step.done() else _NOT_YET
+async def _feed(session: _LoopSession, arguments: AsyncIterator[tuple[Any, ...]]) -> None:
+    async for args in arguments:
+        while session.full:
+            session.room.clear()
+            await session.room.wait()
+        session.submit(args)
+        if session.submitted % INPUTS_A_TURN == 0:
+            await asyncio.sleep(0)
+    session.exhausted = True
 
 
 async def _value(session: MapSession, frame: Any, return_exceptions: bool) -> Any:

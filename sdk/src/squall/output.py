@@ -65,7 +65,8 @@ class PlainOutput(Output):
 
     def _step(self, text: str) -> None:
         if self._steps:
-            print(text, file=sys.stderr, flush=True)
+            sys.stderr.write(f"{text}\n")
+            sys.stderr.flush()
 
     def image_log(self, image_id: str, entry: LogEntry) -> None:
         self._step(entry.text.rstrip("\n"))

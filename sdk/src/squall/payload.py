@@ -1,8 +1,8 @@
 """Values to bytes and back. Owns what is pickled how; moves nothing.
 
 Plain pickle first, cloudpickle (imported when needed) for what plain pickle refuses: lambdas, nested functions, classes
-of an interactive session. Protocol 4, because callers and containers may be different Pythons. Classes and functions of
-the user's script go by reference to the module name that the script has in containers, so that both ends mean one class.
+of an interactive session. Protocol 4, because callers and containers may be different Pythons. Classes and functions
+of the user's script go by reference to the module name that the script has in containers: both ends mean one class.
 Large values are pickled straight into a temporary file: beside the value itself no second copy of it is in memory.
 """
 
@@ -33,7 +33,7 @@ Write = Callable[[bytes], Any]
 
 
 class Spool:
-    """Where a pickler writes: memory at first, a temporary file when it gets long. Hashes only what may become a blob."""
+    """Where a pickler writes: memory at first, a temporary file when it gets long. Hashes what becomes a blob."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
@@ -51,7 +51,7 @@ class Spool:
                 fix="Put the data where the function can read it and pass its name.",
             )
         if self.file is None and self.size > MEMORY_BYTES:
-            self.file = tempfile.TemporaryFile()
+            self.file = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the payload
             self._digest = hashlib.sha256()
             earlier, self._parts = self._parts, []
             for part in earlier:
@@ -153,7 +153,7 @@ _cloud_pickler: Optional[type[Any]] = None
 
 
 def _cloud(file: Any, script: Optional[str]) -> Any:
-    global _cloud_pickler
+    global _cloud_pickler  # noqa: PLW0603 - a class that can only be made once cloudpickle is imported
     if _cloud_pickler is None:
         import cloudpickle  # type: ignore[import-untyped]
 
@@ -222,7 +222,7 @@ def _culprit(
     for name, value in [*labelled, *kwargs.items()]:
         try:
             encode(value, script).close()
-        except Exception as own:
+        except Exception as own:  # noqa: BLE001 - __reduce__ and __getstate__ are the user's code
             kind = type(value).__name__
             return SerializationError(
                 f"argument {name} of {function}() (a {kind}) cannot be pickled: {own}", argument=name
@@ -237,7 +237,7 @@ def decode(encoding: str, data: bytes) -> Any:
     """The value in an inline payload. Raises `DeserializationError`."""
     if encoding == Encoding.PICKLE.value:
         with _loading():
-            return pickle.loads(data)
+            return pickle.loads(data)  # noqa: S301 - the user's own function made it
     with _loading():
         if encoding == Encoding.JSON.value:
             return json.loads(data)
@@ -253,7 +253,7 @@ def decode_file(encoding: str, file: IO[bytes]) -> Any:
     file.seek(0)
     if encoding == Encoding.PICKLE.value:
         with _loading():
-            return pickle.load(file)
+            return pickle.load(file)  # noqa: S301 - the user's own function made it
     return decode(encoding, file.read())
 
 

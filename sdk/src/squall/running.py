@@ -60,7 +60,7 @@ class Running:
             self._threads.append(_Background("squall-status", lambda: _status(client, app_id, shown)))
 
     def stop(self, error: Optional[BaseException]) -> None:
-        """End the app (a detached one only if the block failed) and the watching; the platform too if it was started here."""
+        """End the app (a detached one only if the block failed), the watching, and a platform that was started here."""
         state, shown = self._state, output.current()
         assert state is not None
         try:

@@ -58,7 +58,7 @@ _default: Optional[tuple[tuple[Optional[str], ...], Session]] = None
 
 def configured() -> Optional[Session]:
     """The session that is set up already: by `use`, by the environment or the file, or a running `squall up`."""
-    global _default
+    global _default  # noqa: PLW0603 - one process talks to one server by default
     if _used:
         return connect(_used[-1])
     variables = tuple(map(os.environ.get, (config.SERVER_URL, config.TOKEN, config.ENVIRONMENT, config.HOME)))

@@ -36,7 +36,6 @@ class Stream(io.TextIOBase):
         self._partial: dict[Key, str] = {}
         self._bytes = _Bytes(self)
         self.on_partial: Callable[[], None] = _nothing
-        self._unbuffered = False
         self.line_buffering = True
         self.mode = "w"
 
@@ -81,7 +80,7 @@ class Stream(io.TextIOBase):
         key = (known.call, known.index) if known else None
         with self._interrupter, self._lock:
             whole = self._partial.pop(key, "") + text
-            cut = len(whole) if self._unbuffered else whole.rfind("\n") + 1
+            cut = whole.rfind("\n") + 1
             if cut:
                 self._send(self._name, whole[:cut], key)
             if len(whole) > cut:
@@ -101,11 +100,12 @@ class Stream(io.TextIOBase):
                 self._send(self._name, text, key)
 
     def abandon(self) -> None:
-        """From now on, write to the descriptor: this process does not own the socket."""
+        """From now on, write to the descriptor: this process does not own the socket. Line by line, so that the lines
+        of several such children stay whole."""
         self._lock = threading.RLock()  # another thread may have held the old one when the fork happened
         self._partial = {}
         self._send = self._write_descriptor
-        self._unbuffered = True
+        self.on_partial = _nothing  # its thread was not forked
 
     def _write_descriptor(self, _name: str, text: str, _key: Key) -> None:
         data = text.encode("utf-8", "backslashreplace")

@@ -118,6 +118,10 @@ class Facts:
     def decision(self, pool: str) -> Decided:
         return self._decided.get(pool) or Decided()
 
+    def desired(self) -> int:
+        """Containers wanted in all pools."""
+        return sum(decided.count for decided in self._decided.values())
+
     def live(self, pool: str) -> int:
         """Containers that there are or will be."""
         ended = (ClaimState.REFUSED, ClaimState.FAILED, ClaimState.DRAINING)

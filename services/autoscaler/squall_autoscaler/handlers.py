@@ -8,8 +8,10 @@ from collections.abc import Iterable
 from squall.ids import new_id
 from squall.spec import to_wire
 from squall_autoscaler.facts import Facts
+from squall_autoscaler.metrics import Metrics
 from squall_autoscaler.policy.scaling import decide
 from squall_autoscaler.policy.windows import History
+from squall_autoscaler.retiring import Retiring
 from squall_autoscaler.sampling import Sampler
 from squall_autoscaler.state import Decision, Sample
 from squall_bus import Bus, BusError, Change, Message, WrongRevision
@@ -29,6 +31,7 @@ class Autoscaler:
 
     def __init__(self, bus: Bus, clock: Clock) -> None:
         self.facts = Facts()
+        self.metrics = Metrics()
         self.sampler = Sampler(bus)
         self.leading = False
         """Only the leader takes decisions other than 0 -> 1."""
@@ -41,6 +44,7 @@ class Autoscaler:
         self.news = asyncio.Event()
         self._desired = bus.kv(DESIRED)
         self._clock = clock
+        self._retiring = Retiring(bus, self.facts)
         self._histories: dict[str, History] = {}
 
     # ------------------------------------------------------------------ facts
@@ -120,6 +124,7 @@ class Autoscaler:
         """Sample, decide, store: for these pools, or for all."""
         if pools is None:
             inputs = await self.sampler.all_inputs()
+            self.metrics.failed_samples += inputs is None
             samples = {pool: None if inputs is None else inputs.get(pool, 0) for pool in self.facts.pools()}
         else:
             wanted = list(pools)
@@ -136,7 +141,8 @@ class Autoscaler:
         if situation is None:
             self.hot.discard(pool)
             return
-        sample = self.facts.sample(pool, await self._real(pool, inputs), now)
+        real = await self._real(pool, inputs)
+        sample = self.facts.sample(pool, real, now)
         history = self._histories.setdefault(pool, History(now))
         decision = decide(sample, history, situation, now)
         if decision.unserved:
@@ -145,6 +151,8 @@ class Autoscaler:
             self.hot.discard(pool)
         if decision.count != situation.desired:
             await self._store(pool, decision, sample)
+        if situation.stopped or situation.retired:
+            await self._retiring.saw(pool, inputs, now)
 
     async def _real(self, pool: str, inputs: int | None) -> int | None:
         """Inputs of a pool at zero count only if one of them has no result."""
@@ -175,10 +183,12 @@ class Autoscaler:
             else:
                 revision = await self._desired.create(pool, desired.encode())
         except WrongRevision:
+            self.metrics.lost_races += 1
             return  # somebody else decided; the watch brings what
         except BusError as error:
             log.warning("decision_not_stored", pool=pool, reason=repr(error))
             return
         self.facts.decided(pool, desired, revision)
         self._mark(pool)
+        self.metrics.count(known.count, desired.count, woken=bool(cold_call))
         log.info("containers_desired", pool=pool, count=desired.count, before=known.count, reason=desired.reason)

@@ -41,6 +41,7 @@ async def run(settings: AutoscalerSettings, bus: Bus, context: ServiceContext[Au
     await bus.ensure_topology()
     autoscaler = Autoscaler(bus, context.clock)
     waker = Waker(bus, context.start, autoscaler.do_wake, autoscaler.check_once)
+    autoscaler.metrics.observe(context.telemetry.meter("squall_autoscaler"), autoscaler.facts)
     context.health.check("bus", lambda: None if bus.connected else "the bus is not connected")
     async with asyncio.timeout(SYNC_S):
         await _watch_all(bus, autoscaler, context)

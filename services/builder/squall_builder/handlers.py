@@ -7,6 +7,7 @@ import asyncio
 from squall.errors import ImageBuildError, InternalError, InvalidError, SquallError, to_wire
 from squall_builder.build_log import BuildLog
 from squall_builder.engine import Built, Engine
+from squall_builder.metrics import Metrics
 from squall_builder.policy.requests import Again, Answered, GiveUp, after_breakdown, judge
 from squall_builder.state import Known
 from squall_bus import Bus, Delivery
@@ -33,8 +34,7 @@ class Builder:
         self._name = name
         self._images = bus.kv(IMAGES)
         self.building: set[str] = set()
-        self.built = 0
-        self.failed = 0
+        self.metrics = Metrics()
 
     async def on_build_requested(self, delivery: Delivery) -> None:
         """Take one request to its answer, and only then off the queue."""
@@ -46,6 +46,7 @@ class Builder:
             return
         verdict = judge(command.requested_at, await self._known(command.image))
         if isinstance(verdict, Answered):
+            self.metrics.builds["answered"] += 1
             log.info("build_answered_already", image=command.image, reason=verdict.reason)
             delivery.ack()
             return
@@ -98,7 +99,7 @@ class Builder:
             build_ms=(now - began) * 1000,
         )
         await self._answer(record, delivery, lines)
-        self.built += 1
+        self.metrics.builds["ready"] += 1
         log.info("image_built", image=command.image, packages=len(built.lock), build_ms=round(record.build_ms))
 
     async def _answer_failed(
@@ -107,12 +108,13 @@ class Builder:
         lines.add(error.message, "system")
         record = ImageRecord(image=command.image, state="failed", updated_at=self._clock.now(), error=to_wire(error))
         await self._answer(record, delivery, lines)
-        self.failed += 1
+        self.metrics.builds["failed"] += 1
         log.warning("image_failed", image=command.image, reason=error.message)
 
     async def _broke_down(self, command: BuildImage, delivery: Delivery, lines: BuildLog, error: Exception) -> None:
         match after_breakdown(delivery.num_delivered, repr(error)):
             case Again() as again:
+                self.metrics.builds["broke_down"] += 1
                 log.warning("build_broke_down", image=command.image, reason=again.reason, again_s=again.after_s)
                 delivery.nak(again.after_s)
             case GiveUp() as given_up:

@@ -38,6 +38,7 @@ async def run(settings: BuilderSettings, bus: Bus, context: ServiceContext[Build
     await bus.ensure_consumer(stream, ConsumerSpec(name=CONSUMER, filter_subject=every_build, ack_wait_s=ACK_WAIT_S))
     engine = await asyncio.to_thread(Engine, settings.images_dir)
     builder = Builder(bus, context.clock, engine, new_id("bu"))
+    builder.metrics.observe(context.telemetry.meter("squall_builder"), lambda: len(builder.building))
     context.health.check("bus", lambda: None if bus.connected else "the bus is not connected")
     running: set[asyncio.Task[None]] = set()
 

@@ -24,7 +24,7 @@ from squall_gateway.pools import Pools
 from squall_gateway.targets import Target, is_waited_for
 from squall_service.clock import Clock
 
-PUBLISH_S = 10.0
+PUBLISH_S = 5.0
 """How long the journal write may take; beyond it the caller is told to ask again with the same id."""
 SERVICE = "gateway"
 MAX_SENT_AGE_NS = 60_000_000_000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from squall_bus import Bus
 from squall_gateway.blobs import Blobs
+from squall_gateway.policy.admission import BUS_GRACE_S, bus_is_down
 from squall_service.clock import Clock
 
 FULL_AT = 0.8
@@ -37,6 +38,11 @@ class Condition:
         if self._down_since is None:
             self._on_disconnect()
         return max(0.0, self._clock.now() - (self._down_since or 0.0))
+
+    def require_bus(self) -> None:
+        """Raises `ServiceError` at once when whatever was asked would only wait for the bus."""
+        if (down_s := self.bus_down_s) > BUS_GRACE_S:
+            raise bus_is_down(down_s)
 
     def _on_disconnect(self) -> None:
         self._down_since = self._clock.now()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from itertools import count
 from typing import Any
 
@@ -17,6 +18,7 @@ from squall_contracts.functions import TokenRecord
 from squall_gateway.answers import Send, error_body, error_headers, public, send_whole
 from squall_gateway.auth import Tokens
 from squall_gateway.call_headers import check_client_version
+from squall_gateway.condition import Condition
 from squall_gateway.metrics import Requests
 from squall_gateway.waits import Receive
 from squall_service.telemetry import log
@@ -28,6 +30,7 @@ REQUEST_ID = b"x-request-id"
 TOKEN = "squall.token"
 REQUEST = "squall.request"
 PREFIX = "/v1/"
+VERSION = version("squall")
 
 
 @dataclass(slots=True)
@@ -72,11 +75,11 @@ class Edge:
     """The ASGI application."""
 
     def __init__(
-        self, tokens: Tokens, requests: Requests, version: str, hot: dict[tuple[str, str], Handler], rest: App
+        self, tokens: Tokens, condition: Condition, requests: Requests, hot: dict[tuple[str, str], Handler], rest: App
     ) -> None:
         self._tokens = tokens
+        self._condition = condition
         self._requests = requests
-        self._version = version
         self._hot = hot
         """By method and path; `*` stands for a call id."""
         self._rest = rest
@@ -103,7 +106,8 @@ class Edge:
     async def _answer(self, exchange: Exchange) -> str:
         path: str = exchange.scope["path"]
         if path.startswith(PREFIX):
-            check_client_version(exchange.headers, self._version)
+            check_client_version(exchange.headers, VERSION)
+            self._condition.require_bus()
             exchange.token = await self._tokens.check(_header(exchange, b"authorization"), path)
         pattern, call = split_path(path)
         handler = self._hot.get((exchange.scope["method"], pattern))

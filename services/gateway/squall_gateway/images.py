@@ -1,4 +1,4 @@
-"""Images: asks for what is not built, and tells how the build goes. The builder builds, and owns the bucket `images`."""
+"""Images: asks for what is not built, tells how builds go. The builder builds, and owns the bucket `images`."""
 
 from __future__ import annotations
 

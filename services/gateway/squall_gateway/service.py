@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable
-from importlib.metadata import version as installed_version
 from typing import Any
 
 from fastapi import APIRouter
@@ -29,7 +28,7 @@ from squall_gateway.blobs import Blobs
 from squall_gateway.cancels import Cancels
 from squall_gateway.condition import CHECK_EVERY_S, Condition
 from squall_gateway.directory import Directory
-from squall_gateway.edge import Edge, Handler
+from squall_gateway.edge import VERSION, Edge, Handler
 from squall_gateway.fleet import Fleet
 from squall_gateway.generators import Generators
 from squall_gateway.history import History
@@ -81,7 +80,7 @@ class Gateway:
         self.settings = settings
         self.bus = bus
         self.context = context
-        self.version = installed_version("squall")
+        self.version = VERSION
         self.draining = asyncio.Event()
         self.requests = Requests()
         self.limits = Limits(
@@ -168,7 +167,7 @@ class Gateway:
     def _edge(self) -> Edge:
         context = self.context
         app = application.build(self.version, self._routers(), context.health, context.telemetry.exposition)
-        return Edge(Tokens(self.bus, context.clock), self.requests, self.version, self._hot(), app)
+        return Edge(Tokens(self.bus, context.clock), self.condition, self.requests, self._hot(), app)
 
     def _hot(self) -> dict[tuple[str, str], Handler]:
         targets = Targets(self.directory)

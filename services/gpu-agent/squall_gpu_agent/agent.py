@@ -140,7 +140,7 @@ class Agent:
             self.clock,
             leases=self.leases,
             settlement=self.settlement,
-            serves=lambda pool: self.claims.serves(pool),
+            serves=self._serves,
         )
         parts = TenancyParts(
             claims=bucket,
@@ -229,6 +229,9 @@ class Agent:
         pool = self.pools.get(cancel.pool)
         if pool is not None:
             pool.on_cancelled(cancel.call, cancel.index)
+
+    def _serves(self, pool: str) -> bool:
+        return self.claims.serves(pool)
 
     async def _workspace_of(self, pool: str) -> str:
         return (await self.records.pool(pool)).workspace

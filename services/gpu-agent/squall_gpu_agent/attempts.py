@@ -85,7 +85,7 @@ class Attempts:
                 past = await self._parts.history.read(held)
             except BusError as error:
                 log.warning("history_not_readable", call=held.request.call, reason=error.message)
-                held.advance(Event.ABANDONED)
+                self._parts.settlement.abandon(held)
                 return False
         return await self._judge(held, past, function)
 
@@ -105,7 +105,7 @@ class Attempts:
         if past.lost_attempt and not await self._count_lost(held, past, function):
             return False
         if not held.speaks(self._parts.clock.monotonic()):
-            held.advance(Event.ABANDONED)
+            self._parts.settlement.abandon(held)
             return False
         held.name_attempt(held.totals.user + held.totals.infra + 1)
         return True
@@ -117,7 +117,7 @@ class Attempts:
         if isinstance(decision, HandBack):
             if await self._parts.settlement.count(held, decision, attempt=past.lost_attempt):
                 return True
-            held.advance(Event.ABANDONED)
+            self._parts.settlement.abandon(held)
             return False
         error = results.infra_error(decision.reason, [*held.earlier, failure.detail])
         result = results.without_attempt(held.request, Outcome.FAILED, error, self._parts.clock.now())

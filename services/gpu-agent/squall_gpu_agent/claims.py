@@ -1,4 +1,4 @@
-"""Claims: what the scheduler wants on this node. Folds the bucket `containers` and starts, drains and forgets tenancies.
+"""Claims: what the scheduler wants on this node. Folds the bucket `containers`; starts, drains and forgets tenancies.
 
 At the start of the agent no container of its node is alive (the process backend's die with it), so claims of this node
 that say otherwise are left over from an earlier life and are deleted; the scheduler places anew.

@@ -1,4 +1,4 @@
-"""The readable history: one event for each thing that happens to an input, batched and never awaited. A hint, not law."""
+"""The readable history: one event for each thing that happens to an input, batched, never awaited. A hint, not law."""
 
 from __future__ import annotations
 

@@ -100,5 +100,11 @@ class Stats:
                 idle_since = 0.0 if container.running else container.idle_since
                 state = "draining" if container.closed else "ready"
                 rows.append([container.id, pool.pool, container.running, container.slots, idle_since, state])
-        stats = ContainerStats(node=self._identity.node, at=self._clock.now(), containers=rows, prefetched=prefetched)
+        stats = ContainerStats(
+            node=self._identity.node,
+            at=self._clock.now(),
+            containers=rows,
+            prefetched=prefetched,
+            finished=self._pools().finished(),
+        )
         self._bus.send(subjects.stats(self._identity.region, self._identity.node), stats.encode())

@@ -1,4 +1,4 @@
-"""Launch: from an accepted claim to a container that is ready for inputs. Owns the order and the trace of a cold start."""
+"""Launch: from an accepted claim to a container that is ready. Owns the order and the trace of a cold start."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def parameters(function: FunctionRecord, pool: PoolRecord) -> dict[str, Any] | N
 def start_rows(
     claim: ContainerClaim, marks: Sequence[tuple[str, int]], container: Container, ready_ns: int
 ) -> SpanVector:
-    """The claim's rows and ours. Each phase begins where the one before it ended, so that none of the wait is unnamed."""
+    """The claim's rows and ours. Each phase begins where the one before ended, so that none of the wait is unnamed."""
     cursor = max((r[3] + r[4] for r in claim.spans), default=int(claim.created_at * 1e9))
     about = {"how": container.how, "why": container.why, "container": claim.container, "pool": claim.pool}
     rows: SpanVector = [list(r) for r in claim.spans]

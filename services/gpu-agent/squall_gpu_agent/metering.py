@@ -59,10 +59,12 @@ class Metering:
 
     def _use(self, held: Held, container: PooledContainer, outcome: str) -> None:
         function = container.function
-        head, intervals = self._usage.setdefault(function.function_id, (self._head(container), []))
+        usage = self._usage.get(function.function_id)
+        if usage is None:
+            usage = self._usage[function.function_id] = (self._head(container), [])
         request = held.request
         ended_at = held.ended_ns / 1e9
-        intervals.append([request.call, request.index, held.attempt, container.id, held.started_at, ended_at, outcome])
+        usage[1].append([request.call, request.index, held.attempt, container.id, held.started_at, ended_at, outcome])
 
     def _head(self, container: PooledContainer) -> UsageIntervals:
         function = container.function

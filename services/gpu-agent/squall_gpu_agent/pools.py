@@ -7,9 +7,9 @@ here. Does not know how an input runs: `Conduct` does.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from squall_bus import Bus, ConsumerSpec, Delivery, Puller
@@ -33,6 +33,7 @@ MEASURE_WEIGHT = 0.2
 """Of the newest run in the moving mean of run times: about the last ten count."""
 MAX_WAIT_S = 1.0
 """How long a call may wait here for a slot that was expected within 50 ms."""
+MAX_FINISHED = 1000
 UNRECORDED_PER_SLOT = 2
 UNRECORDED_MIN = 64
 """Results that may wait for the bus before no more calls are pulled; the disk or the bus is in trouble then."""
@@ -104,6 +105,7 @@ class Pool:
         """The code of an input has ended, or never began (`run_s` None). Its recording is not waited for."""
         container.slot_freed(self._work.clock.now())
         if run_s is not None:
+            self._work.finished[self.pool] += 1
             mean = self._mean_run_s
             self._mean_run_s = run_s if mean is None else mean + MEASURE_WEIGHT * (run_s - mean)
         self._work.changed()
@@ -236,6 +238,8 @@ class PoolWork:
     changed: Callable[[], None]
     """Called on every change of load; publishes stats."""
     prefetch_s: float
+    finished: Counter[str] = field(default_factory=Counter)
+    """Inputs whose code has ended here since the agent started, by pool."""
 
     async def open_pullers(self, pool: str, on_delivery: Callable[[int, Delivery], None]) -> list[Puller]:
         """One puller for each shard."""
@@ -263,6 +267,14 @@ class Pools:
 
     def __iter__(self) -> Iterator[Pool]:
         return iter(list(self._pools.values()))
+
+    def finished(self) -> dict[str, int]:
+        """Inputs that ended here, by pool; those of pools that have left are kept for a while, for the last stats."""
+        finished = self._work.finished
+        if len(finished) > MAX_FINISHED:
+            for pool in finished.keys() - self._pools.keys():
+                del finished[pool]
+        return dict(finished)
 
     def get(self, pool: str) -> Pool | None:
         """The pool, if it has containers here."""

@@ -44,8 +44,7 @@ class Settlement:
         data = result.encode()
         recorded = await self._store(held, result, data, ttl_s)
         if recorded is None:
-            held.advance(Event.ABANDONED)
-            self._events.tell(held, "abandoned", "the lease was lost")
+            self.abandon(held)
             return
         held.recorded_ns = int(self._clock.now() * 1e9)
         if recorded is data or _attempt_of(recorded) == result.attempt != "":
@@ -61,6 +60,11 @@ class Settlement:
         held.advance(Event.ALREADY_RECORDED)
         self._events.tell(held, "skipped", "it has a result")
         self._answer(held, recorded)
+
+    def abandon(self, held: Held) -> None:
+        """Somebody else has it, or will have it: say nothing about it any more."""
+        held.advance(Event.ABANDONED)
+        self._events.tell(held, "abandoned", "this agent's lease was lost")
 
     def _answer(self, held: Held, recorded: bytes) -> None:
         if held.request.reply_to:
@@ -109,7 +113,7 @@ class Settlement:
             delay_s = decision.at - self._clock.now() if isinstance(decision, RetryAt) else 0.0
             held.hand_back(self._clock.monotonic(), max(0.0, delay_s))
         else:
-            held.advance(Event.ABANDONED)
+            self.abandon(held)
 
     async def count(self, held: Held, decision: RetryAt | HandBack, *, attempt: str) -> bool:
         """Write the failure to ATTEMPTS. False when the call is no longer ours to speak for."""

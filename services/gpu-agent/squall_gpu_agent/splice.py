@@ -29,14 +29,12 @@ class Splice:
     @asynccontextmanager
     async def listen(self, path: Path) -> AsyncIterator[None]:
         """Accept connections at `path` until the block ends."""
-        path.unlink(missing_ok=True)
         server = await asyncio.start_unix_server(self._on_connection, str(path))
         os.chmod(path, 0o666)  # containers run as other users; the token is the key
         try:
             yield
         finally:
-            server.close()
-            path.unlink(missing_ok=True)
+            server.close()  # the folder of the socket goes with the agent
 
     async def _on_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open += 1

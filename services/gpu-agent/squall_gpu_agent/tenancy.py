@@ -283,4 +283,6 @@ def _start_failure(group: ExceptionGroup[Exception]) -> StartFailed:
                 return StartFailed(StartFailureKind.INFRA, error.message)
             case OSError():
                 return StartFailed(StartFailureKind.INFRA, str(error))
+            case _:
+                pass
     raise group

@@ -7,6 +7,7 @@ Every write loses against what somebody else has written first.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass
 
 from squall.errors import InvalidError
@@ -40,18 +41,16 @@ class Case:
 class CallRepairs:
     """The repairs of one shard, and what they remember of inputs that are not to be touched yet."""
 
-    def __init__(self, bus: Bus, facts: Facts, clock: Clock, tail: ShardTail, shard: int) -> None:
-        self.expired = 0
-        self.requeued = 0
-        self.taken_out = 0
+    def __init__(self, bus: Bus, facts: Facts, clock: Clock, tail: ShardTail, counts: Counter[str]) -> None:
         self._bus = bus
         self._facts = facts
         self._clock = clock
         self._tail = tail
+        self._counts = counts
         self._region = bus.topology.region
-        self._work = subjects.work_stream(self._region, shard)
-        self._journal = subjects.journal_stream(self._region, shard)
-        self._results = subjects.results_stream(self._region, shard)
+        self._work = subjects.work_stream(self._region, tail.shard)
+        self._journal = subjects.journal_stream(self._region, tail.shard)
+        self._results = subjects.results_stream(self._region, tail.shard)
         self._missing_since: dict[str, float] = {}
         self._postponed: dict[str, float] = {}
 
@@ -138,7 +137,7 @@ class CallRepairs:
             log.warning("call_not_expired", call=request.call, index=request.index, reason=repr(outcome))
             return
         if isinstance(outcome, Published):
-            self.expired += 1
+            self._counts["expired"] += 1
             log.info("call_expired", call=request.call, index=request.index, pool=pool, reason=reason)
         await self._bus.purge(self._work, self._subject(pool, key))
         self._close(pool, key)
@@ -150,7 +149,7 @@ class CallRepairs:
         except WrongRevision:
             pass  # it is there
         else:
-            self.requeued += 1
+            self._counts["requeued"] += 1
             log.warning("call_requeued", call=request.call, index=request.index, pool=request.pool, reason=reason)
         self._missing_since.pop(key, None)
 
@@ -163,7 +162,8 @@ class CallRepairs:
         done = sorted(await self._ended(requests))
         for start in range(0, len(done), PURGES_AT_ONCE):
             some = done[start : start + PURGES_AT_ONCE]
-            self.taken_out += sum(await asyncio.gather(*(self._bus.purge(self._work, subject) for subject in some)))
+            removed = await asyncio.gather(*(self._bus.purge(self._work, subject) for subject in some))
+            self._counts["taken_out"] += sum(removed)
         if done:
             log.info("ended_calls_taken_out", stream=self._work, calls=len(done))
 

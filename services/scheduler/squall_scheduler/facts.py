@@ -100,6 +100,14 @@ class Facts:
         """How many claims there are."""
         return sum(len(claims) for claims in self._claims.values())
 
+    def nodes(self) -> int:
+        """How many nodes are known."""
+        return len(self._nodes)
+
+    def missing(self) -> int:
+        """How many containers are wanted and cannot be placed."""
+        return sum(verdict.missing for verdict in self._verdicts.values())
+
     def has_container(self, pool: PoolId) -> bool:
         """Whether anything of the pool may be running."""
         return any(claim.holding for claim in self._claims.get(pool, {}).values())

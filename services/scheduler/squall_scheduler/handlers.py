@@ -13,6 +13,7 @@ from squall_contracts.functions import AppRecord, FunctionRecord, PoolRecord, po
 from squall_contracts.nodes import ContainerClaim, ContainerStats, NodeFact
 from squall_contracts.scaling import Desired, Verdict
 from squall_scheduler.facts import Facts
+from squall_scheduler.metrics import Metrics
 from squall_scheduler.policy.claims import Create, Forget, Note, plan
 from squall_scheduler.state import NodeId, Pool, PoolId
 from squall_scheduler.writing import Writer
@@ -28,8 +29,9 @@ class Scheduler:
 
     def __init__(self, bus: Bus, clock: Clock) -> None:
         self.facts = Facts()
+        self.metrics = Metrics()
         self._clock = clock
-        self._writer = Writer(bus, self.facts, clock)
+        self._writer = Writer(bus, self.facts, clock, self.metrics)
         self._dirty: dict[PoolId, None] = {}
         self._wake = asyncio.Event()
         self._unsettled: set[PoolId] = set()

@@ -7,6 +7,8 @@ input of each pool every second, and a few requests every lease.
 
 from __future__ import annotations
 
+from collections import Counter
+
 from squall_bus import Bus, BusError, ConsumerInfo, ConsumerSpec, NotFound, StreamInfo
 from squall_contracts import subjects
 from squall_scheduler.call_repairs import CallRepairs, Case
@@ -28,9 +30,9 @@ SYNC_EVERY_S = 900.0
 class Reconciler:
     """One shard, as long as its lease is held."""
 
-    def __init__(self, bus: Bus, facts: Facts, clock: Clock, shard: int) -> None:
+    def __init__(self, bus: Bus, facts: Facts, clock: Clock, shard: int, counts: Counter[str]) -> None:
         self.tail = ShardTail(bus, shard)
-        self.repairs = CallRepairs(bus, facts, clock, self.tail, shard)
+        self.repairs = CallRepairs(bus, facts, clock, self.tail, counts)
         self._bus = bus
         self._clock = clock
         self._region = bus.topology.region
@@ -38,6 +40,8 @@ class Reconciler:
         self._work = subjects.work_stream(self._region, shard)
         self._next_round = 0.0
         self._next_sync = 0.0
+        self._refilling = False
+        """WORK was made again, and takes over everything from the journal, also what has ended."""
         self._surplus: set[str] = set()
         """Pools whose queue held more than their open inputs in the last round."""
 
@@ -80,8 +84,12 @@ class Reconciler:
         await self.tail.check_progress()
         self.repairs.forget_past()
         work = await self._work_stream()
-        if work is None or any(work.sources.values()):
-            return  # being made again, or behind the journal: what is missing may be on its way
+        if work is None or any(work.sources.values()) or (self._refilling and not work.last_seq):
+            self._next_round = 0.0
+            return  # behind the journal: what is missing may be on its way
+        if self._refilling:
+            self._refilling = False
+            await self.take_out_ended()
         if work.messages == 0 and not len(self.tail.open):
             self._surplus.clear()
             return
@@ -101,7 +109,7 @@ class Reconciler:
             await self._bus.ensure_topology()
             for pool in self.tail.open.pools():
                 await self._make_consumer(pool)
-            self.tail.behind = True  # the next tick takes out what has ended
+            self._refilling = True
             return None
 
     async def _make_consumer(self, pool: str) -> ConsumerInfo | None:

@@ -45,6 +45,7 @@ async def run(settings: SchedulerSettings, bus: Bus, context: ServiceContext[Sch
     scheduler = Scheduler(bus, context.clock)
     scheduler.on_connected()
     stop_listening = bus.on_reconnect(scheduler.on_connected)
+    scheduler.metrics.observe(context.telemetry.meter("squall_scheduler"), scheduler.facts)
     context.health.check("bus", lambda: None if bus.connected else "the bus is not connected")
     async with asyncio.timeout(SYNC_S):
         await _watch_all(bus, scheduler, context)
@@ -75,7 +76,7 @@ def _start_reconcilers(
 
 async def _reconcile(bus: Bus, scheduler: Scheduler, clock: Clock, shard: int, holder: str) -> None:
     async def lead(leadership: Leadership) -> None:
-        reconciler = Reconciler(bus, scheduler.facts, clock, shard)
+        reconciler = Reconciler(bus, scheduler.facts, clock, shard, scheduler.metrics.calls)
         stop_listening = bus.on_reconnect(reconciler.on_connected)
         await reconciler.tail.start()
         try:

@@ -34,7 +34,7 @@ class ShardTail:
         """The newest input that was seen."""
         self._bus = bus
         self._region = bus.topology.region
-        self._shard = shard
+        self.shard = shard
         self._journal = subjects.journal_stream(self._region, shard)
         self._results = subjects.results_stream(self._region, shard)
         self._closed: set[str] | None = None
@@ -45,8 +45,8 @@ class ShardTail:
 
     async def start(self) -> None:
         """Listen. Then `sync`."""
-        arrivals = subjects.every_arrival(self._region, self._shard)
-        ends = subjects.every_done(self._region, self._shard)
+        arrivals = subjects.every_arrival(self._region, self.shard)
+        ends = subjects.every_done(self._region, self.shard)
         self._subscriptions = [
             await self._bus.subscribe(arrivals, self.on_arrived),
             await self._bus.subscribe(ends, self.on_done),
@@ -98,7 +98,7 @@ class ShardTail:
             if key not in closed:
                 self.open.add(pool, key, call)
         self._arrived = []
-        log.debug("shard_synced", shard=self._shard, open=len(self.open))
+        log.debug("shard_synced", shard=self.shard, open=len(self.open))
 
     async def _unended(self) -> list[tuple[str, str, Open]]:
         """The inputs that have no result."""

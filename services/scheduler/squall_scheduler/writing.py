@@ -16,6 +16,7 @@ from squall_contracts.calls import SpanVector
 from squall_contracts.nodes import CONTAINERS, ClaimState, ContainerClaim
 from squall_contracts.scaling import VERDICTS, Desired, Verdict
 from squall_scheduler.facts import Facts
+from squall_scheduler.metrics import Metrics
 from squall_scheduler.policy.claims import Action, Create, Drain, Forget, Note
 from squall_scheduler.state import Claim, Pool, PoolId
 from squall_service.clock import Clock
@@ -28,11 +29,12 @@ RESTATE_S = 5.0
 class Writer:
     """The bucket of claims and the bucket of verdicts, as far as the scheduler writes them."""
 
-    def __init__(self, bus: Bus, facts: Facts, clock: Clock) -> None:
+    def __init__(self, bus: Bus, facts: Facts, clock: Clock, metrics: Metrics) -> None:
         self._claims = bus.kv(CONTAINERS)
         self._verdicts = bus.kv(VERDICTS)
         self._facts = facts
         self._clock = clock
+        self._metrics = metrics
 
     async def carry_out(self, pool: Pool, actions: list[Action], need: Desired | None) -> bool:
         """All of them at once. False if one did not get through and the pool must be looked at again."""
@@ -52,6 +54,7 @@ class Writer:
                 case Note():
                     await self._note(pool, action)
         except WrongRevision:
+            self._metrics.lost_races += 1
             log.debug("claim_changed_meanwhile", pool=pool.id, action=type(action).__name__)
             return True  # the newer value comes by the watch, and brings the pool back
         except BusError as error:
@@ -64,6 +67,7 @@ class Writer:
         key = Claim(message=claim, revision=0).key
         revision = await self._claims.create(key, claim.encode())
         self._facts.claim_changed(claim, revision, self._clock.now())
+        self._metrics.claims["placed"] += 1
         log.info("container_placed", pool=pool.id, container=claim.container, node=action.node, reason=action.reason)
 
     def _claim(self, pool: Pool, action: Create, need: Desired | None, began: float) -> ContainerClaim:
@@ -97,6 +101,7 @@ class Writer:
         )
         revision = await self._claims.update(action.claim.key, message.encode(), action.claim.revision)
         self._facts.claim_changed(message, revision, self._clock.now())
+        self._metrics.claims["drained"] += 1
         log.info("container_draining", pool=message.pool, container=message.container, reason=action.reason)
 
     async def _forget(self, action: Forget) -> None:
@@ -105,6 +110,7 @@ class Writer:
         if claim.proposed:
             self._facts.refused(PoolId(claim.message.pool), claim.node, "does not answer", self._clock.now())
         self._facts.claim_gone(claim.key, claim.revision)
+        self._metrics.claims["forgotten"] += 1
         log.info("claim_forgotten", pool=claim.message.pool, container=claim.message.container, reason=action.reason)
 
     async def _note(self, pool: Pool, note: Note) -> None:

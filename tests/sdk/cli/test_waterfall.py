@@ -17,7 +17,9 @@ def trace(*spans: SpanInfo) -> Trace:
 
 
 def test_children_stand_below_their_parent_in_the_order_of_their_start() -> None:
-    lines = waterfall(trace(span("b", 6, 8, "call"), span("c", 7, 8, "b"), span("call", 0, 10), span("a", 1, 5, "call")))
+    lines = waterfall(
+        trace(span("b", 6, 8, "call"), span("c", 7, 8, "b"), span("call", 0, 10), span("a", 1, 5, "call"))
+    )
 
     assert [line.split()[0] for line in lines[1:]] == ["call", "a", "b", "c"]
     assert [len(line) - len(line.lstrip()) for line in lines[1:]] == [0, 2, 2, 4]

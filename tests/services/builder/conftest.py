@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-
-from squall_bus import Bus
 from tests.services.scheduler.world import a_bus
 from tests.support.nats_server import NatsServer
+
+from squall_bus import Bus
 
 
 @pytest.fixture

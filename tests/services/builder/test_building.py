@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from tests.support.eventually import eventually
+
 from squall.errors import ImageBuildError, from_wire
 from squall.spec import ImageSpec, ImageStep
 from squall_builder import service as builder_service
@@ -17,7 +19,6 @@ from squall_contracts import subjects
 from squall_contracts.builds import IMAGES, BuildImage, ImageRecord
 from squall_contracts.logs import LogLines
 from squall_service.run import Running, Service, ServiceContext, start
-from tests.support.eventually import eventually
 
 PLAIN = ImageSpec(steps=(ImageStep(kind="base"),))
 IMPOSSIBLE = ImageSpec(

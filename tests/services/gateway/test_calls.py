@@ -62,7 +62,9 @@ async def test_the_agent_sees_everything_that_the_caller_said(world: World, agen
     assert [row[0] for row in request.spans] == ["args.encode", "gateway.accept"]
 
 
-async def test_the_deadline_is_a_header_of_the_journal_and_the_time_to_live_outlasts_every_attempt(world: World) -> None:
+async def test_the_deadline_is_a_header_of_the_journal_and_the_time_to_live_outlasts_every_attempt(
+    world: World,
+) -> None:
     app = await world.publish(a_function(queue_limit_s=100, timeout_s=10, startup_timeout_s=20))
     headers = call_headers(app, kind="spawn")
 
@@ -143,9 +145,7 @@ async def test_a_wait_that_is_over_says_why_the_call_waits_and_can_be_resumed(wo
     assert only_frame(resumed.content).payload == b"5"
 
 
-async def test_another_gateway_serves_the_result_of_a_call_that_it_did_not_take(
-    world: World, agent: TinyAgent
-) -> None:
+async def test_another_gateway_serves_the_result_of_a_call_that_it_did_not_take(world: World, agent: TinyAgent) -> None:
     app = await world.publish()
     _, other = await world.start_gateway()
     headers = call_headers(app, kind="spawn")
@@ -227,9 +227,7 @@ async def test_waits_are_forgotten_when_their_client_hangs_up(world: World) -> N
 
 
 async def test_class_parameters_lead_to_a_pool_of_their_own(world: World, agent: TinyAgent) -> None:
-    spec = a_function(
-        "Model", is_class=True, methods=(MethodSpec("run"),), parameters=(ParameterSpec("size", "str"),)
-    )
+    spec = a_function("Model", is_class=True, methods=(MethodSpec("run"),), parameters=(ParameterSpec("size", "str"),))
     app = await world.publish(spec)
     encoded = encode_parameters({"size": "xl"})
     await agent.serve(pool_id(app["functions"]["Model"], encoded))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from tests.support.eventually import eventually
 from tests.support.nats_server import NatsServer
 
 from squall.http_api import FrameKind, Header, Route, frames
@@ -66,7 +67,9 @@ class World:
 
     # ------------------------------------------------------------------ what a client does
 
-    async def publish(self, *specs: FunctionSpec, mode: str = "detached", name: str = "shop", **more: Any) -> dict[str, Any]:
+    async def publish(
+        self, *specs: FunctionSpec, mode: str = "detached", name: str = "shop", **more: Any
+    ) -> dict[str, Any]:
         """Publish an app; the answer."""
         body = {"name": name, "mode": mode, "functions": [to_wire(spec) for spec in specs or (a_function(),)], **more}
         answer = await self.http.post(Route.APPS, json=body)
@@ -102,8 +105,7 @@ class TinyAgent:
             self._stack.callback(task.cancel)
 
     async def _take(self, stream: str, pool: str) -> None:
-        while await self.bus.consumer_info(stream, pool) is None:
-            await asyncio.sleep(0.005)
+        await eventually(lambda: self.bus.consumer_info(stream, pool), within_s=60)
         puller = await self.bus.pull(stream, pool, lambda delivery: self._start(delivery, puller))
         self._stack.push_async_callback(puller.close)
         puller.want(1000)
@@ -149,7 +151,9 @@ class TinyAgent:
         await self._stack.aclose()
 
 
-def succeeded(request: CallRequested, payload: bytes | None = None, attempt: str = "1-abcdef", **more: Any) -> CallResult:
+def succeeded(
+    request: CallRequested, payload: bytes | None = None, attempt: str = "1-abcdef", **more: Any
+) -> CallResult:
     """The result of an input; its own payload unless another is given."""
     return CallResult(
         call=request.call,

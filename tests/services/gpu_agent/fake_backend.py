@@ -112,8 +112,10 @@ class FakeContainer:
             task = group.create_task(self._run(request))
             self._tasks[key] = task
             self.most_at_once = max(self.most_at_once, len(self._tasks))
-            await asyncio.wait([task, self._exit], return_when=asyncio.FIRST_COMPLETED)
+            ended = group.create_task(self.wait())
+            await asyncio.wait([task, ended], return_when=asyncio.FIRST_COMPLETED)
             task.cancel()
+            ended.cancel()
         del self._tasks[key]
         if self._exit.done() and task.cancelled():
             return Lost(exit=self._exit.result())
@@ -138,7 +140,7 @@ class FakeContainer:
 
     async def drain(self) -> None:
         while self._tasks:
-            await asyncio.sleep(0.001)
+            await asyncio.wait(self._tasks.values())
 
     async def stop(self, grace_s: float = EXIT_GRACE_S) -> Exit:
         self.end(Exit(code=0, signal=None, reason="stopped"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import time
 import zipfile
@@ -16,7 +17,7 @@ from tests.support.eventually import eventually
 
 from squall.ids import new_call_id, new_id, shard_of
 from squall.spec import CodeRef, FunctionSpec, RetryPolicy, ScalingPolicy
-from squall_bus import Bus, ConsumerSpec
+from squall_bus import Bus, ConsumerSpec, Delivery
 from squall_contracts import subjects
 from squall_contracts.calls import AttemptFailed, CallEvent, CallRequested, CallResult, CancelRequested
 from squall_contracts.functions import SPECS, FunctionRecord, PoolRecord, pool_id, pool_key
@@ -24,6 +25,7 @@ from squall_contracts.nodes import CONTAINERS, ClaimState, ContainerClaim, claim
 from squall_gpu_agent.backend import Backend
 from squall_gpu_agent.service import run_with
 from squall_gpu_agent.settings import AgentSettings
+from squall_service.clock import Clock, SystemClock
 from squall_service.run import Running, Service, ServiceContext, start
 
 WORKSPACE, APP = "ws", "ap-1"
@@ -56,7 +58,9 @@ class Scene:
     # ------------------------------------------------------------------ agents
 
     @asynccontextmanager
-    async def agent(self, backend: Backend, node: str = "node-a", **settings: Any) -> AsyncIterator[Running]:
+    async def agent(
+        self, backend: Backend, node: str = "node-a", *, clock: Clock | None = None, **settings: Any
+    ) -> AsyncIterator[Running]:
         """An agent; drained when the block ends."""
         given: dict[str, Any] = {
             "node": node,
@@ -73,7 +77,7 @@ class Scene:
             await run_with(context.settings, self.bus, context, backend)
 
         service = Service(name="gpu-agent", main=main, settings=AgentSettings(**given))
-        async with start(service) as running:
+        async with start(service, clock=clock) as running:
             yield running
 
     # ------------------------------------------------------------------ what the gateway does
@@ -202,11 +206,11 @@ class Scene:
     async def claim_in(self, key: str, *states: str) -> ContainerClaim:
         """Wait until a claim is in one of these states."""
 
-        async def check() -> ContainerClaim | None:
+        async def check() -> list[ContainerClaim]:
             claim = await self.claim(key)
-            return claim if claim is not None and claim.state in states else None
+            return [claim] if claim is not None and claim.state in states else []
 
-        return await eventually(check)
+        return (await eventually(check, within_s=20))[0]
 
     async def gone(self, key: str) -> None:
         """Wait until a claim is deleted."""
@@ -239,10 +243,11 @@ class Scene:
     async def result(self, request: CallRequested, *, within_s: float = 5.0) -> CallResult:
         """The recorded result, once it is there."""
 
-        async def check() -> CallResult | None:
-            return await self.recorded(request)
+        async def check() -> list[CallResult]:
+            result = await self.recorded(request)
+            return [result] if result is not None else []
 
-        return await eventually(check, within_s=within_s)
+        return (await eventually(check, within_s=within_s))[0]
 
     async def recorded(self, request: CallRequested) -> CallResult | None:
         """The recorded result, if there is one."""
@@ -283,8 +288,46 @@ class Scene:
 
     async def reply(self, request: CallRequested) -> CallResult:
         """What the waiting gateway was told."""
-        replies = await eventually(lambda: self.replies.get(request.call))
-        return replies[0]
+        return (await eventually(lambda: self.replies.get(request.call, [])))[0]
+
+    async def told(self, request: CallRequested, event: str) -> None:
+        """Wait for an event."""
+
+        async def check() -> bool:
+            return event in await self.events(request)
+
+        await eventually(check)
+
+    async def deliver_once(self, pool: str, request: CallRequested) -> None:
+        """Lease an input as another agent and give it back, so that its next delivery is not the first."""
+        arrived: asyncio.Queue[Delivery] = asyncio.Queue()
+        stream = subjects.work_stream(self.region, shard_of(request.call))
+        async with await self.bus.pull(stream, pool, arrived.put_nowait) as puller:
+            puller.want(1)
+            async with asyncio.timeout(5):
+                (await arrived.get()).nak()
+
+
+class ShiftedClock(SystemClock):
+    """The machine's clock, with jumps: what an agent sees after it was stopped, or after its machine slept."""
+
+    def __init__(self) -> None:
+        self.wall_s = self.monotonic_s = 0.0
+
+    def pause(self, seconds: float) -> None:
+        """The process did not run for so long."""
+        self.wall_s += seconds
+        self.monotonic_s += seconds
+
+    def sleep_machine(self, seconds: float) -> None:
+        """The machine was suspended: its monotonic clock did not run either."""
+        self.wall_s += seconds
+
+    def now(self) -> float:
+        return super().now() + self.wall_s
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.monotonic_s
 
 
 FAST_RETRY = RetryPolicy(max_retries=2, initial_delay_s=0.05, max_delay_s=1)

@@ -2,14 +2,53 @@
 
 from __future__ import annotations
 
-from tests.services.gpu_agent.fake_backend import FakeBackend, FakeContainer, output
-from tests.services.gpu_agent.scene import Scene
+import asyncio
+import time
+from collections import deque
+from dataclasses import replace
 
-from squall_gpu_agent.backend import End, InputRequest
+from tests.services.gpu_agent.fake_backend import FakeBackend, FakeContainer, failed, output
+from tests.services.gpu_agent.scene import FAST_RETRY, WORKSPACE, Scene, ShiftedClock
+from tests.support.eventually import eventually
+
+from squall.spec import ScalingPolicy
+from squall_contracts.calls import CallResult
+from squall_contracts.nodes import ClaimState
+from squall_gpu_agent.backend import End, Exit, FailureKind, InputRequest
+from squall_gpu_agent.results import cancelled
 
 
 async def echo(container: FakeContainer, request: InputRequest) -> End:
     return output(b"echo " + (request.payload or b""))
+
+
+class Script:
+    """User code that ends as told, one end for each attempt; the last one again and again."""
+
+    def __init__(self, *ends: End) -> None:
+        self.ends = deque(ends)
+        self.began: list[float] = []
+
+    async def __call__(self, container: FakeContainer, request: InputRequest) -> End:
+        self.began.append(time.monotonic())
+        return self.ends.popleft() if len(self.ends) > 1 else self.ends[0]
+
+
+class Held:
+    """User code that runs until it is let go."""
+
+    def __init__(self, end: End | None = None) -> None:
+        self.end = end if end is not None else output(b"done")
+        self.go = asyncio.Event()
+        self.running: list[str] = []
+
+    async def __call__(self, container: FakeContainer, request: InputRequest) -> End:
+        self.running.append(request.call)
+        await self.go.wait()
+        return self.end
+
+
+# ---------------------------------------------------------------- success
 
 
 async def test_a_call_is_recorded_then_answered_then_removed_from_the_queue(scene: Scene) -> None:
@@ -20,3 +59,320 @@ async def test_a_call_is_recorded_then_answered_then_removed_from_the_queue(scen
         assert (result.outcome, result.payload, result.node) == ("succeeded", b"echo hello", "node-a")
         assert (await scene.reply(request)).encode() == result.encode()
         await scene.emptied(pool)
+
+
+async def test_inputs_of_a_container_with_two_slots_run_at_the_same_time(scene: Scene) -> None:
+    code = Held()
+    async with scene.agent(FakeBackend({"f": code})):
+        pool, function = await scene.ready(scaling=ScalingPolicy(max_inputs=2))
+        calls = [await scene.call(pool, function) for _ in range(3)]
+        await eventually(lambda: len(code.running) == 2)
+        code.go.set()
+        for call in calls:
+            assert (await scene.result(call)).outcome == "succeeded"
+
+
+async def test_two_agents_share_the_calls_of_a_pool(scene: Scene) -> None:
+    first, second = Held(), Held()
+    async with (
+        scene.agent(FakeBackend({"f": first}), "node-a"),
+        scene.agent(FakeBackend({"f": second}), "node-b"),
+    ):
+        pool, function = await scene.ready()
+        key = await scene.propose(pool, function, "node-b")
+        await scene.claim_in(key, ClaimState.READY)
+        calls = [await scene.call(pool, function) for _ in range(2)]
+        await eventually(lambda: len(first.running) == len(second.running) == 1)
+        first.go.set()
+        second.go.set()
+        assert {(await scene.result(call)).node for call in calls} == {"node-a", "node-b"}
+
+
+# ---------------------------------------------------------------- history
+
+
+async def test_a_redelivered_call_with_a_result_is_answered_and_not_run_again(scene: Scene) -> None:
+    code = Script(output(b"second"))
+    async with scene.agent(FakeBackend({"f": code})):
+        function = await scene.function()
+        pool = await scene.pool(function)
+        request = await scene.call(pool, function)
+        await scene.deliver_once(pool, request)
+        recorded = await scene.record(a_result(request.call, b"first"))
+        await scene.propose(pool, function)
+        assert (await scene.reply(request)).encode() == recorded
+        await scene.emptied(pool)
+        assert not code.began
+        await scene.told(request, "skipped")
+
+
+async def test_a_call_that_was_accepted_twice_runs_once(scene: Scene) -> None:
+    code = Script(output(b"once"))
+    async with scene.agent(FakeBackend({"f": code})):
+        pool, function = await scene.ready()
+        request = await scene.call(pool, function)
+        await scene.accept(request)
+        await scene.result(request)
+        await scene.emptied(pool)
+        assert len(code.began) == 1
+
+
+async def test_a_call_past_its_deadline_ends_expired_and_never_starts(scene: Scene) -> None:
+    code = Script(output())
+    async with scene.agent(FakeBackend({"f": code})):
+        pool, function = await scene.ready()
+        request = await scene.call(pool, function, deadline=time.time() - 1)
+        result = await scene.result(request)
+        assert (result.outcome, result.attempt) == ("expired", "")
+        assert result.error is not None
+        assert result.error["kind"] == "expired"
+        assert (await scene.reply(request)).outcome == "expired"
+        await scene.emptied(pool)
+        assert not code.began
+
+
+async def test_a_result_that_another_agent_recorded_first_is_the_one_that_is_told(scene: Scene) -> None:
+    code = Held(output(b"late"))
+    async with scene.agent(FakeBackend({"f": code})):
+        pool, function = await scene.ready()
+        request = await scene.call(pool, function)
+        await eventually(lambda: code.running)
+        recorded = await scene.record(a_result(request.call, b"early"))
+        code.go.set()
+        assert (await scene.reply(request)).encode() == recorded
+        await scene.told(request, "superseded")
+        await scene.emptied(pool)
+
+
+async def test_an_unreadable_call_ends_failed_and_does_not_stop_the_queue(scene: Scene) -> None:
+    async with scene.agent(FakeBackend({"f": echo})):
+        pool, function = await scene.ready()
+        poisoned = scene.request(pool, function)
+        await scene.accept(poisoned, data=b"\xc1 not a message")
+        request = await scene.call(pool, function)
+        result = await scene.result(poisoned)
+        assert result.outcome == "failed"
+        assert result.error is not None
+        assert result.error["kind"] == "invalid_input"
+        assert (await scene.result(request)).outcome == "succeeded"
+        await scene.emptied(pool)
+
+
+# ---------------------------------------------------------------- failures and retries
+
+
+async def test_an_exception_without_retries_is_the_result(scene: Scene) -> None:
+    async with scene.agent(FakeBackend({"f": Script(failed("boom"))})):
+        pool, function = await scene.ready()
+        request = await scene.call(pool, function)
+        result = await scene.result(request)
+        assert (result.outcome, result.payload) == ("failed", b"pickled")
+        assert result.error is not None
+        assert (result.error["kind"], result.error["type"], result.error["message"]) == ("user", "ValueError", "boom")
+        await scene.emptied(pool)
+        assert await scene.attempts(request) == []
+
+
+async def test_a_failed_attempt_is_counted_and_repeated_after_its_delay(scene: Scene) -> None:
+    code = Script(failed("one"), failed("two"), output(b"third time"))
+    async with scene.agent(FakeBackend({"f": code})):
+        pool, function = await scene.ready(retry=replace(FAST_RETRY, initial_delay_s=0.2))
+        request = await scene.call(pool, function)
+        result = await scene.result(request)
+        assert (result.outcome, result.payload, result.attempt[:2]) == ("succeeded", b"third time", "3-")
+        assert [later - earlier >= 0.19 for earlier, later in zip(code.began, code.began[1:], strict=False)] == [
+            True,
+            True,
+        ]
+        counted = await scene.attempts(request)
+        assert [(a.kind, a.user_failures, a.infra_failures) for a in counted] == [("user", 1, 0), ("user", 2, 0)]
+        await scene.emptied(pool)
+
+
+async def test_the_last_failure_is_the_result_when_retries_are_used_up(scene: Scene) -> None:
+    code = Script(failed("one"), failed("two"), failed("three"))
+    async with scene.agent(FakeBackend({"f": code})):
+        pool, function = await scene.ready(retry=FAST_RETRY)
+        request = await scene.call(pool, function)
+        result = await scene.result(request)
+        assert result.outcome == "failed"
+        assert result.error is not None
+        assert result.error["message"] == "three"
+        assert len(await scene.attempts(request)) == 2
+
+
+async def test_arguments_that_cannot_be_loaded_are_not_retried(scene: Scene) -> None:
+    code = Script(failed("No module named x", FailureKind.DESERIALIZATION))
+    async with scene.agent(FakeBackend({"f": code})):
+        pool, function = await scene.ready(retry=FAST_RETRY)
+        result = await scene.result(await scene.call(pool, function))
+        assert result.error is not None
+        assert result.error["kind"] == "deserialization"
+        assert len(code.began) == 1
+
+
+async def test_a_crash_is_counted_apart_and_the_input_runs_again_at_once(scene: Scene) -> None:
+    crashes = 1
+
+    async def crashing(container: FakeContainer, request: InputRequest) -> End:
+        nonlocal crashes
+        if crashes:
+            crashes -= 1
+            container.end(Exit(code=None, signal=11, reason="killed by SIGSEGV"))
+            await asyncio.Event().wait()
+        return output(b"survived")
+
+    async with scene.agent(FakeBackend({"f": crashing})):
+        pool, function = await scene.ready(containers=2)
+        request = await scene.call(pool, function)
+        result = await scene.result(request)
+        assert (result.outcome, result.payload) == ("succeeded", b"survived")
+        counted = await scene.attempts(request)
+        assert [(a.kind, a.user_failures, a.infra_failures) for a in counted] == [("infra", 0, 1)]
+        assert "SIGSEGV" in counted[0].reason
+
+
+async def test_an_input_that_kills_every_container_ends_after_eight_losses_with_its_history(scene: Scene) -> None:
+    async def deadly(container: FakeContainer, request: InputRequest) -> End:
+        container.end(Exit(code=None, signal=9, oom=True, reason="killed: out of memory"))
+        await asyncio.Event().wait()
+        return output()
+
+    async with scene.agent(FakeBackend({"f": deadly})):
+        pool, function = await scene.ready(containers=9)
+        request = await scene.call(pool, function)
+        result = await scene.result(request, within_s=20)
+        assert result.outcome == "failed"
+        assert result.error is not None
+        assert result.error["kind"] == "infra"
+        assert result.error["message"].count("out of memory") >= 8
+        assert len(await scene.attempts(request)) == 7
+
+
+# ---------------------------------------------------------------- time limits
+
+
+async def test_code_over_its_time_is_stopped_and_the_call_ends_timed_out(scene: Scene) -> None:
+    code = Held()
+    backend = FakeBackend({"f": code})
+    async with scene.agent(backend):
+        pool, function = await scene.ready(timeout_s=0.1)
+        request = await scene.call(pool, function)
+        result = await scene.result(request)
+        assert result.outcome == "timed_out"
+        assert result.error is not None
+        assert (result.error["kind"], result.error["data"]) == ("function_timeout", {"timeout_s": 0.1})
+        code.go.set()
+        other = await scene.call(pool, function)
+        assert (await scene.result(other)).outcome == "succeeded"
+        assert len(backend.containers) == 1
+
+
+async def test_code_that_does_not_stop_is_killed_with_its_container(scene: Scene) -> None:
+    backend = FakeBackend({"f": Held()})
+    async with scene.agent(backend):
+        pool, function = await scene.ready(timeout_s=0.1)
+        backend.containers[0].ignores_cancel = True
+        request = await scene.call(pool, function)
+        assert (await scene.result(request)).outcome == "timed_out"
+        exit = await backend.containers[0].wait()
+        assert exit.signal == 9
+
+
+async def test_a_time_out_uses_up_a_retry(scene: Scene) -> None:
+    async with scene.agent(FakeBackend({"f": Held()})):
+        pool, function = await scene.ready(timeout_s=0.05, retry=replace(FAST_RETRY, max_retries=1))
+        request = await scene.call(pool, function)
+        assert (await scene.result(request)).outcome == "timed_out"
+        assert [a.kind for a in await scene.attempts(request)] == ["user"]
+
+
+# ---------------------------------------------------------------- cancels
+
+
+async def test_a_cancel_stops_running_code_and_the_recorded_result_is_told(scene: Scene) -> None:
+    code = Held()
+    backend = FakeBackend({"f": code})
+    async with scene.agent(backend):
+        pool, function = await scene.ready(retry=FAST_RETRY)
+        request = await scene.call(pool, function)
+        await eventually(lambda: code.running)
+        await scene.record(cancelled(request, time.time()))
+        scene.cancel(request)
+        scene.cancel(request)
+        assert (await scene.reply(request)).outcome == "cancelled"
+        await scene.emptied(pool)
+        assert await scene.attempts(request) == []
+        assert not backend.containers[0].running
+
+
+async def test_a_call_that_arrives_after_its_cancel_does_not_start(scene: Scene) -> None:
+    code = Script(output())
+    async with scene.agent(FakeBackend({"f": code})):
+        pool, function = await scene.ready()
+        request = scene.request(pool, function)
+        await scene.record(cancelled(request, time.time()))
+        scene.cancel(request)
+        await scene.accept(request)
+        await scene.emptied(pool)
+        assert not code.began
+
+
+async def test_terminating_containers_kills_the_one_that_ran_the_call(scene: Scene) -> None:
+    code = Held()
+    backend = FakeBackend({"f": code})
+    async with scene.agent(backend):
+        pool, function = await scene.ready()
+        request = await scene.call(pool, function)
+        await eventually(lambda: code.running)
+        await scene.record(cancelled(request, time.time()))
+        scene.cancel(request, terminate=True)
+        assert (await backend.containers[0].wait()).reason == "terminated by a cancel"
+        assert (await scene.result(request)).outcome == "cancelled"
+        await scene.emptied(pool)
+
+
+# ---------------------------------------------------------------- fencing
+
+
+async def test_an_agent_that_was_paused_records_no_failure(scene: Scene) -> None:
+    code, clock = Held(failed("stale")), ShiftedClock()
+    async with scene.agent(FakeBackend({"f": code}), clock=clock):
+        pool, function = await scene.ready(retry=FAST_RETRY)
+        request = await scene.call(pool, function)
+        await eventually(lambda: code.running)
+        clock.pause(9)
+        code.go.set()
+        await scene.told(request, "abandoned")
+        assert await scene.recorded(request) is None
+        assert await scene.attempts(request) == []
+        assert await scene.queued(pool) == 1
+
+
+async def test_an_agent_that_was_paused_still_records_success(scene: Scene) -> None:
+    code, clock = Held(output(b"worth keeping")), ShiftedClock()
+    async with scene.agent(FakeBackend({"f": code}), clock=clock):
+        pool, function = await scene.ready()
+        request = await scene.call(pool, function)
+        await eventually(lambda: code.running)
+        clock.pause(9)
+        code.go.set()
+        assert (await scene.result(request)).payload == b"worth keeping"
+        await scene.emptied(pool)
+
+
+async def test_a_machine_that_slept_records_no_failure(scene: Scene) -> None:
+    code, clock = Held(failed("stale")), ShiftedClock()
+    async with scene.agent(FakeBackend({"f": code}), clock=clock):
+        pool, function = await scene.ready()
+        request = await scene.call(pool, function)
+        await eventually(lambda: code.running)
+        clock.sleep_machine(60)
+        await scene.told(request, "started")  # the leases have ticked since
+        code.go.set()
+        await scene.told(request, "abandoned")
+        assert await scene.recorded(request) is None
+
+
+def a_result(call: str, payload: bytes) -> CallResult:
+    return CallResult(call=call, index=0, workspace=WORKSPACE, outcome="succeeded", attempt="1-other", payload=payload)

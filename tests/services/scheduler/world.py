@@ -64,9 +64,9 @@ async def transformed(bus: Bus, stream: topology.StreamSpec) -> None:
 
 
 @asynccontextmanager
-async def a_world(folder: Path) -> AsyncIterator[World]:
+async def a_world(folder: Path, shards: int = SHARDS) -> AsyncIterator[World]:
     """A server of its own, empty."""
-    async with NatsServer(folder / "nats") as server, a_bus(server) as bus:
+    async with NatsServer(folder / "nats") as server, a_bus(server, shards=shards) as bus:
         yield World(bus=bus, server=server)
 
 
@@ -149,7 +149,9 @@ class World:
         )
         await self.bus.kv(APPS).put(app, record.encode())
 
-    async def call(self, pool: str, *, call: str = "", index: int = 0, deadline: float | None = None) -> str:
+    async def call(
+        self, pool: str, *, call: str = "", index: int = 0, deadline: float | None = None, reply_to: str | None = None
+    ) -> str:
         """Accept a call; its id."""
         call = call or new_call_id(self.bus.topology.shards)
         now = self.clock.now()
@@ -164,6 +166,7 @@ class World:
             kind="spawn",
             accepted_at=now,
             deadline=deadline,
+            reply_to=reply_to,
         )
         headers = {DEADLINE_HEADER: f"{deadline:.3f}"}
         await self.bus.publish(
@@ -213,9 +216,7 @@ class World:
 
     async def finish(self, pool: str, call: str, index: int = 0, *, acknowledge: bool = True) -> None:
         """Record a result, and take the call off the queue."""
-        result = CallResult(
-            call=call, index=index, workspace=WORKSPACE, outcome="succeeded", attempt="1-a", pool=pool
-        )
+        result = CallResult(call=call, index=index, workspace=WORKSPACE, outcome="succeeded", attempt="1-a", pool=pool)
         await self.bus.publish(
             subjects.result("local", WORKSPACE, call, index), result.encode(), msg_id=f"{call}.{index}.1-a"
         )

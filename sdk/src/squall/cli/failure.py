@@ -23,6 +23,7 @@ FULL_TRACEBACK = "SQUALL_TRACEBACK"
 """Set to 1: tracebacks keep the frames of squall and of Python's import system."""
 
 _OWN = str(Path(__file__).resolve().parents[1])
+_TRACEBACK = "Traceback (most recent call last):"
 _TYPER = f"{os.sep}site-packages{os.sep}typer{os.sep}"
 _HIDDEN = ("<frozen importlib", "<frozen runpy", str(Path(os.__file__).parent / "importlib"))
 
@@ -48,8 +49,17 @@ def report(error: BaseException, out: Optional[IO[str]] = None) -> int:
     if not user_frames(error.__traceback__):
         return _report_bug(error, out)
     out.write(format_user_error(error))
+    if isinstance(error, ModuleNotFoundError) and remote_traceback(error):
+        print_error("program", f"the container has no module {error.name!r}", _how_to_add(error.name or ""), out)
     out.flush()
     return EXIT_FAILED
+
+
+def _how_to_add(module: str) -> str:
+    top = module.partition(".")[0]
+    if (Path.cwd() / f"{top}.py").exists() or (Path.cwd() / top).is_dir():
+        return f'Add your own code to the image: `image.add_local_python_source("{top}")`.'
+    return f'Add its package to the image of the function, e.g. `squall.Image.debian_slim().uv_pip_install("{top}")`.'
 
 
 def print_error(code: str, cause: str, fix: str, out: IO[str]) -> None:
@@ -65,9 +75,30 @@ def format_user_error(error: BaseException) -> str:
     """The traceback of an exception, without frames that are not the user's."""
     if os.environ.get(FULL_TRACEBACK, "") not in ("", "0"):
         return "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    remote = remote_traceback(error)
+    if remote:
+        return _joined(error, remote)
     formatted = traceback.TracebackException(type(error), error, error.__traceback__)
     _trim(formatted)
     return "".join(formatted.format())
+
+
+def remote_traceback(error: BaseException) -> str:
+    """What the container said about an exception that came from there; empty for any other."""
+    cause = error.__cause__
+    return str(cause.args[0]).rstrip() if type(cause).__name__ == "RemoteTraceback" and cause.args else ""
+
+
+def _joined(error: BaseException, remote: str) -> str:
+    """One traceback: the lines that led to the call here, then those in the container."""
+    frames = user_frames(error.__traceback__)
+    for frame in frames:
+        frame.filename = shorten(frame.filename)
+    here = "".join(traceback.StackSummary.from_list(frames).format())
+    first, _, rest = remote.partition("\n")
+    if first != _TRACEBACK or _TRACEBACK in rest:  # a chain of exceptions: leave it as it is
+        rest = "\n".join(f"  {line}" for line in remote.splitlines()) + f"\n{type(error).__name__}: {error}"
+    return f"{_TRACEBACK}\n{here}  In the container:\n{rest}\n"
 
 
 def _trim(error: traceback.TracebackException, seen: Optional[list[int]] = None) -> None:

@@ -154,10 +154,13 @@ class LiveOutput(Output):
             current.done, current.submitted = done, submitted
             if finished:
                 self._maps.pop(call)
-        if finished:
-            self._step(
-                f"{_escape(function)}: {done} of {submitted} inputs in {time.monotonic() - current.began:.1f} s."
-            )
+        if not finished:
+            return
+        text = f"{_escape(function)}: {done} of {submitted} inputs in {time.monotonic() - current.began:.1f} s."
+        if done == submitted:
+            self._step(text)
+        else:
+            self._above(f"[red]✗[/red] {text}")
 
     def app_done(self, app_id: str, aborted: bool) -> None:
         self._doing, self._status = "", None

@@ -37,7 +37,9 @@ class _Job:
     options: RunOptions
 
 
-def run(text: str, arguments: Sequence[str], options: RunOptions, *, as_module: bool, wants_help: bool) -> int:
+def run(
+    text: str, arguments: Sequence[str], options: RunOptions, *, as_module: bool = False, wants_help: bool = False
+) -> int:
     """Runs what `text` points at; the exit status. Raises whatever goes wrong."""
     reference = parse(text, as_module)
     if options.detach:

@@ -11,6 +11,7 @@ from typing import Optional, Protocol
 from squall import output
 from squall.http_api import AppStatus, LogEntry
 
+WAIT_TOLD_S = 2.0
 PROGRESS_S = 5.0
 """How often a line about a map is printed where nothing can be drawn."""
 
@@ -34,7 +35,8 @@ class PlainScreen(output.PlainOutput):
         self._timestamps = timestamps
         self._line_open: dict[str, bool] = {}
         self._told: dict[str, float] = {}
-        self._waits: dict[str, str] = {}
+        self._waits: dict[str, tuple[str, float]] = {}
+        self._reasons_told: set[str] = set()
 
     def doing(self, text: str) -> None:
         """Not worth a line."""
@@ -44,14 +46,23 @@ class PlainScreen(output.PlainOutput):
 
     def status(self, status: AppStatus) -> None:
         for pool in status.pools:
-            if pool.waiting and self._waits.get(pool.pool) != pool.waiting:
-                self._step(f"… {pool.function} waits: {pool.waiting}")
-            self._waits[pool.pool] = pool.waiting
+            self._wait(pool.pool, pool.function, pool.waiting)
 
     def waiting(self, call: str, reason: str) -> None:
-        if reason and reason not in self._waits.values():
-            self._step(f"… waiting: {reason}")
-        self._waits[call] = reason
+        self._wait(call, call, reason)
+
+    def _wait(self, key: str, what: str, reason: str) -> None:
+        """A reason is worth a line when it has lasted: containers that are starting are not news."""
+        now = time.monotonic()
+        if not reason:
+            self._waits.pop(key, None)
+            return
+        told, since = self._waits.setdefault(key, (reason, now))
+        if told != reason:
+            self._waits[key] = (reason, since)
+        if now - since >= WAIT_TOLD_S and reason not in self._reasons_told:
+            self._reasons_told.add(reason)
+            self._step(f"… {what} waits: {reason}")
 
     def log(self, entry: LogEntry) -> None:
         if self._timestamps and not self._line_open.get(entry.container + entry.stream):
@@ -64,7 +75,8 @@ class PlainScreen(output.PlainOutput):
         now = time.monotonic()
         if finished or now - self._told.setdefault(call, now) >= PROGRESS_S:
             self._told[call] = now
-            self._step(f"{'✓' if finished else '…'} {function}: {done} of {submitted} inputs")
+            mark = "…" if not finished else "✓" if done == submitted else "✗"
+            self._step(f"{mark} {function}: {done} of {submitted} inputs")
 
 
 @contextlib.contextmanager

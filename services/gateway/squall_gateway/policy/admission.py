@@ -123,8 +123,13 @@ def _out_of_order(situation: Situation) -> SquallError | None:
     if situation.storage_full:
         return StorageFullError(f"{situation.storage_full}; no new calls are taken")
     if situation.bus_down_s > BUS_GRACE_S:
-        return ServiceError(f"the bus has not been reachable for {situation.bus_down_s:.1f} s")
+        return bus_is_down(situation.bus_down_s)
     return None
+
+
+def bus_is_down(down_s: float) -> SquallError:
+    """Nothing can be stored or read at the moment."""
+    return ServiceError(f"the bus has not been reachable for {down_s:.1f} s")
 
 
 def _too_many(wanted: Wanted, situation: Situation, limits: Limits) -> SquallError | None:

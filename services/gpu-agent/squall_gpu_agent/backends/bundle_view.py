@@ -45,6 +45,8 @@ class ViewError(Exception):
 
 def needs_view(code_dir: str) -> str | None:
     """A file of the bundle that is only found at its absolute path, or None: then no namespace is needed."""
+    if not os.path.isdir(code_dir):
+        raise FileNotFoundError(errno.ENOENT, "the extracted bundle is not there", code_dir)
     for folder, _, files in os.walk(code_dir):
         below = os.path.relpath(folder, code_dir)
         if below.split(os.sep)[-1] == "__pycache__":

@@ -1,8 +1,8 @@
 """Pulling: how many calls an agent asks for, and of which shard. Pure.
 
-A pool's calls lie on several shards, each with its own consumer, and an open request may be answered at any time. Asking
-every shard for all free slots would bring shards x slots calls; asking one shard alone would leave a call on another
-one waiting. So: while nothing is known every shard has at least one request open; while some shards are known to have
+A pool's calls lie on several shards, each with its own consumer, and an open request may be answered at any time.
+Asking every shard for all free slots would bring shards x slots calls; asking one shard alone would leave a call on
+another one waiting. So: while nothing is known every shard has at least one request open; while some shards are known to have
 a backlog the free slots are shared among those.
 """
 

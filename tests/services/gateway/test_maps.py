@@ -1,0 +1,154 @@
+"""Maps: inputs in chunks, results as they come, cursors."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+from tests.services.gateway.world import (
+    SHARDS,
+    TinyAgent,
+    World,
+    call_headers,
+    error_of,
+    input_frames,
+    succeeded,
+)
+from tests.support.eventually import eventually
+
+from squall.http_api import FrameKind, Header, frames
+from squall.ids import new_call_id, shard_of
+from squall_contracts import subjects
+from squall_contracts.functions import pool_id
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+class Results:
+    """Frames of a stream, as they come."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self._chunks = response.aiter_raw()
+        self._decoder = frames.Decoder()
+        self._ready: list[frames.Frame] = []
+
+    async def next(self) -> frames.Frame:
+        while not self._ready:
+            self._ready += self._decoder.feed(await anext(self._chunks))
+        return self._ready.pop(0)
+
+    async def take(self, count: int) -> list[frames.Frame]:
+        return [await self.next() for _ in range(count)]
+
+
+@asynccontextmanager
+async def results_of(client: httpx.AsyncClient, call: str, cursor: int = 0) -> AsyncIterator[Results]:
+    async with client.stream("GET", f"/v1/calls/{call}/results?cursor={cursor}") as response:
+        assert response.status_code == 200
+        yield Results(response)
+
+
+async def test_every_input_of_a_map_gets_its_own_result_with_a_cursor(world: World, agent: TinyAgent) -> None:
+    app, call = await world.publish(), new_call_id(SHARDS)
+    await agent.serve(pool_id(app["functions"]["double"]))
+    headers = call_headers(app, kind="map")
+    async with results_of(world.http, call) as results:
+        for first in (0, 300):
+            chunk = input_frames(*(b"%d" % n for n in range(first, first + 300)), first=first)
+            answer = await world.http.post(
+                f"/v1/calls/{call}/inputs", headers=headers | {Header.CALL: call}, content=chunk
+            )
+            assert answer.json() == {"accepted": 300}
+        found = await results.take(600)
+
+    assert {frame.kind for frame in found} == {FrameKind.RESULT}
+    assert {frame.meta["index"]: frame.payload for frame in found} == {n: b"%d" % n for n in range(600)}
+    cursors = [frame.meta["cursor"] for frame in found]
+    assert cursors == sorted(set(cursors))
+
+
+async def test_a_chunk_sent_twice_adds_nothing(world: World, agent: TinyAgent) -> None:
+    app, call = await world.publish(), new_call_id(SHARDS)
+    chunk, headers = input_frames(b"a", b"b", b"c"), call_headers(app, kind="map")
+    first = await world.http.post(f"/v1/calls/{call}/inputs", headers=headers, content=chunk)
+    await agent.serve(pool_id(app["functions"]["double"]))
+    await eventually(lambda: len(agent.seen) == 3)
+    second = await world.http.post(f"/v1/calls/{call}/inputs", headers=headers, content=chunk)
+    more = await world.http.post(f"/v1/calls/{call}/inputs", headers=headers, content=input_frames(b"c", b"d", first=2))
+    await eventually(lambda: len(agent.seen) == 4)
+
+    assert (first.json(), second.json(), more.json()) == ({"accepted": 3}, {"accepted": 3}, {"accepted": 2})
+    info = await world.bus.stream_info(
+        subjects.journal_stream("local", shard_of(call)),
+        subjects.calls_of("local", pool_id(app["functions"]["double"]), call),
+    )
+    assert len(info.subjects) == 4
+
+
+async def test_a_stream_resumes_after_its_cursor_on_another_gateway(world: World, agent: TinyAgent) -> None:
+    app, call = await world.publish(), new_call_id(SHARDS)
+    _, other = await world.start_gateway()
+    await agent.serve(pool_id(app["functions"]["double"]))
+    headers = call_headers(app, kind="map")
+    chunk = input_frames(*(b"%d" % n for n in range(10)))
+    await world.http.post(f"/v1/calls/{call}/inputs", headers=headers, content=chunk)
+    async with results_of(world.http, call) as results:
+        early = await results.take(4)
+    async with results_of(other, call, early[-1].meta["cursor"]) as results:
+        late = await results.take(6)
+
+    assert sorted(frame.meta["index"] for frame in [*early, *late]) == list(range(10))
+
+
+@pytest.mark.slow
+async def test_a_silent_stream_says_why_its_inputs_wait(world: World) -> None:
+    app, call = await world.publish(), new_call_id(SHARDS)
+    await world.http.post(f"/v1/calls/{call}/inputs", headers=call_headers(app, kind="map"), content=input_frames(b"a"))
+
+    async with results_of(world.http, call) as results:
+        frame = await results.next()
+
+    assert frame.kind == FrameKind.KEEPALIVE
+    assert "autoscaler" in frame.meta["waiting"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        (b"junk that is no frame", 400, "frame"),
+        (b"", 400, "no inputs"),
+        (input_frames(b"a")[:-1], 400, "middle of a frame"),
+        (input_frames(b"a") + input_frames(b"b"), 400, "twice"),
+        (frames.encode(FrameKind.RESULT, {"index": 0}), 400, "INPUT"),
+        (frames.encode(FrameKind.INPUT, {"index": -1}), 400, "index"),
+        (frames.encode(FrameKind.INPUT, {"index": 0, "blob": "x"}), 400, "blob"),
+        (frames.encode(FrameKind.INPUT, {"index": 0}, b"x" * 65537), 413, "inline"),
+        (input_frames(*[b""] * 1001), 413, "1000"),
+    ],
+)
+async def test_a_bad_chunk_is_refused_as_a_whole(world: World, body: bytes, status: int, words: str) -> None:
+    app, call = await world.publish(), new_call_id(SHARDS)
+
+    answer = await world.http.post(f"/v1/calls/{call}/inputs", headers=call_headers(app, kind="map"), content=body)
+
+    assert answer.status_code == status, answer.text
+    assert words in error_of(answer)["message"]
+
+
+async def test_results_that_were_recorded_before_the_stream_began_are_in_it(world: World) -> None:
+    app, call = await world.publish(), new_call_id(SHARDS)
+    agent = world.agent(lambda request: succeeded(request, b"r" * 60_000))
+    await agent.serve(pool_id(app["functions"]["double"]))
+    await world.http.post(
+        f"/v1/calls/{call}/inputs", headers=call_headers(app, kind="map"), content=input_frames(*[b""] * 50)
+    )
+    await eventually(lambda: len(agent.seen) == 50)
+
+    async with results_of(world.http, call) as results, asyncio.timeout(10):
+        found = await results.take(50)
+    await agent.stop()
+
+    assert sum(len(frame.payload) for frame in found) == 3_000_000
