@@ -5,6 +5,7 @@ What the SDK's tests need of a server and no more; what the real one does is tes
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import pickle
@@ -16,10 +17,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from squall.app import App
+from squall.cls import Cls
 from squall.config import ServerAddress
-from squall.http_api import FrameKind, Header, frames, parse_blob_ref
+from squall.errors import SquallError, to_wire
+from squall.http_api import FrameKind, Header, decode_parameters, encode_parameters, frames, parse_blob_ref
 
 TOKEN = "secret-token"
+NO_PARAMETERS = encode_parameters({})
 
 
 class FakeGateway:
@@ -27,7 +32,7 @@ class FakeGateway:
 
     def __init__(self) -> None:
         self.functions: dict[str, Callable[..., Any]] = {}
-        """What runs, by function name or `Class.method`."""
+        """What runs, by name; for `Class.method`, what makes it from the class parameters."""
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.blobs: dict[str, bytes] = {}
         self.apps: list[dict[str, Any]] = []
@@ -38,20 +43,54 @@ class FakeGateway:
         self.logs: list[dict[str, Any]] = []
         self.break_next: list[str] = []
         """Routes ("POST /v1/calls") whose next answer is replaced by a broken connection, after the work was done."""
-        self.errors: dict[str, dict[str, Any]] = {}
-        """Error answers by route."""
+        self.errors: dict[str, list[SquallError]] = {}
+        """Error answers by route, used up one by one."""
+        self.outcomes: dict[str, dict[str, Any]] = {}
+        """How calls of a function end, instead of running it: fields of the result's metadata."""
+        self.not_yet: dict[str, int] = {}
+        """How many times a function's calls are answered with "not yet"."""
+        self.input_errors: list[SquallError] = []
+        """Refusals of the next chunks of any map."""
+        self.chunks: list[list[int]] = []
+        self.waiting: dict[str, tuple[str, Any, bytes]] = {}
         self.results_per_stream = 1 << 30
+        self.items_per_stream = 1 << 30
+        self.repeats_results = False
+        self.restarts_after: int | None = None
+        """A generator begins anew after so many items."""
         self.changed = threading.Condition()
-        self.blob_inputs = 0
+
+    def serve(self, app: App) -> None:
+        """Run what an app declares."""
+        for name, function in app.registered_functions.items():
+            self.functions[name] = function.get_raw_f()
+        for name, cls in app.registered_classes.items():
+            for method in cls.method_specs():
+                self.functions[f"{name}.{method.name}"] = functools.partial(_bound, cls, method.name)
 
     def paths(self, method: str) -> list[str]:
+        """Paths of the requests so far."""
         return [path for m, path, _ in self.requests if m == method]
 
-    def run(self, name: str, payload: bytes, call: str, index: int) -> tuple[dict[str, Any], bytes]:
+    def headers_of(self, route: str) -> list[dict[str, str]]:
+        """Headers of the requests of a route ("POST /v1/calls")."""
+        return [headers for method, path, headers in self.requests if f"{method} {path.partition('?')[0]}" == route]
+
+    def headers_of_inputs(self) -> list[dict[str, str]]:
+        """Headers of every chunk of a map."""
+        return [headers for _, path, headers in self.requests if path.endswith("/inputs")]
+
+    def callee(self, name: str, headers: Any) -> Callable[..., Any]:
+        function = self.functions[name]
+        return function(decode_parameters(headers.get(Header.PARAMETERS) or NO_PARAMETERS)) if "." in name else function
+
+    def run(self, name: str, headers: Any, payload: bytes, call: str, index: int) -> tuple[dict[str, Any], bytes]:
         meta: dict[str, Any] = {"call": call, "index": index, "outcome": "succeeded", "encoding": "pickle"}
+        if name in self.outcomes:
+            return {**meta, **self.outcomes[name]}, b""
         try:
             args, kwargs = pickle.loads(payload)
-            value = pickle.dumps(self.functions[name](*args, **kwargs), 4)
+            value = pickle.dumps(self.callee(name, headers)(*args, **kwargs), 4)
         except Exception as error:
             told = {"kind": "user", "type": type(error).__name__, "module": type(error).__module__, "message": str(error)}
             meta |= {"outcome": "failed", "error": {**told, "traceback": traceback.format_exc()}}
@@ -61,6 +100,11 @@ class FakeGateway:
             self.blobs[sha256] = value
             return {**meta, "blob": f"{sha256}:{len(value)}"}, b""
         return meta, value
+
+
+def _bound(cls: Cls, method: str, parameters: dict[str, Any]) -> Callable[..., Any]:
+    local: Callable[..., Any] = getattr(cls(**parameters), method).local
+    return local
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -85,9 +129,9 @@ class _Handler(BaseHTTPRequestHandler):
         route = f"{self.command} {parts.path}"
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
             return self._error(401, "auth", "this token is not known")
-        if route in gateway.errors:
-            error = gateway.errors[route]
-            return self._json(error["status"], {"error": error})
+        if gateway.errors.get(route):
+            error = gateway.errors[route].pop(0)
+            return self._json(error.http_status, {"error": to_wire(error)})
         _, _, kind, *rest = parts.path.split("/")
         getattr(self, f"_{kind}")(rest)
         if route in gateway.break_next:
@@ -171,13 +215,12 @@ class _Handler(BaseHTTPRequestHandler):
     def _payload(self, blob: str | None, inline: bytes) -> bytes:
         if not blob:
             return inline
-        self.gateway.blob_inputs += 1
         return self.gateway.blobs[parse_blob_ref(blob)[0]]
 
     def _record(self, call: str, index: int, payload: bytes) -> None:
         results = self.gateway.calls.setdefault(call, {})
         if index not in results:  # the first write wins
-            results[index] = self.gateway.run(self._name(), payload, call, index)
+            results[index] = self.gateway.run(self._name(), self.headers, payload, call, index)
 
     def _calls(self, rest: list[str]) -> None:
         gateway = self.gateway
@@ -188,30 +231,52 @@ class _Handler(BaseHTTPRequestHandler):
             gateway.cancelled.append(call)
             return self._json(200, {"cancelled": 1})
         if what == "inputs":
+            if gateway.input_errors:
+                error = gateway.input_errors.pop(0)
+                return self._json(error.http_status, {"error": to_wire(error)})
             inputs = frames.Decoder().feed(self.body)
+            gateway.chunks.append([frame.meta["index"] for frame in inputs])
             for frame in inputs:
                 self._record(call, frame.meta["index"], self._payload(frame.meta.get("blob"), frame.payload))
             with gateway.changed:
                 gateway.changed.notify_all()
+            if "inputs" in gateway.break_next:
+                gateway.break_next.remove("inputs")
+                self.close_connection = True
+                return None
             return self._json(200, {"accepted": len(inputs)})
         if what == "results":
             return self._chunks(self._results(call, int(self.query["cursor"])))
-        recorded = gateway.calls.get(call, {}).get(int(self.query["index"]))
-        if recorded is None:
+        return self._result_or_not_yet(call, int(self.query["index"]))
+
+    def _result_or_not_yet(self, call: str, index: int) -> None:
+        gateway = self.gateway
+        name, headers, payload = gateway.waiting.get(call, ("", None, b""))
+        if gateway.not_yet.get(name, 0) > 0:
+            gateway.not_yet[name] -= 1
             return self._json(202, {"call": call, "waiting": "no node is free"})
-        return self._bytes(200, frames.encode(FrameKind.RESULT, *recorded))
+        if name and index not in gateway.calls.setdefault(call, {}):
+            gateway.calls[call][index] = gateway.run(name, headers, payload, call, index)
+        if index not in gateway.calls.get(call, {}):
+            return self._error(404, "not_found", f"no call {call}")
+        return self._bytes(200, frames.encode(FrameKind.RESULT, *gateway.calls[call][index]))
 
     def _new_call(self) -> None:
         call, payload = self.headers[Header.CALL], self._payload(self.headers.get(Header.BLOB), self.body)
         if self.headers[Header.KIND] == "generator":
             return self._chunks(self._items(call, *pickle.loads(payload)))
-        self._record(call, 0, payload)
+        self.gateway.waiting[call] = (self._name(), self.headers, payload)
         if self.query["wait"] == "0":
             return self._json(202, {"call": call})
-        return self._bytes(200, frames.encode(FrameKind.RESULT, *self.gateway.calls[call][0]))
+        return self._result_or_not_yet(call, 0)
 
     def _items(self, call: str, args: Any, kwargs: Any) -> Iterator[bytes]:
-        for seq, item in enumerate(self.gateway.functions[self._name()](*args, **kwargs)):
+        gateway = self.gateway
+        for seq, item in enumerate(gateway.callee(self._name(), self.headers)(*args, **kwargs)):
+            if seq == gateway.items_per_stream:
+                gateway.break_next.append("POST /v1/calls")
+            if seq == gateway.restarts_after:
+                yield frames.encode(FrameKind.RESTARTED, {"attempt": "2"})
             yield frames.encode(FrameKind.ITEM, {"attempt": "1", "seq": seq, "encoding": "pickle"}, pickle.dumps(item))
         yield frames.encode(FrameKind.RESULT, {"call": call, "index": 0, "outcome": "succeeded"})
 
@@ -219,7 +284,10 @@ class _Handler(BaseHTTPRequestHandler):
         sent = 0
         while not self.gateway.cancelled and sent < self.gateway.results_per_stream:
             results = self.gateway.calls[call]
-            ready = list(results)[cursor:]  # in the order in which they were recorded
+            # In the order in which they were recorded.
+            if self.gateway.repeats_results and sent == 0:
+                cursor = max(0, cursor - 5)
+            ready = list(results)[cursor:]
             for index in ready[: self.gateway.results_per_stream - sent]:
                 cursor, sent = cursor + 1, sent + 1
                 meta, value = results[index]

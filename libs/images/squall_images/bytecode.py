@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 COMPILE_TIMEOUT_S = 1800
+PARALLEL_FROM = 100
+"""Files above which a pool of processes is worth its start."""
 
 
 def compile_new(site_packages: Path, python: Path, tag: str, cache: Path) -> None:
@@ -61,22 +63,11 @@ def _compile(python: Path, sources: list[Path]) -> None:
     if not sources:
         return
     # unchecked-hash: the environment never changes, and a source that another machine unpacked has another mtime.
-    command = [
-        str(python),
-        "-I",
-        "-m",
-        "compileall",
-        "-q",
-        "-j",
-        "0",
-        "--invalidation-mode",
-        "unchecked-hash",
-        "-i",
-        "-",
-    ]
+    workers = "0" if len(sources) > PARALLEL_FROM else "1"
+    options = ["-q", "-j", workers, "--invalidation-mode", "unchecked-hash", "-i", "-"]
     # A distribution may ship files that are no valid Python (templates, tests of parsers): no reason to fail.
     subprocess.run(
-        command,
+        [str(python), "-I", "-m", "compileall", *options],
         input="\n".join(map(str, sources)),
         text=True,
         stdout=subprocess.DEVNULL,

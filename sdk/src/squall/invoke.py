@@ -6,12 +6,13 @@ Owns the headers of a call and the meaning of result frames. Maps are in `mappin
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Callable, NamedTuple, Optional
 
 from squall import output, payload, tracing
-from squall.client import BROKEN, Client, Retry, query
+from squall.client import BROKEN, Answer, Client, Retry, query
 from squall.errors import (
     CallCancelledError,
     CallExpiredError,
@@ -125,7 +126,10 @@ def remote(target: Target, args: Sequence[Any], kwargs: Mapping[str, Any]) -> An
     with call.watched():
         path = query(Route.CALLS, wait=WAIT_S)
         answer = target.client.request("POST", path, call.headers, call.body, WAIT_TIMEOUT_S)
-        frame = only_frame(answer.body) if answer.status == 200 else wait_for(target.client, call.id, 0, None)
+        if answer.status == 200:
+            frame = only_frame(answer.body)
+        else:
+            frame = wait_for(target.client, call.id, 0, None, _tell(call.id, answer))
         decode_start = time.time_ns()
         value = value_of(target.client, frame)
     call.ended((decode_start, time.time_ns()))
@@ -141,10 +145,13 @@ def spawn(target: Target, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str
     return call.id
 
 
-def wait_for(client: Client, call: str, index: int, timeout_s: Optional[float]) -> frames.Frame:
-    """The result frame of an input. Raises the builtin TimeoutError after `timeout_s` (0 asks once)."""
+def wait_for(
+    client: Client, call: str, index: int, timeout_s: Optional[float], told: bool = False
+) -> frames.Frame:
+    """The result frame of an input. Raises the builtin TimeoutError after `timeout_s` (0 asks once).
+
+    `told`: the output was told already that the call waits."""
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
-    told = ""
     while True:
         left = WAIT_S if deadline is None else max(0.0, min(WAIT_S, deadline - time.monotonic()))
         path = query(Route.CALL_RESULT.format(call=call), index=index, wait=round(left, 3))
@@ -155,9 +162,15 @@ def wait_for(client: Client, call: str, index: int, timeout_s: Optional[float]) 
             return only_frame(answer.body)
         if deadline is not None and time.monotonic() >= deadline:
             raise TimeoutError(f"{call} has no result after {timeout_s:g} s")
-        told = str(payload.decode(Encoding.JSON.value, answer.body).get("waiting") or told)
-        if told:
-            output.current().waiting(call, told)
+        told = _tell(call, answer) or told
+
+
+def _tell(call: str, answer: Answer) -> bool:
+    """Tell the output why a call waits; whether there was anything to tell."""
+    reason = json.loads(answer.body).get("waiting") if answer.body else None
+    if reason:
+        output.current().waiting(call, str(reason))
+    return bool(reason)
 
 
 def only_frame(body: bytes) -> frames.Frame:

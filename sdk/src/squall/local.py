@@ -25,7 +25,7 @@ from typing import Any, Callable, Optional
 
 from squall import config, errors
 
-READY_TIMEOUT_S = 60.0
+READY_TIMEOUT_S = 100.0
 """A first start may have to compile byte-code on a slow disk; a warm one takes about a second."""
 STOP_TIMEOUT_S = 15.0
 """More than the platform's own grace period, after which it kills what is left."""

@@ -13,7 +13,7 @@ import queue
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Optional
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional
 
 from squall import blocking, invoke, output, payload, tracing
 from squall.client import BROKEN, Retry, query
@@ -203,10 +203,10 @@ class MapSession:
 
     def _next_chunk(self, limit: int) -> list[tuple[int, payload.Payload]]:
         with self._changed:
+            self._abort.check()
             while not self._outgoing:
                 self._changed.wait()
                 self._abort.check()
-            self._abort.check()
             chunk: list[tuple[int, payload.Payload]] = []
             size = 0
             while self._outgoing and len(chunk) < limit and size < CHUNK_BYTES:
@@ -280,56 +280,54 @@ class MapResults:
         order_outputs: bool,
         return_exceptions: bool,
     ) -> None:
-        self._function, self._inputs, self._kwargs = function, inputs, kwargs
-        self._order, self._return_exceptions = order_outputs, return_exceptions
-        self._results: Optional[Iterator[Any]] = None
+        self._begun = False
+        self._results = _results(lambda: MapSession(function, kwargs, order_outputs), inputs, return_exceptions)
 
     def __iter__(self) -> Iterator[Any]:
-        if self._results is None:
-            self._results = self._run()
+        self._begun = True
         return self._results
 
     def __next__(self) -> Any:
         return next(iter(self))
 
-    def _run(self) -> Iterator[Any]:
-        session: Optional[MapSession] = None
-        failure: Optional[BaseException] = None
-        try:
-            for args in self._inputs:
-                if session is None:
-                    session = MapSession(self._function, self._kwargs, self._order)
-                session.submit(args)
-                while session.full and not session.something_arrived:
-                    session.wait()
-                if session.something_arrived or session.full:
-                    yield from self._ready(session)
-                while session.full:
-                    session.wait()
-                    yield from self._ready(session)
-            if session is None:
-                return
-            session.exhausted = True
-            yield from self._ready(session)
-            while not session.done:
-                session.wait()
-                yield from self._ready(session)
-        except BaseException as error:
-            failure = error
-            raise
-        finally:
-            if session is not None:
-                session.close(failure)
-
-    def _ready(self, session: MapSession) -> Iterator[Any]:
-        for frame in session.take():
-            yield session.value(frame, self._return_exceptions)
-
     def __del__(self) -> None:
-        if self._results is None:
+        if not self._begun:
             warnings.warn(
                 "the results of a map were dropped without being looked at: nothing was run. "
                 "Iterate over them, or use for_each.",
                 RuntimeWarning,
                 stacklevel=2,
             )
+
+
+def _results(
+    begin: Callable[[], MapSession], inputs: Iterator[tuple[Any, ...]], return_exceptions: bool
+) -> Iterator[Any]:
+    """Take inputs and give results in turn. A plain function: a generator that held its `MapResults` would be a cycle,
+    and a map that is left early would be cancelled only by the garbage collector."""
+    session: Optional[MapSession] = None
+    failure: Optional[BaseException] = None
+    try:
+        for args in inputs:
+            if session is None:
+                session = begin()
+            session.submit(args)
+            while session.full or session.something_arrived:
+                if not session.something_arrived:
+                    session.wait()
+                for frame in session.take():
+                    yield session.value(frame, return_exceptions)
+        if session is None:
+            return
+        session.exhausted = True
+        while not session.done:
+            if not session.something_arrived:
+                session.wait()
+            for frame in session.take():
+                yield session.value(frame, return_exceptions)
+    except BaseException as error:
+        failure = error
+        raise
+    finally:
+        if session is not None:
+            session.close(failure)

@@ -271,7 +271,7 @@ def to_wire(value: Any) -> Any:
 
 def from_wire(cls: type[T], body: Mapping[str, Any]) -> T:
     """The `cls` that `to_wire` described. Raises `InvalidError` naming a missing field or a wrong type."""
-    hints = _hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]  # a class is hashable; mypy doubts type[T]
     values: dict[str, Any] = {}
     for spec_field in dataclasses.fields(cls):  # type: ignore[arg-type]
         if spec_field.name in body:

@@ -11,7 +11,8 @@ import os
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+import weakref
+from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 
 from squall.errors import SquallError
 from squall.http_api import Route
@@ -24,6 +25,8 @@ CALL, RESULT_DECODE = "call", "result.decode"
 SERVICE = "sdk"
 FLUSH_EVERY_S = 0.5
 FLUSH_AT_EXIT_S = 1.0
+IDLE_ROUNDS = 10
+"""Rounds without a row after which the thread ends."""
 QUEUE_BATCHES = 10_000
 POST_BATCHES = 500
 
@@ -68,6 +71,17 @@ def current_input() -> Any:
     return context.current() if context is not None else None
 
 
+_recorders: weakref.WeakSet[Recorder] = weakref.WeakSet()
+
+
+@atexit.register
+def _flush_all() -> None:
+    """What the threads have not posted yet when the program ends."""
+    deadline = time.monotonic() + FLUSH_AT_EXIT_S
+    for recorder in list(_recorders):
+        recorder.flush(max(0.0, deadline - time.monotonic()))
+
+
 class Recorder:
     """Rows of one client, posted in batches by a thread that starts with the first row."""
 
@@ -76,7 +90,7 @@ class Recorder:
         self._queue: collections.deque[dict[str, Any]] = collections.deque(maxlen=QUEUE_BATCHES)
         self._wake = threading.Event()
         self._posting = threading.Lock()
-        self._started = False
+        self._thread: Optional[threading.Thread] = None
 
     def call_ended(self, span: CallSpan, call: str, function: str, decode_ns: tuple[int, int], error: str) -> None:
         """Record a call that ended now."""
@@ -98,21 +112,26 @@ class Recorder:
                 "rows": rows,
             }
         )
-        if not self._started:
+        if self._thread is None or not self._thread.is_alive():
             self._start()
         elif len(self._queue) > POST_BATCHES:
             self._wake.set()
 
     def _start(self) -> None:
-        self._started = True
-        threading.Thread(target=self._run, name="squall-spans", daemon=True).start()
-        atexit.register(self.flush)
+        _recorders.add(self)
+        self._thread = threading.Thread(target=self._run, name="squall-spans", daemon=True)
+        self._thread.start()
 
     def _run(self) -> None:
-        while True:
+        idle_rounds = 0
+        while idle_rounds < IDLE_ROUNDS:
             self._wake.wait(FLUSH_EVERY_S)
             self._wake.clear()
+            idle_rounds = 0 if self._queue else idle_rounds + 1
             self.flush(timeout_s=10.0)
+        self._thread = None
+        if self._queue:  # a row came while this thread ended
+            self._start()
 
     def flush(self, timeout_s: float = FLUSH_AT_EXIT_S) -> None:
         """Post what is queued. What cannot be posted is lost: a trace is never worth a delay."""

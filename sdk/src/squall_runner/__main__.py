@@ -11,9 +11,9 @@ import os
 import socket
 import sys
 import time
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn, Optional
 
-from squall_runner import environment, frames, load, warm
+from squall_runner import environment, frames, load, template, warm
 from squall_runner.channel import Channel
 from squall_runner.execute import Ground
 from squall_runner.interrupt import Interrupter
@@ -24,19 +24,39 @@ from squall_runner.settings import Settings, parse
 SOCKET_DESCRIPTOR = 3
 
 
+class Loaded(NamedTuple):
+    """What this process, or the one it was forked from, has imported."""
+
+    raw: Any
+    """The user's function or class."""
+
+
 def main() -> NoReturn:
     """Life of a process that the agent started."""
     booted_ns = time.time_ns()
     sock = socket.socket(fileno=SOCKET_DESCRIPTOR)
     sock.set_inheritable(False)
+    live(sock, None, Started(booted_ns))
+
+
+def live(sock: socket.socket, loaded: Optional[Loaded], started: Started) -> NoReturn:
+    """Become what SETUP says: a container, a template of one, or a bare interpreter that waits to be forked."""
     ground, settings = _connect(sock)
-    environment.prepare(settings)
     ground.capture.install()
-    started = Started(booted_ns)
-    raw = _import(settings, ground, started)
+    _keep_out_of_forks(ground)
+    if not settings.template:
+        ground.capture.start_timer()
+    if loaded is not None:
+        environment.adjust(settings)
+        warm.after_fork()
+    elif settings.module:
+        environment.prepare(settings)
+        loaded = _import(settings, ground, started)
     if settings.template:
-        _template(sock, raw, settings, ground, started)
-    _run(raw, settings, ground, started)
+        _wait_for_forks(sock, loaded, ground, started)
+    assert loaded is not None
+    ground.interrupter.install()
+    serve(loaded.raw, settings, ground, started)
 
 
 def _connect(sock: socket.socket) -> tuple[Ground, Settings]:
@@ -51,47 +71,22 @@ def _connect(sock: socket.socket) -> tuple[Ground, Settings]:
     return ground, settings
 
 
-def _import(settings: Settings, ground: Ground, started: Started) -> Any:
-    _keep_out_of_forks(ground)
-    if not settings.template:
-        ground.capture.start_timer()
+def _import(settings: Settings, ground: Ground, started: Started) -> Loaded:
     try:
         with phase(started, "code.import"):
-            return load.import_target(settings)
+            return Loaded(load.import_target(settings))
     except BaseException as error:  # noqa: BLE001  # SystemExit at import is the user's error as well
         fail_start(error, ground, started)
 
 
-def _template(sock: socket.socket, raw: Any, settings: Settings, ground: Ground, started: Started) -> NoReturn:
-    from squall_runner import template
-
+def _wait_for_forks(sock: socket.socket, loaded: Optional[Loaded], ground: Ground, started: Started) -> NoReturn:
     def boot(own: socket.socket) -> NoReturn:
-        _boot_fork(own, raw, settings)
+        live(own, loaded, Started(time.time_ns()))
 
     ground.capture.flush()
-    ground.channel.send(frames.FromRunner.READY, {**started.as_meta(), **template.report()})
+    ground.channel.send(frames.FromRunner.READY, {**started.as_meta(), **template.report(sock)})
     ground.forking = True
     template.serve_template(sock, ground.channel, boot)
-
-
-def _boot_fork(sock: socket.socket, raw: Any, template_settings: Settings) -> NoReturn:
-    """Go on as a container, in a process that was just forked from a template."""
-    started = Started(time.time_ns())
-    ground, settings = _connect(sock)
-    ground.capture.install()
-    ground.capture.start_timer()
-    _keep_out_of_forks(ground)
-    for name in settings.unset:
-        os.environ.pop(name, None)
-    os.environ.update(settings.env)
-    os.chdir(settings.cwd)
-    warm.after_fork()
-    _run(raw, settings, ground, started)
-
-
-def _run(raw: Any, settings: Settings, ground: Ground, started: Started) -> NoReturn:
-    ground.interrupter.install()
-    serve(raw, settings, ground, started)
 
 
 def _keep_out_of_forks(ground: Ground) -> None:

@@ -6,14 +6,17 @@ import builtins
 import importlib
 import os
 import sys
+import time
 
 from squall_runner.settings import Settings
 
 
 def prepare(settings: Settings) -> None:
     """Set up everything that user code may look at while it is imported."""
-    os.environ.update(settings.env)
-    os.chdir(settings.cwd)
+    if settings.whole_env:
+        os.environ.clear()
+    adjust(settings)
+    time.tzset()
     sys.argv = [settings.module]
     if settings.prefix:
         sys.prefix = sys.exec_prefix = settings.prefix  # with -S nobody else does it
@@ -25,6 +28,14 @@ def prepare(settings: Settings) -> None:
     if settings.picklers:
         sys.path.append(settings.picklers)
     _add_site_builtins()
+
+
+def adjust(settings: Settings) -> None:
+    """What differs per container: variables and working directory."""
+    for name in settings.unset:
+        os.environ.pop(name, None)
+    os.environ.update(settings.env)
+    os.chdir(settings.cwd)
 
 
 def _add_packages(folder: str) -> None:

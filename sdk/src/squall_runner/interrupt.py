@@ -15,6 +15,8 @@ from typing import Any, Optional
 
 Key = tuple[str, int]
 
+INSIST_S = 0.02
+
 # A real-time signal: user code and libraries claim SIGUSR1 and SIGUSR2.
 SIGNAL = signal.SIGRTMIN + 3 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR1
 
@@ -39,6 +41,7 @@ class Interrupter:
         self._wanted: Optional[Key] = None
         self._shields = 0
         self._late = False
+        self._noticed = threading.Event()
 
     def install(self) -> None:
         """Take the signal. Main thread only."""
@@ -47,18 +50,21 @@ class Interrupter:
     @contextlib.contextmanager
     def armed(self, key: Key) -> Iterator[None]:
         """Within it, `request(key)` raises. Main thread only."""
+        self._noticed.clear()
         self._armed = key
         try:
             yield
         finally:
             self._armed, self._wanted, self._late = None, None, False
+            self._noticed.set()
 
     def request(self, key: Key) -> bool:
         """Raise in that input's code, from any thread. False if it is not the one that is running."""
         if self._armed != key:
             return False
-        self._wanted = key
-        signal.pthread_kill(self._main, SIGNAL)
+        if self._wanted != key:
+            self._wanted = key
+            threading.Thread(target=self._insist, args=(key,), name="squall-interrupt", daemon=True).start()
         return True
 
     def __enter__(self) -> None:
@@ -72,6 +78,12 @@ class Interrupter:
             if self._late and not self._shields:
                 self._raise()
 
+    def _insist(self, key: Key) -> None:
+        """Signal until it was noticed: one that arrives just before a blocking system call does not interrupt it."""
+        while self._wanted == key:
+            signal.pthread_kill(self._main, SIGNAL)
+            self._noticed.wait(INSIST_S)
+
     def _on_signal(self, _signum: int, _frame: Any) -> None:
         if self._wanted is None or self._wanted != self._armed:
             return  # the input ended before the signal arrived
@@ -82,4 +94,5 @@ class Interrupter:
 
     def _raise(self) -> None:
         self._late, self._wanted = False, None
+        self._noticed.set()
         raise cancellation_types()[0]("the call was cancelled")

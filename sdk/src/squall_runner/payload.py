@@ -7,7 +7,9 @@ needs them.
 
 from __future__ import annotations
 
+import importlib
 import io
+import json
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -47,7 +49,7 @@ def _pickle(value: Any) -> bytes:
 
 def _cloudpickle_or(first: Exception, value: Any) -> bytes:
     try:
-        import cloudpickle  # type: ignore[import-untyped]
+        cloudpickle = importlib.import_module("cloudpickle")
     except ImportError:
         raise first from None
     data: bytes = cloudpickle.dumps(value, protocol=PROTOCOL)
@@ -55,28 +57,20 @@ def _cloudpickle_or(first: Exception, value: Any) -> bytes:
 
 
 def _json(value: Any) -> bytes:
-    import json
-
     return json.dumps(value, separators=(",", ":"), allow_nan=True).encode()
 
 
 def _unjson(data: bytes) -> Any:
-    import json
-
     return json.loads(data)
 
 
 def _msgpack(value: Any) -> bytes:
-    import msgpack  # type: ignore[import-untyped]
-
-    data: bytes = msgpack.packb(value, use_bin_type=True)
+    data: bytes = importlib.import_module("msgpack").packb(value, use_bin_type=True)
     return data
 
 
 def _unmsgpack(data: bytes) -> Any:
-    import msgpack
-
-    return msgpack.unpackb(data, raw=False, strict_map_key=False)
+    return importlib.import_module("msgpack").unpackb(data, raw=False, strict_map_key=False)
 
 
 _DECODERS: dict[str, Callable[[bytes], Any]] = {"pickle": pickle.loads, "json": _unjson, "msgpack": _unmsgpack}
@@ -110,9 +104,9 @@ class _ExceptionPickler(pickle.Pickler):
 
 
 def _cloud_exception_pickler() -> type[pickle.Pickler]:
-    import cloudpickle
+    base: Any = importlib.import_module("cloudpickle").Pickler
 
-    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    class Pickler(base):  # type: ignore[misc]
         def reducer_override(self, obj: Any) -> Any:
             if isinstance(obj, BaseException):
                 return _reduce_exception(obj)

@@ -17,7 +17,7 @@ class Settings(NamedTuple):
     """The fields of SETUP. A forked container gets the ones that differ from its template's."""
 
     module: str
-    """Import name of the user's module."""
+    """Import name of the user's module; "" for a bare interpreter, which only waits to be forked."""
     qualname: str
     is_class: bool
     methods: list[Method]
@@ -34,13 +34,15 @@ class Settings(NamedTuple):
     scratch: str
     """Folder for payloads over the inline limit."""
     env: dict[str, str]
-    """Variables that are set before anything of the user's is imported (per container)."""
+    """Variables that are set before anything of the user's is imported."""
+    whole_env: bool
+    """`env` is all of the environment: this process was forked from one that had another."""
     unset: list[str]
     """Variables that only the template needed."""
     max_inputs: int
     params: Optional[dict[str, Any]]
     template: bool
-    """This process only imports, then forks containers."""
+    """This process only imports, then forks on request."""
 
 
 def parse(meta: dict[str, Any]) -> Settings:
@@ -51,6 +53,11 @@ def parse(meta: dict[str, Any]) -> Settings:
 
 
 NEUTRAL: dict[str, Any] = {
+    "module": "",
+    "qualname": "",
+    "code_root": "",
+    "cwd": "/",
+    "scratch": "",
     "is_class": False,
     "methods": [],
     "code_dir": "",
@@ -58,6 +65,7 @@ NEUTRAL: dict[str, Any] = {
     "prefix": "",
     "picklers": "",
     "env": {},
+    "whole_env": False,
     "unset": [],
     "max_inputs": 1,
     "params": None,

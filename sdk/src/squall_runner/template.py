@@ -33,9 +33,9 @@ class Fork(NamedTuple):
     """Socket, stdout, stderr."""
 
 
-def report() -> dict[str, Any]:
+def report(control: socket.socket) -> dict[str, Any]:
     """What would be shared with, or missing in, every fork: threads, open descriptors, child processes."""
-    return {"threads": _threads(), "descriptors": _descriptors(), "children": _children()}
+    return {"threads": _threads(), "descriptors": _descriptors(control), "children": _children()}
 
 
 def serve_template(sock: socket.socket, channel: Channel, boot: Boot) -> NoReturn:
@@ -172,15 +172,15 @@ def _task_name(task: int) -> str:
         return str(task)
 
 
-def _descriptors() -> list[str]:
-    """What is open besides the three standard descriptors and the control socket (3)."""
+def _descriptors(control: socket.socket) -> list[str]:
+    """What is open besides the three standard descriptors and the control socket."""
     found = []
     try:
         names = os.listdir("/proc/self/fd")
     except OSError:
         return []
     for name in names:
-        if name in ("0", "1", "2", "3"):
+        if name in ("0", "1", "2", str(control.fileno())):
             continue
         try:
             found.append(os.readlink("/proc/self/fd/" + name))

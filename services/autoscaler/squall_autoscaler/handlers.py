@@ -44,7 +44,7 @@ class Autoscaler:
         self.news = asyncio.Event()
         self._desired = bus.kv(DESIRED)
         self._clock = clock
-        self._retiring = Retiring(bus, self.facts)
+        self._retiring = Retiring(bus, self.facts, self.sampler)
         self._histories: dict[str, History] = {}
 
     # ------------------------------------------------------------------ facts

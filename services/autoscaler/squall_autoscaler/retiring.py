@@ -1,12 +1,13 @@
 """Retiring: removes what is left of pools that nobody will use again, once they have been empty for a while.
 
-Owns the end of a pool: its consumers, its stored decision, its record. A consumer is deleted before the record, so that a
-gateway that still knows the pool makes both again rather than publish to nobody.
+Owns the end of a pool: its record, its stored decision, its consumers. The record goes first: a gateway that wants the
+pool after that makes all of it again, and what was accepted just before is found by a last look at the queue.
 """
 
 from __future__ import annotations
 
 from squall_autoscaler.facts import Facts
+from squall_autoscaler.sampling import Sampler
 from squall_bus import Bus, BusError, WrongRevision
 from squall_contracts import subjects
 from squall_contracts.functions import SPECS, pool_key
@@ -19,8 +20,9 @@ EMPTY_S = 60.0
 class Retiring:
     """Which retired pools are empty, and since when."""
 
-    def __init__(self, bus: Bus, facts: Facts) -> None:
+    def __init__(self, bus: Bus, facts: Facts, sampler: Sampler) -> None:
         self._bus = bus
+        self._sampler = sampler
         self._facts = facts
         self._empty_since: dict[str, float] = {}
 
@@ -36,12 +38,16 @@ class Retiring:
 
     async def _remove(self, pool: str) -> None:
         region, decision = self._bus.topology.region, self._facts.decision(pool)
+        record, specs = self._facts.record(pool), self._bus.kv(SPECS)
         try:
-            for shard in range(self._bus.topology.shards):
-                await self._bus.delete_consumer(subjects.work_stream(region, shard), pool)
             if decision.revision:
                 await self._bus.kv(DESIRED).delete(pool, revision=decision.revision)
-            await self._bus.kv(SPECS).delete(pool_key(pool))
+            await specs.delete(pool_key(pool))
+            if await self._sampler.inputs_of(pool) != 0 and record is not None:
+                await specs.create(pool_key(pool), record.encode())
+                return
+            for shard in range(self._bus.topology.shards):
+                await self._bus.delete_consumer(subjects.work_stream(region, shard), pool)
         except WrongRevision:
             return  # somebody wants it again
         except BusError as error:

@@ -18,7 +18,7 @@ from squall_service.settings import ServiceSettings
 
 Run = Callable[[Any, Bus, ServiceContext[Any]], Awaitable[None]]
 
-READY_TIMEOUT_S = 45.0
+READY_TIMEOUT_S = 90.0
 SHORT_DRAIN_S = 1.0
 """Of a temporary platform: its one client has stopped its app, and nobody else can come back."""
 PACKAGES: Mapping[str, tuple[str, str]] = {

@@ -22,7 +22,7 @@ from squall_service.telemetry import log
 
 GRACE_S = 15.0
 """Services hand back what they hold; agents wait for running inputs."""
-PROBE_S = 0.02
+PROBE_S = 0.05
 PROBE_TIMEOUT_S = 2.0
 STARTS_BEFORE_READY = 3
 """A service that ends so often before it was ever ready keeps the platform from starting."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from squall.http_api import parse_blob_ref
 from squall.ids import shard_of
@@ -31,8 +32,7 @@ MAX_SENT_AGE_NS = 60_000_000_000
 """An older time of sending is another clock, not a slow network."""
 
 
-@dataclass(frozen=True, slots=True)
-class Input:
+class Input(NamedTuple):
     """One input as it arrived."""
 
     index: int
@@ -40,8 +40,7 @@ class Input:
     blob: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(NamedTuple):
     """The journal has it."""
 
     duplicate: bool
@@ -54,8 +53,7 @@ class Accepted:
     ended_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(NamedTuple):
     """What all inputs of one request have in common."""
 
     deadline: float

@@ -24,6 +24,7 @@ from squall.errors import InvalidError, NotFoundError, RequestSizeError, Storage
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 CHUNK_BYTES = 1 << 20
 MAX_KNOWN = 20_000
+ABANDONED_S = 24 * 3600.0
 RESERVE_BYTES = 256 << 20
 """Free space under which a folder counts as full: results of what was accepted must still fit."""
 
@@ -57,7 +58,7 @@ class Blobs:
         self._store: ObjectStore
         self._sink: Sink
         if self._folder is not None:
-            (self._folder / "tmp").mkdir(parents=True, exist_ok=True)
+            remove_abandoned(self._folder / "tmp")
             self._store = LocalStore(self._folder)
             self._sink = FolderSink(self._folder)
         else:
@@ -195,6 +196,16 @@ async def _joined(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
             held, size = [], 0
     if held:
         yield b"".join(held)
+
+
+def remove_abandoned(scratch: Path) -> None:
+    """Make the folder of unfinished uploads, without those of a gateway that was killed."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    newest = max((file.stat().st_mtime for file in scratch.iterdir()), default=0.0)
+    for file in scratch.iterdir():
+        # Compared with each other, not with our clock: another gateway may be writing here now.
+        if file.stat().st_mtime < newest - ABANDONED_S:
+            file.unlink(missing_ok=True)
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

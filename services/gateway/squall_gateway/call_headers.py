@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from squall.errors import InvalidError, RequestSizeError, VersionError
 from squall.http_api import MAX_HEADER_PARAMETERS_BYTES, Header, parse_blob_ref
@@ -37,8 +37,7 @@ _CLIENT_VERSION = Header.CLIENT_VERSION.lower().encode()
 RawHeaders = Iterable[tuple[bytes, bytes]]
 
 
-@dataclass(frozen=True, slots=True)
-class CallHeaders:
+class CallHeaders(NamedTuple):
     """What the caller says about a call."""
 
     call: str

@@ -17,6 +17,7 @@ from squall.errors import InternalError, SquallError
 from squall_contracts.functions import TokenRecord
 from squall_gateway.answers import Send, error_body, error_headers, public, send_whole
 from squall_gateway.auth import Tokens
+from squall_gateway.bodies import ClientGone
 from squall_gateway.call_headers import check_client_version
 from squall_gateway.condition import Condition
 from squall_gateway.metrics import Requests
@@ -93,6 +94,8 @@ class Edge:
         route = "other"
         try:
             route = await self._answer(exchange)
+        except ClientGone:
+            pass  # nobody reads an answer
         except SquallError as error:
             await self._refuse(exchange, public(error))
         except Exception as error:

@@ -36,7 +36,7 @@ class Traces:
         if asked is None:
             raise self.results.missing(call, index)
         trace_id, root = spans.parse_traceparent(asked.traceparent)
-        everything = await self._read(trace_id)
+        everything = with_own_rows(await self._read(trace_id), asked, trace_id, root)
         mine = of_input(everything, asked, root)
         path = path_of(mine, asked, root)
         return Trace(
@@ -66,6 +66,20 @@ class Traces:
             self.bus.publish_soon(subjects.spans(self.bus.topology.region, batch.trace_id), batch.encode())
 
 
+def with_own_rows(found: list[SpanInfo], asked: CallRequested, trace_id: str, root: str) -> list[SpanInfo]:
+    """Rows that travel with the call are published by its attempt; before there is one they are taken from the call."""
+    this = (asked.call, asked.index)
+    accepted = [span for span in found if span.name == spans.GATEWAY_ACCEPT and input_of(span) == this]
+    if accepted:
+        return found
+    return [*found, *expand(SpanBatch(trace_id, root, asked.call, asked.index, "", asked.spans))]
+
+
+def input_of(span: SpanInfo) -> tuple[object, object]:
+    """The call and index that a span is about."""
+    return span.attributes.get("call"), span.attributes.get("index")
+
+
 def of_input(everything: Sequence[SpanInfo], asked: CallRequested, root: str) -> list[SpanInfo]:
     """The spans of one input, and of the calls that it made: what hangs below the caller's span, without the other
     inputs of the same call."""
@@ -76,7 +90,8 @@ def of_input(everything: Sequence[SpanInfo], asked: CallRequested, root: str) ->
     pending = list(children.get(root, ()))
     while pending:
         span = pending.pop()
-        if span.attributes.get("call") == asked.call and span.attributes.get("index") != asked.index:
+        call, index = input_of(span)
+        if call == asked.call and index != asked.index:
             continue
         found.append(span)
         pending += children.get(span.span_id, ())
@@ -86,7 +101,7 @@ def of_input(everything: Sequence[SpanInfo], asked: CallRequested, root: str) ->
 def path_of(mine: Iterable[SpanInfo], asked: CallRequested, root: str) -> CriticalPath:
     """The critical path of one input; calls that it made are part of its user code."""
     this = (asked.call, asked.index)
-    own = [span for span in mine if (span.attributes.get("call"), span.attributes.get("index")) == this]
+    own = [span for span in mine if input_of(span) == this]
     intervals = [Interval(span.name, span.start_ns, span.end_ns) for span in own]
     # A spawn's caller is gone at once, and a map's waits for many: there the input's own phases are the whole.
     waited_for = asked.kind in (Kind.REMOTE.value, Kind.GENERATOR.value)

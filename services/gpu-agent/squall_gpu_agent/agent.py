@@ -43,6 +43,8 @@ from squall_service.clock import Clock
 from squall_service.run import ServiceContext
 
 SYNC_S = 30.0
+SETTLE_S = 5.0
+"""How long results of inputs that have ended may still take to be recorded when the agent stops."""
 FLUSH_S = 3.0
 
 
@@ -214,6 +216,7 @@ class Agent:
         await self.facts.publish()
         await self.claims.drain(self.settings.drain_s)
         await self.pools.close()
+        await self.tasks.finish(SETTLE_S)
         await self.tokens.revoke()
         self.metering.tick()
         self.outbox.flush()

@@ -268,6 +268,8 @@ class NoTemplate:
 
     reason: str
     """For the trace and for `squall container list`: "import left 2 threads running (pool-1)"."""
+    lasting: bool = False
+    """It will be the same next time."""
 
 
 class Template(Protocol):

@@ -12,6 +12,8 @@ import secrets
 import shutil
 import stat
 import zipfile
+import zlib
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from squall.errors import DataLossError, InvalidError
@@ -19,12 +21,23 @@ from squall.http_api import blob_ref
 from squall.spec import CodeRef
 from squall_gpu_agent.blobs import Blobs
 
-MAX_FILES = 100_000
-MAX_TOTAL_BYTES = 8 * 1024**3
-MAX_RATIO = 200
-"""Extracted over stored size; source code compresses by 3 to 10, a bomb by 1,000."""
-RATIO_FREE_BYTES = 64 * 1024**2
+COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How much may come out of one bundle."""
+
+    files: int = 100_000
+    total_bytes: int = 8 * 1024**3
+    ratio: int = 200
+    """Extracted over stored size; source code compresses by 3 to 10, a bomb by 1,000."""
+    ratio_free_bytes: int = 64 * 1024**2
+    """Below it the ratio does not matter."""
+
+
+DEFAULT_LIMITS = Limits()
 
 
 class BadBundle(InvalidError):
@@ -57,18 +70,18 @@ class Bundles:
         return target
 
 
-def extract(archive: Path, target: Path) -> None:
+def extract(archive: Path, target: Path, limits: Limits = DEFAULT_LIMITS) -> None:
     """Extract `archive` to `target`, whole or not at all. Raises `BadBundle`."""
     part = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     part.mkdir(parents=True)
     try:
         with zipfile.ZipFile(archive) as bundle:
             members = bundle.infolist()
-            _check_sizes(members, archive.stat().st_size)
+            _check_sizes(members, archive.stat().st_size, limits)
             for member in members:
                 _extract_member(bundle, member, part)
         part.rename(target)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise DataLossError(f"the code bundle is damaged: {error}") from error
     except OSError:
         if not target.is_dir():  # somebody else published it first: fine
@@ -77,11 +90,11 @@ def extract(archive: Path, target: Path) -> None:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _check_sizes(members: list[zipfile.ZipInfo], stored_bytes: int) -> None:
+def _check_sizes(members: list[zipfile.ZipInfo], stored_bytes: int, limits: Limits) -> None:
     total = sum(member.file_size for member in members)
-    if len(members) > MAX_FILES or total > MAX_TOTAL_BYTES:
+    if len(members) > limits.files or total > limits.total_bytes:
         raise BadBundle(f"{len(members)} files of {total} bytes are more than a bundle may hold")
-    if total > max(RATIO_FREE_BYTES, MAX_RATIO * stored_bytes):
+    if total > max(limits.ratio_free_bytes, limits.ratio * stored_bytes):
         raise BadBundle(f"{stored_bytes} bytes would become {total}")
 
 
@@ -100,6 +113,8 @@ def _extract_member(bundle: zipfile.ZipFile, member: zipfile.ZipInfo, part: Path
     if member.is_dir():
         path.mkdir(parents=True, exist_ok=True)
         return
+    if member.compress_type not in COMPRESSIONS:
+        raise BadBundle(f"{member.filename!r} is compressed in a way that bundles are not")
     if kind not in (0, stat.S_IFREG):
         raise BadBundle(f"{member.filename!r} is neither a file nor a folder")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -25,6 +25,8 @@ from squall_service.clock import Clock
 from squall_service.telemetry import log
 
 BATCH = 256
+AGAIN_S = 0.25
+"""A second look: the call that caused the start may have been on its way from JOURNAL to WORK at the first."""
 SILENCE_S = 0.5
 """Nothing more is coming: what the consumer counts as pending was taken by somebody else."""
 
@@ -52,14 +54,21 @@ class PendingCalls:
 
     async def fail(self, pool: str, function: FunctionRecord, error: dict[str, Any], pickled: bytes | None) -> None:
         """End every waiting call of the pool with this error."""
-        if self._serves(pool):
-            return
+        ended = 0
+        for pause_s in (0.0, AGAIN_S):
+            await self._clock.sleep(pause_s)
+            if self._serves(pool):
+                break
+            ended += await self._pass(pool, function, error, results.exception_payload(pickled))
+        log.info("pending_calls_failed", pool=pool, calls=ended)
+
+    async def _pass(self, pool: str, function: FunctionRecord, error: dict[str, Any], payload: bytes) -> int:
         async with asyncio.TaskGroup() as group:
             counts = [
-                group.create_task(self._fail_shard(shard, pool, function, error, results.exception_payload(pickled)))
+                group.create_task(self._fail_shard(shard, pool, function, error, payload))
                 for shard in range(self._identity.shards)
             ]
-        log.info("pending_calls_failed", pool=pool, calls=sum(count.result() for count in counts))
+        return sum(count.result() for count in counts)
 
     async def _fail_shard(
         self, shard: int, pool: str, function: FunctionRecord, error: dict[str, Any], payload: bytes

@@ -21,7 +21,7 @@ from squall_gpu_agent.held import Held, read_request
 from squall_gpu_agent.identity import Identity
 from squall_gpu_agent.leases import Leases
 from squall_gpu_agent.policy.lifecycle import State
-from squall_gpu_agent.policy.pulling import Demand, prefetch_limit, shares
+from squall_gpu_agent.policy.pulling import Demand, answerable, prefetch_limit, shares
 from squall_gpu_agent.tasks import Tasks
 from squall_service.clock import Clock
 
@@ -50,6 +50,7 @@ class Pool:
         self._waiting: deque[Held] = deque()
         self._pullers: list[Puller] = []
         self._backlogs: list[int] = []
+        self._answered: list[bool] = []
         self._turn = 0
         self._mean_run_s: float | None = None
         self._unrecorded = 0
@@ -70,6 +71,7 @@ class Pool:
         """Get ready to pull from every shard; nothing is asked for before there is a container."""
         self._pullers = await self._work.open_pullers(self.pool, self._on_delivery)
         self._backlogs = [0] * len(self._pullers)
+        self._answered = [False] * len(self._pullers)
 
     async def close(self) -> None:
         """Ask for nothing more and give back what has not started."""
@@ -122,6 +124,7 @@ class Pool:
             return
         if self._backlogs:
             self._backlogs[shard] = delivery.pending
+            self._answered[shard] = True
         held = self._work.leases.take(request, delivery)
         container = None if self.closed or self._waiting else self._least_loaded()
         if container is not None:
@@ -198,13 +201,22 @@ class Pool:
             return
         demand = self._demand()
         self._return_waiting()
-        asked = sum(puller.outstanding for puller in self._pullers)
+        if probe:
+            self._forget_old_backlogs()
+        asked = answerable([puller.outstanding for puller in self._pullers], self._backlogs)
         if not demand.worth_asking(asked) and not probe:
             return
         self._turn += 1
         wants = shares(demand.capacity, self._backlogs, turn=self._turn, probe=probe)
         for puller, want in zip(self._pullers, wants, strict=True):
             puller.want(want)
+
+    def _forget_old_backlogs(self) -> None:
+        """A shard that has not answered an open request since the last probe has nothing for us any more."""
+        for shard, puller in enumerate(self._pullers):
+            if puller.outstanding and not self._answered[shard]:
+                self._backlogs[shard] = 0
+        self._answered = [False] * len(self._pullers)
 
     def _demand(self) -> Demand:
         slots = free = 0

@@ -15,10 +15,22 @@ class Tasks:
 
     def __init__(self, group: asyncio.TaskGroup) -> None:
         self._group = group
+        self._running: set[asyncio.Task[None]] = set()
 
-    def start(self, work: Coroutine[Any, Any, object], name: str) -> asyncio.Task[None]:
+    def start(self, work: Coroutine[Any, Any, object], name: str) -> None:
         """Run `work` beside everything else."""
-        return self._group.create_task(_guarded(work, name))
+        task = self._group.create_task(_guarded(work, name), name=name)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def finish(self, within_s: float) -> None:
+        """Wait for what runs; what takes longer is cancelled (the queue gives its call to somebody else)."""
+        if not self._running:
+            return
+        _, late = await asyncio.wait(self._running, timeout=within_s)
+        for task in late:
+            log.warning("task_cancelled", task=task.get_name())
+            task.cancel()
 
 
 async def _guarded(work: Coroutine[Any, Any, object], name: str) -> None:

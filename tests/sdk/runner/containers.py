@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import os
 import pickle
 import textwrap
 from collections.abc import AsyncIterator, Mapping
@@ -75,6 +74,14 @@ class Workshop:
         """One more container of the same function."""
         return await self.launch(replace(request, container_id=f"ct-{next(_numbers)}"))
 
+    async def warden_pid(self) -> int:
+        """The ancestor of everything that the backend started."""
+        return (await self.backend._starter.warden()).pid
+
+    def bare_pids(self) -> list[int]:
+        """Interpreters that only wait to be forked."""
+        return [template.pid for template in self.backend._starter._bare.all()]
+
     def printed(self, container: Container, stream: str = "stdout") -> str:
         """Everything that a container printed."""
         return "".join(log.text for log in self.logs if log.container == container.id and log.stream == stream)
@@ -134,16 +141,12 @@ def alive(pid: int) -> bool:
         return False
 
 
-def children_of(pid: int) -> list[int]:
-    """Its direct children."""
-    try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
-
-
-async def eventually(condition: Any, timeout_s: float = 10.0) -> None:
-    """Wait until it holds."""
-    async with asyncio.timeout(timeout_s):
-        while not condition():
-            await asyncio.sleep(0.01)
+def descendants_of(pid: int) -> list[int]:
+    """Its children, their children, and so on."""
+    found = [pid]
+    for parent in found:
+        try:
+            found += [int(child) for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+        except OSError:
+            continue
+    return found[1:]

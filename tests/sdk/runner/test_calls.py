@@ -7,9 +7,10 @@ import pickle
 from typing import Any
 
 import pytest
+from tests.sdk.runner.containers import Workshop, call, read_and_remove, request_of, value
+from tests.support.eventually import eventually
 
 from squall_gpu_agent.backend import Failed, FailureKind, Item, Lost, Output
-from tests.sdk.runner.containers import Workshop, call, read_and_remove, request_of, value
 
 pytestmark = pytest.mark.slow
 
@@ -97,8 +98,7 @@ async def test_a_generator_waits_for_credit_beyond_its_window(workshop: Workshop
     request = request_of(400)
     async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
         running = tasks.create_task(container.run(request, items.append))
-        while len(items) < 256 or "256\n" not in workshop.printed(container):
-            await asyncio.sleep(0.01)
+        await eventually(lambda: len(items) >= 256 and "256\n" in workshop.printed(container))
         assert len(items) == 256
         assert not workshop.printed(container).endswith("257\n")
         container.credit(request.call, 0, 1000)

@@ -6,9 +6,10 @@ import asyncio
 import time
 
 import pytest
+from tests.sdk.runner.containers import Workshop, call, request_of, value
+from tests.support.eventually import eventually
 
 from squall_gpu_agent.backend import Container, End, Failed, FailureKind, InputRequest, Lost
-from tests.sdk.runner.containers import Workshop, call, eventually, request_of, value
 
 pytestmark = pytest.mark.slow
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from tests.sdk.runner.containers import Workshop, call, value
 
 from squall_gpu_agent.backend import StartFailed, StartFailureKind
-from tests.sdk.runner.containers import Workshop, call, value
 
 pytestmark = pytest.mark.slow
 
@@ -189,7 +189,13 @@ async def test_an_exit_hook_that_raises_is_in_the_log_and_the_others_run(worksho
 async def test_an_exit_hook_beyond_its_grace_is_killed(workshop: Workshop) -> None:
     container = await workshop.start(
         source(
-            "import time\nfrom marks import exit_\nclass C:\n    @exit_\n    def slow(self): print('in', flush=True); time.sleep(60)\n"
+            """
+            import time
+            from marks import exit_
+            class C:
+                @exit_
+                def slow(self): print('in', flush=True); time.sleep(60)
+            """
         ),
         "C",
         is_class=True,

@@ -5,15 +5,22 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-
-from tests.sdk.runner.containers import Workshop, call, eventually, value
+from tests.sdk.runner.containers import Workshop, call, value
+from tests.support.eventually import eventually
 
 pytestmark = pytest.mark.slow
 
 
 async def test_prints_are_tagged_with_their_call_and_come_before_its_result(workshop: Workshop) -> None:
     container = await workshop.start(
-        "import sys\nprint('import')\ndef f(x):\n    print('out', x)\n    print('err', x, file=sys.stderr)\n    return x"
+        """
+        import sys
+        print('import')
+        def f(x):
+            print('out', x)
+            print('err', x, file=sys.stderr)
+            return x
+        """
     )
     for number in range(20):
         await call(container, number, call=f"fc-{number}")
@@ -41,7 +48,12 @@ async def test_carriage_returns_and_partial_lines_arrive_as_they_were_flushed(wo
 
 async def test_a_partial_line_without_flush_is_sent_while_the_input_runs(workshop: Workshop) -> None:
     container = await workshop.start(
-        "import os, time\ndef f(path):\n    print('waiting ...', end='')\n    while not os.path.exists(path): time.sleep(0.01)"
+        """
+        import os, time
+        def f(path):
+            print('waiting ...', end='')
+            while not os.path.exists(path): time.sleep(0.01)
+        """
     )
     path = workshop.folder / "go"
     async with asyncio.TaskGroup() as tasks:
@@ -59,7 +71,12 @@ async def test_a_partial_line_at_the_end_comes_before_the_result(workshop: Works
 
 async def test_writes_below_python_come_before_the_result_and_have_the_only_running_call(workshop: Workshop) -> None:
     container = await workshop.start(
-        "import os, subprocess\ndef f():\n    os.write(1, b'raw\\n')\n    subprocess.run(['sh', '-c', 'echo child; echo bad >&2'])"
+        """
+        import os, subprocess
+        def f():
+            os.write(1, b'raw\\n')
+            subprocess.run(['sh', '-c', 'echo child; echo bad >&2'])
+        """
     )
     await call(container, call="fc-raw")
     assert workshop.printed(container) == "raw\nchild\n"
@@ -85,7 +102,13 @@ async def test_parallel_inputs_have_their_own_tags(workshop: Workshop) -> None:
 
 async def test_bytes_written_to_the_buffer_of_stdout_are_text(workshop: Workshop) -> None:
     container = await workshop.start(
-        "import sys\ndef f():\n    raw = 'grün\\n'.encode()\n    sys.stdout.buffer.write(raw[:3])\n    sys.stdout.buffer.write(raw[3:])"
+        """
+        import sys
+        def f():
+            raw = 'grün\\n'.encode()
+            sys.stdout.buffer.write(raw[:3])
+            sys.stdout.buffer.write(raw[3:])
+        """
     )
     await call(container)
     assert workshop.printed(container) == "grün\n"
@@ -114,7 +137,10 @@ async def test_children_that_user_code_forks_print_too_and_do_not_break_the_cont
     )
     assert value(await call(container)) == [0, 1, 4, 9]
     await eventually(
-        lambda: sorted(workshop.printed(container).split()) == sorted("child 0 child 1 child 2 child 3".split())
+        lambda: (
+            sorted(workshop.printed(container).split())
+            == sorted(["child", "0", "child", "1", "child", "2", "child", "3"])
+        )
     )
     assert value(await call(container)) == [0, 1, 4, 9]
 

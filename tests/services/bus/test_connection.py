@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from tests.services.bus.conftest import TOPOLOGY
 from tests.support.eventually import eventually
 from tests.support.nats_server import NatsServer
 
-from squall_bus import BusSettings, BusUnavailable, ServerTooOld, SubjectTaken, connect
+from squall_bus import BusSettings, BusUnavailable, Record, ServerTooOld, SubjectTaken, connect
 
 
 async def test_no_server_is_unavailable_within_the_connect_time() -> None:
@@ -112,6 +113,32 @@ async def test_a_denied_permission_is_logged_and_the_connection_stays_up(
         await eventually(lambda: "bus_error" in caplog.text)
         assert await bus.flush()
         assert bus.stats.reconnects == 0
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    """A certificate for this machine, signed by itself, and its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs the openssl command")
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    command = ["openssl", "req", "-x509", "-nodes", "-days", "2", "-newkey", "ec", "-pkeyopt"]
+    command += ["ec_paramgen_curve:prime256v1", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*command, "-keyout", str(key), "-out", str(cert)], check=True, capture_output=True)
+    return cert, key
+
+
+async def test_tls_is_spoken_to_a_server_whose_ca_is_known(tmp_path: Path, certificate: tuple[Path, Path]) -> None:
+    cert, key = certificate
+    tls = f'tls {{ cert_file: "{cert}", key_file: "{key}" }}'
+    async with NatsServer(tmp_path / "nats", extra=tls) as server:
+        async with connect(BusSettings(url=server.url, tls_ca=str(cert)), TOPOLOGY) as bus:
+            await bus.ensure_topology()
+            await bus.publish_batch([Record(f"log.{n}", b"x" * 1000) for n in range(500)])
+            await server.restart()
+            assert (await bus.publish("log.a", b"x")).seq == 501
+        with pytest.raises(BusUnavailable, match=r"(?i)certificate"):
+            async with connect(BusSettings(url=server.url, connect_timeout_s=1), TOPOLOGY):
+                pass
 
 
 @pytest.fixture(scope="session")

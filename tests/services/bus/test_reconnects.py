@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
+from dataclasses import replace
+from typing import TypeVar
 
 import pytest
+from tests.services.bus.conftest import TOPOLOGY
 from tests.support.eventually import eventually
 from tests.support.nats_server import NatsServer
 
-from squall_bus import Bus, BusError, BusUnavailable, ConsumerSpec, Delivery, Published, PublishUnknown, Record
+from squall_bus import (
+    Bus,
+    BusError,
+    BusSettings,
+    BusUnavailable,
+    ConsumerSpec,
+    Delivery,
+    Published,
+    PublishUnknown,
+    Record,
+    SubjectTaken,
+    WrongRevision,
+    connect,
+)
+
+T = TypeVar("T")
 
 pytestmark = pytest.mark.slow
 
@@ -71,6 +90,30 @@ async def test_a_record_whose_ack_was_lost_is_stored_once(bus: Bus, server: Nats
     assert (await bus.stream_info("LOG")).messages == 20
 
 
+@pytest.mark.parametrize("mine", [True, False])
+@pytest.mark.parametrize("stream", ["first", "log"])
+async def test_a_repeat_after_the_duplicate_window_knows_its_own_record_from_another(
+    settings: BusSettings, server: NatsServer, stream: str, mine: bool
+) -> None:
+    """The server has forgotten the msg id, so it refuses the repeat; only the record itself tells who was first."""
+    streams = tuple(replace(spec, duplicate_window_s=0.1) for spec in TOPOLOGY.streams)
+    expect = {"Nats-Expected-Last-Subject-Sequence": "0"}
+    async with connect(settings, replace(TOPOLOGY, streams=streams)) as bus:
+        await bus.ensure_topology()
+        first = await bus.publish(f"{stream}.a", b"x", msg_id="mine" if mine else "another")
+        server.pause()
+        async with asyncio.TaskGroup() as tasks:
+            repeat = bus.publish(f"{stream}.a", b"x", headers=expect, msg_id="mine")
+            repeating = tasks.create_task(_outcome_of(repeat))
+            await eventually(lambda: bus.stats.writes == 2)
+            await server.restart()  # the repeat's first attempt gets no answer
+
+    if mine:
+        assert repeating.result() == Published(stream.upper(), first.seq, duplicate=True)
+    else:
+        assert isinstance(repeating.result(), SubjectTaken | WrongRevision)
+
+
 async def test_a_publish_to_a_dead_server_ends_at_its_deadline_as_unavailable(bus: Bus, server: NatsServer) -> None:
     await server.kill()
     await eventually(lambda: not bus.connected)
@@ -97,7 +140,7 @@ async def test_a_publish_in_flight_to_a_server_that_dies_is_unknown_at_its_deadl
 ) -> None:
     server.pause()
     async with asyncio.TaskGroup() as tasks:
-        publishing = tasks.create_task(_error_of(bus.publish("log.a", b"x", deadline_s=1)))
+        publishing = tasks.create_task(_outcome_of(bus.publish("log.a", b"x", deadline_s=1)))
         await eventually(lambda: bus.stats.writes > 0)
         await server.kill()
 
@@ -199,19 +242,18 @@ async def test_a_request_that_loses_its_connection_fails_at_once(bus: Bus, serve
     asked = asyncio.Event()
     await bus.subscribe("never.answers", lambda _: asked.set())
     async with asyncio.TaskGroup() as tasks:
-        asking = tasks.create_task(_error_of(bus.request("never.answers", b"", timeout_s=30)))
+        asking = tasks.create_task(_outcome_of(bus.request("never.answers", b"", timeout_s=30)))
         await asked.wait()
         await server.kill()
 
     assert isinstance(asking.result(), BusUnavailable)
 
 
-async def _error_of(work) -> BaseException | None:  # type: ignore[no-untyped-def]
+async def _outcome_of(work: Awaitable[T]) -> T | BusError:
     try:
-        await work
+        return await work
     except BusError as error:
         return error
-    return None
 
 
 async def test_reads_wait_for_the_server_to_come_back(bus: Bus, server: NatsServer) -> None:

@@ -26,7 +26,7 @@ class Generating:
         self.headers = headers
         self.call = headers[Header.CALL]
 
-    def open(self):  # noqa: ANN201 — httpx has no public name for it
+    def open(self):
         return self.world.http.stream("POST", "/v1/calls?wait=55", headers=self.headers, content=b"3")
 
     async def request(self) -> CallRequested:

@@ -24,6 +24,7 @@ from squall_contracts.calls import CallRequested, CallResult, CancelRequested, I
 from squall_gateway import service
 from squall_gateway.auth import create_token
 from squall_gateway.settings import GatewaySettings
+from squall_service.clock import Clock
 from squall_service.run import Running, Service, ServiceContext, start
 
 SHARDS = 2
@@ -39,6 +40,8 @@ class World:
     folder: Path
     token: str
     stack: AsyncExitStack
+    clock: Clock | None = None
+    """Of the gateways; None = the machine's."""
     gateways: list[Running] = field(default_factory=list)
     url: str = ""
     http: httpx.AsyncClient = field(default_factory=httpx.AsyncClient)
@@ -52,7 +55,8 @@ class World:
         async def main(context: ServiceContext[Any]) -> None:
             await service.run(context.settings, bus, context)
 
-        running = await self.stack.enter_async_context(start(Service(name="gateway", main=main, settings=chosen)))
+        gateway = Service(name="gateway", main=main, settings=chosen)
+        running = await self.stack.enter_async_context(start(gateway, clock=self.clock))
         client = await self.client(f"http://127.0.0.1:{port}", self.token)
         self.gateways.append(running)
         return running, client
@@ -216,7 +220,7 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def a_world(folder: Path, **settings: Any) -> AsyncIterator[World]:
+async def a_world(folder: Path, clock: Clock | None = None, **settings: Any) -> AsyncIterator[World]:
     """A bus server, and a gateway on it."""
     layout = topology.build("local", SHARDS)
     async with NatsServer(folder / "nats") as server:
@@ -224,6 +228,6 @@ async def a_world(folder: Path, **settings: Any) -> AsyncIterator[World]:
         async with connect(bus_settings, layout) as bus, AsyncExitStack() as stack:
             await bus.ensure_topology()
             token = await create_token(bus, "main", "workspace", "test", now=NOW)
-            world = World(server=server, bus=bus, folder=folder, token=token, stack=stack)
+            world = World(server=server, bus=bus, folder=folder, token=token, stack=stack, clock=clock)
             _, world.http = await world.start_gateway(**settings)
             yield world

@@ -79,6 +79,7 @@ class Scene:
         service = Service(name="gpu-agent", main=main, settings=AgentSettings(**given))
         async with start(service, clock=clock) as running:
             yield running
+            asyncio.get_running_loop().call_later(10, _dump)  # DEBUG
 
     # ------------------------------------------------------------------ what the gateway does
 
@@ -278,13 +279,17 @@ class Scene:
             total += info.pending + info.ack_pending
         return total
 
-    async def emptied(self, pool: str) -> None:
-        """Wait until nothing of a pool is queued or leased."""
+    async def queues(self, pool: str, number: int) -> None:
+        """Wait until so many inputs of a pool are queued or leased."""
 
         async def check() -> bool:
-            return await self.queued(pool) == 0
+            return await self.queued(pool) == number
 
         await eventually(check)
+
+    async def emptied(self, pool: str) -> None:
+        """Wait until nothing of a pool is queued or leased."""
+        await self.queues(pool, 0)
 
     async def reply(self, request: CallRequested) -> CallResult:
         """What the waiting gateway was told."""
@@ -332,3 +337,10 @@ class ShiftedClock(SystemClock):
 
 FAST_RETRY = RetryPolicy(max_retries=2, initial_delay_s=0.05, max_delay_s=1)
 TWO_AT_ONCE = ScalingPolicy(max_inputs=2)
+
+
+def _dump() -> None:
+    import sys
+
+    for task in asyncio.all_tasks():
+        task.print_stack(file=sys.stderr)

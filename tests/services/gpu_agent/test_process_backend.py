@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import signal
@@ -11,7 +12,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.sdk.runner.containers import Workshop, alive, call, children_of, eventually, images_dir, value, workshop
+from tests.sdk.runner.containers import Workshop, alive, call, descendants_of, images_dir, value, workshop
+from tests.support.eventually import eventually
 
 from squall.spec import ImageSpec, ImageStep, Resources
 from squall_gpu_agent.backend import Isolation, Lost, Phase, StartFailed, StartFailureKind
@@ -33,7 +35,7 @@ async def test_the_probe_tells_what_this_machine_can_do(workshop: Workshop) -> N
 
 def check_phases(phases: tuple[Phase, ...]) -> None:
     """In order, without overlap."""
-    for before, after in zip(phases, phases[1:], strict=False):
+    for before, after in itertools.pairwise(phases):
         assert before.start_ns + before.duration_ns <= after.start_ns
 
 
@@ -80,9 +82,8 @@ async def test_a_slow_import_is_stopped_at_the_startup_timeout(workshop: Worksho
         await workshop.start("import time; time.sleep(60)", startup_timeout_s=1, use_template=use_template)
     assert caught.value.kind is StartFailureKind.TIMEOUT
     assert "1 s (startup_timeout)" in caught.value.message
-    assert workshop.backend._warden_now is not None
-    warden = workshop.backend._warden_now.pid
-    await eventually(lambda: not children_of(warden))
+    warden = await workshop.warden_pid()
+    await eventually(lambda: descendants_of(warden) == workshop.bare_pids())
 
 
 async def test_a_python_that_is_not_here_is_an_image_error_that_names_those_that_are(workshop: Workshop) -> None:
@@ -166,7 +167,10 @@ async def test_memory_above_the_limit_ends_the_container_with_oom(workshop: Work
 
 async def test_memory_of_child_processes_counts(workshop: Workshop) -> None:
     container = await workshop.start(
-        "import subprocess, sys\ndef f(): subprocess.run([sys.executable, '-c', 'import time; x = bytearray(400 << 20); time.sleep(60)'])",
+        """
+        import subprocess, sys
+        def f(): subprocess.run([sys.executable, '-c', 'import time; x = bytearray(400 << 20); time.sleep(60)'])
+        """,
         resources=Resources(memory_limit_mib=200),
     )
     end = await call(container)
@@ -182,24 +186,27 @@ async def test_user_code_that_closes_the_socket_ends_its_container_and_nothing_e
     assert value(await call(other)) == 1
 
 
+SOCKET = """
+import os, time
+def sock():
+    links = {int(name): os.readlink("/proc/self/fd/" + name) for name in os.listdir("/proc/self/fd")[:-1]}
+    return next(number for number, target in links.items() if target.startswith("socket:"))
+"""
+
+
 @pytest.mark.parametrize("rubbish", [b"\xff" * 20, b"\x23\x00\x00\x00\x02\x00\x00\x00\x00\x00\x00\x00\x00{}", b"GET /"])
 async def test_a_runner_that_breaks_the_protocol_is_killed(workshop: Workshop, rubbish: bytes) -> None:
-    container = await workshop.start(f"import os, time\ndef f():\n    os.write(3, {rubbish!r})\n    time.sleep(3)")
+    container = await workshop.start(f"{SOCKET}def f():\n    os.write(sock(), {rubbish!r})\n    time.sleep(3)")
     end = await call(container)
     assert isinstance(end, Lost)
 
 
 async def test_a_payload_file_outside_of_the_scratch_folder_is_refused(workshop: Workshop) -> None:
     container = await workshop.start(
-        """
-        import os, time
-        from squall_runner.frames import encode, FromRunner
-        def f():
-            meta = {"call": "fc-evil", "index": 0, "file": "../../../../../etc/passwd", "items": 0,
-                    "started_ns": 0, "ended_ns": 0, "spans": []}
-            os.write(3, encode(FromRunner.OUTPUT, meta))
-            time.sleep(3)
-        """
+        SOCKET
+        + "from squall_runner.frames import encode, FromRunner\n"
+        + "evil = dict(call='fc-evil', index=0, file='../../../../../etc/passwd', items=0, started_ns=0, ended_ns=0, spans=[])\n"
+        + "def f():\n    os.write(sock(), encode(FromRunner.OUTPUT, evil))\n    time.sleep(3)"
     )
     end = await call(container, call="fc-evil")
     assert isinstance(end, Lost)
@@ -223,19 +230,16 @@ async def test_sixty_four_containers_start_at_once(workshop: Workshop) -> None:
 async def test_closing_the_backend_leaves_no_process(workshop: Workshop) -> None:
     for use_template in (True, False):
         await workshop.start("def f(): pass", use_template=use_template)
-    warden = workshop.backend._warden_now
-    assert warden is not None
-    pids = [warden.pid, *children_of(warden.pid)]
-    pids += [pid for child in children_of(warden.pid) for pid in children_of(child)]
-    assert len(pids) == 4
+    warden = await workshop.warden_pid()
+    pids = [warden, *descendants_of(warden)]
+    assert len(pids) == 5  # with the bare interpreter, the template, and a container of each kind
     await workshop.backend.close()
     assert not any(map(alive, pids))
 
 
 async def test_a_killed_warden_ends_its_containers_and_the_next_start_has_a_new_one(workshop: Workshop) -> None:
     containers = [await workshop.start("def f(): pass", use_template=flag) for flag in (True, False)]
-    assert workshop.backend._warden_now is not None
-    os.kill(workshop.backend._warden_now.pid, signal.SIGKILL)
+    os.kill(await workshop.warden_pid(), signal.SIGKILL)
     async with asyncio.timeout(10):
         for container in containers:
             await container.wait()
@@ -249,9 +253,9 @@ def test_sigkill_of_the_agent_leaves_no_process_behind(tmp_path: Path, images_di
     )
     assert agent.stdout is not None
     pids = json.loads(agent.stdout.readline())
-    assert len(pids) == 14
+    assert len(pids) == 15
     assert all(map(alive, pids))
     agent.kill()
     agent.wait()
     agent.stdout.close()
-    asyncio.run(eventually(lambda: not any(map(alive, pids)), timeout_s=5))
+    asyncio.run(eventually(lambda: not any(map(alive, pids)), within_s=5))

@@ -208,6 +208,17 @@ class World:
             if claim.state == ClaimState.PROPOSED
         ]
 
+    def stats_rows(self, node: str, rows: list[tuple[ContainerClaim, int, float]]) -> None:
+        """A node tells what each container does: how many inputs it runs, or since when it is idle."""
+        told = [[c.container, c.pool, running, 1, idle_since, c.state] for c, running, idle_since in rows]
+        message = ContainerStats(node=node, at=self.clock.now(), containers=told)
+        self.bus.send(subjects.stats("local", node), message.encode())
+
+    async def eventually_seen(self, node: str) -> None:
+        """Every watcher of this connection has been given what was written so far."""
+        await self.bus.kv(NODES).get(node)
+        await self.bus.flush()
+
     def stats(self, node: str, claims: list[ContainerClaim], *, running: int = 0, idle_since: float = 0.0) -> None:
         """A node tells what these containers do, each the same."""
         rows: list[list[Any]] = [[c.container, c.pool, running, 1, idle_since, c.state] for c in claims]

@@ -53,12 +53,12 @@ async def test_one_of_many_leads_and_another_takes_over_when_it_stops(bus: Bus) 
     candidates = [Candidate(bus, f"as-{n}") for n in range(5)]
     async with asyncio.TaskGroup() as tasks:
         running = {candidate: tasks.create_task(candidate.run()) for candidate in candidates}
-        await eventually(lambda: any(c.lease.leading for c in candidates))
+        await eventually(lambda: any(c.terms for c in candidates))
         (first,) = [c for c in candidates if c.lease.leading]
         assert await first.lease.holder() == f"as-{candidates.index(first)}"
 
         running.pop(first).cancel()
-        await eventually(lambda: any(c.lease.leading for c in running))
+        await eventually(lambda: any(c.terms for c in running))
         (second,) = [c for c in running if c.lease.leading]
         assert second.terms[0].epoch > first.terms[0].epoch
         for task in running.values():

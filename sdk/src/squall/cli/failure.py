@@ -86,7 +86,8 @@ def format_user_error(error: BaseException) -> str:
 def remote_traceback(error: BaseException) -> str:
     """What the container said about an exception that came from there; empty for any other."""
     cause = error.__cause__
-    return str(cause.args[0]).rstrip() if type(cause).__name__ == "RemoteTraceback" and cause.args else ""
+    is_remote = cause is not None and type(cause).__name__ == "RemoteTraceback" and bool(cause.args)
+    return str(cause.args[0]).rstrip() if cause is not None and is_remote else ""
 
 
 def _joined(error: BaseException, remote: str) -> str:

@@ -150,11 +150,14 @@ class LiveOutput(Output):
 
     def map_progress(self, call: str, function: str, done: int, submitted: int, finished: bool) -> None:
         with self._lock:
+            first = call not in self._maps
             current = self._maps.setdefault(call, _Map(function))
             current.done, current.submitted = done, submitted
             if finished:
                 self._maps.pop(call)
         if not finished:
+            if first:
+                self._region.refresh()
             return
         text = f"{_escape(function)}: {done} of {submitted} inputs in {time.monotonic() - current.began:.1f} s."
         if done == submitted:

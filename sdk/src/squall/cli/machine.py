@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Optional
 
@@ -121,11 +122,12 @@ def _describe(found: dict[str, Any]) -> list[str]:
     else:
         info = found["info"]
         lines.append(f"state        answers: squall {info['version']}, {info['durability']}")
-        lines += [
-            f"  node       {node['node']}: {node['containers']} containers, {node['cpu_used']:g} of {node['cpu']:g} cores"
-            for node in found["nodes"]
-        ]
+        lines += [f"  node       {_node(node)}" for node in found["nodes"]]
     return lines
+
+
+def _node(node: Mapping[str, Any]) -> str:
+    return f"{node['node']}: {node['containers']} containers, {node['cpu_used']:g} of {node['cpu']:g} cores requested"
 
 
 def _alive(part: Any) -> bool:

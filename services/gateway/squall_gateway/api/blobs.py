@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from fastapi import APIRouter, Request, Response
@@ -45,12 +44,8 @@ class BlobRoutes:
         announced = request.headers.get("content-length", "")
         if announced.isdigit() and int(announced) > self.limit_bytes:
             raise RequestSizeError(f"a blob of {announced} bytes; the limit is {self.limit_bytes}")
-        size = await self.blobs.put(sha256, self._body(request))
+        size = await self.blobs.put(sha256, chunks(exchange_of(request).receive))
         return StoredBlob(sha256, size)
-
-    async def _body(self, request: Request) -> AsyncIterator[bytes]:
-        async for chunk in chunks(exchange_of(request).receive):
-            yield chunk
 
     async def get(self, sha256: str) -> StreamingResponse:
         """The blob."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 
 from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
@@ -46,10 +46,3 @@ def exchange_of(request: Request) -> Exchange:
     """The edge's view of the request."""
     exchange: Exchange = request.scope[REQUEST]
     return exchange
-
-
-async def body_of(request: Request) -> AsyncIterator[bytes]:
-    """The body as it comes."""
-    async for chunk in request.stream():
-        if chunk:
-            yield chunk

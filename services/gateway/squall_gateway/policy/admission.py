@@ -6,6 +6,7 @@ A refusal comes before the acknowledgement, never after.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from squall.errors import (
     ConflictError,
@@ -34,8 +35,7 @@ class Limits:
     payload_bytes: int = MAX_PAYLOAD_BYTES
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class Wanted(NamedTuple):
     """What is asked for: inputs of one call."""
 
     kind: Kind
@@ -48,8 +48,7 @@ class Wanted:
     """What the method is declared to be."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Situation:
+class Situation(NamedTuple):
     """What is known at this moment about the app, its pool and the platform."""
 
     app: str
@@ -63,16 +62,14 @@ class Situation:
     bus_down_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Admitted:
+class Admitted(NamedTuple):
     """The inputs are taken once they are in the journal."""
 
     deadline: float
     """Unix seconds after which they must not start."""
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(NamedTuple):
     """They are not; the error says why, and what to do."""
 
     error: SquallError

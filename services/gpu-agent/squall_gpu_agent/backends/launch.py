@@ -27,6 +27,7 @@ THREAD_VARIABLES = (
 )
 # A fork copies the page tables: 20 ms per GB of 4 K pages, next to nothing with huge pages (runtime.md, 1a).
 TEMPLATE_VARIABLES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "THP_MEM_ALLOC_ENABLE": "1"}
+LANG = "C.UTF-8"
 _BOOT = "import sys; sys.path.append(sys.argv[1]); from squall_runner.__main__ import main; main()"
 
 
@@ -72,6 +73,11 @@ class Wanted:
         return self.paths.containers / self.name
 
     @property
+    def declared(self) -> dict[str, str]:
+        """Variables that the image and the function declare."""
+        return {**self.environment.env, **self.request.env}
+
+    @property
     def cwd(self) -> str:
         """`/root` as the container sees it."""
         return "/root" if self.view_reason else str(self.scratch / "root")
@@ -111,9 +117,9 @@ def view(wanted: Wanted) -> View | None:
     return View(str(request.code_dir), str(wanted.scratch / "view"), [str(path.absolute()) for path in keep])
 
 
-def command(wanted: Wanted) -> list[str]:
+def command(environment: Environment, sdk: SdkFiles) -> list[str]:
     """-I -S: nothing of the host's, and no time for it. A crash in C code prints the Python stack."""
-    return [str(wanted.environment.python), "-I", "-S", "-X", "faulthandler", "-c", _BOOT, str(wanted.sdk.sdk)]
+    return [str(environment.python), "-I", "-S", "-X", "faulthandler", "-c", _BOOT, str(sdk.sdk)]
 
 
 def shared_variables(wanted: Wanted) -> dict[str, str]:
@@ -122,10 +128,9 @@ def shared_variables(wanted: Wanted) -> dict[str, str]:
     return {
         "PATH": f"{environment.prefix / 'bin'}:{wanted.path_variable}",
         "HOME": "/root" if wanted.view_reason else str(wanted.paths.home),
-        "LANG": "C.UTF-8",
+        "LANG": LANG,
         "PYTHONPATH": f"{wanted.code_root}:{wanted.sdk.sdk}",  # for what user code starts with sys.executable
-        **environment.env,
-        **request.env,
+        **wanted.declared,
         "SQUALL_CONTAINER": "1",
         "SQUALL_APP_ID": request.app_id,
         "SQUALL_FUNCTION_ID": request.function_id,
@@ -142,7 +147,7 @@ def own_variables(wanted: Wanted) -> dict[str, str]:
     """What is different in each container; set before import in a fresh one, after the fork in a forked one."""
     request = wanted.request
     count = str(thread_count(request.spec))
-    declared = {**wanted.environment.env, **request.env}
+    declared = wanted.declared
     own = {name: declared.get(name, count) for name in THREAD_VARIABLES}
     own |= {"TMPDIR": declared.get("TMPDIR", str(wanted.scratch / "tmp")), **request.gpu_env}
     own["SQUALL_CONTAINER_ID"] = wanted.name
@@ -158,10 +163,12 @@ def thread_count(spec: FunctionSpec) -> int:
     return max(1, math.ceil(spec.resources.cpu_limit or spec.resources.cpu))
 
 
-def setup(wanted: Wanted, *, template: bool, forked: bool = False) -> dict[str, Any]:
-    """The SETUP frame; its fields are `squall_runner.settings.Settings`."""
+def setup(wanted: Wanted, env: Mapping[str, str], *, whole_env: bool, template: bool, forked: bool) -> dict[str, Any]:
+    """The SETUP frame; its fields are `squall_runner.settings.Settings`.
+
+    `env` is the whole environment of the process, or what it does not have yet. `forked`: from a template of its own.
+    """
     request, spec = wanted.request, wanted.request.spec
-    declared: Mapping[str, str] = {**wanted.environment.env, **request.env}
     return {
         "module": spec.code.module,
         "qualname": spec.code.qualname,
@@ -174,8 +181,9 @@ def setup(wanted: Wanted, *, template: bool, forked: bool = False) -> dict[str, 
         "picklers": str(wanted.sdk.picklers),
         "cwd": wanted.cwd,
         "scratch": str(wanted.scratch),
-        "env": {} if template else own_variables(wanted),
-        "unset": [name for name in TEMPLATE_VARIABLES if forked and name not in declared],
+        "env": dict(env),
+        "whole_env": whole_env,
+        "unset": [name for name in TEMPLATE_VARIABLES if forked and name not in wanted.declared],
         "max_inputs": spec.scaling.max_inputs,
         "params": dict(request.params) if request.params is not None else None,
         "template": template,

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import shutil
-import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +39,11 @@ from squall_gpu_agent.backends.control import ControlClosed
 from squall_gpu_agent.backends.launch import Paths, Wanted
 from squall_gpu_agent.backends.phases import Timeline
 from squall_gpu_agent.backends.process_container import Limits, ProcessContainer
+from squall_gpu_agent.backends.process_starter import Ends, Starter, cleanup
 from squall_gpu_agent.backends.process_template import ForkFailed, ProcessTemplate
 from squall_gpu_agent.backends.sdk_files import SdkFiles
-from squall_gpu_agent.backends.warden_link import Launch, OnExit, SpawnFailed, WardenLink
+from squall_gpu_agent.backends.template_pool import TemplatePool
+from squall_gpu_agent.backends.warden_link import SpawnFailed
 from squall_gpu_agent.policy import templates
 from squall_gpu_agent.policy.templates import StartPlainly, TemplateReport, template_key
 from squall_gpu_agent.runner_link import Pipes, Ready, RunnerLink, StartError
@@ -68,16 +68,6 @@ class ProcessSettings:
     """The least recently used one is retired above it."""
 
 
-@dataclass(slots=True)
-class _Function:
-    """What is known about one template key."""
-
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    template: ProcessTemplate | None = None
-    refused: str = ""
-    """Why its containers are started plainly; "" while that is not known."""
-
-
 class ProcessBackend:
     """See `squall_gpu_agent.backend.Backend`."""
 
@@ -86,11 +76,11 @@ class ProcessBackend:
         self._paths = Paths(data=settings.data_dir.absolute())
         images = settings.images_dir or settings.data_dir / "images"
         self._environments = EnvironmentStore(images.absolute(), settings.uv)
+        self._starter = Starter(self._paths)
+        self._templates = TemplatePool(settings.max_templates)
         self._containers: set[ProcessContainer] = set()
-        self._functions: dict[str, _Function] = {}
         self._view_reasons: dict[Path, str | None] = {}
         self._sdk: SdkFiles | None = None
-        self._warden_now: WardenLink | None = None
         self._opening = asyncio.Lock()
         self._numbers = itertools.count(1)
         self._capabilities: Capabilities | None = None
@@ -100,8 +90,8 @@ class ProcessBackend:
     async def probe(self) -> Capabilities:
         """See `Backend.probe`."""
         if self._capabilities is None:
-            warden = await self._warden()
-            refused = await warden.probe_views(self._paths.containers)
+            await self._opened()
+            refused = await (await self._starter.warden()).probe_views(self._paths.containers)
             found = await self._environments.interpreters()
             self._capabilities = Capabilities(
                 backend="process",
@@ -116,6 +106,7 @@ class ProcessBackend:
     async def ensure_root(self, image: ImageSpec, on_log: OnText) -> Root:
         """See `Backend.ensure_root`."""
         environment = await self._environment(image, on_log)
+        await self._starter.bare(environment, await self._opened())  # so that the first start finds it
         return Root(
             image_id=environment.image_id,
             python=environment.python,
@@ -149,25 +140,18 @@ class ProcessBackend:
         ends = [container.wait() for container in self._containers]
         for container in list(self._containers):
             container.kill("killed: the agent stops")
-        for function in self._functions.values():
-            if function.template is not None:
-                function.template.kill()
-                function.template.close()
-        self._functions.clear()
+        self._templates.kill_all()
         await asyncio.gather(*ends)
-        if self._warden_now is not None:
-            await self._warden_now.close()
-            self._warden_now = None
+        await self._starter.close()
 
     # --- parts ---
 
-    async def _warden(self) -> WardenLink:
+    async def _opened(self) -> SdkFiles:
+        """The platform's files for containers; the first call makes the folders."""
         async with self._opening:
             if self._sdk is None:
                 self._sdk = await asyncio.to_thread(self._open_folders)
-            if self._warden_now is None or not self._warden_now.alive:
-                self._warden_now = WardenLink()
-            return self._warden_now
+            return self._sdk
 
     def _open_folders(self) -> SdkFiles:
         for folder in (self._paths.containers, self._paths.results):
@@ -181,8 +165,7 @@ class ProcessBackend:
             return await self._environments.ensure(image, on_log)
 
     async def _wanted(self, request: ContainerRequest, on_log: OnLog) -> Wanted:
-        await self._warden()
-        assert self._sdk is not None
+        sdk = await self._opened()
 
         def on_line(line: str) -> None:
             on_log(Log(container=request.container_id, stream="system", text=line + "\n"))
@@ -194,7 +177,7 @@ class ProcessBackend:
             name=request.container_id,
             request=request,
             environment=environment,
-            sdk=self._sdk,
+            sdk=sdk,
             view_reason=self._view_reasons[request.code_dir],
             paths=self._paths,
             path_variable=self._settings.path,
@@ -228,37 +211,41 @@ class ProcessBackend:
         self, wanted: Wanted, found: ProcessTemplate | NoTemplate, container: ProcessContainer, link: RunnerLink
     ) -> None:
         """Start the process, by a fork or plainly, and connect the link to it."""
-        ends = _Ends(link.pipes)
+        ends = Ends(link.pipes)
         try:
+            setup = None
             if isinstance(found, ProcessTemplate):
-                try:
-                    container.pid = await found.fork(ends.theirs, container.exited)
-                    container.how = "fork"
-                except ForkFailed as error:
-                    found = NoTemplate(reason=str(error))
-            if isinstance(found, NoTemplate):
-                env = launch.shared_variables(wanted)
-                container.pid = await self._spawn(wanted, env, ends.theirs, container.exited)
-                container.how, container.why = "fresh", found.reason
-            elif self._warden_now is not None:
-                self._warden_now.watch(container.pid, container.exited)
-            await link.open(ends.ours, launch.setup(wanted, template=False, forked=container.how == "fork"))
+                setup = await self._fork(wanted, found, container, ends)
+            if setup is None:
+                container.why = found.reason if isinstance(found, NoTemplate) else "its template has just ended"
+                setup = await self._start_fresh(wanted, container, ends)
+            await link.open(ends.ours, setup)
         except BaseException:
             ends.ours.close()
             raise
         finally:
             ends.close_theirs()
 
-    async def _spawn(self, wanted: Wanted, env: dict[str, str], descriptors: list[int], on_exit: OnExit) -> int:
-        warden = await self._warden()
-        spawning = Launch(
-            argv=launch.command(wanted),
-            env=env,
-            cwd=wanted.cwd if wanted.view_reason is None else "/",
-            view=launch.view(wanted),
-            on_exit=on_exit,
-        )
-        return await warden.spawn(spawning, descriptors)
+    async def _fork(
+        self, wanted: Wanted, template: ProcessTemplate, container: ProcessContainer, ends: Ends
+    ) -> dict[str, Any] | None:
+        """The SETUP of a container that was just forked; None if the template has ended."""
+        try:
+            container.pid = await template.fork(ends.theirs, container.exited)
+        except ForkFailed:
+            return None
+        container.how = "fork"
+        self._starter.adopt(container.pid, container.exited)
+        own = launch.own_variables(wanted)
+        return launch.setup(wanted, own, whole_env=False, template=False, forked=True)
+
+    async def _start_fresh(self, wanted: Wanted, container: ProcessContainer, ends: Ends) -> dict[str, Any]:
+        """The SETUP of a container whose process was just started."""
+        shared, own = launch.shared_variables(wanted), launch.own_variables(wanted)
+        started = await self._starter.start(wanted, shared, ends.theirs, container.exited)
+        container.pid, container.how = started.pid, "fresh"
+        env = {**shared, **own} if started.whole_env else own
+        return launch.setup(wanted, env, whole_env=started.whole_env, template=False, forked=False)
 
     async def _ready(self, container: ProcessContainer, link: RunnerLink, timeline: Timeline) -> None:
         """Wait for the runner's word that it takes inputs. Raises `StartFailed`."""
@@ -274,9 +261,7 @@ class ProcessBackend:
 
     def _ended(self, container: ProcessContainer) -> None:
         self._containers.discard(container)
-        if self._warden_now is not None and self._warden_now.alive:
-            self._warden_now.forget(container.pid)
-            self._warden_now.sweep(container.pid, container.id)
+        self._starter.ended(container.pid, container.id)
 
     # --- templates ---
 
@@ -293,19 +278,7 @@ class ProcessBackend:
             env=launch.template_variables(wanted),
             env_version=request.env_version,
         )
-        # Last used goes last: the first of the dict is the one to retire.
-        function = self._functions.pop(key, None) or _Function()
-        self._functions[key] = function
-        async with function.lock:
-            if function.refused:
-                return NoTemplate(reason=function.refused)
-            if function.template is None:
-                found = await self._make_template(key, wanted, on_log, timeline)
-                if isinstance(found, NoTemplate):
-                    return found
-                function.template = found
-                self._retire_surplus()
-            return function.template
+        return await self._templates.get(key, lambda: self._make_template(key, wanted, on_log, timeline))
 
     async def _make_template(
         self, key: str, wanted: Wanted, on_log: OnLog, timeline: Timeline
@@ -322,8 +295,7 @@ class ProcessBackend:
                 case Ready(report=report):
                     verdict = templates.judge(_report(report))
                     if isinstance(verdict, StartPlainly):
-                        self._functions[key].refused = verdict.reason
-                        return NoTemplate(reason=verdict.reason)
+                        return NoTemplate(reason=verdict.reason, lasting=True)
                 case None:
                     return NoTemplate(reason="the template ended while it imported")
             usable = True
@@ -343,17 +315,20 @@ class ProcessBackend:
             on_log(Log(container=container, stream=stream, text=text))
 
         pipes = Pipes(on_text)
-        ends = _Ends(pipes)
+        ends = Ends(pipes)
         template = ProcessTemplate(key, ends.ours, container, on_log)
-        template.on_gone = lambda: self._forget_template(key, template)
+        clean = cleanup(pipes, own.scratch)
 
-        def on_exit(_status: int | None) -> None:
-            pipes.close()
-            asyncio.get_running_loop().run_in_executor(None, shutil.rmtree, own.scratch, True)
+        def on_exit(status: int | None) -> None:
+            self._starter.forget(template.pid)
+            clean(status)
 
+        variables = launch.template_variables(own)
         try:
-            template.pid = await self._spawn(own, launch.template_variables(own), ends.theirs, on_exit)
-            template.setup(launch.setup(own, template=True))
+            started = await self._starter.start(own, variables, ends.theirs, on_exit)
+            template.pid = started.pid
+            env = variables if started.whole_env else {}
+            template.setup(launch.setup(own, env, whole_env=started.whole_env, template=True, forked=False))
         except BaseException:
             template.kill()
             template.close()
@@ -362,33 +337,6 @@ class ProcessBackend:
         finally:
             ends.close_theirs()
         return template
-
-    def _forget_template(self, key: str, template: ProcessTemplate) -> None:
-        function = self._functions.get(key)
-        if function is not None and function.template is template:
-            function.template = None
-
-    def _retire_surplus(self) -> None:
-        living = [f.template for f in self._functions.values() if f.template is not None]
-        for template in living[: max(0, len(living) - self._settings.max_templates)]:
-            template.retire()
-
-
-class _Ends:
-    """Both ends of what a new process is given: a socket, and the pipes for its descriptors 1 and 2."""
-
-    def __init__(self, pipes: Pipes) -> None:
-        self.ours, sock = socket.socketpair()
-        self.theirs = [sock.detach()]
-        for stream in ("stdout", "stderr"):
-            read, write = os.pipe()
-            pipes.add(stream, read)
-            self.theirs.append(write)
-
-    def close_theirs(self) -> None:
-        """After they were passed on."""
-        for descriptor in self.theirs:
-            os.close(descriptor)
 
 
 @contextmanager

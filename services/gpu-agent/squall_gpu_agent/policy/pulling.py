@@ -53,11 +53,19 @@ def shares(capacity: int, backlogs: Sequence[int], *, turn: int, probe: bool) ->
     if capacity <= 0 or not shards:
         return [0] * shards
     loaded = [shard for shard in range(shards) if backlogs[shard] > 0]
-    if probe or not loaded or (len(loaded) == shards and capacity >= shards):
+    if not loaded or (len(loaded) == shards and capacity >= shards):
         return [-(-capacity // shards)] * shards
-    wants = [0] * shards
+    least = 1 if probe else 0
+    wants = [least] * shards
     each, rest = divmod(capacity, len(loaded))
     for place in range(len(loaded)):
         shard = loaded[(turn + place) % len(loaded)]
-        wants[shard] = each + (1 if place < rest else 0)
+        wants[shard] = max(least, each + (1 if place < rest else 0))
     return wants
+
+
+def answerable(outstanding: Sequence[int], backlogs: Sequence[int]) -> int:
+    """Of the open requests those that will be answered: while a shard has a backlog, the ones at idle shards will not be
+    for a while, and must not keep the loaded shard from being asked (a map lies on one shard)."""
+    loaded = [number for number, behind in zip(outstanding, backlogs, strict=True) if behind > 0]
+    return sum(loaded) if loaded else sum(outstanding)

@@ -1,0 +1,150 @@
+"""Cold start on one node: from the request for a container to the first result, fresh and forked. No control plane.
+
+    scripts/bench cold_start [--runs 15] [--numpy]
+
+Each sample waits until nothing else is runnable on the machine (at most 2 s). Prints p50 and range in milliseconds, and
+the phases of the median start.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import pickle
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from squall.spec import CodeRef, FunctionSpec, ImageSpec, ImageStep
+from squall_gpu_agent.backend import Container, ContainerRequest, InputRequest, Output
+from squall_gpu_agent.backends.process import ProcessBackend, ProcessSettings
+
+OWN = f"{sys.version_info[0]}.{sys.version_info[1]}"
+SOURCES = {
+    "stdlib": "def f(x): return x",
+    "squall": "import squall\ndef f(x): return x",
+    "asyncio": "import asyncio\nasync def f(x): return x",
+    "numpy": "import numpy as np\na = np.ones((64, 64))\ndef f(x): return float((a @ a)[0, 0])",
+}
+ARGUMENTS = pickle.dumps(((1,), {}), 4)
+
+
+@dataclass
+class Sample:
+    """One start."""
+
+    ready_ms: float
+    result_ms: float
+    phases: dict[str, float]
+
+
+def wait_until_quiet() -> None:
+    """Nothing runnable but this process."""
+    until = time.monotonic() + 2
+    while time.monotonic() < until:
+        if int(Path("/proc/loadavg").read_text().split()[3].split("/")[0]) <= 1:
+            return
+        time.sleep(0.005)
+
+
+async def one_start(backend: ProcessBackend, request: ContainerRequest) -> tuple[Sample, Container]:
+    """Start a container, run one input."""
+    begun = time.perf_counter()
+    container = await backend.start(request, lambda _: None)
+    ready = time.perf_counter()
+    end = await container.run(InputRequest(call="fc-1", payload=ARGUMENTS))
+    done = time.perf_counter()
+    assert isinstance(end, Output), end
+    phases = {phase.name: phase.duration_ns / 1e6 for phase in container.phases}
+    return Sample((ready - begun) * 1000, (done - begun) * 1000, phases), container
+
+
+async def measure(backend: ProcessBackend, request: ContainerRequest, runs: int) -> list[Sample]:
+    """So many starts of one function, each of a container of its own."""
+    samples = []
+    for number in range(runs + 1):
+        wait_until_quiet()
+        sample, container = await one_start(
+            backend, replace(request, container_id=f"ct-{request.function_id}-{number}")
+        )
+        await container.stop()
+        if number:  # the first makes the environment and the template
+            samples.append(sample)
+    return samples
+
+
+async def burst(backend: ProcessBackend, request: ContainerRequest, count: int) -> float:
+    """Milliseconds until so many containers, asked for at once, have given a result."""
+    wait_until_quiet()
+    begun = time.perf_counter()
+    async with asyncio.TaskGroup() as tasks:
+        starts = [
+            tasks.create_task(one_start(backend, replace(request, container_id=f"ct-burst-{number}")))
+            for number in range(count)
+        ]
+    took = (time.perf_counter() - begun) * 1000
+    await asyncio.gather(*(start.result()[1].stop() for start in starts))
+    return took
+
+
+async def calls(backend: ProcessBackend, request: ContainerRequest, count: int) -> float:
+    """Microseconds for one call after the other on a warm container."""
+    _, container = await one_start(backend, replace(request, container_id="ct-calls"))
+    begun = time.perf_counter()
+    for number in range(count):
+        await container.run(InputRequest(call=f"fc-{number}", payload=ARGUMENTS))
+    took = (time.perf_counter() - begun) / count * 1e6
+    await container.stop()
+    return took
+
+
+def report(title: str, samples: list[Sample]) -> None:
+    """One line."""
+    ready, result = ([getattr(sample, name) for sample in samples] for name in ("ready_ms", "result_ms"))
+    median = sorted(samples, key=lambda sample: sample.result_ms)[len(samples) // 2]
+    phases = ", ".join(f"{name} {ms:.1f}" for name, ms in median.phases.items())
+    print(
+        f"{title:22} ready {statistics.median(ready):6.1f}   result {statistics.median(result):6.1f}"
+        f"   ({min(result):.1f}..{max(result):.1f})   {phases}"
+    )
+
+
+async def main(runs: int, with_numpy: bool) -> None:
+    """All of it."""
+    print(f"# {platform.node()}, {platform.machine()}, Python {platform.python_version()}, {time.strftime('%Y-%m-%d')}")
+    print("# milliseconds from the request to ready and to the first result, p50 (min..max)")
+    with tempfile.TemporaryDirectory() as folder:
+        backend = ProcessBackend(ProcessSettings(data_dir=Path(folder) / "data"))
+        try:
+            for name, source in SOURCES.items():
+                if name == "numpy" and not with_numpy:
+                    continue
+                steps = (ImageStep("pip_install", {"packages": ["numpy"]}),) if name == "numpy" else ()
+                code = Path(folder) / name
+                (code / "root").mkdir(parents=True)
+                (code / "root" / "app.py").write_text(source)
+                for use_template in (False, True):
+                    spec = FunctionSpec(
+                        name="f", code=CodeRef(name, "app", "f"), image=ImageSpec(OWN, steps), use_template=use_template
+                    )
+                    request = ContainerRequest(
+                        container_id="", app_id="ap", function_id=f"{name}-{use_template}", spec=spec, code_dir=code
+                    )
+                    report(f"{name}, {'fork' if use_template else 'fresh'}", await measure(backend, request, runs))
+                    if name == "stdlib" and use_template:
+                        print(f"burst of 50 forks: {await burst(backend, request, 50):.0f} ms")
+                        print(f"one call after the other: {await calls(backend, request, 2000):.0f} us each")
+        finally:
+            await backend.close()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=15)
+    parser.add_argument("--numpy", action="store_true")
+    given = parser.parse_args()
+    asyncio.run(main(given.runs, given.numpy))

@@ -1,0 +1,169 @@
+"""Starts processes: by the warden, or by a fork of a bare interpreter of the same environment.
+
+Owns the warden and the bare interpreters. A bare interpreter has imported the runner and nothing else, so a fork of it
+is a fresh process that saves the 40 ms in which Python and the runner start (measured on the CI machine); it holds no
+code, no environment and no secret of anybody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import shutil
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from squall_gpu_agent.backend import NoTemplate
+from squall_gpu_agent.backends import launch
+from squall_gpu_agent.backends.control import ControlClosed
+from squall_gpu_agent.backends.launch import Paths, Wanted
+from squall_gpu_agent.backends.process_template import ForkFailed, ProcessTemplate
+from squall_gpu_agent.backends.sdk_files import SdkFiles
+from squall_gpu_agent.backends.template_pool import TemplatePool
+from squall_gpu_agent.backends.warden_link import Launch, OnExit, SpawnFailed, WardenLink
+from squall_gpu_agent.runner_link import Pipes, Ready
+from squall_images.environments import Environment
+
+BARE_INTERPRETERS = 8
+BARE_START_TIMEOUT_S = 20.0
+# Read by the loader, libc or Python before any of our code runs: setting them after a fork comes too late.
+_EARLY = ("LD_", "DYLD_", "GLIBC_", "MALLOC_", "LC_", "LANG")
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A process that waits for its SETUP."""
+
+    pid: int
+    whole_env: bool
+    """SETUP must carry the whole environment: it was forked from a process that had another."""
+
+
+class Starter:
+    """One per backend."""
+
+    def __init__(self, paths: Paths) -> None:
+        self._paths = paths
+        self._warden: WardenLink | None = None
+        self._starting = asyncio.Lock()
+        self._bare = TemplatePool(BARE_INTERPRETERS)
+        self._numbers = itertools.count(1)
+
+    async def warden(self) -> WardenLink:
+        """The warden, started if there is none."""
+        async with self._starting:
+            if self._warden is None or not self._warden.alive:
+                self._warden = WardenLink()
+            return self._warden
+
+    async def start(
+        self, wanted: Wanted, env: Mapping[str, str], descriptors: Sequence[int], on_exit: OnExit
+    ) -> Started:
+        """A fresh process of the image's interpreter. `env` is its environment. Raises `SpawnFailed`."""
+        if wanted.view_reason is None and not _needs_exec(wanted.declared):
+            bare = await self.bare(wanted.environment, wanted.sdk)
+            if isinstance(bare, ProcessTemplate):
+                try:
+                    pid = await bare.fork(descriptors, on_exit)
+                except ForkFailed:
+                    pass  # it has just ended: the plain way works without it
+                else:
+                    self.adopt(pid, on_exit)
+                    return Started(pid, whole_env=True)
+        spawning = Launch(
+            argv=launch.command(wanted.environment, wanted.sdk),
+            env=env,
+            cwd=wanted.cwd if wanted.view_reason is None else "/",
+            view=launch.view(wanted),
+            on_exit=on_exit,
+        )
+        return Started(await (await self.warden()).spawn(spawning, descriptors), whole_env=False)
+
+    async def bare(self, environment: Environment, sdk: SdkFiles) -> ProcessTemplate | NoTemplate:
+        """The bare interpreter of an environment, started if there is none."""
+        return await self._bare.get(str(environment.prefix), lambda: self._make_bare(environment, sdk))
+
+    def adopt(self, pid: int, on_exit: OnExit) -> None:
+        """Hear of its end also when the process it was forked from has ended first."""
+        if self._warden is not None and self._warden.alive:
+            self._warden.watch(pid, on_exit)
+
+    def forget(self, pid: int) -> None:
+        """Its end is known."""
+        if self._warden is not None:
+            self._warden.forget(pid)
+
+    def ended(self, pid: int, container: str) -> None:
+        """A container has ended: kill what it left behind."""
+        if self._warden is not None and self._warden.alive:
+            self._warden.forget(pid)
+            self._warden.sweep(pid, container)
+
+    async def close(self) -> None:
+        """Kill everything that was started."""
+        self._bare.kill_all()
+        if self._warden is not None:
+            await self._warden.close()
+            self._warden = None
+
+    async def _make_bare(self, environment: Environment, sdk: SdkFiles) -> ProcessTemplate | NoTemplate:
+        folder = self._paths.containers / f"bare-{next(self._numbers)}"
+        await asyncio.to_thread(folder.mkdir, parents=True)
+        pipes = Pipes(lambda _stream, _text: None)
+        ends = Ends(pipes)
+        template = ProcessTemplate(str(environment.prefix), ends.ours, folder.name, lambda _log: None)
+        spawning = Launch(
+            argv=launch.command(environment, sdk),
+            env={**launch.TEMPLATE_VARIABLES, "LANG": launch.LANG},
+            cwd=str(folder),
+            view=None,
+            on_exit=cleanup(pipes, folder),
+        )
+        usable = False
+        try:
+            template.pid = await (await self.warden()).spawn(spawning, ends.theirs)
+            template.setup({"template": True})
+            async with asyncio.timeout(BARE_START_TIMEOUT_S):
+                usable = isinstance(await template.ready, Ready)
+        except (SpawnFailed, ControlClosed, TimeoutError) as error:
+            return NoTemplate(reason=f"no bare interpreter: {error}")
+        finally:
+            ends.close_theirs()
+            if not usable:
+                template.kill()
+                template.close()
+        return template if usable else NoTemplate(reason="no bare interpreter: it ended")
+
+
+class Ends:
+    """Both ends of what a new process is given: a socket, and the pipes for its descriptors 1 and 2."""
+
+    def __init__(self, pipes: Pipes) -> None:
+        self.ours, sock = socket.socketpair()
+        self.theirs = [sock.detach()]
+        for stream in ("stdout", "stderr"):
+            read, write = os.pipe()
+            pipes.add(stream, read)
+            self.theirs.append(write)
+
+    def close_theirs(self) -> None:
+        """After they were passed on."""
+        for descriptor in self.theirs:
+            os.close(descriptor)
+
+
+def _needs_exec(declared: Mapping[str, str]) -> bool:
+    return any(name.startswith(_EARLY) for name in declared)
+
+
+def cleanup(pipes: Pipes, folder: Path) -> Callable[[int | None], None]:
+    """What is to do when a process without a container of its own has ended."""
+
+    def on_exit(_status: int | None) -> None:
+        pipes.close()
+        asyncio.get_running_loop().run_in_executor(None, shutil.rmtree, folder, True)
+
+    return on_exit

@@ -1,0 +1,70 @@
+"""Which templates exist: one per key, made once for any number of callers, the least recently used retired."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from squall_gpu_agent.backend import NoTemplate
+from squall_gpu_agent.backends.process_template import ProcessTemplate
+
+
+@dataclass(slots=True)
+class _Place:
+    """What is known about one key."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    template: ProcessTemplate | None = None
+    refused: NoTemplate | None = None
+    """Why there will never be one; None while that is not known."""
+
+
+class TemplatePool:
+    """Templates by key. Knows nothing of what they are templates of."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        # The first is the one that was not used for the longest time.
+        self._places: dict[str, _Place] = {}
+
+    async def get(
+        self, key: str, make: Callable[[], Awaitable[ProcessTemplate | NoTemplate]]
+    ) -> ProcessTemplate | NoTemplate:
+        """The template of that key, made by `make` if there is none. Lasting refusals are remembered."""
+        place = self._places.pop(key, None) or _Place()
+        self._places[key] = place
+        async with place.lock:
+            if place.refused is not None:
+                return place.refused
+            if place.template is None:
+                found = await make()
+                if isinstance(found, NoTemplate):
+                    place.refused = found if found.lasting else None
+                    return found
+                self._add(place, found)
+                return found
+            return place.template
+
+    def all(self) -> list[ProcessTemplate]:
+        """Those that can be forked."""
+        return [place.template for place in self._places.values() if place.template is not None]
+
+    def kill_all(self) -> None:
+        """End them, with everything that was forked from them."""
+        for template in self.all():
+            template.kill()
+            template.close()
+        self._places.clear()
+
+    def _add(self, place: _Place, template: ProcessTemplate) -> None:
+        place.template = template
+
+        def gone() -> None:
+            if place.template is template:
+                place.template = None
+
+        template.on_gone = gone
+        living = self.all()
+        for surplus in living[: max(0, len(living) - self._most)]:
+            surplus.retire()

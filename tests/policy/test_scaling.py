@@ -1,0 +1,285 @@
+"""How many containers a pool should have: examples, stories with a clock, and what holds for every sample."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from squall.spec import ScalingPolicy
+from squall_autoscaler.policy.scaling import decide
+from squall_autoscaler.policy.windows import History
+from squall_autoscaler.state import Decision, Sample, Situation
+
+EMPTY = Situation(policy=ScalingPolicy())
+
+
+def a_situation(desired: int = 0, **given: object) -> Situation:
+    policy = {k: given.pop(k) for k in list(given) if k in ScalingPolicy.__dataclass_fields__}
+    return Situation(policy=ScalingPolicy(**policy), desired=desired, **given)  # type: ignore[arg-type]
+
+
+def decided(sample: Sample, situation: Situation = EMPTY) -> Decision:
+    return decide(sample, History(sample.at - 10_000), situation, sample.at)
+
+
+def a_sample(inputs: int | None, ready: int = 0, **given: object) -> Sample:
+    return Sample(at=0.0, inputs=inputs, ready=ready, **given)  # type: ignore[arg-type]
+
+
+# --- examples --------------------------------------------------------------------------------------------------------
+
+
+def test_one_container_for_each_input_that_waits_or_runs() -> None:
+    assert decided(a_sample(4, ready=3, running=3)).count == 4
+
+
+def test_a_container_that_takes_several_inputs_counts_for_its_target() -> None:
+    assert decided(a_sample(9, ready=3), a_situation(max_inputs=8, target_inputs=4)).count == 3
+
+
+def test_the_first_input_wakes_one_container_however_many_follow() -> None:
+    assert decided(a_sample(5000)).count == 1
+
+
+def test_growth_doubles_with_each_step() -> None:
+    counts = [1]
+    while counts[-1] < 100:
+        counts.append(decided(a_sample(5000, ready=counts[-1])).count)
+    assert counts == [1, 4, 8, 16, 32, 64, 128]
+
+
+def test_containers_that_are_starting_count_as_there() -> None:
+    assert decided(a_sample(10, ready=1, starting=9)).count == 10
+
+
+def test_min_and_max_bound_the_need() -> None:
+    assert decided(a_sample(0), a_situation(min_containers=2)).count == 2
+    assert decided(a_sample(50, ready=40), a_situation(max_containers=10)).count == 10
+
+
+def test_a_pool_at_work_gets_its_buffer_and_an_idle_one_does_not() -> None:
+    assert decided(a_sample(3, ready=3), a_situation(buffer_containers=2)).count == 5
+    assert decided(a_sample(0), a_situation(buffer_containers=2)).count == 0
+
+
+def test_a_stopped_app_gets_nothing_at_once() -> None:
+    assert decided(a_sample(7, ready=4, running=4), a_situation(4, stopped=True, min_containers=2)).count == 0
+
+
+def test_a_retired_version_ends_what_it_has_and_then_goes_at_once() -> None:
+    retired = a_situation(4, retired=True, min_containers=2, buffer_containers=1)
+    assert decided(a_sample(3, ready=4, running=3), retired).count == 3
+    assert decided(a_sample(0, ready=4), retired).count == 0
+
+
+def test_a_pool_whose_containers_do_not_start_gets_no_more_of_them() -> None:
+    assert decided(a_sample(50, ready=0, starting=1), a_situation(1, failing=True)).count == 1
+    assert decided(a_sample(50, ready=3), a_situation(3, failing=True)).count == 3
+
+
+def test_the_reason_names_every_bound() -> None:
+    decision = decided(a_sample(50, ready=4, running=4), a_situation(4, max_containers=6))
+    assert decision.reason == "50 inputs, 4 running; 8 in this step; max_containers 6"
+
+
+def test_a_queue_that_is_done_in_a_second_starts_nothing_more() -> None:
+    history = History(-10_000)
+    for tick in range(10):
+        sample = replace(a_sample(900, ready=2, running=2), at=tick * 0.2, finished=1200.0 * tick * 0.2)
+        decision = decide(sample, history, a_situation(2), sample.at)
+    assert decision.count == 2
+    assert decision.reason.startswith("900 inputs, 2 running, done in 0.8 s at 1200 per second")
+
+
+def test_a_queue_that_takes_longer_than_a_second_starts_more() -> None:
+    history = History(-10_000)
+    for tick in range(10):
+        sample = replace(a_sample(900, ready=2, running=2), at=tick * 0.2, finished=20.0 * tick * 0.2)
+        decision = decide(sample, history, a_situation(2), sample.at)
+    assert decision.count == 5
+
+
+# --- stories ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Story:
+    """A pool whose containers are ready at the next tick, and the autoscaler that looks at it every second."""
+
+    policy: ScalingPolicy = field(default_factory=lambda: ScalingPolicy(scaledown_window_s=60))
+    now: float = 0.0
+    count: int = 0
+    changes: list[tuple[float, int]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.history = History(self.now)
+
+    def tick(self, inputs: int | None, *, heard: bool = True) -> int:
+        """One second with that many inputs."""
+        running = min(inputs or 0, self.count)
+        sample = Sample(at=self.now, inputs=inputs, running=running, ready=self.count, heard=heard)
+        decision = decide(sample, self.history, Situation(policy=self.policy, desired=self.count), self.now)
+        if decision.count != self.count:
+            self.changes.append((self.now, decision.count))
+        self.count = decision.count
+        self.now += 1.0
+        return self.count
+
+    def during(self, seconds: int, inputs: int | None, **given: bool) -> list[int]:
+        """Many ticks with the same load."""
+        return [self.tick(inputs, **given) for _ in range(seconds)]
+
+
+def test_to_zero_after_the_window_and_back_at_the_first_input() -> None:
+    story = Story()
+    assert story.during(5, 3) == [1, 3, 3, 3, 3]
+    idle = story.during(65, 0)
+    assert idle[58] == 3
+    assert idle[60:] == [0] * 5
+    assert story.tick(1) == 1
+
+
+def test_constant_load_changes_nothing_once_it_is_served() -> None:
+    story = Story()
+    story.during(10, 12)
+    story.changes.clear()
+    story.during(600, 12)
+    assert story.changes == []
+
+
+def test_load_that_swings_faster_than_the_window_does_not_make_containers_come_and_go() -> None:
+    story = Story()
+    story.during(10, 8)
+    story.changes.clear()
+    for _ in range(40):
+        story.during(7, 0)
+        story.during(7, 8)
+    assert story.changes == []
+
+
+def test_a_step_is_followed_without_overshoot() -> None:
+    story = Story()
+    story.during(5, 2)
+    assert max(story.during(10, 40)) == 40
+    assert story.count == 40
+
+
+def test_while_the_queue_cannot_be_asked_everything_stays() -> None:
+    story = Story()
+    story.during(5, 6)
+    assert story.during(300, None) == [6] * 300
+
+
+def test_while_a_node_is_not_heard_nothing_is_taken_away_but_more_may_come() -> None:
+    story = Story()
+    story.during(5, 6)
+    assert story.during(300, 0, heard=False) == [6] * 300
+    assert story.tick(8, heard=False) == 8
+
+
+def test_a_restarted_autoscaler_ends_nothing_before_it_has_seen_a_whole_window() -> None:
+    story = Story()
+    story.during(5, 6)
+    story.history = History(story.now)
+    assert story.during(60, 0) == [6] * 60
+    assert story.tick(0) == 0
+
+
+def test_a_smaller_need_is_followed_when_the_window_has_passed() -> None:
+    story = Story()
+    story.during(5, 10)
+    story.during(59, 3)
+    assert story.count == 10
+    story.during(3, 3)
+    assert story.count == 3
+
+
+def test_containers_that_could_not_be_placed_are_no_longer_wanted_when_the_need_is_over() -> None:
+    history, situation = History(-1000), a_situation(20)
+    for tick in range(5):
+        decide(Sample(at=float(tick), inputs=50, ready=4, running=4), history, situation, float(tick))
+    over = decide(Sample(at=5.0, inputs=0, ready=4), history, situation, 5.0)
+    assert over.count == 4
+
+
+# --- properties ------------------------------------------------------------------------------------------------------
+
+policies = st.builds(
+    lambda least, more, buffer, target: ScalingPolicy(
+        min_containers=least,
+        max_containers=None if more is None else max(1, least + more),
+        buffer_containers=buffer,
+        max_inputs=target,
+        target_inputs=target,
+        scaledown_window_s=10,
+    ),
+    st.integers(0, 5),
+    st.none() | st.integers(0, 20),
+    st.integers(0, 4),
+    st.integers(1, 8),
+)
+samples = st.builds(
+    Sample,
+    at=st.just(0.0),
+    inputs=st.none() | st.integers(0, 10_000),
+    running=st.integers(0, 50),
+    ready=st.integers(0, 50),
+    starting=st.integers(0, 50),
+    finished=st.none() | st.floats(0, 1e6),
+    heard=st.booleans(),
+)
+situations = st.builds(
+    Situation,
+    policy=policies,
+    desired=st.integers(0, 100),
+    stopped=st.booleans(),
+    retired=st.booleans(),
+    failing=st.booleans(),
+)
+tracks = st.lists(st.tuples(samples, st.floats(0.2, 3.0)), min_size=1, max_size=15)
+
+
+@given(tracks, situations)
+def test_every_decision_keeps_its_bounds(track: list[tuple[Sample, float]], situation: Situation) -> None:
+    history, now = History(0.0), 0.0
+    for sample, pause_s in track:
+        now += pause_s
+        decision = decide(replace(sample, at=now), history, situation, now)
+        policy = situation.policy
+        assert decision.reason
+        assert decision.count >= 0
+        if situation.stopped:
+            assert decision.count == 0
+            continue
+        held = decision.reason.startswith("unchanged")
+        if policy.max_containers is not None and not held:
+            assert decision.count <= policy.max_containers
+        if not situation.retired and not situation.failing:
+            assert decision.count >= policy.min_containers
+        if (sample.inputs is None or not sample.heard) and not situation.retired:
+            assert decision.count >= min(situation.desired, policy.max_containers or situation.desired) or held
+        if sample.inputs and not situation.failing and not held:
+            assert decision.count >= 1
+        if not held:
+            assert decision.count <= max(
+                2 * sample.live, sample.live + 3, 0 if situation.retired else policy.min_containers
+            )
+
+
+@given(samples, situations)
+def test_missing_data_never_takes_a_container_away(sample: Sample, situation: Situation) -> None:
+    blind = replace(sample, inputs=None)
+    if not situation.stopped:
+        assert decided(blind, situation).count >= situation.desired
+
+
+@given(st.integers(1, 400), st.integers(1, 8))
+def test_a_load_that_stays_is_served_within_ten_steps(inputs: int, target: int) -> None:
+    situation = a_situation(max_inputs=target, target_inputs=target)
+    history, live = History(-1000), 0
+    for step in range(10):
+        sample = Sample(at=step * 0.2, inputs=inputs, ready=live, running=min(inputs, live * target))
+        live = decide(sample, history, situation, sample.at).count
+    assert live == -(-inputs // target)

@@ -1,0 +1,152 @@
+"""Cancelling calls, and stopping apps: one record each, nothing starts afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from tests.services.gateway.world import (
+    SHARDS,
+    TinyAgent,
+    World,
+    call_headers,
+    error_of,
+    input_frames,
+    only_frame,
+    succeeded,
+)
+from tests.support.eventually import eventually
+
+from squall.http_api import Header
+from squall.ids import new_call_id, shard_of
+from squall_contracts import subjects
+from squall_contracts.functions import pool_id
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+async def queued(world: World, pool: str) -> int:
+    total = 0
+    for shard in range(SHARDS):
+        wanted = subjects.calls_of_pool("local", shard, pool)
+        total += len((await world.bus.stream_info(subjects.work_stream("local", shard), wanted)).subjects)
+    return total
+
+
+async def test_a_queued_call_that_is_cancelled_ends_so_and_never_starts(world: World, agent: TinyAgent) -> None:
+    app = await world.publish()
+    pool, headers = pool_id(app["functions"]["double"]), call_headers(app, kind="spawn")
+    call = headers[Header.CALL]
+    await world.http.post("/v1/calls", headers=headers, content=b"x")
+
+    first = await world.http.post(f"/v1/calls/{call}/cancel", json={"terminate_containers": False})
+    second = await world.http.post(f"/v1/calls/{call}/cancel")
+    result = await world.http.get(f"/v1/calls/{call}/result?wait=5")
+
+    assert (first.json(), second.json()) == ({"cancelled": 1}, {"cancelled": 0})
+    meta = only_frame(result.content).meta
+    assert (meta["outcome"], meta["error"]["kind"]) == ("cancelled", "cancelled")
+    assert await queued(world, pool) == 0
+    await agent.serve(pool)
+    again = await world.http.post("/v1/calls?wait=5", headers=headers, content=b"x")
+    assert only_frame(again.content).meta["outcome"] == "cancelled"
+    assert agent.seen == []
+
+
+async def test_a_cancel_right_after_the_acknowledgement_still_empties_the_queue(world: World) -> None:
+    app = await world.publish()
+    pool = pool_id(app["functions"]["double"])
+    for _ in range(10):
+        headers = call_headers(app, kind="spawn")
+        await world.http.post("/v1/calls", headers=headers, content=b"x")
+        await world.http.post(f"/v1/calls/{headers[Header.CALL]}/cancel")
+
+    assert await queued(world, pool) == 0
+
+
+async def test_who_waits_for_a_cancelled_call_is_told_at_once_and_its_agent_too(world: World) -> None:
+    app = await world.publish()
+    agent, headers = world.agent(lambda request: None), call_headers(app)
+    await agent.serve(pool_id(app["functions"]["double"]))
+    async with asyncio.TaskGroup() as tasks, asyncio.timeout(4):
+        waiting = tasks.create_task(world.http.post("/v1/calls?wait=20", headers=headers, content=b"x"))
+        await eventually(lambda: agent.seen)
+        await world.http.post(f"/v1/calls/{headers[Header.CALL]}/cancel", json={"terminate_containers": True})
+
+    assert only_frame(waiting.result().content).meta["outcome"] == "cancelled"
+    await eventually(lambda: agent.cancels)
+    assert (agent.cancels[0].call, agent.cancels[0].terminate_containers) == (headers[Header.CALL], True)
+    await agent.stop()
+
+
+async def test_a_call_that_has_ended_stays_what_it_is(world: World, agent: TinyAgent) -> None:
+    app, headers = await world.publish(), None
+    headers = call_headers(app)
+    await agent.serve(pool_id(app["functions"]["double"]))
+    await world.http.post("/v1/calls?wait=10", headers=headers, content=b"x")
+
+    answer = await world.http.post(f"/v1/calls/{headers[Header.CALL]}/cancel")
+    result = await world.http.get(f"/v1/calls/{headers[Header.CALL]}/result?wait=5")
+
+    assert answer.json() == {"cancelled": 0}
+    assert only_frame(result.content).meta["outcome"] == "succeeded"
+
+
+async def test_a_map_is_cancelled_in_all_inputs_that_have_not_ended(world: World) -> None:
+    app, call = await world.publish(), new_call_id(SHARDS)
+    pool = pool_id(app["functions"]["double"])
+    agent = world.agent(lambda request: succeeded(request) if request.index < 20 else None)
+    await agent.serve(pool)
+    chunk = input_frames(*[b""] * 300)
+    await world.http.post(f"/v1/calls/{call}/inputs", headers=call_headers(app, kind="map"), content=chunk)
+    results = subjects.results_stream("local", shard_of(call))
+    wanted = subjects.results_of("local", "main", call)
+
+    async def twenty() -> bool:
+        return len((await world.bus.stream_info(results, wanted)).subjects) == 20
+
+    await eventually(twenty)
+    answer = await world.http.post(f"/v1/calls/{call}/cancel")
+    await agent.stop()
+
+    assert answer.json() == {"cancelled": 280}
+    assert len((await world.bus.stream_info(results, wanted)).subjects) == 300
+    assert await queued(world, pool) == 0
+    summary = (await world.http.get(f"/v1/calls/{call}")).json()
+    assert (summary["inputs"], summary["finished"], summary["failed"]) == (300, 300, 280)
+
+
+async def test_unknown_calls_and_those_of_others_cannot_be_cancelled(world: World) -> None:
+    answer = await world.http.post(f"/v1/calls/{new_call_id(SHARDS)}/cancel")
+
+    assert (answer.status_code, error_of(answer)["code"]) == (404, "not_found")
+
+
+async def test_stopping_an_app_cancels_everything_that_it_has(world: World) -> None:
+    app = await world.publish()
+    pool = pool_id(app["functions"]["double"])
+    agent, headers = world.agent(lambda request: None), call_headers(app)
+    await agent.serve(pool)
+    spawned = [call_headers(app, kind="spawn") for _ in range(20)]
+    async with asyncio.TaskGroup() as tasks, asyncio.timeout(10):
+        waiting = tasks.create_task(world.http.post("/v1/calls?wait=20", headers=headers, content=b"x"))
+        for each in spawned:
+            await world.http.post("/v1/calls", headers=each, content=b"x")
+        await eventually(lambda: len(agent.seen) == 21)
+        stopped = await world.http.post(f"/v1/apps/{app['app_id']}/stop", json={"reason": "test"})
+    await agent.stop()
+
+    assert stopped.json() == {"state": "stopped"}
+    assert only_frame(waiting.result().content).meta["outcome"] == "cancelled"
+    for each in spawned:
+        result = await world.http.get(f"/v1/calls/{each[Header.CALL]}/result")
+        assert only_frame(result.content).meta["outcome"] == "cancelled"
+    assert await queued(world, pool) == 0
+    assert {cancel.call for cancel in agent.cancels} == {request.call for request in agent.seen}
+
+
+async def test_stopping_twice_is_stopping_once(world: World) -> None:
+    app = await world.publish()
+    answers = [await world.http.post(f"/v1/apps/{app['app_id']}/stop") for _ in range(2)]
+
+    assert [answer.json() for answer in answers] == [{"state": "stopped"}] * 2

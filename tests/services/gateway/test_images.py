@@ -1,0 +1,117 @@
+"""Images: asked for once, followed to the end. The builder here is the test."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from tests.services.gateway.world import SHARDS, World
+from tests.support.eventually import eventually
+
+from squall import errors
+from squall.spec import ImageSpec, ImageStep, to_wire
+from squall_contracts import subjects
+from squall_contracts.builds import BuildImage, ImageRecord
+from squall_contracts.logs import LogLines
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+def an_image(name: str) -> ImageSpec:
+    return ImageSpec(steps=(ImageStep("pip_install", {"packages": [name]}),))
+
+
+class Builder:
+    """Takes the requests of one image and answers them by hand."""
+
+    def __init__(self, world: World, image: ImageSpec) -> None:
+        self.world = world
+        self.image = image
+
+    async def asked(self) -> BuildImage:
+        stream, subject = subjects.builds_stream("local"), subjects.build("local", self.image.id)
+        stored = await eventually(lambda: self.world.bus.get_last(stream, subject))
+        assert stored is not None
+        await self.world.bus.delete_message(stream, stored.seq)
+        return BuildImage.decode(stored.data)
+
+    async def says(self, text: str, at: float) -> None:
+        line = LogLines(self.image.id, "build", "", "b1", "", -1, [[at, "stdout", text]])
+        shard = subjects.shard_of_name(self.image.id, SHARDS)
+        await self.world.bus.publish(subjects.log("local", shard, self.image.id, "build", "-"), line.encode())
+
+    async def answers(self, **fields: Any) -> None:
+        record = ImageRecord(image=self.image.id, **{"updated_at": 0.0, **fields})
+        await self.world.bus.kv("images").put(self.image.id, record.encode())
+
+
+async def ensure(world: World, image: ImageSpec) -> list[dict[str, Any]]:
+    answer = await world.http.post("/v1/images", json={"image": to_wire(image)})
+    assert answer.status_code == 200, answer.text
+    return [json.loads(line) for line in answer.text.splitlines() if line]
+
+
+async def test_an_image_is_asked_for_and_its_log_is_told_until_it_is_ready(world: World) -> None:
+    image = an_image("numpy")
+    builder = Builder(world, image)
+    async with asyncio.TaskGroup() as tasks:
+        lines = tasks.create_task(ensure(world, image))
+        command = await builder.asked()
+        await builder.answers(state="building", updated_at=command.requested_at)
+        await builder.says("one\n", command.requested_at + 1)
+        await builder.says("two\n", command.requested_at + 2)
+        await builder.answers(state="ready")
+
+    assert command.spec == image
+    *told, last = lines.result()
+    assert [line["text"] for line in told] == ["one\n", "two\n"]
+    assert last == {"image": image.id}
+
+
+async def test_an_image_that_is_there_is_answered_at_once(world: World) -> None:
+    image = an_image("pandas")
+    await Builder(world, image).answers(state="ready")
+
+    assert await ensure(world, image) == [{"image": image.id}]
+
+
+async def test_two_who_ask_share_one_build(world: World) -> None:
+    image = an_image("scipy")
+    builder = Builder(world, image)
+    async with asyncio.TaskGroup() as tasks:
+        first = tasks.create_task(ensure(world, image))
+        stream = subjects.builds_stream("local")
+        await eventually(lambda: world.bus.get_last(stream, subjects.build("local", image.id)))
+        second = tasks.create_task(ensure(world, image))
+        command = await builder.asked()
+        await builder.says("once\n", command.requested_at + 1)
+        await builder.answers(state="ready")
+
+    assert first.result() == second.result()
+
+
+async def test_a_failed_build_is_told_and_tried_again_at_the_next_request(world: World) -> None:
+    image = an_image("nonsense")
+    builder = Builder(world, image)
+    error = errors.to_wire(errors.ImageBuildError("no such package"))
+    async with asyncio.TaskGroup() as tasks:
+        failing = tasks.create_task(ensure(world, image))
+        command = await builder.asked()
+        await builder.says("old log\n", command.requested_at)
+        await builder.answers(state="failed", error=error)
+    async with asyncio.TaskGroup() as tasks:
+        trying = tasks.create_task(ensure(world, image))
+        command = await builder.asked()
+        await builder.says("new log\n", command.requested_at + 1)
+        await builder.answers(state="ready")
+
+    assert failing.result()[-1] == {"error": error}
+    assert [line.get("text") for line in trying.result()] == ["new log\n", None]
+
+
+async def test_an_image_that_is_no_image_is_refused(world: World) -> None:
+    answer = await world.http.post("/v1/images", json={"image": {"steps": "none"}})
+
+    assert answer.status_code == 400

@@ -1,0 +1,191 @@
+"""Traces: rows become spans and phases; SDKs add theirs; a collector gets all of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.services.gateway.world import TinyAgent, World, a_world, call_headers, error_of
+from tests.support.eventually import eventually
+from tests.support.otlp_sink import OtlpSink, ReceivedSpan
+
+from squall.http_api import Header
+from squall.ids import new_call_id
+from squall_contracts import spans, subjects
+from squall_contracts.functions import pool_id
+from squall_contracts.spans import SpanBatch, row
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+TRACE = "c" * 32
+ROOT = "d" * 16
+MS = 1_000_000
+
+
+def traced(app: dict[str, Any], trace: str = TRACE, root: str = ROOT, **more: str) -> dict[str, str]:
+    return call_headers(app, traceparent=spans.traceparent(trace, root), **more)
+
+
+async def publish(
+    world: World, call: str, *rows: list[Any], attempt: str = "", trace: str = TRACE, root: str = ROOT
+) -> None:
+    batch = SpanBatch(trace, root, call, 0, attempt, list(rows))
+    await world.bus.publish(subjects.spans("local", trace), batch.encode())
+
+
+async def trace_of(world: World, call: str, *names: str) -> dict[str, Any]:
+    """The trace, once it has spans of these names."""
+
+    async def complete() -> dict[str, Any]:
+        answer = await world.http.get(f"/v1/calls/{call}/trace")
+        found = dict(answer.json())
+        return found if set(names) <= {span["name"] for span in found.get("spans", ())} else {}
+
+    return await eventually(complete)
+
+
+async def test_the_trace_of_a_call_has_the_gateways_phases_below_the_callers_span(
+    world: World, agent: TinyAgent
+) -> None:
+    app, trace = await world.publish(), "1" * 32
+    headers = traced(app, trace)
+    await agent.serve(pool_id(app["functions"]["double"]))
+
+    await world.http.post("/v1/calls?wait=10", headers=headers, content=b"x")
+    request = agent.seen[0]
+    await publish(world, request.call, *request.spans, attempt="1-aaaaaa", trace=trace)
+    found = await trace_of(world, request.call, "gateway.accept", "journal.publish", "result.return")
+
+    by_name = {span["name"]: span for span in found["spans"]}
+    assert found["trace_id"] == trace
+    assert by_name["gateway.accept"]["parent_id"] == ROOT
+    assert by_name["journal.publish"]["parent_id"] == by_name["gateway.accept"]["span_id"]
+    assert by_name["journal.publish"]["start_ns"] == by_name["gateway.accept"]["end_ns"]
+    assert len({span["span_id"] for span in found["spans"]}) == len(found["spans"])
+
+
+async def test_phases_do_not_overlap_and_the_rest_is_named_other(world: World) -> None:
+    app, trace = await world.publish(), "2" * 32
+    headers = traced(app, trace, kind="remote")
+    call = headers[Header.CALL]
+    await world.http.post("/v1/calls?wait=0.01", headers=headers, content=b"x")
+    now = 10**18
+    await publish(
+        world,
+        call,
+        row("call", "", "sdk", now, now + 100 * MS, span_id=ROOT),
+        row("args.encode", "", "sdk", now, now + 10 * MS),
+        row("queue.wait", "", "agent", now + 10 * MS, now + 60 * MS),
+        row("autoscaler.decide", "", "autoscaler", now + 20 * MS, now + 30 * MS),
+        row("user.code", "attempt", "runner", now + 60 * MS, now + 90 * MS),
+        row("attempt", "", "agent", now + 55 * MS, now + 92 * MS, cold=True),
+        trace=trace,
+    )
+    found = await trace_of(world, call, "call", "user.code")
+
+    assert [(phase["name"], phase["duration_ns"] // MS) for phase in found["phases"]] == [
+        ("args.encode", 10),
+        ("queue.wait", 10),
+        ("autoscaler.decide", 10),
+        ("queue.wait", 30),
+        ("user.code", 30),
+        ("other", 10),
+    ]
+    assert found["wall_ns"] == 100 * MS
+
+
+async def test_other_inputs_of_a_map_are_left_out_and_calls_made_inside_are_not(world: World) -> None:
+    app, trace = await world.publish(), "3" * 32
+    headers = traced(app, trace)
+    call, inner = headers[Header.CALL], new_call_id(2)
+    await world.http.post("/v1/calls?wait=0.01", headers=headers, content=b"x")
+    attempt = spans.span_id(call, 0, "1-a", "attempt")
+    await publish(world, call, row("attempt", "", "agent", 1, 2), attempt="1-a", trace=trace)
+    other = SpanBatch(trace, ROOT, call, 1, "1-a", [row("attempt", "", "agent", 1, 2)])
+    await world.bus.publish(subjects.spans("local", trace), other.encode())
+    inside = SpanBatch(trace, attempt, inner, 0, "1-b", [row("attempt", "", "agent", 1, 2)])
+    await world.bus.publish(subjects.spans("local", trace), inside.encode())
+
+    found = await trace_of(world, call, "attempt", "journal.publish")
+
+    attempts = [s["attributes"] for s in found["spans"] if s["name"] == "attempt"]
+    assert sorted((a["call"] == inner, a["index"]) for a in attempts) == [(False, 0), (True, 0)]
+
+
+async def test_an_sdk_posts_its_own_rows(world: World) -> None:
+    app, trace = await world.publish(), "4" * 32
+    headers = traced(app, trace)
+    call = headers[Header.CALL]
+    await world.http.post("/v1/calls?wait=0.01", headers=headers, content=b"x")
+    batch = {
+        "trace_id": trace,
+        "parent_id": ROOT,
+        "call": call,
+        "index": 0,
+        "attempt": "",
+        "rows": [["call", "", "sdk", 5, 10, {"span_id": ROOT, "parent_span_id": "e" * 16, "error": "ValueError: no"}]],
+    }
+
+    answer = await world.http.post("/v1/spans", json={"batches": [batch]})
+    found = await trace_of(world, call, "call")
+
+    assert answer.status_code == 202
+    [span] = [span for span in found["spans"] if span["name"] == "call"]
+    assert (span["span_id"], span["parent_id"], span["error"]) == (ROOT, "e" * 16, "ValueError: no")
+
+
+@pytest.mark.parametrize(
+    "change", [{"trace_id": "../x"}, {"rows": [["a"]]}, {"rows": [[1, 2, 3, 4, 5, 6]]}, {"call": 5}]
+)
+async def test_rows_that_nobody_could_read_back_are_refused(world: World, change: dict[str, Any]) -> None:
+    batch = {"trace_id": TRACE, "parent_id": ROOT, "call": "fc-1", "index": 0, "attempt": "", "rows": []} | change
+
+    answer = await world.http.post("/v1/spans", json={"batches": [batch]})
+
+    assert (answer.status_code, error_of(answer)["code"]) == (400, "invalid")
+
+
+async def test_the_trace_of_an_unknown_call_is_not_found(world: World) -> None:
+    answer = await world.http.get(f"/v1/calls/{new_call_id(2)}/trace")
+
+    assert answer.status_code == 404
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+async def test_spans_reach_a_collector_with_their_ids_and_services(tmp_path: Path, protocol: str) -> None:
+    with OtlpSink() as sink:
+        endpoint = sink.grpc_endpoint if protocol == "grpc" else sink.http_endpoint
+        async with a_world(tmp_path, otlp_endpoint=endpoint, otlp_protocol=protocol) as world:
+            await publish(
+                world,
+                "fc-1",
+                row("call", "", "sdk", 5_000, 9_000, span_id=ROOT),
+                row("attempt", "", "agent", 6_000, 8_000, cold=True, error="boom", links=["f" * 16]),
+                row("user.code", "attempt", "runner", 6_500, 7_000),
+                attempt="1-a",
+            )
+            await eventually(lambda: len(sink.spans(TRACE)) == 3, within_s=15)
+            found: dict[str, ReceivedSpan] = {span.name: span for span in sink.spans(TRACE)}
+
+    assert found["call"].span_id == ROOT
+    assert (found["attempt"].parent_id, found["attempt"].failed) == (ROOT, True)
+    assert found["attempt"].links == ((TRACE, "f" * 16),)
+    assert found["attempt"].attributes["squall.cold"] is True
+    assert found["user.code"].parent_id == found["attempt"].span_id
+    assert (found["user.code"].start_ns, found["user.code"].end_ns) == (6_500, 7_000)
+    assert {span.service for span in found.values()} == {"squall-sdk", "squall-agent", "squall-runner"}
+
+
+async def test_spans_that_the_collector_did_not_take_are_exported_when_it_is_back(tmp_path: Path) -> None:
+    with OtlpSink() as first:
+        endpoint = first.http_endpoint
+    async with a_world(tmp_path, otlp_endpoint=endpoint, otlp_protocol="http") as world:
+        await publish(world, "fc-1", row("call", "", "sdk", 5_000, 9_000))
+        stream = subjects.spans_stream("local")
+
+        async def pending() -> bool:
+            info = await world.bus.consumer_info(stream, "otlp")
+            return info is not None and info.ack_floor_seq == 0 and (info.pending or info.ack_pending) > 0
+
+        await eventually(pending)
