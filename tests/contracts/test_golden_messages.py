@@ -27,7 +27,7 @@ from squall.spec import (
     ParameterSpec,
     Resources,
 )
-from squall_contracts import builds, calls, functions, logs, nodes, scaling, spans
+from squall_contracts import builds, calls, functions, logs, nodes, scaling, spans, usage
 from squall_contracts.envelope import BadMessage, HotMessage, Message
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -155,6 +155,16 @@ MESSAGES: tuple[Message, ...] = (
         call=CALL,
         index=0,
         lines=[[1.0, "stdout", "hi\r\n"]],
+    ),
+    usage.UsageIntervals(
+        function="fu-1",
+        app="ap-1",
+        workspace="ws",
+        node="node-a",
+        cpu=0.5,
+        memory_mib=128,
+        gpus=["GPU-1"],
+        intervals=[[CALL, 3, "1-abc", "ta-1", 1.0, 2.0, "succeeded"]],
     ),
     spans.SpanBatch(
         trace_id="a" * 32,

@@ -177,7 +177,9 @@ def test_what_was_killed_all_at_once_is_cleared_by_the_next_run(user: Shell) -> 
         found.signal(signal.SIGKILL)
     user.finish(child)
     assert user.temporary_files() != []
-    user.write("app.py", "import squall\napp = squall.App('a')\n@app.local_entrypoint()\ndef main():\n    print('fine')\n")
+    user.write(
+        "app.py", "import squall\napp = squall.App('a')\n@app.local_entrypoint()\ndef main():\n    print('fine')\n"
+    )
 
     assert user.squall("run", "-q", "app.py").ok().out == "fine\n"
 
@@ -185,8 +187,10 @@ def test_what_was_killed_all_at_once_is_cleared_by_the_next_run(user: Shell) -> 
 def test_its_files_are_for_nobody_else(user: Shell) -> None:
     child, _ = a_run_that_holds(user)
 
-    (folder,) = user.temporary.glob("squall-*")
-    modes = {name: stat.S_IMODE((folder / name).stat().st_mode) for name in ("", "token", "service-token", "bus/nats.conf")}
+    (folder,) = (file.parent for file in user.temporary.glob("*/server.json"))
+    modes = {
+        name: stat.S_IMODE((folder / name).stat().st_mode) for name in ("", "token", "service-token", "bus/nats.conf")
+    }
     os.killpg(child.pid, signal.SIGINT)
     user.finish(child)
 

@@ -47,13 +47,19 @@ def test_retries_end_with_the_last_exception_after_the_declared_delays(effects: 
     assert 1.8 <= second <= 2.8, f"declared 2 s, waited {second:.2f} s"
 
 
-def test_a_timed_out_attempt_is_killed_and_retried(effects: Path) -> None:
+def test_a_timed_out_attempt_is_interrupted_and_retried(effects: Path) -> None:
     with pytest.raises(errors.FunctionTimeoutError):
         function("too_slow").remote(str(effects))
 
-    pids = [int(line) for line in lines(effects)]
-    assert len(pids) == 2, "1 + 1 retry"
-    eventually(lambda: not any(process(pid) for pid in pids), within_s=10, what="user code outlived its time-out")
+    assert lines(effects) == ["started", "left"] * 2, "1 + 1 retry"
+
+
+def test_user_code_that_ignores_its_time_out_is_killed(effects: Path) -> None:
+    with pytest.raises(errors.FunctionTimeoutError):
+        function("stubborn").remote(str(effects))
+
+    pid = int(lines(effects)[0])
+    eventually(lambda: process(pid) is None, within_s=5, what="user code outlived its time-out")
 
 
 def test_a_cancelled_queued_call_never_starts(effects: Path, tmp_path: Path) -> None:

@@ -1,11 +1,11 @@
-"""What is remembered of a pool: the peak of its need, and the rate of its work."""
+"""What is remembered of a pool: the peak of its need, and how fast it works."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from squall_autoscaler.policy.windows import GRAIN_S, Peak, Rate
+from squall_autoscaler.policy.windows import GRAIN_S, Peak, Work
 
 
 def test_the_peak_is_kept_for_as_long_as_the_window_and_then_forgotten() -> None:
@@ -24,34 +24,51 @@ def test_a_window_that_was_not_seen_in_full_says_so() -> None:
     assert peak.covers(60.0, 160.0)
 
 
+def worked(*counts: tuple[float, float], ready: int = 1) -> Work:
+    """Work that has seen these (time, inputs ended so far)."""
+    work = Work()
+    for at, finished in counts:
+        work.record(finished, ready, at)
+    return work
+
+
 def test_a_rate_needs_two_counts_with_some_time_between() -> None:
-    rate = Rate()
-    assert rate.per_s() is None
-    rate.record(100, 0.0)
-    rate.record(150, 0.2)
-    assert rate.per_s() is None
-    rate.record(300, 1.0)
-    assert rate.per_s() == 200.0
+    assert worked().per_s() is None
+    assert worked((0.0, 100), (0.2, 150)).per_s() is None
+    assert worked((0.0, 100), (0.2, 150), (1.0, 300)).per_s() == 200.0
 
 
 def test_a_rate_is_that_of_the_last_two_seconds() -> None:
-    rate = Rate()
-    for second in range(10):
-        rate.record(1000.0 * second, float(second))
-    for second in range(10, 14):
-        rate.record(9000.0 + 10 * (second - 9), float(second))
-    assert rate.per_s() == 10.0
+    quick = [(float(second), 1000.0 * second) for second in range(10)]
+    slow = [(float(second), 9000.0 + 10 * (second - 9)) for second in range(10, 14)]
+    assert worked(*quick, *slow).per_s() == 10.0
 
 
 def test_a_counter_that_steps_back_or_vanishes_begins_again() -> None:
-    rate = Rate()
-    rate.record(100, 0.0)
-    rate.record(5, 1.0)
-    assert rate.per_s() is None
-    rate.record(15, 2.0)
-    assert rate.per_s() == 10.0
-    rate.record(None, 3.0)
-    assert rate.per_s() is None
+    work = worked((0.0, 100), (1.0, 5))
+    assert work.per_s() is None
+    work.record(15, 1, 2.0)
+    assert work.per_s() == 10.0
+    work.record(None, 1, 3.0)
+    assert work.per_s() is None
+
+
+def test_each_number_of_containers_is_measured_anew() -> None:
+    work = worked((0.0, 0), (1.0, 100))
+    work.record(110, 4, 1.1)
+    assert work.per_s() is None
+    assert work.earlier(1.1) == (1, 100.0)
+    work.record(310, 4, 1.6)
+    assert work.per_s() == 400.0
+    assert work.earlier(30.0) is None
+
+
+def test_the_gain_of_growth_is_a_share_of_what_it_should_have_brought() -> None:
+    for rate, gain in ((400.0, 1.0), (250.0, 0.5), (100.0, 0.0)):
+        work = worked((0.0, 0), (1.0, 100))
+        work.record(100, 4, 1.1)
+        work.record(100 + rate, 4, 2.1)
+        assert work.gain(2.1) == gain
 
 
 steps = st.lists(st.tuples(st.floats(0.0, 3.0), st.integers(0, 20)), min_size=1, max_size=60)

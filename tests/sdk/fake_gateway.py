@@ -40,6 +40,7 @@ class FakeGateway:
         self.spans: list[dict[str, Any]] = []
         self.cancelled: list[str] = []
         self.build_log: list[str] = []
+        self.build_error: SquallError | None = None
         self.logs: list[dict[str, Any]] = []
         self.break_next: list[str] = []
         """Routes ("POST /v1/calls") whose next answer is replaced by a broken connection, after the work was done."""
@@ -92,7 +93,12 @@ class FakeGateway:
             args, kwargs = pickle.loads(payload)
             value = pickle.dumps(self.callee(name, headers)(*args, **kwargs), 4)
         except Exception as error:
-            told = {"kind": "user", "type": type(error).__name__, "module": type(error).__module__, "message": str(error)}
+            told = {
+                "kind": "user",
+                "type": type(error).__name__,
+                "module": type(error).__module__,
+                "message": str(error),
+            }
             meta |= {"outcome": "failed", "error": {**told, "traceback": traceback.format_exc()}}
             value = pickle.dumps(error, 4)
         if len(value) > 64 * 1024:
@@ -188,11 +194,20 @@ class _Handler(BaseHTTPRequestHandler):
         if (name := self.query["name"]) not in self.gateway.functions:
             return self._error(404, "not_found", f"no function {name}")
         known = {"app_id": "ap-9", "app_name": self.query["app"], "function_id": "fu-9", "name": name, "version": 3}
-        return self._json(200, {**known, "methods": [{"name": ""}]})
+        methods = [
+            {"name": other.partition(".")[2]} for other in self.gateway.functions if other.startswith(f"{name}.")
+        ]
+        if not methods:
+            return self._json(200, {**known, "methods": [{"name": ""}]})
+        size = {"name": "size", "type": "int", "has_default": True, "default": 1}
+        key = {"name": "key", "type": "bytes", "has_default": True, "default": {"b64": "aw=="}}
+        return self._json(200, {**known, "is_class": True, "methods": methods, "parameters": [size, key]})
 
     def _images(self, _rest: list[str]) -> None:
         lines = [{"at": 0.0, "stream": "stdout", "text": text} for text in self.gateway.build_log]
-        self._chunks(json.dumps(line).encode() + b"\n" for line in [*lines, {"image": "im-1"}])
+        error = self.gateway.build_error
+        last = {"error": to_wire(error)} if error else {"image": "im-1"}
+        self._chunks(json.dumps(line).encode() + b"\n" for line in [*lines, last])
 
     def _blobs(self, rest: list[str]) -> None:
         blobs, name = self.gateway.blobs, rest[0]
@@ -282,7 +297,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _results(self, call: str, cursor: int) -> Iterator[bytes]:
         sent = 0
-        while not self.gateway.cancelled and sent < self.gateway.results_per_stream:
+        while call not in self.gateway.cancelled and sent < self.gateway.results_per_stream:
             results = self.gateway.calls[call]
             # In the order in which they were recorded.
             if self.gateway.repeats_results and sent == 0:

@@ -116,7 +116,11 @@ def test_an_exception_whose_class_is_not_here_becomes_an_execution_error_with_it
 @pytest.mark.parametrize(
     ("outcome", "error", "expected"),
     [
-        ("timed_out", {"kind": "function_timeout", "message": "ran 3 s", "data": {"timeout_s": 3}}, "FunctionTimeoutError"),
+        (
+            "timed_out",
+            {"kind": "function_timeout", "message": "ran 3 s", "data": {"timeout_s": 3}},
+            "FunctionTimeoutError",
+        ),
         ("cancelled", None, "CallCancelledError"),
         ("expired", {"kind": "expired", "message": "waited a day"}, "CallExpiredError"),
         ("failed", {"kind": "infra", "message": "lost 8 times"}, "InternalFailure"),
@@ -138,7 +142,9 @@ def test_what_the_platform_did_to_a_call_is_an_error_of_the_catalogue(
 def test_large_arguments_and_results_go_through_the_blob_store(running: FakeGateway) -> None:
     data = bytes(range(256)) * 1000
     assert length.remote(data, times=2) == data * 2
-    assert running.headers_of("POST /v1/calls")[-1][Header.BLOB].endswith(f":{len(pickle.dumps(((data,), {'times': 2}), 4))}")
+    assert running.headers_of("POST /v1/calls")[-1][Header.BLOB].endswith(
+        f":{len(pickle.dumps(((data,), {'times': 2}), 4))}"
+    )
     assert any(path.startswith("/v1/blobs/") for path in running.paths("GET"))
 
 

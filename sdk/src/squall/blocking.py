@@ -5,6 +5,7 @@ Owns the thread pool and the way to abort what a cancelled task left behind. Imp
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import functools
 import queue
@@ -102,6 +103,17 @@ def under(abort: Abort, work: Callable[[], None]) -> None:
         _local.abort = None
 
 
+@contextlib.contextmanager
+def sheltered() -> Iterator[None]:
+    """Within the block this thread's work goes on although it was aborted: for what must be put in order."""
+    abort = current_abort()
+    _local.abort = None
+    try:
+        yield
+    finally:
+        _local.abort = abort
+
+
 def sleep(seconds: float) -> None:
     """time.sleep that ends with the work."""
     abort = current_abort()
@@ -153,6 +165,7 @@ class _Threads:
                     self._count -= 1
                 return
             work()
+            del work  # it holds what the caller gave it
             with self._lock:
                 self._idle += 1
 
@@ -315,18 +328,29 @@ class BlockingIterator(Generic[R]):
 
     async def aio(self, *args: Any, **kwargs: Any) -> AsyncIterator[R]:
         """The same for `async for`."""
-        abort, end = Abort(), object()
-        iterator = await run(functools.partial(self._body, self._owner, *args, **kwargs), abort)
+        abort, end, one_at_a_time = Abort(), object(), threading.Lock()
+        iterator: Any = await run(functools.partial(self._body, self._owner, *args, **kwargs), abort)
+
+        def step() -> Any:
+            with one_at_a_time:
+                return next(iterator, end)
+
+        def close() -> None:
+            # A step that was cancelled may still be on its way out; what it raises belongs to nobody any more.
+            with one_at_a_time, contextlib.suppress(Exception):
+                iterator.close()
+
         try:
             while True:
-                item: Any = await run(functools.partial(next, iterator, end), abort)
+                item = await run(step, abort)
                 if item is end:
                     return
                 yield item
         finally:
-            # A cancelled step ends the iterator by itself, in its thread.
-            if not abort.is_set():
-                await run(iterator.close)  # type: ignore[attr-defined]
+            if abort.is_set():
+                _threads.submit(close)
+            else:
+                await run(close)
 
 
 class blocking_iterator(Generic[R]):

@@ -141,12 +141,20 @@ def _ignores(ignore: Ignore) -> Callable[[str], bool]:
 def _walk(folder: str, remote: str, ignores: Callable[[str], bool]) -> Iterator[tuple[str, str]]:
     """(path in the container, local path) of every file below a folder that is not ignored."""
     for here, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if name not in SKIPPED_FOLDERS)
+        folders[:] = sorted(name for name in folders if name not in SKIPPED_FOLDERS and not _is_loop(here, name))
         for name in sorted(names):
             local = os.path.join(here, name)
             below = os.path.relpath(local, folder).replace(os.sep, "/")
             if not ignores(below):
                 yield f"{remote}/{below}", local
+
+
+def _is_loop(here: str, name: str) -> bool:
+    """Whether a folder is a link to one that it lies in."""
+    path = os.path.join(here, name)
+    return os.path.islink(path) and os.path.join(os.path.realpath(here), "").startswith(
+        os.path.join(os.path.realpath(path), "")
+    )
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Callable, NamedTuple, Optional
 
-from squall import output, payload, tracing
+from squall import blocking, output, payload, tracing
 from squall.client import BROKEN, Answer, Client, Retry, query
 from squall.errors import (
     CallCancelledError,
@@ -145,9 +145,7 @@ def spawn(target: Target, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str
     return call.id
 
 
-def wait_for(
-    client: Client, call: str, index: int, timeout_s: Optional[float], told: bool = False
-) -> frames.Frame:
+def wait_for(client: Client, call: str, index: int, timeout_s: Optional[float], told: bool = False) -> frames.Frame:
     """The result frame of an input. Raises the builtin TimeoutError after `timeout_s` (0 asks once).
 
     `told`: the output was told already that the call waits."""
@@ -185,7 +183,7 @@ def only_frame(body: bytes) -> frames.Frame:
 
 def cancel_quietly(client: Client, call: str) -> None:
     """Cancel a call that nobody waits for any more; the server finds abandoned calls itself, only later."""
-    with contextlib.suppress(SquallError, OSError):
+    with contextlib.suppress(SquallError, OSError), blocking.sheltered():
         client.once("POST", Route.CALL_CANCEL.format(call=call), {"terminate_containers": False}, CANCEL_TIMEOUT_S)
 
 

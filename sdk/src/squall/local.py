@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Callable, Optional
 
@@ -29,6 +29,8 @@ READY_TIMEOUT_S = 100.0
 """A first start may have to compile byte-code on a slow disk; a warm one takes about a second."""
 STOP_TIMEOUT_S = 15.0
 """More than the platform's own grace period, after which it kills what is left."""
+RESTART_PATIENCE_S = 20.0
+RESTART_POLL_S = 0.1
 KILL_TIMEOUT_S = 5.0
 TEMPORARY_PREFIX = "squall-"
 OWNER_FILE = "owner.pid"
@@ -65,12 +67,27 @@ def recorded() -> Optional[LocalServer]:
         return None
 
 
-def running() -> Optional[LocalServer]:
-    """The lasting platform of `squall up` if its process lives and its gateway answers."""
+def running(patience_s: float = RESTART_PATIENCE_S) -> Optional[LocalServer]:
+    """The lasting platform of `squall up` if its process lives, with the address of a gateway of it that answers.
+
+    Raises `ConnectionError` when it lives and none answers for so long: a gateway that was killed is back in seconds.
+    """
     server = recorded()
-    if server is None or not _is_platform(server.pid) or not answers(server.url):
-        return None
-    return server
+    deadline = time.monotonic() + patience_s
+    while server is not None and _is_platform(server.pid):
+        urls = [server.url, *(part["url"] for part in server.processes if part.get("url"))]
+        for url in dict.fromkeys(urls):
+            if answers(url):
+                return replace(server, url=url)
+        if time.monotonic() > deadline:
+            raise errors.ConnectionError(
+                f"squall of `squall up` (process {server.pid}) runs, but does not answer at {server.url}",
+                fix="Stop it with `squall down`, start it with `squall up`; its log is in {log}.",
+                log=str(Path(server.data) / "platform.log"),
+            )
+        time.sleep(RESTART_POLL_S)
+        server = recorded()
+    return None
 
 
 def answers(url: str, timeout_s: float = 2.0) -> bool:

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Callable, NoReturn, Optional
 
 from squall.blocking import running_loop
-from squall.class_source import ClassSource, KnownClass
+from squall.class_source import ClassSource, DeclaredClass, KnownClass
 from squall.declaration import is_async, parameter_names
-from squall.errors import InvalidError, UnimplementedError
+from squall.errors import InvalidError
 from squall.function import SCALING_INSTEAD, Function
 from squall.markers import HOOK, METHOD
 from squall.origin import Origin
+from squall.unimplemented import Missing
 
 if TYPE_CHECKING:
     from squall.invoke import Target
@@ -27,10 +28,12 @@ class Obj:
         if name.startswith("__"):
             raise AttributeError(name)
         state: ObjState = object.__getattribute__(self, "_squall")
+        if name == "update_autoscaler" and name not in state.source.raw_methods:
+            return Missing(name, SCALING_INSTEAD)
         if state.source.may_be_method(name):
             return Function(MethodOrigin(state, name))
-        if name == "update_autoscaler" and not hasattr(state.source.raw, name):
-            raise UnimplementedError(f"squall does not have {name} yet", fix=SCALING_INSTEAD)
+        if not isinstance(state.source, DeclaredClass):
+            raise state.no_method(name)
         return getattr(state.local(), name)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -54,6 +57,10 @@ class ObjState:
         self._local = local
         self._entered = local is not None
         self._encoded: Optional[str] = None
+
+    def no_method(self, name: str) -> AttributeError:
+        """The error for a name that the class does not have."""
+        return AttributeError(f"{self.source.label} has no method {name!r}; it has {sorted(self.source.methods())}")
 
     def values(self) -> dict[str, Any]:
         """All parameters, defaults included. Raises `TypeError` for unknown, missing and wrong ones."""
@@ -127,7 +134,7 @@ class MethodOrigin(Origin):
     def is_generator(self) -> bool:
         methods = self._state.source.methods()
         if self._name not in methods:
-            raise AttributeError(f"{self._state.source.label} has no method {self._name!r}; it has {sorted(methods)}")
+            raise self._state.no_method(self._name)
         return methods[self._name]
 
     def reduce(self) -> tuple[Any, ...]:

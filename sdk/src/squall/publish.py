@@ -171,5 +171,6 @@ def default_name(app: App) -> str:
     """The name of an app that has none: the file of its first function."""
     for part in _parts(app):
         module: Optional[str] = part.raw.__module__
-        return (script_module() if module == "__main__" else module) or "app"
+        named = script_module() if module == "__main__" else module
+        return (named or "app").rpartition(".")[2]
     return "app"

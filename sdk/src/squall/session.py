@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import threading
@@ -38,6 +39,12 @@ def connect(address: ServerAddress) -> Session:
             client = Client(address, patient=not is_local())
             session = _known[address] = Session(client, Recorder(client), config.load().environment)
         return session
+
+
+@atexit.register
+def _close_all() -> None:
+    for session in _known.values():
+        session.client.close()
 
 
 @contextlib.contextmanager

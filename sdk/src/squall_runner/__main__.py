@@ -36,13 +36,15 @@ def main() -> NoReturn:
     booted_ns = time.time_ns()
     sock = socket.socket(fileno=SOCKET_DESCRIPTOR)
     sock.set_inheritable(False)
-    live(sock, None, Started(booted_ns))
+    live(sock, None, None, Started(booted_ns))
 
 
-def live(sock: socket.socket, loaded: Optional[Loaded], started: Started) -> NoReturn:
-    """Become what SETUP says: a container, a template of one, or a bare interpreter that waits to be forked."""
-    ground, settings = _connect(sock)
-    ground.capture.install()
+def live(sock: socket.socket, loaded: Optional[Loaded], capture: Optional[Capture], started: Started) -> NoReturn:
+    """Become what SETUP says: a container, a template of one, or a bare interpreter that waits to be forked.
+
+    `loaded` and `capture` are what the process has from the one that it was forked from.
+    """
+    ground, settings = _connect(sock, capture)
     _keep_out_of_forks(ground)
     if not settings.template:
         ground.capture.start_timer()
@@ -59,7 +61,7 @@ def live(sock: socket.socket, loaded: Optional[Loaded], started: Started) -> NoR
     serve(loaded.raw, settings, ground, started)
 
 
-def _connect(sock: socket.socket) -> tuple[Ground, Settings]:
+def _connect(sock: socket.socket, capture: Optional[Capture]) -> tuple[Ground, Settings]:
     interrupter = Interrupter()
     channel = Channel(sock, interrupter)
     frame = channel.receive()
@@ -67,8 +69,12 @@ def _connect(sock: socket.socket) -> tuple[Ground, Settings]:
         os._exit(0)  # the agent changed its mind
     settings = parse(frame.meta)
     channel.scratch = settings.scratch
-    ground = Ground(channel, Capture(channel.log, interrupter), interrupter, settings.code_dir)
-    return ground, settings
+    if capture is None:
+        capture = Capture(channel.log, interrupter)
+        capture.install()
+    else:
+        capture.connect(channel.log, interrupter)
+    return Ground(channel, capture, interrupter, settings.code_dir), settings
 
 
 def _import(settings: Settings, ground: Ground, started: Started) -> Loaded:
@@ -81,7 +87,7 @@ def _import(settings: Settings, ground: Ground, started: Started) -> Loaded:
 
 def _wait_for_forks(sock: socket.socket, loaded: Optional[Loaded], ground: Ground, started: Started) -> NoReturn:
     def boot(own: socket.socket) -> NoReturn:
-        live(own, loaded, Started(time.time_ns()))
+        live(own, loaded, ground.capture, Started(time.time_ns()))
 
     ground.capture.flush()
     ground.channel.send(frames.FromRunner.READY, {**started.as_meta(), **template.report(sock)})

@@ -72,6 +72,10 @@ class FromRunner:
     """From a template: {pid, status}, status as of waitpid."""
 
 
+# One encoder for all frames: `json.dumps` with arguments makes a new one each time, which costs more than encoding.
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
+
+
 class BadFrame(Exception):
     """The peer sent bytes that are not a frame: the stream is unusable from here on."""
 
@@ -86,7 +90,7 @@ class Frame(NamedTuple):
 
 def encode(kind: int, meta: dict[str, Any], payload: bytes = b"") -> bytes:
     """The bytes of one frame. Raises `BadFrame` if it would exceed `MAX_FRAME_BYTES`."""
-    body = json.dumps(meta, separators=(",", ":")).encode()
+    body = _to_json(meta).encode()
     if len(body) + len(payload) > MAX_FRAME_BYTES:
         raise BadFrame(f"a frame of {len(body) + len(payload)} bytes exceeds {MAX_FRAME_BYTES}")
     return b"".join((HEADER.pack(kind, len(body), len(payload)), body, payload))

@@ -27,10 +27,6 @@ class DirectMain:
         """Run the job in the main thread; from any thread. It must not raise."""
         self._jobs.put(job)
 
-    def soon(self, job: Job) -> None:
-        """Run something short that is safe in any thread."""
-        job()
-
     def run_hook(self, hook: Callable[[], Any]) -> None:
         """Run a hook to its end. Main thread only."""
         hook()

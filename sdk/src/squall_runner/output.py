@@ -99,6 +99,12 @@ class Stream(io.TextIOBase):
             for key, text in waiting.items():
                 self._send(self._name, text, key)
 
+    def connect(self, send: Send, interrupter: Interrupter) -> None:
+        """Send elsewhere from now on: this process was forked from the one that made the stream."""
+        self._lock = threading.RLock()
+        self._partial = {}
+        self._send, self._interrupter = send, interrupter
+
     def abandon(self) -> None:
         """From now on, write to the descriptor: this process does not own the socket. Line by line, so that the lines
         of several such children stay whole."""
@@ -151,6 +157,11 @@ class Capture:
         self._streams = [Stream("stdout", 1, send, interrupter), Stream("stderr", 2, send, interrupter)]
         self._partial = threading.Event()
         self._timer: Optional[threading.Thread] = None
+
+    def connect(self, send: Send, interrupter: Interrupter) -> None:
+        """Keep the streams, which user code may have remembered (logging does), but send to another agent's end."""
+        for stream in self._streams:
+            stream.connect(send, interrupter)
 
     def install(self) -> None:
         """Replace the interpreter's streams."""

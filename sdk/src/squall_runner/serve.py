@@ -122,8 +122,7 @@ class Container:
             if execution is None:
                 return  # it has ended, its end frame is on the way
             if frame.kind == ToRunner.CREDIT:
-                n = int(frame.meta["n"])
-                self._main.soon(lambda: execution.credit(n))
+                self._credit(execution, int(frame.meta["n"]))
             elif not execution.cancel():
                 self._interrupt_all(execution)
 
@@ -151,6 +150,12 @@ class Container:
         else:
             execution.stop = lambda: self._interrupt(execution)
             self._main.call(run)
+
+    def _credit(self, execution: Execution, n: int) -> None:
+        if execution.callee.is_async and isinstance(self._main, LoopMain):
+            self._main.soon(lambda: execution.credit(n))
+        else:
+            execution.credit(n)  # the loop may stand still while this very generator runs
 
     def _interrupt(self, execution: Execution) -> bool:
         # Not running yet or not any more: it sees `cancel_requested`, or its end frame is on the way.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from squall.spec import ScalingPolicy
@@ -33,7 +34,7 @@ class NodeStats:
 
     seen_at: float
     running: dict[str, int] = field(default_factory=dict)
-    finished: dict[str, float] = field(default_factory=dict)
+    finished: Mapping[str, int] = field(default_factory=dict)
 
 
 class Facts:
@@ -46,6 +47,9 @@ class Facts:
         self._claims: dict[str, dict[str, ContainerClaim]] = {}
         self._decided: dict[str, Decided] = {}
         self._failing: set[str] = set()
+        self._no_room: set[str] = set()
+        self._finished: dict[str, float] = {}
+        """By pool: inputs that have ended since we listen."""
         self._stats: dict[str, NodeStats] = {}
 
     # ------------------------------------------------------------------ folds
@@ -55,6 +59,8 @@ class Facts:
         self._records.pop(pool, None)
         if record is not None:
             self._records[pool] = record
+        else:
+            self._finished.pop(pool, None)
 
     def function_declared(self, function_id: str, record: FunctionRecord | None) -> None:
         """A version of a function exists, or no longer."""
@@ -85,15 +91,24 @@ class Facts:
             self._decided[pool] = Decided(desired=desired, revision=revision if desired else 0)
 
     def verdict_changed(self, pool: str, verdict: Verdict | None) -> None:
-        """Whether the pool's containers fail to start."""
-        if verdict is not None and verdict.failures:
-            self._failing.add(pool)
-        else:
-            self._failing.discard(pool)
+        """Whether the pool's containers fail to start, or find no room."""
+        for pools, holds in (
+            (self._failing, verdict is not None and verdict.failures > 0),
+            (self._no_room, verdict is not None and len(verdict.rejected) > 0),
+        ):
+            if holds:
+                pools.add(pool)
+            else:
+                pools.discard(pool)
 
     def stats_seen(self, stats: ContainerStats, now: float) -> None:
         """What one node's containers do; rows: container, pool, running, slots, idle since, state."""
-        seen = NodeStats(seen_at=now, finished=dict(stats.finished))
+        seen = NodeStats(seen_at=now, finished=stats.finished)
+        if (before := self._stats.get(stats.node)) is not None:
+            for pool, count in stats.finished.items():
+                # An agent that was started again counts from 0.
+                more = count - before.finished.get(pool, 0)
+                self._finished[pool] = self._finished.get(pool, 0.0) + (more if more >= 0 else count)
         for _, pool, running, *_ in stats.containers:
             seen.running[pool] = seen.running.get(pool, 0) + int(running)
         self._stats[stats.node] = seen
@@ -140,12 +155,15 @@ class Facts:
         if app is None:
             return None
         stopped = app.state == "stopped"
+        desired = self.decision(pool).desired
         return Situation(
             policy=ScalingPolicy() if stopped else function.spec.scaling,
             desired=self.decision(pool).count,
             stopped=stopped,
             retired=app.functions.get(function.spec.name) != function.function_id,
             failing=pool in self._failing,
+            no_room=pool in self._no_room,
+            woken_at=desired.decided_at if desired is not None and desired.cold_call else float("-inf"),
         )
 
     def sample(self, pool: str, inputs: int | None, now: float) -> Sample:
@@ -153,14 +171,13 @@ class Facts:
         claims = self._claims.get(pool, {}).values()
         nodes = {claim.node for claim in claims if claim.state in (ClaimState.READY, ClaimState.DRAINING)}
         known = {node: stats for node in nodes if (stats := self._fresh(node, now)) is not None}
-        counted = [stats.finished[pool] for stats in known.values() if pool in stats.finished]
         return Sample(
             at=now,
             inputs=inputs,
             running=sum(stats.running.get(pool, 0) for stats in known.values()),
             ready=sum(claim.state == ClaimState.READY for claim in claims),
             starting=sum(claim.state in STARTING for claim in claims),
-            finished=sum(counted) if counted else None,
+            finished=self._finished.get(pool, 0.0) if known else None,
             heard=len(known) == len(nodes),
         )
 

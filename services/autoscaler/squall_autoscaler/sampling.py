@@ -8,8 +8,7 @@ from squall_bus import Bus, BusError, ConsumerInfo
 from squall_contracts import subjects
 from squall_service.telemetry import log
 
-PROBED_INPUTS = 256
-"""Inputs of a pool at zero that are looked at before it is woken without an arrival."""
+PROBED_AT_ONCE = 256
 
 
 class Sampler:
@@ -61,20 +60,20 @@ class Sampler:
         return False
 
     async def _unfinished_in(self, shard: int, pool: str, workspace: str) -> bool:
+        """Looks at the oldest first, and ends at the first that is unfinished: in all but the rare case at once."""
         stream = subjects.work_stream(self._region, shard)
-        waiting: list[str] = []
-        there = self._bus.read(stream, subjects.calls_of_pool(self._region, shard, pool), headers_only=True)
-        async for stored in there:
+        wanted = subjects.calls_of_pool(self._region, shard, pool)
+        chunk: list[str] = []
+        # A work queue refuses the consumer that reading headers alone would need.
+        async for stored in self._bus.read(stream, wanted):
             call = subjects.parse_call(stored.subject)
-            waiting.append(subjects.result(self._region, workspace, call.call, call.index))
-            if len(waiting) == PROBED_INPUTS:
-                break
-        if not waiting:
-            return False
-        if len(waiting) == PROBED_INPUTS:
-            return True  # so many are hardly all finished; at worst the pool is woken for nothing
-        ended = await self._bus.get_many(subjects.results_stream(self._region, shard), waiting)
-        return len(ended) < len(waiting)
+            chunk.append(subjects.result(self._region, workspace, call.call, call.index))
+            if len(chunk) == PROBED_AT_ONCE or stored.pending == 0:
+                ended = await self._bus.get_many(subjects.results_stream(self._region, shard), chunk)
+                if len(ended) < len(chunk):
+                    return True
+                chunk.clear()
+        return False
 
 
 def _inputs(consumer: ConsumerInfo) -> int:

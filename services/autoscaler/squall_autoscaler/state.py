@@ -45,6 +45,10 @@ class Situation:
     """A newer version is deployed; this one ends what it has."""
     failing: bool = False
     """Its containers do not start (the scheduler's verdict)."""
+    no_room: bool = False
+    """Nodes are full (the scheduler's verdict)."""
+    woken_at: float = float("-inf")
+    """When an arrival woke it; what has arrived may not be in its queue yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

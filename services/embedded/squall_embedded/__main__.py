@@ -29,6 +29,7 @@ def main() -> int:
 
 def _run(settings: EmbeddedSettings, parent: int) -> int:
     lock = state.claim_folder(settings.data)
+    state.use_scratch(settings.scratch)
     wanted = [settings.port] + [0] * (settings.gateways - 1)
     ports = tuple(addresses.choose(settings.host, port) for port in wanted)
     program = BusProgram(settings.data, settings.nats_server)
@@ -40,6 +41,7 @@ def _run(settings: EmbeddedSettings, parent: int) -> int:
     finally:
         process.kill()
         process.wait()
+        state.clear_scratch(settings.scratch)
         os.close(lock)
 
 

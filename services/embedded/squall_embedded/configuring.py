@@ -75,7 +75,7 @@ def environment(name: str, given: Mapping[str, Any], site: Site) -> dict[str, st
     bus = {"URL": site.bus.url, "USER": site.bus.user or "", "PASSWORD": site.bus.password or ""}
     return {
         **inherited_environment(),
-        **({"TMPDIR": str(site.scratch)} if site.scratch else {}),
+        **({"TMPDIR": str(site.settings.scratch)} if site.settings.scratch else {}),
         **{f"SQUALL_BUS_{key}": value for key, value in bus.items()},
         **{
             prefix + key.upper(): value if isinstance(value, str) else json.dumps(value) for key, value in given.items()

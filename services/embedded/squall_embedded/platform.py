@@ -39,7 +39,7 @@ class Platform:
     parent: int
     clock: Clock = field(default_factory=SystemClock)
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
-    _announced: bool = False
+    _announced: tuple[Site, Parts] | None = None
 
     async def run(self) -> None:
         """The whole life. Raises what kept it from starting, or ended it early."""
@@ -76,7 +76,7 @@ class Platform:
 
     async def _serve(self, bus: Bus) -> None:
         form, site = await asyncio.gather(asyncio.to_thread(self.load_form), self._prepare(bus))
-        async with form(site, bus, functools.partial(self._tell, site)):
+        async with form(site, bus, functools.partial(self._on_parts, site)):
             await self._stop.wait()
             log.info("platform_stopping")
 
@@ -98,12 +98,17 @@ class Platform:
         except KeyExists:
             pass  # a platform that starts again over its folder
 
-    def _tell(self, site: Site, parts: Parts) -> None:
-        if not self._announced:
+    def _on_parts(self, site: Site, parts: Parts) -> None:
+        if self._announced is None:
             # The modules that are loaded now stay: the collector need not look at them again.
             gc.freeze()
             gc.enable()
-            self._announced = True
+        self._announced = (site, parts)
+        self._tell()
+
+    def _tell(self) -> None:
+        assert self._announced is not None
+        site, parts = self._announced
         self.announce(
             state.Announcement(
                 url=site.urls[0],
@@ -127,3 +132,5 @@ class Platform:
             await self.clock.sleep(restarts.delay_s)
             self.server.restart()
             await self.server.ready()
+            if self._announced:
+                self._tell()

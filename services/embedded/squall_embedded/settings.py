@@ -11,6 +11,8 @@ from pathlib import Path
 
 MAX_AGENTS = 64
 MAX_GATEWAYS = 16
+MAX_SCRATCH_PATH = 50
+"""The path of a unix socket has at most 107 characters, and agents put theirs two levels below."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +36,13 @@ class EmbeddedSettings:
     """Needs `processes` when more than one; the others listen on free ports."""
     nats_server: Path | None = None
     """The server program; None = the one beside the interpreter, else the one on PATH."""
+
+    @property
+    def scratch(self) -> Path | None:
+        """Where temporary files go, so that they go with the platform even when it is killed; None when sockets in there
+        would have too long a path."""
+        folder = self.data / "tmp"
+        return folder if len(str(folder)) <= MAX_SCRATCH_PATH else None
 
 
 def inherited_environment() -> dict[str, str]:

@@ -13,7 +13,6 @@ from squall_embedded import addresses
 from squall_embedded.settings import EmbeddedSettings
 
 WORKSPACE = "main"
-MAX_SCRATCH_PATH = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,13 +41,6 @@ class Site:
     def images(self) -> Path:
         """Environments, made by the builder, used by agents."""
         return self.data / "images"
-
-    @property
-    def scratch(self) -> Path | None:
-        """Where temporary files go, so that they go with the platform; None when its sockets would not fit: the path of
-        a unix socket has at most 107 characters."""
-        folder = self.data / "tmp"
-        return folder if len(str(folder)) <= MAX_SCRATCH_PATH else None
 
     @property
     def urls(self) -> tuple[str, ...]:

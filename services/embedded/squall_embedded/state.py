@@ -6,6 +6,8 @@ import fcntl
 import json
 import os
 import secrets
+import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +52,20 @@ def claim_folder(data: Path) -> int:
         ) from None
     write_private(data / PID_FILE, str(os.getpid()))
     return lock
+
+
+def use_scratch(folder: Path | None) -> None:
+    """Makes an empty folder the place for this process's temporary files; what an earlier life left in it goes."""
+    clear_scratch(folder)
+    if folder is not None:
+        folder.mkdir(mode=0o700)
+        tempfile.tempdir = str(folder)
+
+
+def clear_scratch(folder: Path | None) -> None:
+    """Removes it with everything in it."""
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def token(data: Path, name: str) -> str:

@@ -32,7 +32,8 @@ MAX_SENT_AGE_NS = 60_000_000_000
 """An older time of sending is another clock, not a slow network."""
 
 
-class Input(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Input:
     """One input as it arrived."""
 
     index: int
@@ -105,14 +106,9 @@ class Acceptor:
         pool = target.pool.pool
         load = await self.loads.of(pool, len(given), now)
         app = self.directory.known_app(call.app)
+        inline_bytes, blob_bytes = largest(given)
         decision = admit(
-            Wanted(
-                kind=call.kind,
-                inputs=len(given),
-                inline_bytes=max((len(each.payload) for each in given), default=0),
-                blob_bytes=max((blob_size(each.blob) for each in given), default=0),
-                is_generator=target.is_generator,
-            ),
+            Wanted(call.kind, len(given), inline_bytes, blob_bytes, target.is_generator),
             Situation(
                 app=call.app,
                 app_state="" if app is None else app.record.state,
@@ -181,6 +177,16 @@ class Acceptor:
             # Removed as idle while we wrote: without its consumer nobody would ever see the input.
             await self.pools.ensure(target.pool, shard)
         return [was_there(outcome) for outcome in outcomes]
+
+
+def largest(given: Sequence[Input]) -> tuple[int, int]:
+    """Sizes of the largest inline payload and of the largest one in the blob store."""
+    inline_bytes = blob_bytes = 0
+    for each in given:
+        inline_bytes = max(inline_bytes, len(each.payload))
+        if each.blob is not None:
+            blob_bytes = max(blob_bytes, blob_size(each.blob))
+    return inline_bytes, blob_bytes
 
 
 def was_there(outcome: Published | BusError) -> bool:

@@ -11,6 +11,7 @@ from squall.errors import SquallError
 from squall.http_api import FRAMES_CONTENT_TYPE, FrameKind, frames
 from squall_bus import BusError, BusUnavailable, PublishUnknown, StreamFull
 from squall_contracts.calls import CallResult
+from squall_contracts.envelope import BadMessage
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Headers = Iterable[tuple[bytes, bytes]]
@@ -19,22 +20,22 @@ JSON = (b"content-type", b"application/json")
 FRAMES = (b"content-type", FRAMES_CONTENT_TYPE.encode())
 RETRY_AFTER_S = b"1"
 
-# What the bus says, as the caller should hear it: it cannot know our streams.
-_FROM_BUS: tuple[tuple[type[BusError], type[SquallError]], ...] = (
+# What the bus says, as the caller should hear it: it cannot know our streams and messages.
+_INSIDE: tuple[tuple[type[SquallError], type[SquallError]], ...] = (
     (BusUnavailable, errors.ServiceError),
     (PublishUnknown, errors.ServiceError),
     (StreamFull, errors.StorageFullError),
+    (BusError, errors.InternalError),
+    (BadMessage, errors.InternalError),
 )
 
 
 def public(error: SquallError) -> SquallError:
     """The error as the catalogue of the API knows it."""
-    if not isinstance(error, BusError):
-        return error
-    for ours, theirs in _FROM_BUS:
-        if isinstance(error, ours):
-            return theirs(error.message)
-    return errors.InternalError(error.message)
+    for inside, outside in _INSIDE:
+        if isinstance(error, inside):
+            return outside(error.message)
+    return error
 
 
 def error_body(error: SquallError, request_id: str = "") -> bytes:

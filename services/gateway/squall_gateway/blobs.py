@@ -58,7 +58,7 @@ class Blobs:
         self._store: ObjectStore
         self._sink: Sink
         if self._folder is not None:
-            remove_abandoned(self._folder / "tmp")
+            open_folder(self._folder)
             self._store = LocalStore(self._folder)
             self._sink = FolderSink(self._folder)
         else:
@@ -196,6 +196,17 @@ async def _joined(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
             held, size = [], 0
     if held:
         yield b"".join(held)
+
+
+def open_folder(folder: Path) -> None:
+    """Make the folder of a store. Raises `InvalidError` when that cannot be."""
+    try:
+        remove_abandoned(folder / "tmp")
+    except OSError as error:
+        raise InvalidError(
+            f"blobs cannot be kept in {folder}: {error.strerror}",
+            fix="Set SQUALL_GATEWAY_BLOBS to a folder that the gateway may write, or to the URL of an object store.",
+        ) from error
 
 
 def remove_abandoned(scratch: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 from squall.errors import InvalidError, RequestSizeError, VersionError
@@ -34,7 +35,8 @@ _KINDS = {kind.value.encode(): kind for kind in Kind}
 )
 _CLIENT_VERSION = Header.CLIENT_VERSION.lower().encode()
 
-RawHeaders = Iterable[tuple[bytes, bytes]]
+RawHeaders = Mapping[bytes, bytes]
+"""By lower-case name, as they came."""
 
 
 class CallHeaders(NamedTuple):
@@ -56,37 +58,46 @@ class CallHeaders(NamedTuple):
     """When encoding of the arguments began and ended, by the caller's clock."""
 
 
-def read_call_headers(raw: RawHeaders, shards: int, call: str | None = None) -> CallHeaders:
+def read_call_headers(found: RawHeaders, shards: int, call: str | None = None) -> CallHeaders:
     """The headers of a request. `call` is the id of the path where it stands there. Raises `InvalidError`."""
-    found = dict(raw)
-    app, function = _target(found)
-    kind = _KINDS.get(found.get(_KIND, b"remote"))
-    if kind is None:
-        raise InvalidError(f"{Header.KIND} {_text(found, _KIND)!r} is not one of {[k.value for k in Kind]}")
-    encoding = _text(found, _ENCODING) or "pickle"
-    if encoding not in _ENCODINGS:
-        raise InvalidError(f"{Header.ENCODING} {encoding!r} is not one of {sorted(_ENCODINGS)}")
-    method = _text(found, _METHOD_NAME)
-    if not _METHOD.fullmatch(method):
-        raise InvalidError(f"{Header.METHOD} {method!r} is not a name")
-    parameters = _text(found, _PARAMETERS)
-    if len(parameters) > MAX_HEADER_PARAMETERS_BYTES:
-        raise RequestSizeError(f"class parameters of {len(parameters)} bytes; at most {MAX_HEADER_PARAMETERS_BYTES}")
-    blob, parent = _text(found, _BLOB), _text(found, _PARENT)
+    get = found.get
+    named = _named(get(_FUNCTION), get(_FUNCTION_ID), get(_METHOD_NAME), get(_PARAMETERS), get(_KIND), get(_ENCODING))
+    blob, parent = _text(get(_BLOB)), _text(get(_PARENT))
     return CallHeaders(
-        call=check_shard(call if call is not None else _text(found, _CALL), shards),
-        app=app,
-        function=function,
-        function_id=_text(found, _FUNCTION_ID),
-        method=method,
-        parameters=parameters,
-        kind=kind,
-        encoding=encoding,
-        blob=check_blob_ref(blob) if blob else None,
-        parent=check_call_id(parent) if parent else None,
-        traceparent=_text(found, _TRACEPARENT),
-        sent_ns=_sent(_text(found, _SENT)),
+        check_shard(call if call is not None else _text(get(_CALL)), shards),
+        *named,
+        check_blob_ref(blob) if blob else None,
+        check_call_id(parent) if parent else None,
+        _text(get(_TRACEPARENT)),
+        _sent(_text(get(_SENT))),
     )
+
+
+@lru_cache(maxsize=10_000)
+def _named(
+    function: bytes | None,
+    function_id: bytes | None,
+    method: bytes | None,
+    parameters: bytes | None,
+    kind: bytes | None,
+    encoding: bytes | None,
+) -> tuple[str, str, str, str, str, Kind, str]:
+    """The fields of `CallHeaders` from `app` to `encoding`. Raises `InvalidError`."""
+    app, slash, name = _text(function).partition("/")
+    if not app or not slash or not name:
+        raise InvalidError(f"{Header.FUNCTION} must be <app id>/<function name>, got {_text(function)!r}")
+    found_kind = _KINDS.get(kind or b"remote")
+    if found_kind is None:
+        raise InvalidError(f"{Header.KIND} {_text(kind)!r} is not one of {[k.value for k in Kind]}")
+    found_encoding = _text(encoding) or "pickle"
+    if found_encoding not in _ENCODINGS:
+        raise InvalidError(f"{Header.ENCODING} {found_encoding!r} is not one of {sorted(_ENCODINGS)}")
+    if not _METHOD.fullmatch(_text(method)):
+        raise InvalidError(f"{Header.METHOD} {_text(method)!r} is not a name")
+    encoded = _text(parameters)
+    if len(encoded) > MAX_HEADER_PARAMETERS_BYTES:
+        raise RequestSizeError(f"class parameters of {len(encoded)} bytes; at most {MAX_HEADER_PARAMETERS_BYTES}")
+    return app, name, _text(function_id), _text(method), encoded, found_kind, found_encoding
 
 
 def check_shard(call: str, shards: int) -> str:
@@ -112,29 +123,19 @@ def blob_size(ref: str | None) -> int:
     return parse_blob_ref(ref)[1] if ref else 0
 
 
-def check_client_version(raw: RawHeaders, server: str) -> None:
+def check_client_version(found: RawHeaders, server: bytes) -> None:
     """Raises `VersionError` for a client of another major release (or another 0.x)."""
-    for name, value in raw:
-        if name == _CLIENT_VERSION:
-            client = value.decode("latin-1")
-            if client != server and _generation(client) != _generation(server):
-                raise VersionError(f"client {client} and server {server} are of different releases")
+    client = found.get(_CLIENT_VERSION, server)
+    if client != server and _generation(client) != _generation(server):
+        raise VersionError(f"client {_text(client)} and server {_text(server)} are of different releases")
 
 
-def _generation(version: str) -> list[str]:
-    parts = version.split(".")
-    return parts[:2] if parts[0] == "0" else parts[:1]
+def _generation(version: bytes) -> list[bytes]:
+    parts = version.split(b".")
+    return parts[:2] if parts[0] == b"0" else parts[:1]
 
 
-def _target(found: dict[bytes, bytes]) -> tuple[str, str]:
-    app, slash, function = _text(found, _FUNCTION).partition("/")
-    if not app or not slash or not function:
-        raise InvalidError(f"{Header.FUNCTION} must be <app id>/<function name>, got {_text(found, _FUNCTION)!r}")
-    return app, function
-
-
-def _text(found: dict[bytes, bytes], name: bytes) -> str:
-    value = found.get(name)
+def _text(value: bytes | None) -> str:
     return "" if value is None else value.decode("latin-1")
 
 

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from squall.errors import NotFoundError
+from squall.errors import InvalidError, NotFoundError
 from squall_bus import Bus, Change, Entry
 from squall_contracts.functions import APPS, SPECS, AppRecord, FunctionRecord, PoolRecord, app_name_key, pool_key
+from squall_service.telemetry import log
 
 MAX_FUNCTIONS = 10_000
 """Function versions kept in memory, about 4 KiB each."""
@@ -56,7 +58,7 @@ class Directory:
                 if change.synced:
                     self._synced[APPS].set()
                 elif not change.key.startswith(_NAME_PREFIX):
-                    self._on_app(change)
+                    understood(change, self._on_app)
 
     async def _follow_pools(self) -> None:
         async with self._specs.watch(_POOL_PREFIX) as changes:
@@ -64,7 +66,7 @@ class Directory:
                 if change.synced:
                     self._synced[SPECS].set()
                 else:
-                    self._on_pool(change)
+                    understood(change, self._on_pool)
 
     def _on_app(self, change: Change) -> None:
         if change.value is None:
@@ -172,6 +174,14 @@ class Directory:
         for entry in await self._specs.entries(_POOL_PREFIX):
             self.saw_pool(PoolRecord.decode(entry.value))
         return self.pools_of(app_id)
+
+
+def understood(change: Change, on_change: Callable[[Change], None]) -> None:
+    """Take in a change. One that nobody here understands (a newer service's) must not end the view of all others."""
+    try:
+        on_change(change)
+    except InvalidError as error:
+        log.warning("change_not_understood", key=change.key, reason=error.message)
 
 
 def is_app_id(text: str) -> bool:

@@ -32,6 +32,7 @@ TOKEN = "squall.token"
 REQUEST = "squall.request"
 PREFIX = "/v1/"
 VERSION = version("squall")
+_OWN_VERSION = VERSION.encode()
 
 
 @dataclass(slots=True)
@@ -42,6 +43,8 @@ class Exchange:
     receive: Receive
     _send: Send
     id: str
+    headers: dict[bytes, bytes]
+    """By lower-case name."""
     token: TokenRecord
     status: int = 0
     """0 until the answer began."""
@@ -52,12 +55,6 @@ class Exchange:
             self.status = message["status"]
             message["headers"] = [*message.get("headers", ()), (REQUEST_ID, self.id.encode())]
         await self._send(message)
-
-    @property
-    def headers(self) -> list[tuple[bytes, bytes]]:
-        """As they came: lower-case names."""
-        found: list[tuple[bytes, bytes]] = self.scope["headers"]
-        return found
 
     @property
     def query(self) -> bytes:
@@ -89,7 +86,8 @@ class Edge:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        exchange = Exchange(scope, receive, send, f"{self._prefix}-{next(self._numbers):x}", NOBODY)
+        number = next(self._numbers)
+        exchange = Exchange(scope, receive, send, f"{self._prefix}-{number:x}", dict(scope["headers"]), NOBODY)
         scope[REQUEST] = exchange
         route = "other"
         try:
@@ -109,9 +107,9 @@ class Edge:
     async def _answer(self, exchange: Exchange) -> str:
         path: str = exchange.scope["path"]
         if path.startswith(PREFIX):
-            check_client_version(exchange.headers, VERSION)
+            check_client_version(exchange.headers, _OWN_VERSION)
             self._condition.require_bus()
-            exchange.token = await self._tokens.check(_header(exchange, b"authorization"), path)
+            exchange.token = await self._tokens.check(exchange.headers.get(b"authorization"), path)
         pattern, call = split_path(path)
         handler = self._hot.get((exchange.scope["method"], pattern))
         if handler is not None:
@@ -135,10 +133,3 @@ def split_path(path: str) -> tuple[str, str]:
         call, slash, rest = path[10:].partition("/")
         return f"/v1/calls/*{slash}{rest}", call
     return path, ""
-
-
-def _header(exchange: Exchange, name: bytes) -> bytes | None:
-    for each, value in exchange.headers:
-        if each == name:
-            return value
-    return None

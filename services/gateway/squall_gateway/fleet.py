@@ -14,6 +14,7 @@ from squall_contracts import subjects
 from squall_contracts.envelope import BadMessage
 from squall_contracts.nodes import CONTAINERS, NODES, ContainerClaim, ContainerStats, NodeFact
 from squall_contracts.scaling import DESIRED, VERDICTS, Desired, Verdict
+from squall_gateway.directory import understood
 
 STATS_OLD_S = 5.0
 """Stats come every second; older ones are of a node that is gone."""
@@ -57,7 +58,7 @@ class Fleet:
         async with self.bus.kv(bucket).watch() as changes:
             async for change in changes:
                 if not change.synced:
-                    on_change(change)
+                    understood(change, on_change)
 
     def _on_claim(self, change: Change) -> None:
         pool = change.key.rpartition(".")[0]

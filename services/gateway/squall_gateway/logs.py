@@ -17,9 +17,11 @@ from squall.http_api import LogEntry
 from squall.spec import to_wire
 from squall_bus import Bus, Stored
 from squall_contracts import subjects
+from squall_contracts.envelope import BadMessage
 from squall_contracts.logs import LogLines
 from squall_gateway.directory import Directory
 from squall_gateway.results import closing
+from squall_service.telemetry import log
 
 ANY = "*"
 QUIET_S = 1.0
@@ -123,7 +125,11 @@ class Logs:
                     yield entry
 
     async def _entries(self, query: LogQuery, stored: Stored, skip: int) -> list[LogEntry]:
-        lines = LogLines.decode(stored.data)
+        try:
+            lines = LogLines.decode(stored.data)
+        except BadMessage as error:
+            log.warning("log_lines_not_understood", subject=stored.subject, reason=error.message)
+            return []
         function = await self._directory.function_name(lines.function, query.workspace)
         entries = []
         for number, (at, stream, text) in enumerate(lines.lines):

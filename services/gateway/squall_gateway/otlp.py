@@ -21,7 +21,6 @@ from squall_bus import Bus, ConsumerSpec, Delivery
 from squall_contracts import subjects
 from squall_contracts.envelope import BadMessage
 from squall_contracts.spans import CALL, SpanBatch, expand
-from squall_service.clock import Clock
 from squall_service.telemetry import log
 
 CONSUMER = "otlp"
@@ -57,10 +56,9 @@ def traces_url(endpoint: str) -> str:
 class OtlpExport:
     """One task: pull, expand, export, ack."""
 
-    def __init__(self, bus: Bus, exporter: SpanExporter, clock: Clock) -> None:
+    def __init__(self, bus: Bus, exporter: SpanExporter) -> None:
         self._bus = bus
         self._exporter = exporter
-        self._clock = clock
         self._resources: dict[str, Resource] = {}
         self._waiting: asyncio.Queue[Delivery] = asyncio.Queue()
         self.exported = 0

@@ -56,6 +56,7 @@ async def serving(app: App, listener: socket.socket, drain_s: float) -> AsyncIte
         app,
         http="httptools",
         ws="none",
+        proxy_headers=False,
         lifespan="off",
         log_config=None,
         access_log=False,

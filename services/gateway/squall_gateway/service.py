@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter
 
@@ -48,7 +48,10 @@ from squall_gateway.waiting import Waiting
 from squall_gateway.waits import Waits
 from squall_service.run import ServiceContext
 from squall_service.settings import BusConnection
-from squall_service.telemetry import log
+from squall_service.telemetry import TelemetrySettings, log
+
+if TYPE_CHECKING:
+    from squall_gateway.otlp import OtlpExport
 
 SYNC_S = 30.0
 WAITS_EVERY_S = 1.0
@@ -140,8 +143,8 @@ class Gateway:
         context.start(self._every(WAITS_EVERY_S, self.waits.tick), "gateway waits")
         context.start(self._every(SWEEP_S, self.stopping.sweep), "gateway sweep")
         context.start(self._every(CHECK_EVERY_S, self.condition.tick), "gateway condition")
-        if self.settings.otlp_endpoint:
-            context.start(self._export(), "gateway otlp")
+        if exporter := self._exporter():
+            context.start(exporter.run(), "gateway otlp")
         context.health.check("bus", lambda: None if self.bus.connected else "the bus is not connected")
         context.health.check("drain", lambda: "the gateway is stopping" if self.draining.is_set() else None)
         self.requests.observe(context.telemetry.meter("squall_gateway"), lambda: len(self.waits))
@@ -155,12 +158,16 @@ class Gateway:
             except BusError as error:
                 log.warning("tick_failed", tick=tick.__qualname__, reason=error.message)
 
-    async def _export(self) -> None:
+    def _exporter(self) -> OtlpExport | None:
+        settings, common = self.settings, TelemetrySettings.load()
+        endpoint, protocol = settings.otlp_endpoint, settings.otlp_protocol
+        if not endpoint:
+            endpoint, protocol = common.otlp_endpoint or "", common.otlp_protocol
+        if not endpoint:
+            return None
         from squall_gateway.otlp import OtlpExport, open_exporter  # 150 ms, which only those pay who export
 
-        settings = self.settings
-        exporter = open_exporter(settings.otlp_endpoint, settings.otlp_protocol, settings.otlp_headers)
-        await OtlpExport(self.bus, exporter, self.context.clock).run()
+        return OtlpExport(self.bus, open_exporter(endpoint, protocol, settings.otlp_headers))
 
     # ------------------------------------------------------------------ routes
 

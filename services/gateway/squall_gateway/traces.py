@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from squall.errors import InvalidError
 from squall.http_api import PhaseInfo, SpanInfo, Trace
 from squall.spec import Kind
-from squall_bus import Bus
+from squall_bus import Bus, Stored
 from squall_contracts import spans, subjects
 from squall_contracts.calls import CallRequested
+from squall_contracts.envelope import BadMessage
 from squall_contracts.spans import SpanBatch, expand
 from squall_gateway.policy.critical_path import CriticalPath, Interval, critical_path
 from squall_gateway.results import Results, closing
+from squall_service.telemetry import log
 
 MAX_SPANS = 5000
 """Spans of one trace that are read: a trace may be a whole program's."""
@@ -54,7 +56,7 @@ class Traces:
         stored_batches = self.bus.read(subjects.spans_stream(region), subjects.spans(region, trace_id))
         async with closing(stored_batches) as batches:
             async for stored in batches:
-                for span in expand(SpanBatch.decode(stored.data)):
+                for span in spans_in(stored):
                     found.setdefault(span.span_id, span)
                 if len(found) >= MAX_SPANS:
                     break
@@ -64,6 +66,15 @@ class Traces:
         """Store what an SDK has measured."""
         for batch in batches:
             self.bus.publish_soon(subjects.spans(self.bus.topology.region, batch.trace_id), batch.encode())
+
+
+def spans_in(stored: Stored) -> list[SpanInfo]:
+    """The spans of a stored batch; none of one that cannot be read."""
+    try:
+        return expand(SpanBatch.decode(stored.data))
+    except (BadMessage, ValueError, TypeError) as error:
+        log.warning("spans_not_understood", subject=stored.subject, reason=str(error))
+        return []
 
 
 def with_own_rows(found: list[SpanInfo], asked: CallRequested, trace_id: str, root: str) -> list[SpanInfo]:

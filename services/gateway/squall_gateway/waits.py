@@ -72,15 +72,17 @@ class Wait:
     async def result(self, timeout_s: float, receive: Receive) -> bytes | NoResult:
         """The record, or why there is none yet."""
         if not self.future.done():
-            self._timer = self.waits.loop.call_later(timeout_s, self.settle, NoResult.LATER)
-            notice = self.waits.loop.call_later(NOTICE_S, self._watch_client, receive)
-            try:
-                return await self.future
-            finally:
-                notice.cancel()
-        return self.future.result()
+            if timeout_s <= NOTICE_S:
+                self._later(timeout_s)
+            else:
+                self._timer = self.waits.loop.call_later(NOTICE_S, self._watch_client, timeout_s - NOTICE_S, receive)
+        return await self.future
 
-    def _watch_client(self, receive: Receive) -> None:
+    def _later(self, timeout_s: float) -> None:
+        self._timer = self.waits.loop.call_later(timeout_s, self.settle, NoResult.LATER)
+
+    def _watch_client(self, rest_s: float, receive: Receive) -> None:
+        self._later(rest_s)
         self.waits.start(self._notice_disconnect(receive))
 
     async def _notice_disconnect(self, receive: Receive) -> None:

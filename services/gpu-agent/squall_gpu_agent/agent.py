@@ -31,7 +31,8 @@ from squall_gpu_agent.metering import Metering
 from squall_gpu_agent.metrics import Metrics
 from squall_gpu_agent.outbox import Outbox
 from squall_gpu_agent.pending import PendingCalls
-from squall_gpu_agent.pools import Pools, PoolWork
+from squall_gpu_agent.pool import PoolWork
+from squall_gpu_agent.pools import Pools
 from squall_gpu_agent.records import Records
 from squall_gpu_agent.settings import AgentSettings
 from squall_gpu_agent.settlement import Settlement

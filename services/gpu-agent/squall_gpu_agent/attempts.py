@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from squall import errors
 from squall.http_api import blob_ref
-from squall.spec import INLINE_LIMIT_BYTES, Kind, Outcome
+from squall.ids import check_call_id
+from squall.spec import INLINE_LIMIT_BYTES, MAX_PAYLOAD_BYTES, Outcome
 from squall_bus import BusError, Delivery
 from squall_contracts import subjects
 from squall_contracts.calls import CallRequested, CallResult
@@ -22,17 +23,20 @@ from squall_gpu_agent.blobs import Blobs
 from squall_gpu_agent.cancels import Cancels
 from squall_gpu_agent.events import Events
 from squall_gpu_agent.execution import Execution
-from squall_gpu_agent.held import Held
+from squall_gpu_agent.held import KINDS, Held
 from squall_gpu_agent.history import History, Past
 from squall_gpu_agent.leases import Leases
 from squall_gpu_agent.logs import Logs
 from squall_gpu_agent.metering import Metering
 from squall_gpu_agent.policy.lifecycle import Event
 from squall_gpu_agent.policy.retry import Cause, Failure, GiveUp, HandBack, decide
-from squall_gpu_agent.pools import Pool
+from squall_gpu_agent.pool import Pool
 from squall_gpu_agent.settlement import Settlement
 from squall_service.clock import Clock
 from squall_service.telemetry import log
+
+OWN_ATTEMPT_S = 1.0
+"""Before a call is looked at again whose earlier attempt still runs here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +82,10 @@ class Attempts:
     async def _may_start(self, held: Held, function: FunctionRecord) -> bool:
         """Name the attempt if there may be one; otherwise the call has been brought to its end here."""
         past = Past()
+        if self._parts.execution.runs(*held.key):
+            # Our own attempt that lost its lease: when it succeeds after all, the next delivery finds its result.
+            held.hand_back(self._parts.clock.monotonic(), OWN_ATTEMPT_S)
+            return False
         if self._parts.cancels.recent(*held.key):
             held.cancelled = True
         if self._parts.history.needed(held):
@@ -112,7 +120,7 @@ class Attempts:
 
     async def _count_lost(self, held: Held, past: Past, function: FunctionRecord) -> bool:
         """An agent died with an attempt of this call; nobody else can count that. False when the cap is reached."""
-        failure = Failure(cause=Cause.INFRA, detail=f"attempt {past.lost_attempt} was lost with node {past.lost_node}")
+        failure = Failure(cause=Cause.INFRA, detail=f"attempt {past.lost_attempt} on {past.lost_node} was lost")
         decision = decide(function.spec.retry, held.totals, failure, now=self._parts.clock.now())
         if isinstance(decision, HandBack):
             if await self._parts.settlement.count(held, decision, attempt=past.lost_attempt):
@@ -126,7 +134,7 @@ class Attempts:
 
     async def _end_unstarted(self, held: Held, result: CallResult, function: FunctionRecord, event: str) -> None:
         held.advance(Event.SETTLED_UNSTARTED)
-        await self._parts.settlement.record(held, result, result_ttl_s(function.spec, Kind(held.request.kind)), event)
+        await self._parts.settlement.record(held, result, result_ttl_s(function.spec, KINDS[held.request.kind]), event)
 
     # ------------------------------------------------------------------ after
 
@@ -143,9 +151,11 @@ class Attempts:
     async def _succeeded(self, held: Held, end: Output, function: FunctionRecord) -> None:
         try:
             payload, blob = await self._payload(end)
+        except errors.SerializationError as error:
+            await self._failed(held, _failure(FailureKind.SERIALIZATION, error.message), function)
+            return
         except (errors.SquallError, OSError) as error:
-            failed = _infra(f"the result could not be stored: {error}")
-            await self._failed(held, failed, function)
+            await self._failed(held, _failure(FailureKind.INFRA, f"the result could not be stored: {error}"), function)
             return
         result = self._result(
             held,
@@ -161,6 +171,8 @@ class Attempts:
         """Inline bytes, or a reference to a blob that is durable already."""
         if end.path is not None:
             try:
+                if end.size > MAX_PAYLOAD_BYTES:
+                    raise errors.SerializationError(f"the result has {end.size} bytes, the most is {MAX_PAYLOAD_BYTES}")
                 return b"", blob_ref(*await self._parts.blobs.put_file(end.path))
             finally:
                 end.path.unlink(missing_ok=True)
@@ -172,7 +184,7 @@ class Attempts:
     async def _failed(self, held: Held, end: Failed | Lost, function: FunctionRecord) -> None:
         if (held.cancelled and not isinstance(end, Failed)) or (isinstance(end, Failed) and _was_cancelled(held, end)):
             result = results.cancelled(held.request, self._parts.clock.now())
-            ttl_s = result_ttl_s(function.spec, Kind(held.request.kind))
+            ttl_s = result_ttl_s(function.spec, KINDS[held.request.kind])
             await self._parts.settlement.record(held, result, ttl_s, "cancelled")
             return
         failure = classify(held, end)
@@ -213,7 +225,7 @@ class Attempts:
         )
 
     async def _record(self, held: Held, result: CallResult, function: FunctionRecord) -> None:
-        ttl_s = result_ttl_s(function.spec, Kind(held.request.kind))
+        ttl_s = result_ttl_s(function.spec, KINDS[held.request.kind])
         await self._parts.settlement.record(held, result, ttl_s, "finished", result.outcome)
 
 
@@ -244,8 +256,8 @@ def _items(held: Held, count: int) -> int | None:
     return count if held.request.kind == "generator" else None
 
 
-def _infra(message: str) -> Failed:
-    return Failed(kind=FailureKind.INFRA, type_name="", module="", message=message, traceback="")
+def _failure(kind: FailureKind, message: str) -> Failed:
+    return Failed(kind=kind, type_name="", module="", message=message, traceback="")
 
 
 class Poisoned:
@@ -259,6 +271,7 @@ class Poisoned:
         """Record a failure if the subject says which input this was, then let the queue forget it."""
         try:
             place = subjects.parse_call(delivery.subject)
+            check_call_id(place.call)
             workspace = await self._workspace_of(place.owner)
         except (ValueError, errors.SquallError) as error:
             log.error("poisoned_call_dropped", subject=delivery.subject, reason=reason, error=error)

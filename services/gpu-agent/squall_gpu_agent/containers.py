@@ -23,6 +23,10 @@ class PooledContainer:
     """Trace rows of everything that led to it; they go with the first attempt that waited for it."""
     cold_call: str = ""
     gpus: tuple[str, ...] = ()
+    slots: int = field(init=False)
+    """Inputs that it may run at once."""
+    yields: bool = field(init=False)
+    """Some of its methods are generators."""
     running: int = 0
     """Inputs that occupy a slot."""
     served: int = 0
@@ -36,15 +40,14 @@ class PooledContainer:
     emptied: asyncio.Event = field(default_factory=asyncio.Event)
     """Closed, and nothing runs in it."""
 
+    def __post_init__(self) -> None:
+        self.slots = self.function.spec.scaling.max_inputs
+        self.yields = any(method.is_generator for method in self.function.spec.methods)
+
     @property
     def id(self) -> str:
         """Container id."""
         return self.container.id
-
-    @property
-    def slots(self) -> int:
-        """Inputs that it may run at once."""
-        return self.function.spec.scaling.max_inputs
 
     @property
     def free(self) -> int:

@@ -1,4 +1,8 @@
-"""The readable history: one event for each thing that happens to an input, batched, never awaited. A hint, not law."""
+"""The readable history: one event for each thing that happens to an input, batched, never awaited. A hint, not law.
+
+An input that succeeds at its first attempt within a quarter of a second has no events: its result says everything, and
+an event would be a tenth of the agent's work on it.
+"""
 
 from __future__ import annotations
 

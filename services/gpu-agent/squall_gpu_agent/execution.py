@@ -10,25 +10,26 @@ import asyncio
 from pathlib import Path
 
 from squall.errors import DataLossError, SquallError
-from squall.spec import Encoding, Kind
+from squall.spec import Kind
 from squall_contracts.spans import ATTEMPT, parse_traceparent, span_id, traceparent
 from squall_gpu_agent.backend import End, Failed, FailureKind, InputRequest, OnItem
 from squall_gpu_agent.blobs import Blobs
 from squall_gpu_agent.cancels import Cancels
 from squall_gpu_agent.containers import PooledContainer
-from squall_gpu_agent.held import Held
+from squall_gpu_agent.held import ENCODINGS, Held
 from squall_gpu_agent.items import ItemStreams
 from squall_gpu_agent.policy.lifecycle import Event
 from squall_service.clock import Clock
 from squall_service.telemetry import log
 
 CANCEL_GRACE_S = 2.0
+GENERATOR = Kind.GENERATOR.value
 
 
 class RunningInput:
     """User code that runs, and the timers that will stop it."""
 
-    __slots__ = ("_container", "_grace_s", "_kill", "_loop", "_timeout", "held")
+    __slots__ = ("_container", "_grace_s", "_kill", "_loop", "_over", "_timeout", "held")
 
     def __init__(self, held: Held, container: PooledContainer, grace_s: float) -> None:
         self.held = held
@@ -36,6 +37,7 @@ class RunningInput:
         self._grace_s = grace_s
         self._loop = asyncio.get_running_loop()
         self._kill: asyncio.TimerHandle | None = None
+        self._over = False
         self._timeout = self._loop.call_later(container.function.spec.timeout_s, self._over_time)
 
     def _over_time(self) -> None:
@@ -49,13 +51,14 @@ class RunningInput:
 
     def stop(self, why: str) -> None:
         """Ask the code to stop; what has not stopped after the grace period is killed with its container."""
-        if self._kill is None:
+        if self._kill is None and not self._over:
             self.held.advance(Event.STOP_ASKED)
             self._container.container.cancel(*self.held.key)
             self._kill = self._loop.call_later(self._grace_s, self._container.container.kill, f"killed after {why}")
 
     def over(self) -> None:
         """The code has ended."""
+        self._over = True
         self._timeout.cancel()
         if self._kill is not None:
             self._kill.cancel()
@@ -81,6 +84,10 @@ class Execution:
             run.cancel()
         return [run.held for run in found]
 
+    def runs(self, call: str, index: int) -> bool:
+        """Whether user code of this input runs here, perhaps without a lease."""
+        return index in self._running.get(call, {})
+
     def told_started(self) -> list[Held]:
         """Inputs that run and have not been announced yet; announced from now on."""
         fresh = [
@@ -100,8 +107,11 @@ class Execution:
                 try:
                     await self._blobs.fetch(request.blob, path)
                 except (SquallError, OSError) as error:
+                    held.started_at = self._clock.now()
+                    held.started_ns = held.ended_ns = int(held.started_at * 1e9)
+                    held.advance(Event.SETTLED_UNSTARTED)
                     return _arguments_failed(error)
-            if request.kind != Kind.GENERATOR.value:
+            if request.kind != GENERATOR:
                 return await self._run(held, container, path, self._items.unread(held, container))
             async with self._items.open(held, container) as on_item:
                 return await self._run(held, container, path, on_item)
@@ -118,12 +128,13 @@ class Execution:
             index=request.index,
             attempt=held.number,
             method=request.method,
-            encoding=Encoding(request.encoding),
+            encoding=ENCODINGS[request.encoding],
             payload=request.payload if path is None else None,
             path=path,
             traceparent=traceparent(trace_id, own_span) if trace_id else None,
         )
         held.advance(Event.STARTED)
+        held.cold = not container.served and container.ready_ns > request.accepted_at * 1e9
         container.served += 1
         running = RunningInput(held, container, self._grace_s)
         self._running.setdefault(request.call, {})[request.index] = running

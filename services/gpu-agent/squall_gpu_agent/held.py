@@ -21,6 +21,8 @@ from squall_gpu_agent.policy.retry import Totals
 if TYPE_CHECKING:
     from squall_gpu_agent.containers import PooledContainer
 
+KINDS = {kind.value: kind for kind in Kind}
+ENCODINGS = {encoding.value: encoding for encoding in Encoding}
 FENCE_S = LEASE_S
 """The queue may have given the call to somebody else this long after it last heard of us."""
 
@@ -30,10 +32,10 @@ def read_request(data: bytes) -> CallRequested:
     request = CallRequested.decode(data)
     try:
         check_call_id(request.call)
-        Kind(request.kind)
-        Encoding(request.encoding)
-    except (InvalidError, ValueError, TypeError) as error:
+    except (InvalidError, TypeError) as error:
         raise BadMessage(f"{request.TYPE}: {error}") from error
+    if request.kind not in KINDS or request.encoding not in ENCODINGS:
+        raise BadMessage(f"{request.TYPE}: kind {request.kind!r} in {request.encoding!r}")
     return request
 
 
@@ -44,6 +46,7 @@ class Held:
         "attempt",
         "attempts_seq",
         "cancelled",
+        "cold",
         "confirmed_at",
         "container",
         "delivered_ns",
@@ -85,6 +88,8 @@ class Held:
         self.attempt = ""
         self.container: PooledContainer | None = None
         self.cancelled = False
+        self.cold = False
+        """It waited for its container, as the first of those that did."""
         self.terminate = False
         """The cancel asks for the container's end as well."""
         self.timed_out = False

@@ -96,6 +96,7 @@ class History:
             event = CallEvent.decode(stored.data)
         except BadMessage:
             return "", ""
-        if event.event != "started" or (counted is not None and counted.attempt == event.attempt):
+        unfinished = event.attempt and event.event in ("started", "abandoned")
+        if not unfinished or (counted is not None and counted.attempt == event.attempt):
             return "", ""
         return event.attempt, event.node

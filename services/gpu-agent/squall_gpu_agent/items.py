@@ -16,7 +16,7 @@ from squall_bus import Bus, Message
 from squall_contracts import subjects
 from squall_contracts.calls import ItemsTaken, ItemYielded
 from squall_contracts.envelope import BadMessage
-from squall_gpu_agent.backend import Item, OnItem
+from squall_gpu_agent.backend import ITEM_WINDOW, Item, OnItem
 from squall_gpu_agent.blobs import Blobs
 from squall_gpu_agent.containers import PooledContainer
 from squall_gpu_agent.held import Held
@@ -50,7 +50,7 @@ class ItemStreams:
     @staticmethod
     def unread(held: Held, container: PooledContainer) -> OnItem | None:
         """For a generator whose items nobody reads (spawned): it must not wait for a reader for ever."""
-        if not any(method.is_generator for method in container.function.spec.methods):
+        if not container.yields:
             return None
 
         def on_item(item: Item) -> None:
@@ -87,6 +87,10 @@ class ItemStream:
 
     def on_item(self, item: Item) -> None:
         """One item from the runner."""
+        if item.seq >= self._taken + 2 * ITEM_WINDOW:
+            # The runner holds back by itself at one window; one that does not would fill the bus.
+            self._container.container.kill("it yielded more items than its reader allowed")
+            return
         if self._in_pump == 0 and item.payload is not None and len(item.payload) <= INLINE_LIMIT_BYTES:
             self._send(item, item.payload, None)
         else:

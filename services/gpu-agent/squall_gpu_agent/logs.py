@@ -18,6 +18,9 @@ from squall_service.clock import Clock
 FLUSH_S = 0.02
 MAX_BATCH_CHARS = 64 * 1024
 MAX_LINE_CHARS = 32 * 1024
+BURST_CHARS = 16 * 1024 * 1024
+CHARS_PER_S = 5 * 1024 * 1024
+"""Of one container. The bus's buffer holds 20,000 batches; unlimited output would fill the agent's memory first."""
 RESULT_WAITS_S = 0.01
 """How long a result waits for the lines before it."""
 NO_CALL = "-"
@@ -39,7 +42,12 @@ class Logs:
     def of(self, app: str, pool: str, function: str, container: str) -> OnLog:
         """What a backend calls with the text of one container."""
 
+        limit = OutputLimit(self._clock)
+
         def on_log(log: Log) -> None:
+            text = limit.passes(log.text)
+            if not text:
+                return
             call = log.call or NO_CALL
             index = log.index if log.call and log.index is not None else -1
             key = (container, call, index)
@@ -49,8 +57,8 @@ class Logs:
                     app=app, pool=pool, function=function, container=container, call=call, index=index, lines=[]
                 )
                 batch = self._batches[key] = _Batch(head)
-            for start in range(0, len(log.text), MAX_LINE_CHARS):
-                batch.add([self._clock.now(), log.stream, log.text[start : start + MAX_LINE_CHARS]])
+            for start in range(0, len(text), MAX_LINE_CHARS):
+                batch.add([self._clock.now(), log.stream, text[start : start + MAX_LINE_CHARS]])
                 if batch.chars >= MAX_BATCH_CHARS:
                     self._publish(key)
                     batch = self._batches.setdefault(key, _Batch(batch.head))
@@ -85,6 +93,30 @@ class Logs:
         self._bus.publish_soon(subject, message.encode())
         if head.call != NO_CALL:
             self._told[head.call, head.index] = self._clock.monotonic()
+
+
+class OutputLimit:
+    """What one container may print: a burst, then so much a second. The rest is dropped, and that is said."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._left = float(BURST_CHARS)
+        self._at = clock.monotonic()
+        self._dropped = 0
+
+    def passes(self, text: str) -> str:
+        """The text that may go on; "" when it is over the limit."""
+        now = self._clock.monotonic()
+        self._left = min(BURST_CHARS, self._left + (now - self._at) * CHARS_PER_S)
+        self._at = now
+        if len(text) > self._left:
+            self._dropped += len(text)
+            return ""
+        self._left -= len(text)
+        if not self._dropped:
+            return text
+        dropped, self._dropped = self._dropped, 0
+        return f"[squall: {dropped} characters of output were dropped here]\n{text}"
 
 
 class _Batch:

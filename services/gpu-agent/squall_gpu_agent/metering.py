@@ -24,6 +24,8 @@ from squall_service.clock import Clock
 
 SERVICE = "gpu-agent"
 RUNNER = "runner"
+MAX_RUNNER_PHASES = 16
+MAX_NS = 1 << 62
 
 
 class Metering:
@@ -88,28 +90,32 @@ class Metering:
 
 def rows(held: Held, end: End, container: PooledContainer, node: str) -> SpanVector:
     """The spans of one attempt; phases of the critical path follow each other without gaps."""
-    cold = container.served == 1 and container.ready_ns > held.request.accepted_at * 1e9
     first = not (held.totals.user + held.totals.infra)
-    started, ended = held.started_ns or held.ended_ns, held.ended_ns
+    started, ended, delivered = held.started_ns, held.ended_ns, held.delivered_ns
     found: SpanVector = [list(r) for r in held.request.spans] if first else []
     waiting_since = max((r[3] + r[4] for r in found), default=int(held.request.accepted_at * 1e9))
-    found.append(row(QUEUE_WAIT, "", SERVICE, waiting_since if first else held.delivered_ns, started))
-    if cold:
+    found.append(row(QUEUE_WAIT, "", SERVICE, waiting_since if first else delivered, started))
+    if held.cold:
         found += container.start_rows
-    handed = max(container.ready_ns, held.delivered_ns) if cold else held.delivered_ns
-    found.append(row(DISPATCH, "", SERVICE, handed, started))
-    about: dict[str, object] = {"attempt": held.number, "node": node, "container": container.id, "cold": cold}
+    found.append(row(DISPATCH, "", SERVICE, max(container.ready_ns, delivered) if held.cold else delivered, started))
+    about: dict[str, object] = {"attempt": held.number, "node": node, "container": container.id, "cold": held.cold}
     if not isinstance(end, Output):
         about["error"] = _outcome(held, end)
     found.append(row(ATTEMPT, "", SERVICE, started, ended, **about))
-    if not isinstance(end, Output | Failed):
-        return found
-    for phase in end.spans:
-        name = phase.name.replace(" ", ".")
-        found.append(row(name, ATTEMPT, RUNNER, phase.start_ns, phase.start_ns + phase.duration_ns))
+    if isinstance(end, Output | Failed):
+        found += _runner_rows(end)
     if held.recorded_ns:
         found.append(row(RESULT_PUBLISH, "", SERVICE, ended, held.recorded_ns))
     return found
+
+
+def _runner_rows(end: Output | Failed) -> SpanVector:
+    """What the runner measured, as far as it can be true."""
+    return [
+        [phase.name[:64].replace(" ", "."), ATTEMPT, RUNNER, phase.start_ns, phase.duration_ns, {}]
+        for phase in end.spans[:MAX_RUNNER_PHASES]
+        if 0 <= phase.start_ns < MAX_NS and 0 <= phase.duration_ns < MAX_NS
+    ]
 
 
 def _outcome(held: Held, end: End) -> str:

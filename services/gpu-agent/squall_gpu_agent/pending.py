@@ -9,14 +9,14 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from squall.spec import Kind, Outcome
+from squall.spec import Outcome
 from squall_bus import Bus, Delivery
 from squall_contracts import subjects
 from squall_contracts.envelope import BadMessage
 from squall_contracts.functions import FunctionRecord
 from squall_contracts.retention import result_ttl_s
 from squall_gpu_agent import results
-from squall_gpu_agent.held import read_request
+from squall_gpu_agent.held import KINDS, read_request
 from squall_gpu_agent.identity import Identity
 from squall_gpu_agent.leases import Leases
 from squall_gpu_agent.policy.lifecycle import Event
@@ -106,7 +106,7 @@ class PendingCalls:
             held.advance(Event.SETTLED_UNSTARTED)
             result = results.without_attempt(request, Outcome.FAILED, error, self._clock.now(), payload)
             await self._settlement.record(
-                held, result, result_ttl_s(function.spec, Kind(request.kind)), "finished", "start failed"
+                held, result, result_ttl_s(function.spec, KINDS[request.kind]), "finished", "start failed"
             )
         finally:
             self._leases.drop(held)

@@ -20,6 +20,7 @@ from squall_gpu_agent.policy.retry import HandBack, RetryAt
 from squall_service.clock import Clock
 from squall_service.telemetry import log
 
+SUCCEEDED = Outcome.SUCCEEDED.value
 PUBLISH_S = 15.0
 AGAIN_S = 0.25
 MAX_HISTORY_LINES = 20
@@ -49,7 +50,8 @@ class Settlement:
         held.recorded_ns = int(self._clock.now() * 1e9)
         if recorded is data or _attempt_of(recorded) == result.attempt != "":
             held.advance(Event.RECORDED)
-            self._events.tell(held, event, detail)
+            if held.told_started or held.number > 1 or result.outcome != SUCCEEDED:
+                self._events.tell(held, event, detail)
         else:
             held.advance(Event.ALREADY_RECORDED)
             self._events.tell(held, "superseded", f"another result was recorded before: {_attempt_of(recorded)}")
@@ -79,7 +81,7 @@ class Settlement:
         subject = subjects.result(self._identity.region, request.workspace, request.call, request.index)
         # One id for each execution: with the call's alone a second, different result is answered as a duplicate.
         msg_id = f"{request.call}.{request.index}.{result.attempt or result.outcome}"
-        success = result.outcome == Outcome.SUCCEEDED.value
+        success = result.outcome == SUCCEEDED
         while True:
             deadline_s = PUBLISH_S if success else self._fence_left_s(held)
             if deadline_s <= 0:

@@ -6,11 +6,12 @@ import asyncio
 import hashlib
 import secrets
 
-from squall_bus import Bus
+from squall_bus import Bus, BusError
 from squall_contracts.envelope import BadMessage
 from squall_contracts.functions import TOKENS, FunctionRecord, TokenRecord
 from squall_gpu_agent.identity import Identity
 from squall_service.clock import Clock
+from squall_service.telemetry import log
 
 SCOPE = "container"
 
@@ -57,8 +58,11 @@ class ContainerTokens:
     async def revoke(self) -> None:
         """No container of this agent is left."""
         by_app, self._by_app = self._by_app, {}
-        for token in by_app.values():
-            await self._tokens.delete(_key(token))
+        try:
+            for token in by_app.values():
+                await self._tokens.delete(_key(token))
+        except BusError as error:
+            log.warning("tokens_not_revoked", reason=error.message)  # the next start does it
 
 
 def _key(token: str) -> str:

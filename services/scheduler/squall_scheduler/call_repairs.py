@@ -129,7 +129,7 @@ class CallRepairs:
     async def _expire(self, pool: PoolId, key: str, request: CallRequested, reason: str) -> None:
         """Record, then reply, then take it off the queue."""
         result = call_records.expired(request, self._clock.now(), self._facts.waiting(pool))
-        record = call_records.result_record(self._region, result, request.kind, self._facts.spec(pool))
+        record = call_records.result_record(self._region, result, request.kind, self._facts.declared.spec(pool))
         (outcome,) = await self._bus.publish_batch([record])
         if isinstance(outcome, Published) and request.reply_to:
             self._bus.send(request.reply_to, record.data)

@@ -1,71 +1,54 @@
 """Facts: folds what the bus says into the view that policies decide on.
 
-Owns the newest known value of every node, claim, desired count, declaration, image and verdict, and what refusals and
-failed starts teach. Does no I/O and has no clock. Every method may be called twice with the same fact.
+Owns the newest known value of every claim, decision and verdict, and what refusals, failed starts and evictions teach;
+`machines` and `declared` hold the rest. Does no I/O and has no clock. Every fact may come twice.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from squall.spec import FunctionSpec
-from squall_contracts.builds import ImageRecord
-from squall_contracts.functions import AppRecord, FunctionRecord, PoolRecord
-from squall_contracts.nodes import ClaimState, ContainerClaim, ContainerStats, NodeFact
+from squall_contracts.functions import PoolRecord
+from squall_contracts.nodes import ClaimState, ContainerClaim
 from squall_contracts.scaling import Desired, Verdict
+from squall_scheduler.declarations import Declarations
+from squall_scheduler.machines import Machines
 from squall_scheduler.policy import backoff
-from squall_scheduler.state import Claim, Cluster, Gpu, Node, NodeId, Pool, PoolId, Refusal, Trouble, Usage, milli
+from squall_scheduler.state import Claim, Idle, NodeId, Pool, PoolId, Refusal, Trouble
 
-STATS_TTL_S = 3.5
-"""Three missed messages: what a node said about idleness before that no longer counts."""
-FORGET_NODE_S = 300.0
+EVICTED_S = 3.0
+"""Until then the autoscaler has decided anew, knowing that the evicted containers are gone."""
 
 
 class Facts:
     """Everything the scheduler has been told."""
 
     def __init__(self) -> None:
-        self.heard_since = 0.0
-        self._nodes: dict[NodeId, Node] = {}
-        self._stale_usage: set[NodeId] = set()
+        self.machines = Machines()
+        self.declared = Declarations()
         self._claims: dict[PoolId, dict[str, Claim]] = {}
-        self._claims_on: dict[NodeId, dict[str, Claim]] = {}
         self._desired: dict[PoolId, Desired] = {}
         self._verdicts: dict[PoolId, Verdict] = {}
-        self._functions: dict[str, FunctionRecord] = {}
-        self._records: dict[PoolId, PoolRecord] = {}
-        self._stopped_apps: set[str] = set()
-        self._images: dict[str, ImageRecord] = {}
-        self._image_of: dict[str, str] = {}
         self._trouble: dict[PoolId, Trouble] = {}
         self._refusals: dict[PoolId, dict[NodeId, Refusal]] = {}
-        self._idle: dict[NodeId, tuple[float, dict[str, float]]] = {}
+        self._evicted: dict[PoolId, tuple[str, float, int]] = {}
+        """(decision, when, how many)"""
 
     # ------------------------------------------------------------------ views
 
-    def cluster(self) -> Cluster:
-        """All nodes, each with what its claims hold."""
-        for node_id in self._stale_usage:
-            if (node := self._nodes.get(node_id)) is not None:
-                self._nodes[node_id] = replace(node, used=self._usage(node_id))
-        self._stale_usage.clear()
-        return Cluster(nodes=dict(self._nodes), heard_since=self.heard_since)
-
     def pool(self, pool: PoolId, now: float) -> Pool:
         """One pool as it is known now."""
-        record = self._records.get(pool)
-        function = self._functions.get(record.function_id) if record else None
         claims = tuple(sorted(self._claims.get(pool, {}).values(), key=lambda claim: claim.message.ordinal))
-        image = self._image_of.get(function.function_id, "") if function else ""
-        built = self._images.get(image)
+        image, built = self.declared.image(pool)
         return Pool(
             id=pool,
-            record=record,
-            function=function,
-            stopped=record is not None and record.app_id in self._stopped_apps,
+            record=self.declared.record(pool),
+            function=self.declared.function(pool),
+            stopped=self.declared.stopped(pool),
             desired=self._desired.get(pool),
+            evicted=self._evicted_of(pool, now),
             claims=claims,
-            idle_since=self._idle_of(claims, now),
+            idle_since=self.machines.idle_since(claims, now),
             image=image,
             image_state=built.state if built else "",
             image_error=str(built.error.get("message", "")) if built else "",
@@ -78,31 +61,9 @@ class Facts:
         """Every pool that has, or should have, containers."""
         return set(self._desired) | set(self._claims)
 
-    def pools_of(self, *, app: str = "", function: str = "", image: str = "") -> set[PoolId]:
-        """The pools that a fact about an app, a function or an image concerns."""
-        found = set()
-        for pool, record in self._records.items():
-            built_from = self._image_of.get(record.function_id, "")
-            if record.app_id == app or record.function_id == function or (image and built_from == image):
-                found.add(pool)
-        return found
-
-    def pools_on(self, node: NodeId) -> set[PoolId]:
-        """The pools that have a claim on a node."""
-        return {PoolId(claim.message.pool) for claim in self._claims_on.get(node, {}).values()}
-
-    def lost_nodes(self, now: float) -> set[NodeId]:
-        """Nodes that still have claims and are gone for good."""
-        cluster = self.cluster()
-        return {node for node, claims in self._claims_on.items() if claims and cluster.lost(node, now)}
-
     def containers(self) -> int:
         """How many claims there are."""
         return sum(len(claims) for claims in self._claims.values())
-
-    def nodes(self) -> int:
-        """How many nodes are known."""
-        return len(self._nodes)
 
     def missing(self) -> int:
         """How many containers are wanted and cannot be placed."""
@@ -117,69 +78,25 @@ class Facts:
         verdict = self._verdicts.get(pool)
         return verdict.message if verdict else ""
 
-    def spec(self, pool: PoolId) -> FunctionSpec | None:
-        """What the pool's function declares."""
-        record = self._records.get(pool)
-        function = self._functions.get(record.function_id) if record else None
-        return function.spec if function else None
-
-    # ------------------------------------------------------------------ nodes
-
-    def node_seen(self, fact: NodeFact, now: float) -> bool:
-        """A node told what it has. True if it may take more, or other, containers than before."""
-        node_id = NodeId(fact.node)
-        old = self._nodes.get(node_id)
-        new = Node(
-            id=node_id,
-            cpu_milli=int(round(fact.cpu * 1000, 6)),
-            memory_mib=fact.memory_mib,
-            gpus=tuple(Gpu(uuid=gpu.uuid, type=gpu.type) for gpu in fact.gpus),
-            backends=frozenset(fact.backends),
-            images=frozenset(fact.images),
-            templates=frozenset(fact.templates),
-            max_containers=fact.max_containers,
-            draining=fact.draining,
-            seen_at=now,
-            used=old.used if old else Usage(),
-        )
-        self._nodes[node_id] = new
-        if old is None:
-            self._stale_usage.add(node_id)
-            return True
-        comparable = replace(old, seen_at=now, images=new.images, templates=new.templates)
-        return comparable != new or not old.alive(now)
-
-    def node_gone(self, node: NodeId) -> None:
-        """Its key was deleted, or expired: nothing new goes there."""
-        if (known := self._nodes.get(node)) is not None:
-            self._nodes[node] = replace(known, present=False)
-
-    def drop_silent_nodes(self, now: float) -> None:
-        """Nodes that have been away for long and hold nothing are no longer worth a reason in a verdict."""
-        for node_id, node in list(self._nodes.items()):
-            if node.silent_for_s(now) > FORGET_NODE_S and not self._claims_on.get(node_id):
-                del self._nodes[node_id]
-                self._idle.pop(node_id, None)
-
-    def stats_seen(self, stats: ContainerStats, now: float) -> None:
-        """What a node's containers are doing; rows: container, pool, running, slots, idle since, state."""
-        idle = {str(row[0]): 0.0 if row[2] else float(row[4]) for row in stats.containers}
-        self._idle[NodeId(stats.node)] = (now, idle)
-
-    def _idle_of(self, claims: tuple[Claim, ...], now: float) -> dict[str, float]:
-        found = {}
-        for claim in claims:
-            seen_at, idle = self._idle.get(claim.node, (0.0, {}))
-            if now - seen_at <= STATS_TTL_S and claim.message.container in idle:
-                found[claim.message.container] = idle[claim.message.container]
+    def idle(self, now: float) -> list[Idle]:
+        """Every ready container that runs nothing."""
+        found = []
+        for claims in self._claims.values():
+            ready = tuple(claim for claim in claims.values() if claim.ready)
+            since = self.machines.idle_since(ready, now)
+            found += [Idle(claim=c, since=at) for c in ready if (at := since.get(c.message.container, 0.0)) > 0]
         return found
 
-    def _usage(self, node: NodeId) -> Usage:
-        usage = Usage()
-        for claim in self._claims_on.get(node, {}).values():
-            if claim.holding:
-                usage = usage.plus(milli(claim.message.cpu), claim.message.memory_mib, claim.message.gpus)
-        return usage
+    def spare(self, pool: PoolId) -> int:
+        """How many ready containers the pool can lose without going below its min_containers."""
+        spec = self.declared.spec(pool)
+        ready = sum(claim.ready for claim in self._claims.get(pool, {}).values())
+        return ready - (spec.scaling.min_containers if spec else 0)
+
+    def leaving(self) -> list[Claim]:
+        """Containers that are draining: their room comes free."""
+        state = ClaimState.DRAINING
+        return [c for claims in self._claims.values() for c in claims.values() if c.message.state == state]
 
     # ------------------------------------------------------------------ claims
 
@@ -191,11 +108,9 @@ class Facts:
         if old is not None and old.revision >= revision:
             return False
         if old is not None and old.node != claim.node:
-            self._claims_on[old.node].pop(claim.key, None)
-            self._stale_usage.add(old.node)
+            self.machines.claim_removed(old)
         self._claims[pool][claim.key] = claim
-        self._claims_on.setdefault(claim.node, {})[claim.key] = claim
-        self._stale_usage.add(claim.node)
+        self.machines.claim_stored(claim)
         self._learn(pool, claim, now)
         return True
 
@@ -209,8 +124,7 @@ class Facts:
         del claims[key]
         if not claims:
             del self._claims[pool]
-        self._claims_on[old.node].pop(key, None)
-        self._stale_usage.add(old.node)
+        self.machines.claim_removed(old)
         return True
 
     def refused(self, pool: PoolId, node: NodeId, reason: str, now: float) -> None:
@@ -218,6 +132,19 @@ class Facts:
         refusals = self._refusals.setdefault(pool, {})
         times = refusals[node].times + 1 if node in refusals else 1
         refusals[node] = Refusal(reason=reason, times=times, at=now)
+
+    def evict(self, pool: PoolId, now: float) -> None:
+        """A container of the pool makes room: the pool does not want it back until the autoscaler decides anew."""
+        decision = desired.decision if (desired := self._desired.get(pool)) else ""
+        self._evicted[pool] = (decision, now, self._evicted_of(pool, now) + 1)
+
+    def _evicted_of(self, pool: PoolId, now: float) -> int:
+        decision, at, number = self._evicted.get(pool, ("", 0.0, 0))
+        desired = self._desired.get(pool)
+        if number and (desired is None or desired.decision != decision or now - at > EVICTED_S):
+            del self._evicted[pool]
+            return 0
+        return number
 
     def _learn(self, pool: PoolId, claim: Claim, now: float) -> None:
         message = claim.message
@@ -239,7 +166,7 @@ class Facts:
             case _:
                 pass
 
-    # ------------------------------------------------------------------ declarations and decisions
+    # ------------------------------------------------------------------ decisions
 
     def desired_changed(self, pool: PoolId, desired: Desired | None) -> Desired | None:
         """The autoscaler's decision; returns the one before."""
@@ -260,31 +187,9 @@ class Facts:
             self._trouble[pool] = Trouble(failures=verdict.failures, failed_at=failed_at, reason=reason)
 
     def pool_declared(self, pool: PoolId, record: PoolRecord | None) -> None:
-        """The gateway made a pool, or it was cleaned up."""
-        if record is not None:
-            self._records[pool] = record
-            return
-        for known in (self._records, self._trouble, self._refusals):
-            known.pop(pool, None)
-
-    def function_declared(self, function_id: str, record: FunctionRecord | None) -> None:
-        """A version of a function exists, or no longer."""
+        """The gateway made a pool, or it was cleaned up, and what was learned about it is of no use any more."""
+        self.declared.pool_declared(pool, record)
         if record is None:
-            self._functions.pop(function_id, None)
-            self._image_of.pop(function_id, None)
-            return
-        self._functions[function_id] = record
-        self._image_of[function_id] = record.spec.image.id
-
-    def app_changed(self, app_id: str, record: AppRecord | None) -> None:
-        """Whether an app is stopped; one that was removed is."""
-        if record is None or record.state == "stopped":
-            self._stopped_apps.add(app_id)
-        else:
-            self._stopped_apps.discard(app_id)
-
-    def image_changed(self, image: str, record: ImageRecord | None) -> None:
-        """State of a build."""
-        self._images.pop(image, None)
-        if record is not None:
-            self._images[image] = record
+            self._trouble.pop(pool, None)
+            self._refusals.pop(pool, None)
+            self._evicted.pop(pool, None)

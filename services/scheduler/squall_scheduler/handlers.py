@@ -14,7 +14,8 @@ from squall_contracts.nodes import ContainerClaim, ContainerStats, NodeFact
 from squall_contracts.scaling import Desired, Verdict
 from squall_scheduler.facts import Facts
 from squall_scheduler.metrics import Metrics
-from squall_scheduler.policy.claims import Create, Forget, Note, plan
+from squall_scheduler.policy.claims import Create, Drain, Forget, Note, plan
+from squall_scheduler.policy.eviction import evictions
 from squall_scheduler.state import NodeId, Pool, PoolId
 from squall_scheduler.writing import Writer
 from squall_service.clock import Clock
@@ -46,8 +47,8 @@ class Scheduler:
     def on_node(self, change: Change) -> None:
         """A node's fact. Room on it is for those who wait."""
         if change.value is None:
-            self.facts.node_gone(NodeId(change.key))
-        elif self.facts.node_seen(NodeFact.decode(change.value), self._clock.now()):
+            self.facts.machines.node_gone(NodeId(change.key))
+        elif self.facts.machines.node_seen(NodeFact.decode(change.value), self._clock.now()):
             self.look_at(*self._waiting)
 
     def on_claim(self, change: Change) -> None:
@@ -83,38 +84,43 @@ class Scheduler:
             self.look_at(pool)
             return
         record = None if change.value is None else FunctionRecord.decode(change.value)
-        self.facts.function_declared(change.key, record)
-        self.look_at(*self.facts.pools_of(function=change.key))
+        self.facts.declared.function_declared(change.key, record)
+        self.look_at(*self.facts.declared.pools_of(function=change.key))
 
     def on_app(self, change: Change) -> None:
         """An app was deployed, stopped or removed."""
         if change.key.startswith(NAME_PREFIX):
             return
         record = None if change.value is None else AppRecord.decode(change.value)
-        self.facts.app_changed(change.key, record)
-        self.look_at(*self.facts.pools_of(app=change.key))
+        self.facts.declared.app_changed(change.key, record)
+        self.look_at(*self.facts.declared.pools_of(app=change.key))
 
     def on_image(self, change: Change) -> None:
         """A build began or ended."""
         record = None if change.value is None else ImageRecord.decode(change.value)
-        self.facts.image_changed(change.key, record)
-        self.look_at(*self.facts.pools_of(image=change.key))
+        self.facts.declared.image_changed(change.key, record)
+        self.look_at(*self.facts.declared.pools_of(image=change.key))
 
     def on_stats(self, message: Message) -> None:
         """Which containers are idle; the next tick uses it."""
-        self.facts.stats_seen(ContainerStats.decode(message.data), self._clock.now())
+        self.facts.machines.stats_seen(ContainerStats.decode(message.data), self._clock.now())
 
     def on_tick(self) -> None:
         """Time passed: look at what waits for that, and at what lost nodes have left behind."""
         now = self._clock.now()
-        for node in self.facts.lost_nodes(now):
-            self.look_at(*self.facts.pools_on(node))
-        self.facts.drop_silent_nodes(now)
+        for node in self.facts.machines.lost(now):
+            self.look_at(*self.facts.machines.pools_on(node))
+        self.facts.machines.drop_silent(now)
         self.look_at(*self._unsettled, *self._waiting)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether any pool waits for room."""
+        return bool(self._waiting)
 
     def on_connected(self) -> None:
         """Nodes could not be heard until now: their silence means nothing yet."""
-        self.facts.heard_since = self._clock.now()
+        self.facts.machines.heard_since = self._clock.now()
 
     # ------------------------------------------------------------------ decisions
 
@@ -139,14 +145,31 @@ class Scheduler:
         """Compare one pool with what it should be, and act."""
         now = self._clock.now()
         pool = self.facts.pool(pool_id, now)
-        actions = plan(pool, self.facts.cluster(), now)
+        actions = plan(pool, self.facts.machines.cluster(), now)
         written = await self._writer.carry_out(pool, actions, self._need.get(pool_id))
-        missing = any(isinstance(action, Note) and action.missing for action in actions)
-        self._remember(self.facts.pool(pool_id, now), missing, written)
+        missing = sum(action.missing for action in actions if isinstance(action, Note))
+        if any(isinstance(action, Note) and action.rejected for action in actions):
+            await self._make_room(self.facts.pool(pool_id, now), missing, now)
+        self._remember(self.facts.pool(pool_id, now), missing > 0, written)
         if any(isinstance(action, Forget) for action in actions):
             self.look_at(pool_id, *self._waiting)  # its ordinals, and its room, are free now
         elif not missing and any(isinstance(action, Create) for action in actions):
             self.look_at(pool_id)  # one round makes a limited number
+
+    async def _make_room(self, pool: Pool, missing: int, now: float) -> None:
+        """Idle containers of other pools go early for the sake of one that waits."""
+        cluster = self.facts.machines.cluster()
+        for claim in self.facts.leaving():
+            cluster = cluster.without_container(claim)
+        idle = self.facts.idle(now)
+        spare = {PoolId(each.claim.message.pool): 0 for each in idle}
+        spare = {other: self.facts.spare(other) for other in spare}
+        wanted = pool.wanted(first=not any(claim.live for claim in pool.claims))
+        for victim in evictions(wanted, missing, cluster, idle, spare, now):
+            other = self.facts.pool(PoolId(victim.claim.message.pool), now)
+            drain = Drain(claim=victim.claim, reason=f"makes room for {pool.id}")
+            if await self._writer.carry_out(other, [drain], None):
+                self.facts.evict(other.id, now)
 
     def _remember(self, pool: Pool, missing: bool, written: bool) -> None:
         """Why the pool has to be looked at again, if it has."""

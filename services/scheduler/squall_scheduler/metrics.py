@@ -45,7 +45,7 @@ class Metrics:
             description="Containers that are wanted and cannot be placed.",
         )
         meter.create_observable_gauge(
-            "squall_scheduler_nodes", [lambda _: one(facts.nodes())], description="Nodes that are known."
+            "squall_scheduler_nodes", [lambda _: one(len(facts.machines))], description="Nodes that are known."
         )
 
 

@@ -26,6 +26,8 @@ from squall_service.telemetry import log
 SYNC_S = 30.0
 LEASE = "reconciler"
 RECONCILE_S = 1.0
+WAITING_TICK_S = 0.25
+"""While a pool waits for room: containers of others become idle, and may make it."""
 
 
 async def serve(context: ServiceContext[SchedulerSettings]) -> None:
@@ -123,5 +125,5 @@ async def _watch(bus: Bus, bucket: str, handler: Callable[[Change], None], synce
 
 async def _tick(scheduler: Scheduler, settings: SchedulerSettings, context: ServiceContext[SchedulerSettings]) -> None:
     while True:
-        await context.clock.sleep(settings.tick_s)
+        await context.clock.sleep(min(settings.tick_s, WAITING_TICK_S) if scheduler.waiting else settings.tick_s)
         scheduler.on_tick()

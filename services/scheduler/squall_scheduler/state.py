@@ -43,6 +43,15 @@ class Usage:
             gpus=self.gpus | frozenset(gpus),
         )
 
+    def minus(self, cpu_milli: int, memory_mib: int, gpus: Iterable[str]) -> Usage:
+        """With one container less."""
+        return Usage(
+            cpu_milli=self.cpu_milli - cpu_milli,
+            memory_mib=self.memory_mib - memory_mib,
+            containers=self.containers - 1,
+            gpus=self.gpus - frozenset(gpus),
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
@@ -115,6 +124,14 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Idle:
+    """A ready container that runs nothing."""
+
+    claim: Claim
+    since: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Trouble:
     """Why starts of a pool fail."""
 
@@ -161,6 +178,8 @@ class Pool:
     stopped: bool = False
     """Its app is stopped."""
     desired: Desired | None = None
+    evicted: int = 0
+    """Containers that made room for others, and that the autoscaler still counts."""
     claims: tuple[Claim, ...] = ()
     """By ordinal."""
     idle_since: Mapping[str, float] = field(default_factory=dict)
@@ -202,6 +221,15 @@ class Cluster:
         old = self.nodes[node]
         new = replace(old, used=old.used.plus(wanted.cpu_milli, wanted.memory_mib, gpus))
         return replace(self, nodes={**self.nodes, node: new})
+
+    def without_container(self, claim: Claim) -> Cluster:
+        """As it will be once the container of `claim` is gone."""
+        old = self.nodes.get(claim.node)
+        if old is None or not claim.holding:
+            return self
+        message = claim.message
+        new = replace(old, used=old.used.minus(milli(message.cpu), message.memory_mib, message.gpus))
+        return replace(self, nodes={**self.nodes, claim.node: new})
 
     def lost(self, node: NodeId, now: float) -> bool:
         """Whether a node is gone for good, so that its claims may be given to others."""

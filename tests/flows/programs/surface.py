@@ -118,8 +118,22 @@ def always_fails(path):
 
 @app.function(timeout=1, retries=squall.Retries(max_retries=1, initial_delay=0.0))
 def too_slow(path):
+    mark(path, "started")
+    try:
+        time.sleep(60)
+    finally:
+        mark(path, "left")
+
+
+@app.function(timeout=1)
+def stubborn(path):
+    """Does not end when it is interrupted."""
     mark(path, os.getpid())
-    time.sleep(60)
+    while True:
+        try:
+            time.sleep(60)
+        except BaseException:  # noqa: BLE001 — that is the point
+            mark(path, "interrupted")
 
 
 @app.function(max_containers=1, timeout=120)

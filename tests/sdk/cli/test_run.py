@@ -126,14 +126,18 @@ def test_an_async_entrypoint_is_run_to_its_end(served: Shell) -> None:
 
 
 def test_the_only_entrypoint_needs_no_name(served: Shell) -> None:
-    served.write("one.py", "import squall\napp = squall.App('one')\n@app.local_entrypoint()\ndef go():\n    print('went')\n")
+    served.write(
+        "one.py", "import squall\napp = squall.App('one')\n@app.local_entrypoint()\ndef go():\n    print('went')\n"
+    )
 
     assert served.squall("run", "one.py").ok().out == "went\n"
 
 
 def test_a_module_is_run_with_m(served: Shell) -> None:
     served.write("package/__init__.py", "")
-    served.write("package/mod.py", "import squall\napp = squall.App('m')\n@app.function()\ndef f():\n    print(__name__)\n")
+    served.write(
+        "package/mod.py", "import squall\napp = squall.App('m')\n@app.function()\ndef f():\n    print(__name__)\n"
+    )
 
     assert served.squall("run", "-m", "package.mod").ok().out == "package.mod\n"
 

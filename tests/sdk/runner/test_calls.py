@@ -10,7 +10,8 @@ import pytest
 from tests.sdk.runner.containers import Workshop, call, read_and_remove, request_of, value
 from tests.support.eventually import eventually
 
-from squall_gpu_agent.backend import Failed, FailureKind, Item, Lost, Output
+from squall.spec import Encoding, ImageSpec, ImageStep
+from squall_gpu_agent.backend import Failed, FailureKind, InputRequest, Item, Lost, Output
 
 pytestmark = pytest.mark.slow
 
@@ -204,9 +205,6 @@ async def test_json_in_json_out(workshop: Workshop) -> None:
 async def test_msgpack_in_msgpack_out_with_the_platforms_pure_python_copy(workshop: Workshop) -> None:
     import msgpack
 
-    from squall.spec import Encoding
-    from squall_gpu_agent.backend import InputRequest
-
     container = await workshop.start("def f(a, b): return [a, b, b'raw']")
     payload = msgpack.packb({"args": [1], "kwargs": {"b": "x"}})
     end = await container.run(InputRequest(call="fc-m", encoding=Encoding.MSGPACK, payload=payload))
@@ -241,7 +239,7 @@ async def test_arguments_may_come_as_a_file(workshop: Workshop) -> None:
 async def test_a_script_class_pickled_by_the_caller_as_main_resolves(workshop: Workshop) -> None:
     container = await workshop.start("class Point:\n    x = 5\ndef f(p): return type(p).__module__, p.x")
     request = request_of()
-    by_reference = b"\x80\x04(c__main__\nPoint\n)\x81\x85}\x86."  # ((Point(),), {}) with Point as __main__.Point
+    # ((Point(),), {}) with Point as __main__.Point
     by_reference = b"\x80\x04" + b"c__main__\nPoint\n" + b")\x81" + b"\x85" + b"}" + b"\x86."
     end = await container.run(type(request)(call="fc-main", payload=by_reference))
     assert value(end) == ("app", 5)
@@ -301,3 +299,35 @@ async def test_a_method_that_does_not_exist_is_a_failure(workshop: Workshop) -> 
     end = await call(container, method="nope")
     assert isinstance(end, Failed)
     assert "nope" in end.message
+
+
+async def test_processes_that_user_code_spawns_can_import_its_module(workshop: Workshop) -> None:
+    container = await workshop.start(
+        """
+        import multiprocessing, subprocess, sys
+        def square(x): return x * x
+        def f():
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                squares = pool.map(square, range(3))
+            printed = subprocess.check_output([sys.executable, "-c", "import app, squall; print(app.square(4))"])
+            return squares, int(printed)
+        """
+    )
+    assert value(await call(container)) == ([0, 1, 4], 16)
+
+
+async def test_spans_of_user_code_are_children_of_the_attempt(workshop: Workshop) -> None:
+    image = ImageSpec("3.11", (ImageStep("pip_install", {"packages": ["opentelemetry-api"]}),))
+    container = await workshop.start(
+        """
+        from opentelemetry import trace
+        def f():
+            context = trace.get_current_span().get_span_context()
+            return f"{context.trace_id:032x}", f"{context.span_id:016x}"
+        """,
+        image=image,
+    )
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    end = await container.run(InputRequest(call="fc-o", payload=request_of().payload, traceparent=parent))
+    assert value(end) == ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331")
+    assert value(await call(container))[0] == "0" * 32

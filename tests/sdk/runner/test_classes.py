@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from tests.sdk.runner.containers import Workshop, call, value
+from tests.sdk.runner.containers import Workshop, call, request_of, value
 
-from squall_gpu_agent.backend import StartFailed, StartFailureKind
+from squall_gpu_agent.backend import Item, StartFailed, StartFailureKind
 
 pytestmark = pytest.mark.slow
 
@@ -109,8 +109,8 @@ async def test_sync_and_async_methods_share_one_instance_and_one_loop(workshop: 
                     return "background task ran"
                 def direct(self):
                     return asyncio.run(asyncio.sleep(0, "own loop"))
-                def items(self):
-                    yield from "ab"
+                def items(self, n):
+                    yield from range(n)
             """
         ),
         "C",
@@ -121,9 +121,15 @@ async def test_sync_and_async_methods_share_one_instance_and_one_loop(workshop: 
     assert value(await call(container, method="wait")) == "background task ran"
     assert value(await call(container, method="direct")) == "own loop"
     assert value(await call(container, method="wait")) == "background task ran"
-    items: list[str] = []
-    await call(container, method="items", on_item=lambda item: items.append(value(item)))
-    assert items == ["a", "b"]
+    items: list[int] = []
+    request = request_of(1000, method="items")
+
+    def on_item(item: Item) -> None:
+        items.append(value(item))
+        container.credit(request.call, 0, 1)
+
+    await container.run(request, on_item)
+    assert items == list(range(1000))
 
 
 async def test_the_sdks_own_decorators_are_understood(workshop: Workshop) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from tests.services.gateway.test_maps import Results
-from tests.services.gateway.world import TinyAgent, World, a_generator, call_headers, succeeded
+from tests.services.gateway.world import TinyAgent, World, a_generator, a_world, call_headers, succeeded
+from tests.support.clock import FakeClock
 from tests.support.eventually import eventually
 
 from squall.http_api import FrameKind, Header
@@ -155,15 +157,20 @@ async def test_a_failed_generator_gives_its_items_and_then_its_error(world: Worl
     assert found[1].meta["outcome"] == "failed"
 
 
-@pytest.mark.slow
-async def test_a_generator_whose_caller_does_not_come_back_is_cancelled(world: World) -> None:
-    call = await generating(world)
-    async with call.open() as response:
-        results, request = Results(response), await call.request()
-        call.agent.send_item(request, "1-aaaaaa", 0, b"0")
-        await results.next()
+async def test_a_generator_whose_caller_does_not_come_back_is_cancelled(tmp_path: Path) -> None:
+    clock = FakeClock(1_000_000_000.0)
+    async with a_world(tmp_path, clock=clock) as world:
+        call = await generating(world)
+        async with call.open() as response:
+            results, request = Results(response), await call.request()
+            call.agent.send_item(request, "1-aaaaaa", 0, b"0")
+            await results.next()
 
-    await eventually(lambda: [c.call for c in call.agent.cancels] == [call.call], within_s=40)
-    state = (await world.http.get(f"/v1/calls/{call.call}")).json()["state"]
-    await call.agent.stop()
-    assert state == "cancelled"
+        async def cancelled() -> bool:
+            await clock.advance(5)
+            return [cancel.call for cancel in call.agent.cancels] == [call.call]
+
+        await eventually(cancelled)
+        state = (await world.http.get(f"/v1/calls/{call.call}")).json()["state"]
+        await call.agent.stop()
+        assert state == "cancelled"

@@ -79,7 +79,6 @@ class Scene:
         service = Service(name="gpu-agent", main=main, settings=AgentSettings(**given))
         async with start(service, clock=clock) as running:
             yield running
-            asyncio.get_running_loop().call_later(10, _dump)  # DEBUG
 
     # ------------------------------------------------------------------ what the gateway does
 
@@ -337,10 +336,3 @@ class ShiftedClock(SystemClock):
 
 FAST_RETRY = RetryPolicy(max_retries=2, initial_delay_s=0.05, max_delay_s=1)
 TWO_AT_ONCE = ScalingPolicy(max_inputs=2)
-
-
-def _dump() -> None:
-    import sys
-
-    for task in asyncio.all_tasks():
-        task.print_stack(file=sys.stderr)

@@ -49,8 +49,10 @@ async def test_arguments_that_are_not_what_their_name_says_never_reach_user_code
         pool, function = await scene.ready()
         digest = scene.blob(b"x" * 1000)
         (scene.blobs / digest[:2] / digest).write_bytes(b"y" * 1000)
-        result = await scene.result(await scene.call(pool, function, blob=blob_ref(digest, 1000)))
+        request = await scene.call(pool, function, blob=blob_ref(digest, 1000))
+        result = await scene.reply(request)
         assert result.outcome == "failed"
+        await scene.emptied(pool)
         assert result.error is not None
         assert "damaged" in result.error["message"]
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from tests.support.eventually import eventually
 
 from squall.spec import ImageSpec, ImageStep, Resources
 from squall_gpu_agent.backend import Isolation, Lost, Phase, StartFailed, StartFailureKind
+from squall_gpu_agent.backends import warden
 
 __all__ = ["images_dir", "workshop"]
 
@@ -187,10 +190,9 @@ async def test_user_code_that_closes_the_socket_ends_its_container_and_nothing_e
 
 
 SOCKET = """
-import os, time
+import gc, os, socket, time
 def sock():
-    links = {int(name): os.readlink("/proc/self/fd/" + name) for name in os.listdir("/proc/self/fd")[:-1]}
-    return next(number for number, target in links.items() if target.startswith("socket:"))
+    return next(found for found in gc.get_objects() if isinstance(found, socket.socket)).fileno()
 """
 
 
@@ -205,7 +207,8 @@ async def test_a_payload_file_outside_of_the_scratch_folder_is_refused(workshop:
     container = await workshop.start(
         SOCKET
         + "from squall_runner.frames import encode, FromRunner\n"
-        + "evil = dict(call='fc-evil', index=0, file='../../../../../etc/passwd', items=0, started_ns=0, ended_ns=0, spans=[])\n"
+        + "evil = dict(call='fc-evil', index=0, items=0, started_ns=0, ended_ns=0, spans=[])\n"
+        + "evil['file'] = '../../../../../etc/passwd'\n"
         + "def f():\n    os.write(sock(), encode(FromRunner.OUTPUT, evil))\n    time.sleep(3)"
     )
     end = await call(container, call="fc-evil")
@@ -259,3 +262,33 @@ def test_sigkill_of_the_agent_leaves_no_process_behind(tmp_path: Path, images_di
     agent.wait()
     agent.stdout.close()
     asyncio.run(eventually(lambda: not any(map(alive, pids)), within_s=5))
+
+
+async def test_a_start_that_is_given_up_at_any_moment_harms_nothing_and_leaves_nothing(workshop: Workshop) -> None:
+    """A start without a pid once swept session 0, which on some machines is the machine's own."""
+    request = workshop.request("def f(): return 1", use_template=True)
+    survivor = await workshop.again(request)
+    bystander = subprocess.Popen(["sleep", "60"])
+    try:
+        for step in range(25):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(step / 1000):
+                    spec = replace(request.spec, use_template=bool(step % 2))
+                    await workshop.again(replace(request, spec=spec))
+        assert value(await call(survivor)) == 1
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()
+
+
+def test_what_the_warden_may_kill_are_its_descendants_only() -> None:
+    child = subprocess.Popen(["sleep", "60"])
+    try:
+        pids = {process.pid for process in warden._descendants(os.getpid())}
+        assert child.pid in pids
+        assert not pids & {0, 1, os.getpid(), os.getppid()}
+        assert warden._descendants(child.pid) == []
+    finally:
+        child.kill()
+        child.wait()

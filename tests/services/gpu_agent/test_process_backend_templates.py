@@ -52,8 +52,7 @@ async def test_forks_do_not_see_each_others_changes(workshop: Workshop) -> None:
     ("source", "words"),
     [
         (
-            "import threading, time\n"
-            "threading.Thread(target=time.sleep, args=(60,), daemon=True, name='poller').start()",
+            "from threading import Event, Thread\nThread(target=Event().wait, daemon=True, name='poller').start()",
             "1 thread running (poller)",
         ),
         ("import socket\ns = socket.socket()", "socket:["),
@@ -243,3 +242,23 @@ async def test_async_code_and_threads_work_after_a_fork(workshop: Workshop) -> N
     )
     assert container.how == "fork"
     assert value(await call(container)) == [0, 1, 2]
+
+
+async def test_logging_set_up_at_import_reaches_the_right_container_after_the_fork(workshop: Workshop) -> None:
+    one, two = await pair(
+        workshop,
+        """
+        import logging, sys
+        logging.basicConfig(level="INFO")
+        remembered = sys.stdout
+        def f(x):
+            logging.info("input %s", x)
+            print("remembered", x, file=remembered)
+        """,
+    )
+    assert (one.how, two.how) == ("fork", "fork")
+    await call(one, 1)
+    await call(two, 2)
+    for container, x in ((one, 1), (two, 2)):
+        assert workshop.printed(container, "stderr") == f"INFO:root:input {x}\n"
+        assert workshop.printed(container) == f"remembered {x}\n"

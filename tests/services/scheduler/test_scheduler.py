@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -19,11 +18,11 @@ from squall_scheduler.handlers import Scheduler
 
 
 @pytest.fixture
-async def slow_world(world: World) -> AsyncIterator[tuple[World, FakeClock]]:
+def slow_world(world: World) -> tuple[World, FakeClock]:
     """A world whose clock is turned by hand, from the real time on."""
     clock = FakeClock(time.time())
     world.clock = clock
-    yield world, clock
+    return world, clock
 
 
 async def live(world: World, pool: str) -> list[ContainerClaim]:

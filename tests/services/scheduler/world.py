@@ -221,9 +221,15 @@ class World:
 
     def stats(self, node: str, claims: list[ContainerClaim], *, running: int = 0, idle_since: float = 0.0) -> None:
         """A node tells what these containers do, each the same."""
-        rows: list[list[Any]] = [[c.container, c.pool, running, 1, idle_since, c.state] for c in claims]
-        message = ContainerStats(node=node, at=self.clock.now(), containers=rows)
+        message = self.told(node, claims, running=running, idle_since=idle_since)
         self.bus.send(subjects.stats("local", node), message.encode())
+
+    def told(
+        self, node: str, claims: list[ContainerClaim], *, running: int = 0, idle_since: float = 0.0
+    ) -> ContainerStats:
+        """The message in which a node tells what these containers do, each the same."""
+        rows: list[list[Any]] = [[c.container, c.pool, running, 1, idle_since, c.state] for c in claims]
+        return ContainerStats(node=node, at=self.clock.now(), containers=rows)
 
     async def finish(self, pool: str, call: str, index: int = 0, *, acknowledge: bool = True) -> None:
         """Record a result, and take the call off the queue."""
@@ -233,6 +239,11 @@ class World:
         )
         if acknowledge:
             await eventually(lambda: self.taken_off(pool, call, index))
+
+    async def queued(self, call: str) -> bool:
+        """Whether a call has got into its queue."""
+        info = await self.bus.stream_info(subjects.work_stream("local", shard_of(call)), ">")
+        return any(f".{call}." in subject for subject in info.subjects)
 
     async def taken_off(self, pool: str, call: str, index: int = 0) -> int:
         """Remove an input from its queue, once it has got there."""

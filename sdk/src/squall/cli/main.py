@@ -62,6 +62,8 @@ def _handle_signals() -> None:
     interrupted: list[int] = []
 
     def on_signal(number: int, frame: Optional[FrameType]) -> None:
+        if server.lost():
+            raise server.Lost
         if interrupted:
             server.kill_all()
             os._exit(failure.EXIT_INTERRUPTED if number == signal.SIGINT else failure.EXIT_TERMINATED)

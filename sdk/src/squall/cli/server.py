@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Callable, Optional
 
@@ -19,6 +21,13 @@ if TYPE_CHECKING:
 
 _started: list[local.Temporary] = []
 """Not stopped yet."""
+_lost: list[local.Temporary] = []
+"""Died while it was used."""
+WATCH_S = 0.1
+
+
+class Lost(BaseException):
+    """The temporary platform has died under a program that uses it. User code must not swallow that."""
 
 
 def start_early(arguments: Sequence[str]) -> None:
@@ -74,15 +83,43 @@ def for_run(while_waiting: Callable[[str], None]) -> Iterator[Session]:
     while_waiting("")
     with session.use(config.ServerAddress(server.url, server.token)) as used:
         try:
-            yield used
-        except ConnectionError as error:
+            with _watched(platform):
+                yield used
+        except (Lost, ConnectionError) as error:
             # A platform that has died is the reason, not the network.
             raise (error if platform.alive() else platform.died()) from error
         finally:
-            used.recorder.flush()
+            if platform.alive():
+                used.recorder.flush()
             while_waiting("Stopping")
             _started.remove(platform)
             platform.stop()
+
+
+@contextlib.contextmanager
+def _watched(platform: local.Temporary) -> Iterator[None]:
+    """`Lost` is raised in the main thread when the platform dies within the block: waiting for it would take a minute."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(WATCH_S):
+            if not platform.alive():
+                _lost.append(platform)
+                # A real signal, because nothing else ends a system call that waits.
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+                return
+
+    watcher = threading.Thread(target=watch, name="squall-watch", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def lost() -> bool:
+    """Whether a signal means that the platform has died; true once."""
+    return bool(_lost and _lost.pop())
 
 
 @contextlib.contextmanager

@@ -14,10 +14,22 @@ from squall_autoscaler.state import Decision, Sample, Situation
 ENOUGH_S = 1.0
 """A queue that the present containers clear within this is not worth starting more: 5,000 no-ops on two cores would
 otherwise start a hundred containers that compete with the work."""
-STEP_FACTOR = 2
+LEAST_GAIN = 0.4
+"""Growth that brought less than this share of what it should have brought is the last one: the machine is busy."""
+PATIENCE_S = 1.0
+"""How long a pool waits for its first container before it starts more: if that starts quickly, its rate is soon known;
+if not (imports, a model), waiting would only cost time."""
+ARRIVING_S = 3.0
+"""An accepted input is in its queue within a millisecond; when the server has just started, within a second or so."""
 STEP_CONTAINERS = 3
-# From 1 to 4, 8, 16, 32 .. with one step each 0.2 s: 100 containers are asked for within a second, and in that second
-# the rate at which the first ones work has become known.
+STEP_FACTOR = 2
+STEP_FACTOR_SURE = 4
+FULL_GAIN = 0.8
+# One step each 0.2 s. Inputs that take longer than it takes to measure them are known to be worth a container: from 1
+# to 4, 16, 64 .. they have a hundred within a second and a half. For shorter ones each step waits for the figure of the
+# one before, and is as large only if that has brought what it should.
+STEP_NO_ROOM = 3
+"""Beyond what there is while nodes are full: enough to be told, and to be placed when there is room."""
 
 
 def decide(sample: Sample, history: History, situation: Situation, now: float) -> Decision:
@@ -26,15 +38,19 @@ def decide(sample: Sample, history: History, situation: Situation, now: float) -
         return Decision(count=0, reason="its app is stopped")
     if sample.inputs is None:
         return _hold(sample, situation, "the queue could not be asked")
-    history.rate.record(sample.finished, now)
-    need, why = _need(sample, history, situation)
+    history.work.record(sample.finished, sample.ready, now)
+    need, why = _need(sample, history, situation, now)
+    if need == 0 and now - situation.woken_at < ARRIVING_S:
+        need, why = 1, "an input has arrived"
+    if need == 0:
+        history.idle_until = now
     history.needed.record(need, now)
     if situation.retired and need == 0 and sample.running == 0:
         return Decision(count=0, reason="a newer version is deployed and nothing is left to do")
     return _within_limits(sample, history, situation, need, why, now)
 
 
-def _need(sample: Sample, history: History, situation: Situation) -> tuple[int, str]:
+def _need(sample: Sample, history: History, situation: Situation, now: float) -> tuple[int, str]:
     """Containers for what there is to do now."""
     inputs = max(sample.inputs or 0, sample.running) + sample.web
     target = situation.policy.target_inputs
@@ -44,10 +60,30 @@ def _need(sample: Sample, history: History, situation: Situation) -> tuple[int, 
     why = f"{_inputs(inputs)}, {sample.running} running"
     if target > 1:
         why += f", {target} per container"
-    rate = history.rate.per_s()
-    if rate and need > sample.ready > 0 and inputs / rate <= ENOUGH_S:
-        return sample.ready + _buffer(situation), f"{why}, done in {inputs / rate:.1f} s at {rate:.0f} per second"
-    return need + _buffer(situation), why
+    need += _buffer(situation)
+    if need > sample.ready:
+        worth, because = _worth(need, inputs, sample, history, now)
+        if worth < need:
+            return worth, f"{why}; {because}"
+    return need, why
+
+
+def _worth(need: int, inputs: int, sample: Sample, history: History, now: float) -> tuple[int, str]:
+    """Up to how many containers more of them end the inputs sooner."""
+    there, rate = max(1, sample.live), history.work.per_s()
+    if sample.ready == 0:
+        return (need, "") if now - history.idle_until >= PATIENCE_S else (there, "the first container is starting")
+    if sample.finished is None:
+        return need, ""  # nobody counts
+    if rate is None:
+        earlier = history.work.earlier(now)
+        return (need, "") if earlier is not None and earlier[1] == 0 else (there, "their rate is being measured")
+    if rate == 0:
+        return need, ""  # they take longer than was measured
+    gain = history.work.gain(now)
+    if gain is not None and gain < LEAST_GAIN:
+        return there, f"{rate:.0f} per second, and the last containers made it no faster"
+    return math.ceil(inputs * sample.ready / (rate * ENOUGH_S) - 1e-6), f"{rate:.0f} per second by {sample.ready}"
 
 
 def _within_limits(sample: Sample, history: History, situation: Situation, need: int, why: str, now: float) -> Decision:
@@ -61,10 +97,7 @@ def _within_limits(sample: Sample, history: History, situation: Situation, need:
     least = 0 if situation.retired else policy.min_containers
     if count < least:
         count, why = least, f"{why}; min_containers {least}"
-    # Never a step down from what there is: the step limits growth.
-    most = max(sample.live * STEP_FACTOR, sample.live + STEP_CONTAINERS, least)
-    if sample.live == 0:
-        most = max(1, least)
+    most = max(_step(sample, history, situation, now), least)
     if count > most:
         count, why = most, f"{why}; {most} in this step"
     if policy.max_containers is not None and count > policy.max_containers:
@@ -74,6 +107,24 @@ def _within_limits(sample: Sample, history: History, situation: Situation, need:
     if not sample.heard and count < situation.desired:
         return _hold(sample, situation, "not every node was heard of")
     return Decision(count=count, reason=why, unserved=unserved)
+
+
+def _step(sample: Sample, history: History, situation: Situation, now: float) -> int:
+    """As many as there may be after this step."""
+    if sample.live == 0:
+        return 1
+    if situation.no_room:
+        return sample.live + STEP_NO_ROOM
+    factor = STEP_FACTOR_SURE if sample.ready and _sure(history, now) else STEP_FACTOR
+    return max(sample.live * factor, sample.live + STEP_CONTAINERS)
+
+
+def _sure(history: History, now: float) -> bool:
+    """Whether it is measured that more containers do more."""
+    rate, earlier, gain = history.work.per_s(), history.work.earlier(now), history.work.gain(now)
+    if rate is None and earlier is not None:
+        rate = earlier[1]
+    return rate == 0 or (gain is not None and gain >= FULL_GAIN)
 
 
 def _recent(sample: Sample, history: History, situation: Situation, now: float) -> int:

@@ -40,18 +40,31 @@ class Peak:
         return now - self._since >= window_s
 
 
-class Rate:
-    """Inputs ended per second, from a counter that only grows (and starts again with its node)."""
+class Work:
+    """How fast the pool's containers end inputs, and whether more of them have made it faster.
+
+    Measured anew whenever the number of ready containers changes: a mean over 1 and 4 containers says nothing of 4."""
 
     SPAN_S = 2.0
-    """Long enough for a steady figure, short enough to notice within two ticks that inputs have become longer."""
-    MIN_S = 0.5
+    """Long enough for a steady figure, short enough to notice soon that inputs have become longer."""
+    MIN_S = 0.3
+    """Less is luck."""
+    KEPT_S = 15.0
+    """How long the figure of an earlier number of containers counts."""
 
     def __init__(self) -> None:
         self._counts: deque[tuple[float, float]] = deque()
+        self._ready = 0
+        self._before: tuple[float, int, float] | None = None
+        """(when, containers, inputs per second) of the last number of containers that was measured."""
 
-    def record(self, finished: float | None, now: float) -> None:
-        """The counter stands there now; None or a step back = begin again."""
+    def record(self, finished: float | None, ready: int, now: float) -> None:
+        """So many inputs have ended so far, with so many containers. None or a step back = begin again."""
+        if ready != self._ready:
+            if (rate := self.per_s()) is not None:
+                self._before = (now, self._ready, rate)
+            self._ready = ready
+            self._counts.clear()
         if finished is None or (self._counts and finished < self._counts[-1][1]):
             self._counts.clear()
         if finished is not None:
@@ -60,11 +73,27 @@ class Rate:
             self._counts.popleft()
 
     def per_s(self) -> float | None:
-        """None while too little is known."""
+        """Inputs per second with the present number of containers; None while it is not measured."""
         if len(self._counts) < 2:
             return None
         (began, before), (ended, after) = self._counts[0], self._counts[-1]
         return (after - before) / (ended - began) if ended - began >= self.MIN_S else None
+
+    def earlier(self, now: float) -> tuple[int, float] | None:
+        """Containers and rate of the number that was measured before the present one."""
+        if self._before is None or now - self._before[0] > self.KEPT_S:
+            return None
+        return self._before[1:]
+
+    def gain(self, now: float) -> float | None:
+        """What the last growth has brought: 1 = twice the containers do twice the work, 0 = no more than before."""
+        rate, earlier = self.per_s(), self.earlier(now)
+        if rate is None or earlier is None:
+            return None
+        containers, before = earlier
+        if not 0 < containers < self._ready or before == 0:
+            return None
+        return (rate - before) / (before * (self._ready / containers - 1))
 
 
 class History:
@@ -72,4 +101,6 @@ class History:
 
     def __init__(self, now: float) -> None:
         self.needed = Peak(now)
-        self.rate = Rate()
+        self.work = Work()
+        self.idle_until = now
+        """When there was last nothing to do."""

@@ -87,8 +87,11 @@ class Control:
             return
         except (OSError, BadFrame):
             data, frames = b"", []
-        for frame in frames:
-            self._on_frame(frame)
+        try:
+            for frame in frames:
+                self._on_frame(frame)
+        except (KeyError, TypeError, ValueError):
+            data = b""  # user code runs in templates: one that breaks the protocol has ended for us
         if not data:
             self._lost()
 

@@ -11,8 +11,8 @@ import asyncio
 import itertools
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -116,24 +116,15 @@ class ProcessBackend:
 
     async def template(self, request: ContainerRequest, on_log: OnLog) -> Template | NoTemplate:
         """See `Backend.template`."""
-        with _as_start_failure():
-            wanted = await self._wanted(request, on_log)
-            return await self._template(wanted, on_log, Timeline(time.time_ns()))
+        timeline = Timeline(time.time_ns())
+        async with _starting(request, timeline):
+            return await self._template(await self._wanted(request, on_log), on_log, timeline)
 
     async def start(self, request: ContainerRequest, on_log: OnLog) -> Container:
         """See `Backend.start`."""
         timeline = Timeline(time.time_ns())
-        try:
-            async with asyncio.timeout(request.spec.startup_timeout_s):
-                with _as_start_failure():
-                    return await self._start(request, on_log, timeline)
-        except TimeoutError:
-            limit = f"{request.spec.startup_timeout_s:g}"
-            message = f"the container was not ready within {limit} s (startup_timeout)"
-            raise StartFailed(StartFailureKind.TIMEOUT, message, phases=timeline.phases) from None
-        except StartFailed as failure:
-            failure.phases = failure.phases or timeline.phases
-            raise
+        async with _starting(request, timeline):
+            return await self._start(request, on_log, timeline)
 
     async def close(self) -> None:
         """See `Backend.close`."""
@@ -337,6 +328,22 @@ class ProcessBackend:
         finally:
             ends.close_theirs()
         return template
+
+
+@asynccontextmanager
+async def _starting(request: ContainerRequest, timeline: Timeline) -> AsyncIterator[None]:
+    """Within the function's startup timeout, and with the phases so far on every failure."""
+    try:
+        async with asyncio.timeout(request.spec.startup_timeout_s):
+            with _as_start_failure():
+                yield
+    except TimeoutError:
+        limit = f"{request.spec.startup_timeout_s:g}"
+        message = f"the container was not ready within {limit} s (startup_timeout)"
+        raise StartFailed(StartFailureKind.TIMEOUT, message, phases=timeline.phases) from None
+    except StartFailed as failure:
+        failure.phases = failure.phases or timeline.phases
+        raise
 
 
 @contextmanager

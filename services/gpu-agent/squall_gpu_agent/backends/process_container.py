@@ -180,7 +180,7 @@ def _signal_name(number: int) -> str:
 
 
 def _kill_group(pid: int) -> None:
-    if pid <= 0:
+    if pid <= 1:
         return  # it ended before its pid was known here; 0 would be the agent's own group
     try:
         os.killpg(pid, signal.SIGKILL)

@@ -98,7 +98,7 @@ class Starter:
 
     def ended(self, pid: int, container: str) -> None:
         """A container has ended: kill what it left behind."""
-        if self._warden is not None and self._warden.alive:
+        if self._warden is not None and self._warden.alive and pid > 1:
             self._warden.forget(pid)
             self._warden.sweep(pid, container)
 

@@ -100,9 +100,9 @@ class ProcessTemplate:
                 text = frame.payload.decode("utf-8", "replace")
                 self._on_log(Log(container=self._name, stream=str(frame.meta["stream"]), text=text))
             case FromRunner.FORKED:
-                self._on_forked(str(frame.meta["ticket"]), int(frame.meta["pid"]))
+                self._on_forked(str(frame.meta["ticket"]), _pid(frame))
             case FromRunner.EXITED:
-                on_exit = self._containers.pop(int(frame.meta["pid"]), None)
+                on_exit = self._containers.pop(_pid(frame), None)
                 if on_exit is not None:
                     on_exit(int(frame.meta["status"]))
                 self._close_if_unused()
@@ -137,8 +137,16 @@ class ProcessTemplate:
 def _kill(pid: int) -> None:
     try:
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
+    except (ProcessLookupError, PermissionError):
         pass
+
+
+def _pid(frame: Frame) -> int:
+    """User code runs in the template, so what it says is checked: 0 and below mean groups to kill(2), not a process."""
+    pid = frame.meta["pid"]
+    if not isinstance(pid, int) or pid <= 1:
+        raise ValueError(f"not a process id: {pid!r}")
+    return pid
 
 
 def _nothing() -> None:

@@ -18,11 +18,12 @@ import ctypes
 import fcntl
 import os
 import select
+import shutil
 import signal
 import socket
 import sys
 import tempfile
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from squall_gpu_agent.backends.bundle_view import View, ViewError, enter
 from squall_runner.frames import BadFrame, Decoder, Frame, encode
@@ -181,10 +182,11 @@ class Warden:
 
     def _probe(self, request: dict[str, Any]) -> None:
         read, write = os.pipe()
+        base = tempfile.mkdtemp(dir=request["folder"])
         pid = os.fork()
         if pid == 0:
             try:
-                _try_view(request["folder"])
+                _try_view(base)
             except (OSError, ViewError) as error:
                 os.write(write, str(error).encode()[:4000])
             finally:
@@ -192,6 +194,7 @@ class Warden:
         os.close(write)
         with os.fdopen(read, "rb") as pipe:
             message = pipe.read().decode("utf-8", "replace")
+        shutil.rmtree(base, ignore_errors=True)
         self._send(FromWarden.PROBED, {"ticket": request["ticket"], "message": message})
 
     # --- ending ---
@@ -211,28 +214,24 @@ class Warden:
         if not self._sweeps:
             return
         sweeps, self._sweeps = self._sweeps, []
-        sessions = {pid for pid, _ in sweeps}
-        marks = {f"{MARKER}={container}".encode() for _, container in sweeps}
-        for pid, parent, session in _processes():
-            if session in sessions or (parent == os.getpid() and not marks.isdisjoint(_environment(pid))):
-                _kill(pid)
+        # The machine itself runs in session 0: a container has a pid of its own, and so has its session.
+        sessions = {pid for pid, _ in sweeps if pid > 1}
+        marks = {f"{MARKER}={container}".encode() for _, container in sweeps if container}
+        for process in _descendants(os.getpid()):
+            orphan = process.parent == os.getpid()
+            if process.session in sessions or (orphan and not marks.isdisjoint(_environment(process.pid))):
+                _kill(process.pid)
 
     def _kill_all(self) -> NoReturn:
         """Until no descendant is left: killing one may hand its children to us."""
-        while True:
-            children: dict[int, list[int]] = {}
-            for pid, parent, _ in _processes():
-                children.setdefault(parent, []).append(pid)
-            pending = list(children.get(os.getpid(), []))
-            if not pending:
-                os._exit(0)
-            for pid in pending:
-                pending.extend(children.get(pid, []))
-                _kill(pid)
+        while pending := _descendants(os.getpid()):
+            for process in pending:
+                _kill(process.pid)
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(-1, 0)
                 while os.waitpid(-1, os.WNOHANG)[0]:
                     pass
+        os._exit(0)
 
 
 def _arrange(descriptors: list[int]) -> None:
@@ -245,8 +244,7 @@ def _arrange(descriptors: list[int]) -> None:
         os.dup2(descriptor, target)
 
 
-def _try_view(folder: str) -> None:
-    base = tempfile.mkdtemp(dir=folder)
+def _try_view(base: str) -> None:
     code, work = os.path.join(base, "code"), os.path.join(base, "work")
     os.makedirs(os.path.join(code, "squall-view-probe"))
     os.mkdir(work)
@@ -256,8 +254,27 @@ def _try_view(folder: str) -> None:
     os.stat("/squall-view-probe/file")
 
 
-def _processes() -> list[tuple[int, int, int]]:
-    """(pid, parent, session) of every process that can be seen."""
+class Process(NamedTuple):
+    """One line of /proc."""
+
+    pid: int
+    parent: int
+    session: int
+
+
+def _descendants(ancestor: int) -> list[Process]:
+    """Children of that process, their children, and so on. Nothing else is ever killed here."""
+    children: dict[int, list[Process]] = {}
+    for process in _processes():
+        children.setdefault(process.parent, []).append(process)
+    found = list(children.get(ancestor, []))
+    for process in found:
+        found.extend(children.get(process.pid, []))
+    return found
+
+
+def _processes() -> list[Process]:
+    """Every process that can be seen."""
     found = []
     for name in os.listdir("/proc"):
         if name.isdigit():
@@ -266,7 +283,7 @@ def _processes() -> list[tuple[int, int, int]]:
                     fields = file.read().rpartition(b")")[2].split()
             except OSError:
                 continue  # it has ended meanwhile
-            found.append((int(name), int(fields[1]), int(fields[3])))
+            found.append(Process(int(name), int(fields[1]), int(fields[3])))
     return found
 
 
@@ -279,6 +296,8 @@ def _environment(pid: int) -> set[bytes]:
 
 
 def _kill(pid: int) -> None:
+    if pid <= 1:
+        return
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(pid, signal.SIGKILL)
 

@@ -2,8 +2,8 @@
 
 A pool's calls lie on several shards, each with its own consumer, and an open request may be answered at any time.
 Asking every shard for all free slots would bring shards x slots calls; asking one shard alone would leave a call on
-another one waiting. So: while nothing is known every shard has at least one request open; while some shards are known to have
-a backlog the free slots are shared among those.
+another one waiting. So: while nothing is known every shard has at least one request open; while some shards are known
+to have a backlog the free slots are shared among those.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def shares(capacity: int, backlogs: Sequence[int], *, turn: int, probe: bool) ->
 
 
 def answerable(outstanding: Sequence[int], backlogs: Sequence[int]) -> int:
-    """Of the open requests those that will be answered: while a shard has a backlog, the ones at idle shards will not be
-    for a while, and must not keep the loaded shard from being asked (a map lies on one shard)."""
+    """Of the open requests those that will be answered: while a shard has a backlog, the ones at idle shards will not
+    be, and must not keep the loaded shard from being asked (a map lies on one shard)."""
     loaded = [number for number, behind in zip(outstanding, backlogs, strict=True) if behind > 0]
     return sum(loaded) if loaded else sum(outstanding)

@@ -82,7 +82,8 @@ def target(pool: Pool) -> int | None:
     if pool.function is None or pool.record is None:
         return None
     limit = pool.function.spec.scaling.max_containers
-    return pool.desired.count if limit is None else min(pool.desired.count, limit)
+    count = max(0, pool.desired.count - pool.evicted)
+    return count if limit is None else min(count, limit)
 
 
 # --- fewer -----------------------------------------------------------------------------------------------------------

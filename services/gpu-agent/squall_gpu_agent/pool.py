@@ -1,0 +1,277 @@
+"""One pool on this node: its ready containers with their slots, the calls leased for them, the pulls that bring more.
+
+Owns who runs next and where (least loaded container), how much is asked of the queue, and handing back what cannot run
+here. Does not know how an input runs: `Conduct` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from squall_bus import Bus, ConsumerSpec, Delivery, Puller
+from squall_contracts import subjects
+from squall_contracts.envelope import BadMessage
+from squall_contracts.functions import FunctionRecord
+from squall_gpu_agent.containers import PooledContainer
+from squall_gpu_agent.held import Held, read_request
+from squall_gpu_agent.identity import Identity
+from squall_gpu_agent.leases import Leases
+from squall_gpu_agent.policy.lifecycle import State
+from squall_gpu_agent.policy.pulling import Demand, answerable, prefetch_limit, shares
+from squall_gpu_agent.tasks import Tasks
+from squall_service.clock import Clock
+
+Conduct = Callable[[Held, "Pool"], Coroutine[Any, Any, None]]
+"""Takes a held call with its container from history to ack; calls `Pool.slot_free` as soon as the code has ended."""
+Poisoned = Callable[[Delivery, str], Coroutine[Any, Any, None]]
+
+MEASURE_WEIGHT = 0.2
+"""Of the newest run in the moving mean of run times: about the last ten count."""
+MAX_WAIT_S = 1.0
+"""How long a call may wait here for a slot that was expected within 50 ms."""
+UNRECORDED_PER_SLOT = 2
+UNRECORDED_MIN = 64
+"""Results that may wait for the bus before no more calls are pulled; the disk or the bus is in trouble then."""
+
+
+class Pool:
+    """One pool's part on this node."""
+
+    def __init__(self, pool: str, function: FunctionRecord, work: PoolWork) -> None:
+        self.pool = pool
+        self.function = function
+        self._work = work
+        self.containers: dict[str, PooledContainer] = {}
+        self._waiting: deque[Held] = deque()
+        self._pullers: list[Puller] = []
+        self._backlogs: list[int] = []
+        self._answered: list[bool] = []
+        self._turn = 0
+        self._mean_run_s: float | None = None
+        self._unrecorded = 0
+        self._slots = self._busy = 0
+        """Of the containers that take inputs; kept, because they are asked for at every delivery."""
+        self._refreshing = False
+        self.closed = False
+
+    @property
+    def waiting(self) -> int:
+        """Calls leased ahead of a slot."""
+        return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        """Inputs that occupy a slot."""
+        return sum(container.running for container in self.containers.values())
+
+    async def open(self) -> None:
+        """Get ready to pull from every shard; nothing is asked for before there is a container."""
+        self._pullers = await self._work.open_pullers(self.pool, self._on_delivery)
+        self._backlogs = [0] * len(self._pullers)
+        self._answered = [False] * len(self._pullers)
+
+    async def close(self) -> None:
+        """Ask for nothing more and give back what has not started."""
+        self.closed = True
+        for puller in self._pullers:
+            puller.want(0)
+        self._return_waiting()
+        async with asyncio.TaskGroup() as group:
+            for puller in self._pullers:
+                group.create_task(puller.close())
+        self._pullers = []
+
+    # ------------------------------------------------------------------ containers
+
+    def add(self, container: PooledContainer) -> None:
+        """A container is ready for inputs."""
+        container.idle_since = self._work.clock.now()
+        self.containers[container.id] = container
+        self._slots += container.slots
+        self._dispatch()
+        self.refresh()
+
+    def retire(self, container: PooledContainer) -> None:
+        """It takes no more inputs; what runs in it goes on."""
+        if not container.closed:
+            container.close()
+            self._slots -= container.slots
+            self._busy -= container.running
+        self.refresh()
+
+    def forget(self, container: PooledContainer) -> None:
+        """It is gone."""
+        self.retire(container)
+        self.containers.pop(container.id, None)
+
+    def slot_free(self, container: PooledContainer, run_s: float | None) -> None:
+        """The code of an input has ended, or never began (`run_s` None). Its recording is not waited for."""
+        container.slot_freed(self._work.clock.now())
+        if not container.closed:
+            self._busy -= 1
+        if run_s is not None:
+            self._work.finished[self.pool] += 1
+            mean = self._mean_run_s
+            self._mean_run_s = run_s if mean is None else mean + MEASURE_WEIGHT * (run_s - mean)
+        self._work.changed()
+        self._dispatch()
+        self.refresh()
+
+    # ------------------------------------------------------------------ deliveries
+
+    def _on_delivery(self, shard: int, delivery: Delivery) -> None:
+        try:
+            request = read_request(delivery.data)
+        except BadMessage as error:
+            self._work.tasks.start(self._work.poisoned(delivery, str(error)), "poisoned call")
+            return
+        if self._backlogs:
+            self._backlogs[shard] = delivery.pending
+            self._answered[shard] = True
+        held = self._work.leases.take(request, delivery)
+        container = None if self.closed or self._waiting else self._least_loaded()
+        if container is not None:
+            self._start(held, container)
+        elif not self.closed and self._demand().capacity > 0:
+            self._waiting.append(held)
+        else:
+            self._give_back(held)
+        self.refresh()
+
+    def _dispatch(self) -> None:
+        """Start what waits while there are free slots."""
+        while self._waiting:
+            container = self._least_loaded()
+            if container is None:
+                return
+            held = self._waiting.popleft()
+            if held.speaks(self._work.clock.monotonic()):
+                self._start(held, container)
+            else:
+                self._give_back(held)
+
+    def _start(self, held: Held, container: PooledContainer) -> None:
+        container.slot_taken()
+        self._busy += 1
+        held.container = container
+        self._unrecorded += 1
+        self._work.changed()
+        self._work.tasks.start(self._conduct(held), "call")
+
+    async def _conduct(self, held: Held) -> None:
+        try:
+            await self._work.conduct(held, self)
+        finally:
+            self._unrecorded -= 1
+            self._work.leases.drop(held)
+            self.refresh()
+
+    def _give_back(self, held: Held) -> None:
+        held.hand_back(self._work.clock.monotonic())
+        self._work.leases.drop(held)
+
+    def _return_waiting(self) -> None:
+        """What no container here will take, or what has waited too long for a slot: others may be free.
+
+        A slower mean run time alone is no reason: each hand-back costs the queue a redelivery and the next agent a
+        look at the history."""
+        if not self._waiting:
+            return
+        serving = self._slots and not self.closed
+        oldest = self._work.clock.monotonic() - MAX_WAIT_S if serving else float("inf")
+        while self._waiting and self._waiting[0].leased_at < oldest:
+            self._give_back(self._waiting.popleft())
+
+    def _least_loaded(self) -> PooledContainer | None:
+        if self._busy >= self._slots:
+            return None
+        best = None
+        for container in self.containers.values():
+            if container.free > 0 and (best is None or container.running < best.running):
+                best = container
+                if not container.running:
+                    break
+        return best
+
+    # ------------------------------------------------------------------ asking for more
+
+    def refresh(self, *, probe: bool = False) -> None:
+        """Set what is asked of each shard, at the end of this turn of the loop."""
+        if probe:
+            self._refresh(probe=True)
+        elif not self._refreshing:
+            self._refreshing = True
+            asyncio.get_running_loop().call_soon(self._refresh)
+
+    def _refresh(self, *, probe: bool = False) -> None:
+        self._refreshing = False
+        if self.closed or not self._pullers:
+            return
+        demand = self._demand()
+        self._return_waiting()
+        if probe:
+            self._forget_old_backlogs()
+        asked = answerable([puller.outstanding for puller in self._pullers], self._backlogs)
+        if not demand.worth_asking(asked) and not probe:
+            return
+        self._turn += 1
+        wants = shares(demand.capacity, self._backlogs, turn=self._turn, probe=probe)
+        for puller, want in zip(self._pullers, wants, strict=True):
+            puller.want(want)
+
+    def _forget_old_backlogs(self) -> None:
+        """A shard that has not answered an open request since the last probe has nothing for us any more."""
+        for shard, puller in enumerate(self._pullers):
+            if puller.outstanding and not self._answered[shard]:
+                self._backlogs[shard] = 0
+        self._answered = [False] * len(self._pullers)
+
+    def _demand(self) -> Demand:
+        slots, free = self._slots, self._slots - self._busy
+        if self._unrecorded - self._busy > max(UNRECORDED_MIN, UNRECORDED_PER_SLOT * slots):
+            return Demand(free_slots=0, prefetch=0, waiting=len(self._waiting))
+        prefetch = prefetch_limit(slots, self._mean_run_s, self._work.prefetch_s)
+        return Demand(free_slots=free, prefetch=prefetch, waiting=len(self._waiting))
+
+    def on_cancelled(self, call: str, index: int | None) -> None:
+        """A waiting input was cancelled: its history must be read before it starts."""
+        for held in self._waiting:
+            if held.request.call == call and index in (None, held.request.index) and held.state is State.LEASED:
+                held.cancelled = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolWork:
+    """What every pool on this node needs, built once in agent.py."""
+
+    bus: Bus
+    identity: Identity
+    clock: Clock
+    tasks: Tasks
+    leases: Leases
+    conduct: Conduct
+    poisoned: Poisoned
+    changed: Callable[[], None]
+    """Called on every change of load; publishes stats."""
+    prefetch_s: float
+    finished: Counter[str] = field(default_factory=Counter)
+    """Inputs whose code has ended here since the agent started, by pool."""
+
+    async def open_pullers(self, pool: str, on_delivery: Callable[[int, Delivery], None]) -> list[Puller]:
+        """One puller for each shard."""
+        async with asyncio.TaskGroup() as group:
+            opened = [
+                group.create_task(self._open_puller(pool, shard, on_delivery)) for shard in range(self.identity.shards)
+            ]
+        return [task.result() for task in opened]
+
+    async def _open_puller(self, pool: str, shard: int, on_delivery: Callable[[int, Delivery], None]) -> Puller:
+        stream = subjects.work_stream(self.identity.region, shard)
+        # The gateway made it before the pool's first call; a pool with min_containers may have no call yet.
+        filter_subject = subjects.calls_of_pool(self.identity.region, shard, pool)
+        await self.bus.ensure_consumer(stream, ConsumerSpec(name=pool, filter_subject=filter_subject))
+        return await self.bus.pull(stream, pool, lambda delivery: on_delivery(shard, delivery))

@@ -1,0 +1,313 @@
+"""What decorators accept, refuse and make of it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+import squall
+from squall import exception, publish, session
+from squall.app import App
+from squall.spec import FunctionSpec, GpuRequest, Resources, RetryPolicy, ScalingPolicy
+from tests.sdk.fake_gateway import FakeGateway
+
+
+def plain(x: int = 0) -> int:
+    return x
+
+
+def items() -> Iterator[int]:
+    yield 1
+
+
+async def later() -> None:
+    """Does nothing."""
+
+
+async def later_items():  # type: ignore[no-untyped-def]
+    yield 1
+
+
+class Plain:
+    """A class with a method."""
+
+    def method(self) -> None:
+        """Does nothing."""
+
+    @squall.method()
+    def run(self) -> None:
+        """Does nothing."""
+
+
+def spec_of(app: App, gateway: FakeGateway, here: session.Session) -> FunctionSpec:
+    """The one function of an app, as the server gets it."""
+    from squall.spec import from_wire
+
+    publish.publish(app, here, "ephemeral", "x", "main")
+    return from_wire(FunctionSpec, gateway.apps[-1]["functions"][0])
+
+
+def declared(gateway: FakeGateway, here: session.Session, **keywords: Any) -> FunctionSpec:
+    app = App()
+    app.function(**keywords)(plain)
+    return spec_of(app, gateway, here)
+
+
+# --- what becomes of the values --------------------------------------------------------------------------------------
+
+
+def test_defaults(gateway: FakeGateway, connected: session.Session) -> None:
+    spec = declared(gateway, connected)
+    assert (spec.name, spec.code.module, spec.code.qualname) == ("plain", __name__, "plain")
+    assert (spec.timeout_s, spec.startup_timeout_s, spec.env, spec.is_class) == (300, 300, {}, False)
+    assert spec.resources == Resources()
+    assert spec.scaling == ScalingPolicy()
+    assert spec.retry == RetryPolicy()
+
+
+def test_every_value_reaches_the_server(gateway: FakeGateway, connected: session.Session) -> None:
+    spec = declared(
+        gateway,
+        connected,
+        name="other",
+        cpu=(0.5, 2),
+        memory=(256, 1024),
+        gpu=["h100!:2", "A100"],
+        env={"MODE": "fast", "UNSET": None},
+        min_containers=1,
+        max_containers=7,
+        buffer_containers=2,
+        scaledown_window=30,
+        timeout=20,
+        startup_timeout=40,
+        retries=squall.Retries(max_retries=4, backoff_coefficient=1.5, initial_delay=2, max_delay=30),
+    )
+    assert spec.name == "other"
+    assert spec.resources == Resources(0.5, 2, 256, 1024, (GpuRequest("H100", 2, True), GpuRequest("A100")))
+    assert spec.env == {"MODE": "fast"}
+    assert spec.scaling == ScalingPolicy(1, 7, 2, 30)
+    assert (spec.timeout_s, spec.startup_timeout_s) == (20, 40)
+    assert spec.retry == RetryPolicy(4, 1.5, 2, 30)
+
+
+def test_startup_timeout_is_the_timeout_unless_said(gateway: FakeGateway, connected: session.Session) -> None:
+    assert declared(gateway, connected, timeout=50).startup_timeout_s == 50
+
+
+def test_a_number_of_retries_means_one_second_each(gateway: FakeGateway, connected: session.Session) -> None:
+    assert declared(gateway, connected, retries=3).retry == RetryPolicy(3, 1.0, 1.0)
+
+
+def test_concurrent_says_how_many_inputs_a_container_takes(gateway: FakeGateway, connected: session.Session) -> None:
+    def busy() -> None:
+        """Does nothing."""
+
+    busy.__qualname__ = "plain"
+    app = App()
+    app.function()(squall.concurrent(max_inputs=10, target_inputs=5)(busy))
+    scaling = spec_of(app, gateway, connected).scaling
+    assert (scaling.max_inputs, scaling.target_inputs) == (10, 5)
+
+
+@pytest.mark.parametrize(
+    ("raw", "generator", "is_async"),
+    [(plain, False, False), (items, True, False), (later, False, True), (later_items, True, True)],
+)
+def test_the_kind_of_a_function_is_seen_from_its_code(
+    gateway: FakeGateway, connected: session.Session, raw: Any, generator: bool, is_async: bool
+) -> None:
+    app = App()
+    app.function()(raw)
+    method = spec_of(app, gateway, connected).methods[0]
+    assert (method.is_generator, method.is_async) == (generator, is_async)
+
+
+def test_a_decorator_is_also_a_plain_call() -> None:
+    app = App()
+    handle = app.function(cpu=2)(plain)
+    assert handle.local(3) == 3
+    assert app.registered_functions == {"plain": handle}
+    assert app.cls(cpu=2)(Plain) is app.registered_classes["Plain"]
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+
+def test_unknown_keywords_are_type_errors() -> None:
+    with pytest.raises(TypeError, match="colour"):
+        App().function(colour="red")
+    with pytest.raises(TypeError, match="colour"):
+        App().cls(colour="red")
+    with pytest.raises(TypeError, match="colour"):
+        App(colour="red")
+
+
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        {"secrets": [object()]},
+        {"volumes": {"/data": object()}},
+        {"schedule": object()},
+        {"serialized": True},
+        {"proxy": object()},
+        {"cloud": "aws"},
+        {"region": "eu"},
+        {"enable_memory_snapshot": True},
+        {"single_use_containers": True},
+        {"max_inputs": 1},
+        {"nonpreemptible": True},
+        {"ephemeral_disk": 1024},
+        {"block_network": True},
+        {"experimental_options": {"x": 1}},
+    ],
+    ids=lambda keywords: next(iter(keywords)),
+)
+def test_what_is_not_built_says_so_and_what_to_do_instead(keywords: dict[str, Any]) -> None:
+    with pytest.raises(exception.UnimplementedArgument, match=next(iter(keywords))) as caught:
+        App().function(**keywords)
+    assert caught.value.hint
+
+
+def test_a_value_that_means_not_used_is_accepted() -> None:
+    App().function(secrets=[], volumes={}, schedule=None, serialized=False, region=None, enable_memory_snapshot=False)
+    App("x", secrets=[], volumes={})
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("keep_warm", "min_containers"),
+        ("concurrency_limit", "max_containers"),
+        ("container_idle_timeout", "scaledown_window"),
+        ("allow_concurrent_inputs", "concurrent"),
+    ],
+)
+def test_old_names_are_told_with_their_new_ones(old: str, new: str) -> None:
+    with pytest.raises(exception.DeprecationError, match=new):
+        App().function(**{old: 3})
+
+
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        {"timeout": None},
+        {"timeout": 0},
+        {"timeout": 90_000},
+        {"timeout": "60"},
+        {"scaledown_window": 1},
+        {"scaledown_window": 3601},
+        {"min_containers": 3, "max_containers": 2},
+        {"max_containers": 0},
+        {"min_containers": -1},
+        {"min_containers": 1.5},
+        {"gpu": True},
+        {"gpu": 4},
+        {"gpu": "H100:0"},
+        {"gpu": "H100:9"},
+        {"gpu": "H100:two"},
+        {"gpu": ["A100", 5]},
+        {"env": {"A": 1}},
+        {"env": {"SQUALL_TOKEN": "x"}},
+        {"env": {"A=B": "x"}},
+        {"retries": "3"},
+        {"retries": True},
+        {"retries": -1},
+        {"name": "not a name"},
+    ],
+    ids=str,
+)
+def test_values_that_cannot_be_are_refused_when_the_function_is_declared(keywords: dict[str, Any]) -> None:
+    with pytest.raises(exception.InvalidError):
+        App().function(**keywords)(plain)
+
+
+@pytest.mark.parametrize("keywords", [{"cpu": (2, 1)}, {"memory": (512, 256)}, {"cpu": 0}, {"memory": 1.5}], ids=str)
+def test_resources_are_checked_when_the_app_is_published(
+    gateway: FakeGateway, connected: session.Session, keywords: dict[str, Any]
+) -> None:
+    app = App()
+    app.function(**keywords)(plain)
+    with pytest.raises(exception.InvalidError):
+        publish.publish(app, connected, "ephemeral", "x", "main")
+    assert gateway.apps == []
+
+
+def _decorated(raw: Any) -> Callable[[], Any]:
+    return lambda: App().function()(raw)
+
+
+@pytest.mark.parametrize(
+    ("declare", "expected"),
+    [
+        (_decorated(Plain), TypeError),
+        (_decorated(Plain.method), exception.InvalidError),
+        (_decorated(Plain.run), exception.InvalidError),
+        (_decorated(functools.partial(plain, 1)), exception.InvalidError),
+        (_decorated(lambda: None), exception.InvalidError),
+        (lambda: App().function(plain), TypeError),
+        (lambda: App().cls(Plain), TypeError),
+        (lambda: App().cls()(plain), TypeError),
+        (lambda: App().local_entrypoint(plain), exception.InvalidError),
+        (lambda: App().function(retries=2)(items), exception.InvalidError),
+        (lambda: App().function()(App().function()(plain)), exception.InvalidError),
+        (lambda: squall.concurrent(max_inputs=2)(App().function()(plain)), exception.InvalidError),
+        (lambda: squall.concurrent(max_inputs=0), exception.InvalidError),
+        (lambda: squall.concurrent(max_inputs=2, target_inputs=3), exception.InvalidError),
+        (lambda: squall.concurrent(plain), TypeError),
+        (lambda: App("no spaces"), exception.InvalidError),
+        (lambda: App("ap-123"), exception.InvalidError),
+    ],
+)
+def test_misplaced_decorators_are_refused(declare: Callable[[], Any], expected: type[Exception]) -> None:
+    with pytest.raises(expected):
+        declare()
+
+
+def test_a_nested_function_is_refused_because_no_container_can_import_it() -> None:
+    def nested() -> None:
+        """Does nothing."""
+
+    with pytest.raises(exception.InvalidError, match="inside another function"):
+        App().function()(nested)
+
+
+def test_the_same_name_twice_warns_and_the_later_one_counts() -> None:
+    app = App()
+    app.function()(plain)
+    with pytest.warns(UserWarning, match="two functions named 'plain'"):
+        second = app.function(cpu=2)(plain)
+    assert app.registered_functions == {"plain": second}
+
+
+def test_two_apps_of_one_name_in_a_file_warn() -> None:
+    first = App("twins")
+    with pytest.warns(UserWarning, match="twins"):
+        App("twins")
+    assert first.name == "twins"
+
+
+def test_entrypoints_are_kept_by_name_and_callable() -> None:
+    app = App()
+    entrypoint = app.local_entrypoint()(plain)
+    named = app.local_entrypoint(name="other")(plain)
+    assert app.registered_entrypoints == {"plain": entrypoint, "other": named}
+    assert entrypoint(5) == 5
+
+
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        {"max_retries": -1},
+        {"max_retries": 1, "backoff_coefficient": 0.5},
+        {"max_retries": 1, "backoff_coefficient": 11},
+        {"max_retries": 1, "initial_delay": 61},
+        {"max_retries": 1, "max_delay": 0.5},
+    ],
+    ids=str,
+)
+def test_retries_outside_their_limits_are_refused(keywords: dict[str, Any]) -> None:
+    with pytest.raises(exception.InvalidError):
+        squall.Retries(**keywords)
