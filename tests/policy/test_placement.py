@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from squall.spec import GpuRequest
-from squall_scheduler.policy.placement import NoRoom, Placed, describe_gpus, place
+from squall_scheduler.policy.placement import NoRoom, Placed, describe_gpus, place, place_many
 from squall_scheduler.state import Cluster, Gpu, Node, NodeId, PoolId, Refusal, Usage, Wanted, milli
 
 NOW = 1000.0
@@ -232,6 +232,22 @@ def test_no_sequence_of_placements_assigns_more_than_a_node_has(
         assert node.used.containers <= node.max_containers
         assert len(held[node_id]) == len(set(held[node_id]))
         assert set(held[node_id]) <= {gpu.uuid for gpu in node.gpus}
+
+
+@settings(max_examples=25)
+@given(nodes(), wants, st.integers(0, 12))
+def test_placing_several_is_placing_one_after_the_other(there: dict[NodeId, Node], want: Wanted, number: int) -> None:
+    cluster, one_by_one = Cluster(nodes=there), []
+    for _ in range(number):
+        verdict = place(want, cluster, NOW)
+        if isinstance(verdict, NoRoom):
+            break
+        one_by_one.append(verdict)
+        cluster = cluster.with_container(verdict.node, want, verdict.gpus)
+    several = place_many(want, number, Cluster(nodes=there), NOW)
+    assert list(several.placed) == one_by_one
+    assert several.cluster == cluster
+    assert several.no_room == (place(want, cluster, NOW) if len(one_by_one) < number else None)
 
 
 @settings(max_examples=25)

@@ -128,6 +128,11 @@ def test_a_pool_whose_containers_do_not_start_gets_no_more_of_them() -> None:
     assert decided(a_sample(50, ready=3), a_situation(3, failing=True)).count == 3
 
 
+def test_what_is_wanted_and_not_placed_yet_stays_wanted_as_long_as_it_is_needed() -> None:
+    assert decided(a_sample(50, ready=4), a_situation(30, no_room=True)).count == 30
+    assert decided(a_sample(6, ready=4), a_situation(30, no_room=True)).count == 6
+
+
 def test_the_reason_names_every_bound() -> None:
     decision = decided(a_sample(50, ready=4, running=4), a_situation(4, max_containers=6))
     assert decision.reason == "50 inputs, 4 running; 8 in this step; max_containers 6"
@@ -313,7 +318,10 @@ def test_every_decision_keeps_its_bounds(track: list[tuple[Sample, float]], situ
             assert decision.count >= 1
         if not held:
             assert decision.count <= max(
-                4 * sample.live, sample.live + 3, 0 if situation.retired else policy.min_containers
+                4 * sample.live,
+                sample.live + 3,
+                situation.desired,
+                0 if situation.retired else policy.min_containers,
             )
 
 

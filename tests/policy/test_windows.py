@@ -57,18 +57,48 @@ def test_each_number_of_containers_is_measured_anew() -> None:
     work = worked((0.0, 0), (1.0, 100))
     work.record(110, 4, 1.1)
     assert work.per_s() is None
-    assert work.earlier(1.1) == (1, 100.0)
     work.record(310, 4, 1.6)
     assert work.per_s() == 400.0
-    assert work.earlier(30.0) is None
 
 
 def test_the_gain_of_growth_is_a_share_of_what_it_should_have_brought() -> None:
     for rate, gain in ((400.0, 1.0), (250.0, 0.5), (100.0, 0.0)):
         work = worked((0.0, 0), (1.0, 100))
+        assert work.gain() is None
         work.record(100, 4, 1.1)
         work.record(100 + rate, 4, 2.1)
-        assert work.gain(2.1) == gain
+        assert work.gain() == gain
+
+
+def test_growth_is_compared_with_the_best_figure_of_fewer_containers() -> None:
+    work = worked((0.0, 0), (1.0, 100))
+    work.record(100, 2, 1.1)
+    work.record(105, 2, 1.6)  # while the second was starting
+    work.record(105, 4, 1.7)
+    work.record(215, 4, 2.7)
+    gain = work.gain()
+    assert gain is not None
+    assert round(gain, 2) == 0.03
+
+
+def test_figures_of_other_numbers_are_forgotten_in_time() -> None:
+    work = worked((0.0, 0), (1.0, 100))
+    work.record(100, 4, 1.1)
+    for second in range(2, 9):
+        work.record(100 + second, 4, float(second))
+    assert work.gain() is None
+
+
+def test_inputs_are_long_when_none_has_ended_while_it_was_measured() -> None:
+    work = Work()
+    assert not work.long()
+    work.record(7, 1, 0.0)
+    work.record(7, 1, 0.5)
+    assert work.long()
+    work.record(7, 4, 0.6)
+    assert work.long()
+    work.record(8, 4, 1.1)
+    assert not work.long()
 
 
 steps = st.lists(st.tuples(st.floats(0.0, 3.0), st.integers(0, 20)), min_size=1, max_size=60)

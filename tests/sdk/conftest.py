@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.sdk.fake_gateway import FakeGateway, serving
 
 from squall import session
 from squall.config import ServerAddress
-from tests.sdk.fake_gateway import FakeGateway, serving
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from tests.sdk.fake_gateway import FakeGateway
+from tests.support.eventually import eventually
 
 import squall
 from squall import exception, session
-from tests.sdk.fake_gateway import FakeGateway
-from tests.support.eventually import eventually
 
 app = squall.App("aio")
 
@@ -58,6 +58,13 @@ async def test_every_way_to_call_has_an_async_form(running: FakeGateway) -> None
     assert await squall.FunctionCall.gather.aio(call, call) == [10, 10]
     await call.cancel.aio()
     assert running.cancelled == [call.object_id]
+
+
+async def test_lookups_have_an_async_form_and_never_warn(running: FakeGateway) -> None:
+    call = await double.spawn.aio(3)
+    assert await (await squall.FunctionCall.from_id.aio(call.object_id)).get.aio() == 6
+    assert repr(await squall.Function.from_name.aio("a", "f")) == repr(squall.Function.from_name("a", "f"))
+    assert repr(await squall.Cls.from_name.aio("a", "C")) == "squall.Cls(a/C)"
 
 
 async def test_exceptions_come_through(running: FakeGateway) -> None:

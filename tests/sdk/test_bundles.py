@@ -135,7 +135,7 @@ def test_modules_that_cannot_be_added_are_named(name: str) -> None:
 
 def test_a_missing_path_is_told_when_it_is_needed_with_the_path(tmp_path: Path) -> None:
     missing = tmp_path / "missing.txt"
-    with pytest.raises(exception.InvalidError, match="missing.txt"):
+    with pytest.raises(exception.InvalidError, match=r"missing\.txt"):
         bundle.local_files(Image.debian_slim().add_local_file(missing, "/x"))
     with pytest.raises(exception.InvalidError, match="folder"):
         bundle.local_files(Image.debian_slim().add_local_dir(missing, "/x"))

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from tests.sdk.fake_gateway import FakeGateway, serving
 
 import squall
 from squall import exception, session
@@ -15,7 +16,6 @@ from squall.config import ServerAddress
 from squall.http_api import Header, Route
 from squall.invoke import RemoteTraceback
 from squall.output import Output, use
-from tests.sdk.fake_gateway import FakeGateway, serving
 
 app = squall.App("calls")
 
@@ -94,8 +94,8 @@ def test_causes_that_came_with_an_exception_stay_in_its_chain(running: FakeGatew
     error.__cause__ = inner
     told = {"kind": "user", "type": "Refused", "module": __name__, "message": "outer", "traceback": "the text"}
 
-    from squall.invoke import failure_of
     from squall.http_api import FrameKind, frames
+    from squall.invoke import failure_of
     from squall_runner.payload import dump_exception
 
     meta = {"call": "fc", "index": 0, "outcome": "failed", "error": told}
@@ -108,7 +108,7 @@ def test_causes_that_came_with_an_exception_stay_in_its_chain(running: FakeGatew
 def test_an_exception_whose_class_is_not_here_becomes_an_execution_error_with_its_text(running: FakeGateway) -> None:
     told = {"kind": "user", "type": "Odd", "module": "far.away", "message": "broken", "traceback": "Traceback: far"}
     running.outcomes["double"] = {"outcome": "failed", "error": told}
-    with pytest.raises(exception.ExecutionError, match="far.away.Odd: broken") as caught:
+    with pytest.raises(exception.ExecutionError, match=r"far\.away\.Odd: broken") as caught:
         double.remote(1)
     assert "Traceback: far" in str(caught.value.__cause__)
 
@@ -368,7 +368,7 @@ def test_a_call_survives_a_restart_of_the_gateway(gateway: FakeGateway) -> None:
 
 def test_a_server_that_is_down_is_told_at_once_with_what_to_do(address: ServerAddress) -> None:
     nobody = ServerAddress("http://127.0.0.1:9", "x")
-    with session.use(nobody), pytest.raises(exception.ConnectionError, match="127.0.0.1:9") as caught:
+    with session.use(nobody), pytest.raises(exception.ConnectionError, match=r"127\.0\.0\.1:9") as caught:
         squall.Function.from_name("a", "b").remote()
     assert "SQUALL_SERVER_URL" in caught.value.hint
 

@@ -10,13 +10,13 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from tests.sdk.fake_gateway import TOKEN, FakeGateway
 
 from squall import config, exception, session
 from squall.client import Client, query
 from squall.config import ServerAddress
-from squall.connection import parse_url
+from squall.connection import FileBody, parse_url
 from squall.http_api import Route
-from tests.sdk.fake_gateway import TOKEN, FakeGateway
 
 
 @contextmanager
@@ -75,7 +75,8 @@ def test_an_answer_that_is_cut_is_asked_for_again() -> None:
 
 
 def test_answers_may_be_chunked_preceded_by_continue_or_end_with_the_connection() -> None:
-    chunked = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n12\r\n1\r\n3\r\n0\r\n\r\n"
+    head = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunked = head + b"2\r\n12\r\n1\r\n3\r\n0\r\n\r\n"
     until_the_end = b"HTTP/1.0 200 OK\r\n\r\n456"
     with answering(chunked, until_the_end) as (address, _), client_of(address) as client:
         assert client.json("GET", "/x") == 123
@@ -124,10 +125,7 @@ def test_a_forked_child_makes_its_own_connections(gateway: FakeGateway, address:
         (whole(b"<html>nginx</html>", "502 Bad Gateway"), exception.ServiceError),
         (whole(b"not here", "404 Not Found"), exception.NotFoundError),
         (whole(b"", "401 Unauthorized"), exception.AuthError),
-        (
-            whole(b'{"error": {"code": "resource_exhausted", "message": "slow down"}}', "429 Too Many"),
-            exception.ResourceExhaustedError,
-        ),
+        (whole(b'{"error": {"code": "storage_full"}}', "507 No Space"), exception.StorageFullError),
     ],
 )
 def test_errors_are_told_as_the_class_that_they_are(answer: bytes, expected: type[Exception]) -> None:
@@ -139,16 +137,23 @@ def test_errors_are_told_as_the_class_that_they_are(answer: bytes, expected: typ
 
 
 def test_something_that_is_no_http_server_is_a_connection_error() -> None:
-    with answering(b"SSH-2.0-OpenSSH_9\r\n", b"SSH-2.0-OpenSSH_9\r\n") as (address, _), client_of(address) as client:
-        with pytest.raises(exception.ConnectionError):
-            client.json("GET", "/x")
+    greeting = b"SSH-2.0-OpenSSH_9\r\n"
+    with (
+        answering(greeting, greeting) as (address, _),
+        client_of(address) as client,
+        pytest.raises(exception.ConnectionError),
+    ):
+        client.json("GET", "/x")
 
 
 def test_another_api_version_is_told_with_both_releases() -> None:
     other = b'{"version": "9.0", "api_version": 9, "region": "r", "shards": 1, "workspace": "w", "environment": "e"}'
-    with answering(whole(other)) as (address, _), client_of(address) as client:
-        with pytest.raises(exception.VersionError, match=r"9\.0"):
-            client.info()
+    with (
+        answering(whole(other)) as (address, _),
+        client_of(address) as client,
+        pytest.raises(exception.VersionError, match=r"9\.0"),
+    ):
+        client.info()
 
 
 def test_a_line_break_cannot_be_smuggled_into_a_header(address: ServerAddress) -> None:
@@ -165,6 +170,27 @@ def test_a_damaged_blob_is_never_given_out(gateway: FakeGateway, address: Server
 
 def test_query_values_are_escaped() -> None:
     assert query("/v1/x", name="a b&c", none=None, n=1) == "/v1/x?name=a%20b%26c&n=1"
+
+
+def test_a_refusal_that_comes_before_the_body_was_read_is_told(tmp_path: Path) -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    refusal = whole(b'{"error": {"code": "request_size", "message": "too much"}}', "413 Too Large")
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(1024)
+            connection.sendall(refusal)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    path = tmp_path / "large"
+    path.write_bytes(bytes(32_000_000))
+    address = ServerAddress(f"http://127.0.0.1:{listener.getsockname()[1]}", TOKEN)
+    with client_of(address) as client, path.open("rb") as file, pytest.raises(exception.RequestSizeError):
+        client.request("PUT", "/x", body=FileBody(file, 32_000_000))
+    thread.join(5)
+    listener.close()
 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://host", "http://", "http://host:port", ""])

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from tests.sdk.fake_gateway import FakeGateway
 
 import squall
 from squall import exception, publish, session
 from squall.app import App
 from squall.spec import FunctionSpec, GpuRequest, Resources, RetryPolicy, ScalingPolicy
-from tests.sdk.fake_gateway import FakeGateway
 
 
 def plain(x: int = 0) -> int:

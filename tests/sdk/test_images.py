@@ -131,12 +131,12 @@ def test_arguments_that_are_not_built_are_refused(use: Any) -> None:
 def test_imports_may_fail_here_but_not_in_containers_of_that_image(monkeypatch: pytest.MonkeyPatch) -> None:
     image, other = Image.debian_slim("3.12").pip_install("x"), Image.debian_slim("3.12")
     with image.imports():
-        import a_module_that_is_not_here  # noqa: F401
+        import a_module_that_is_not_here
 
     monkeypatch.setenv("SQUALL_CONTAINER", "1")
     monkeypatch.setenv("SQUALL_IMAGE_ID", image.spec().id)
     with other.imports():
-        import a_module_that_is_not_here  # noqa: F401
+        import a_module_that_is_not_here
     with pytest.raises(ImportError), image.imports():
         import a_module_that_is_not_here  # noqa: F401
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 from collections.abc import Iterator
 
 import pytest
+from tests.sdk.fake_gateway import FakeGateway
 
 import squall
 from squall import exception, mapping, session
 from squall.output import Output, use
-from tests.sdk.fake_gateway import FakeGateway
 
 app = squall.App("maps")
 
@@ -242,7 +241,6 @@ def test_results_that_nobody_looks_at_are_warned_about(running: FakeGateway) -> 
     results = double.map([1, 2, 3])
     with pytest.warns(RuntimeWarning, match="dropped"):
         del results
-        gc.collect()
 
 
 class Progress(Output):

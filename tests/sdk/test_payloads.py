@@ -61,7 +61,7 @@ def body_of(encoded: payload.Payload) -> bytes:
 
 
 @given(plain_values)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_plain_values_come_back_equal(value: Any) -> None:
     assert payload.decode("pickle", body_of(payload.encode(value))) == value
 
@@ -86,7 +86,7 @@ def test_lambdas_and_nested_classes_go_by_value() -> None:
 
 
 def test_what_cannot_be_pickled_raises_its_own_reason() -> None:
-    with pytest.raises(exception.SerializationError, match="argument b of f.*Stubborn.*never"):
+    with pytest.raises(exception.SerializationError, match=r"argument b of f.*Stubborn.*never"):
         payload.encode_arguments((1, Stubborn()), {}, None, lambda: ["a", "b"], "f")
     with pytest.raises(exception.SerializationError, match="argument number 2"):
         payload.encode_arguments((1, Stubborn()), {}, None, lambda: ["a"], "f")
@@ -118,6 +118,7 @@ def test_small_values_travel_inline_and_large_ones_by_their_hash(size: int) -> N
     encoded.close()
 
 
+@pytest.mark.slow
 def test_a_large_value_is_encoded_and_decoded_without_copies_of_it() -> None:
     size = 64 * 1024 * 1024
     value = bytes(size)
@@ -165,6 +166,7 @@ print(type(thing) is script.Thing, inner is script.Thing.Inner, helper is script
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("known", "expected"), [("known", "True True True 2 5"), ("unknown", "False False False 2 5")])
 def test_what_a_script_defines_goes_by_reference_where_the_script_is(tmp_path: Path, known: str, expected: str) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)

@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.sdk.fake_gateway import FakeGateway
 
 import squall
 from squall import exception, running, session
 from squall.config import ServerAddress
 from squall.http_api import AppStatus, LogEntry, Route
 from squall.output import Output, PlainOutput, use
-from tests.sdk.fake_gateway import FakeGateway
 
 ROOT = Path(__file__).resolve().parents[2]
 app = squall.App("life", tags={"team": "a"})
@@ -251,6 +251,7 @@ def script(tmp_path: Path) -> Iterator[Path]:
     sys.modules.pop("my_script", None)
 
 
+@pytest.mark.slow
 def test_a_script_and_its_containers_mean_the_same_classes(
     script: Path, gateway: FakeGateway, address: ServerAddress, home: Path
 ) -> None:

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.sdk.fake_gateway import FakeGateway
 
 import squall
 from squall import session, tracing
 from squall.http_api import Header
-from tests.sdk.fake_gateway import FakeGateway
 
 SRC = Path(__file__).resolve().parents[2] / "sdk" / "src"
 app = squall.App("tracing")
@@ -97,6 +97,7 @@ def test_rows_that_cannot_be_posted_are_dropped_and_harm_nobody(running: FakeGat
     assert len(session.current().recorder._queue) == 0
 
 
+@pytest.mark.slow
 def test_a_program_ends_within_a_second_when_nobody_takes_its_rows() -> None:
     code = """
 import socket, time

@@ -215,6 +215,9 @@ def stream_config(spec: StreamSpec) -> dict[str, Any]:
     if spec.republish is not None:
         source, destination, headers_only = spec.republish
         config["republish"] = {"src": source, "dest": destination, "headers_only": headers_only}
+    if spec.subject_transform is not None:
+        source, destination = spec.subject_transform
+        config["subject_transform"] = {"src": source, "dest": destination}
     return config
 
 

@@ -13,7 +13,6 @@ import fcntl
 import os
 import shutil
 import sys
-import tempfile
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
@@ -76,13 +75,13 @@ class EnvironmentStore:
         async with self._making(before) as staging:
             if staging is not None:
                 await self._make_base(staging, python, on_line)
-                await asyncio.to_thread(_publish, staging, before)
+                await _to_its_end(_publish, staging, before)
         for layer in steps.layers:
             prefix = self._prefix(python, layer.key)
             async with self._making(prefix) as staging:
                 if staging is not None:
                     await self._make_layer(layer, before, staging, python, on_line)
-                    await asyncio.to_thread(_publish, staging, prefix)
+                    await _to_its_end(_publish, staging, prefix)
             before = prefix
 
     async def _make_base(self, staging: Path, python: Interpreter, on_line: OnLine) -> None:
@@ -96,14 +95,12 @@ class EnvironmentStore:
         self, layer: Layer, before: Path, staging: Path, python: Interpreter, on_line: OnLine
     ) -> None:
         on_line(layer.title)
-        await asyncio.to_thread(_clone, before, staging)
+        await _to_its_end(_clone, before, staging)
         command = ["pip", "install", "--python", str(staging / "bin" / "python"), "--link-mode", "hardlink"]
         await self._run(layer.title, [*command, *layer.options, "--", *layer.packages], on_line)
         tag = f"cpython-{python.version[0]}{python.version[1]}"
         packages = _site_packages(staging, python)
-        await asyncio.to_thread(
-            bytecode.compile_new, packages, staging / "bin" / "python", tag, self._home / "bytecode"
-        )
+        await _to_its_end(bytecode.compile_new, packages, staging / "bin" / "python", tag, self._home / "bytecode")
 
     async def _run(self, step: str, arguments: list[str], on_line: OnLine) -> None:
         """Run uv, passing its lines on as they come."""
@@ -144,12 +141,13 @@ class EnvironmentStore:
             if (prefix / _DONE).exists():
                 yield None
                 return
-            prefix.parent.mkdir(parents=True, exist_ok=True)
-            staging = Path(tempfile.mkdtemp(dir=prefix.parent, prefix=".new-"))
+            # One name for all tries: what a killed process left is removed by the next.
+            staging = prefix.parent / f".new-{prefix.name}"
             try:
+                await _to_its_end(_emptied, staging)
                 yield staging
             finally:
-                await asyncio.to_thread(shutil.rmtree, staging, ignore_errors=True)
+                await _to_its_end(shutil.rmtree, staging, True)
 
     def _prefix(self, python: Interpreter, key: str) -> Path:
         # The key of the steps is the same everywhere; the environment also depends on the interpreter it links to.
@@ -183,6 +181,21 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
     else:
         os.link(source, target)
+
+
+def _emptied(staging: Path) -> None:
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+
+
+async def _to_its_end(function: Callable[..., object], *arguments: object) -> None:
+    """Run it in a thread; when cancelled, still wait for it: nothing may write to a folder that is being removed."""
+    work = asyncio.get_running_loop().run_in_executor(None, function, *arguments)
+    try:
+        await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await asyncio.wait([work])
+        raise
 
 
 def _publish(staging: Path, prefix: Path) -> None:

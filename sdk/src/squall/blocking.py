@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import functools
+import os
 import queue
 import sys
 import threading
@@ -171,6 +172,14 @@ class _Threads:
 
 
 _threads = _Threads()
+
+
+def _after_fork() -> None:
+    global _threads  # noqa: PLW0603 - the threads that it counts are those of the parent
+    _threads = _Threads()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 async def run(work: Callable[[], R], abort: Optional[Abort] = None) -> R:
@@ -366,6 +375,33 @@ class blocking_iterator(Generic[R]):
 
     def __get__(self, instance: Any, owner: Optional[type] = None) -> BlockingIterator[R]:
         return BlockingIterator(self._body, instance, self._name)
+
+
+class Immediate(Generic[R]):
+    """A bound method that never waits. It has an `aio` only because every method has one."""
+
+    __slots__ = ("_body",)
+
+    def __init__(self, body: Callable[..., R]) -> None:
+        self._body = body
+
+    def __call__(self, *args: Any, **kwargs: Any) -> R:
+        return self._body(*args, **kwargs)
+
+    async def aio(self, *args: Any, **kwargs: Any) -> R:
+        """The same."""
+        return self._body(*args, **kwargs)
+
+
+class immediate(Generic[R]):
+    """Decorator of a class method that never waits: gives it an `.aio` form."""
+
+    def __init__(self, body: Callable[..., R]) -> None:
+        self._body: Any = body  # a classmethod object
+        self.__doc__ = body.__doc__
+
+    def __get__(self, instance: Any, owner: type) -> Immediate[R]:
+        return Immediate(self._body.__get__(instance, owner))
 
 
 class blocking_static(blocking[R]):

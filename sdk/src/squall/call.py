@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, Optional
 
-from squall.blocking import blocking, blocking_static, gather
+from squall.blocking import blocking, blocking_static, gather, immediate
 from squall.origin import refuse_client
 from squall.unimplemented import missing_classmethods
 
@@ -20,6 +20,7 @@ class FunctionCall:
         self._id = object_id
         self._client = client
 
+    @immediate
     @classmethod
     def from_id(cls, function_call_id: str, client: None = None) -> FunctionCall:
         """The call of that id. Nothing is asked before the first use."""

@@ -205,10 +205,9 @@ class Client:
         abort = current_abort()
         if abort is not None:
             abort.add(connection.abort)
-        keep = False
+        keep, response = False, None
         try:
-            connection.send(head, body, timeout_s)
-            response = connection.receive(method)
+            response = _send_and_receive(connection, method, head, body, timeout_s)
             yield response
             keep = response.isclosed() and not response.will_close
         finally:
@@ -217,6 +216,8 @@ class Client:
             if keep:
                 self._give_back(connection)
             else:
+                if response is not None:
+                    response.close()  # its file keeps the socket open
                 connection.close()
 
     def _take(self) -> Connection:
@@ -258,6 +259,21 @@ class Client:
             idle, self._idle = self._idle, []
         for connection in idle:
             connection.close()
+
+
+def _send_and_receive(connection: Connection, method: str, head: bytes, body: Body, timeout_s: float) -> Response:
+    try:
+        connection.send(head, body, timeout_s)
+    except (BrokenPipeError, ConnectionResetError) as broken:
+        try:
+            # A server that refuses a large body answers and hangs up before it has read all of it.
+            refusal = connection.receive(method)
+        except BROKEN:
+            raise broken from None
+        if refusal.status < 400:
+            raise
+        return refusal
+    return connection.receive(method)
 
 
 class Retry:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Optional
 
-from squall.blocking import blocking
+from squall.blocking import blocking, immediate
 from squall.class_source import ClassSource, DeclaredClass, KnownClass, NamedClass, attributes, undecorated
 from squall.declaration import Declaration, is_async
 from squall.errors import InvalidError, UnimplementedArgument
@@ -30,6 +30,7 @@ class Cls:
             self.__doc__, self.__module__ = raw.__doc__, raw.__module__
             self.__name__, self.__qualname__ = raw.__name__, raw.__qualname__
 
+    @immediate
     @classmethod
     def from_name(
         cls,

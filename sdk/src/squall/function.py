@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
-from squall.blocking import blocking, blocking_iterator, refuse_in_loop, running_loop
+from squall.blocking import blocking, blocking_iterator, immediate, refuse_in_loop, running_loop
 from squall.declaration import Declaration, is_generator
 from squall.errors import ExecutionError, InvalidError
 from squall.origin import Declared, Known, Named, Origin, refuse_client
@@ -37,6 +37,7 @@ class Function:
             self.__name__ = getattr(raw, "__name__", origin.label)
             self.__qualname__ = getattr(raw, "__qualname__", origin.label)
 
+    @immediate
     @classmethod
     def from_name(
         cls,

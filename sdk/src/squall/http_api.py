@@ -39,8 +39,8 @@ class Route:
     APP_STATUS = "/v1/apps/{app}/status"
     """GET -> AppStatus."""
     APP_LOGS = "/v1/apps/{app}/logs"
-    """GET ?follow=1&cursor=&tail= -> one LogEntry as JSON a line. A followed stream ends by itself when the app is stopped
-    and its last container is gone; blank lines keep it alive."""
+    """GET ?follow=1&cursor=&tail= -> one LogEntry as JSON a line. A followed stream ends by itself when the app is
+    stopped and its last container is gone; blank lines keep it alive."""
     FUNCTIONS = "/v1/functions"
     """GET ?app=<name or id>&name=&environment=[&version=] -> FunctionInfo; 404 when there is none."""
     IMAGES = "/v1/images"

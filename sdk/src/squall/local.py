@@ -330,13 +330,17 @@ def _server(body: dict[str, Any]) -> LocalServer:
 
 
 def _alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and was not waited for yet does not."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         return True
-    return True
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except OSError:  # gone in between, or not Linux
+        return sys.platform != "linux"
 
 
 def _is_platform(pid: int) -> bool:
@@ -344,11 +348,9 @@ def _is_platform(pid: int) -> bool:
     if not _alive(pid):
         return False
     try:
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        status = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return b"squall_embedded" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return sys.platform != "linux"
-    return b"squall_embedded" in command and status[:1] != ["Z"]
 
 
 def _kill_all(pid: int) -> None:

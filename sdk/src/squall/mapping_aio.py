@@ -53,16 +53,21 @@ def _stepper(iterable: Any) -> Any:
     return plain_step
 
 
+class _Signals:
+    """What the tasks of one map wait for. Made on the loop: before Python 3.10 an event belongs to one at once."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.arrival = asyncio.Event()
+        self.room = asyncio.Event()
+
+
 class _LoopSession(MapSession):
     """A map whose caller waits on events of its loop."""
 
-    def __init__(
-        self, function: Function, kwargs: Mapping[str, Any], order: bool, loop: asyncio.AbstractEventLoop
-    ) -> None:
+    def __init__(self, function: Function, kwargs: Mapping[str, Any], order: bool, signals: _Signals) -> None:
         super().__init__(function, kwargs, order)
-        self._loop = loop
-        self.arrival = asyncio.Event()
-        self.room = asyncio.Event()
+        self._loop, self.arrival, self.room = signals.loop, signals.arrival, signals.room
 
     def on_arrival(self) -> None:
         try:
@@ -79,9 +84,9 @@ async def results(
     return_exceptions: bool,
 ) -> AsyncIterator[Any]:
     """The results as they may be handed out; inputs are taken meanwhile."""
-    loop = asyncio.get_running_loop()
-    session = await blocking.run(lambda: _LoopSession(function, kwargs, order_outputs, loop))
-    feeder = loop.create_task(_feed(session, arguments))
+    signals = _Signals()
+    session = await blocking.run(lambda: _LoopSession(function, kwargs, order_outputs, signals))
+    feeder = signals.loop.create_task(_feed(session, arguments))
     feeder.add_done_callback(lambda _: session.arrival.set())
     failure: Optional[BaseException] = None
     try:

@@ -34,6 +34,7 @@ class NodeStats:
 
     seen_at: float
     running: dict[str, int] = field(default_factory=dict)
+    free: dict[str, int] = field(default_factory=dict)
     finished: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -101,17 +102,20 @@ class Facts:
             else:
                 pools.discard(pool)
 
-    def stats_seen(self, stats: ContainerStats, now: float) -> None:
-        """What one node's containers do; rows: container, pool, running, slots, idle since, state."""
+    def stats_seen(self, stats: ContainerStats, now: float) -> list[str]:
+        """What one node's containers do; rows: container, pool, running, slots, idle since, state. Returns the pools
+        that have no free place there any more, and had one before."""
         seen = NodeStats(seen_at=now, finished=stats.finished)
         if (before := self._stats.get(stats.node)) is not None:
             for pool, count in stats.finished.items():
                 # An agent that was started again counts from 0.
                 more = count - before.finished.get(pool, 0)
                 self._finished[pool] = self._finished.get(pool, 0.0) + (more if more >= 0 else count)
-        for _, pool, running, *_ in stats.containers:
+        for _, pool, running, slots, *_ in stats.containers:
             seen.running[pool] = seen.running.get(pool, 0) + int(running)
+            seen.free[pool] = seen.free.get(pool, 0) + int(slots) - int(running)
         self._stats[stats.node] = seen
+        return [pool for pool, free in seen.free.items() if free <= 0 and (not before or before.free.get(pool, 1) > 0)]
 
     # ------------------------------------------------------------------ views
 

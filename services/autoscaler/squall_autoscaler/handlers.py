@@ -22,6 +22,10 @@ from squall_service.clock import Clock
 from squall_service.telemetry import log
 
 POOL_PREFIX = pool_key("")
+ATTENTION_S = 2.0
+"""A function that calls others does so soon after it has started."""
+ASKED_SINGLY = 16
+"""More pools than that are asked for with one request for all of them."""
 NAME_PREFIX = "name."
 """Keys of the bucket `apps` that point from a name to an app."""
 
@@ -35,8 +39,9 @@ class Autoscaler:
         self.sampler = Sampler(bus)
         self.leading = False
         """Only the leader takes decisions other than 0 -> 1."""
-        self.hot: set[str] = set()
-        """Pools with inputs that no container runs: looked at five times a second."""
+        self.hot: dict[str, float] = {}
+        """Pools that are looked at five times a second, and until when: those with inputs that no container runs, and
+        those where something has just happened."""
         self.stirred = asyncio.Event()
         """A pool became hot."""
         self.changed: set[str] = set()
@@ -85,8 +90,9 @@ class Autoscaler:
         self.facts.verdict_changed(change.key, None if change.value is None else Verdict.decode(change.value))
 
     def on_stats(self, message: Message) -> None:
-        """What a node's containers do."""
-        self.facts.stats_seen(ContainerStats.decode(message.data), self._clock.now())
+        """What a node's containers do. Where the last free one was taken, the next input will wait."""
+        for pool in self.facts.stats_seen(ContainerStats.decode(message.data), self._clock.now()):
+            self._stir(pool)
 
     def _mark(self, pool: str) -> None:
         self.changed.add(pool)
@@ -94,7 +100,7 @@ class Autoscaler:
 
     def _stir(self, pool: str) -> None:
         if self.leading:
-            self.hot.add(pool)
+            self.hot[pool] = self._clock.now() + ATTENTION_S
             self.stirred.set()
 
     # ------------------------------------------------------------------ 0 -> 1
@@ -122,12 +128,12 @@ class Autoscaler:
 
     async def tick(self, pools: Iterable[str] | None = None) -> None:
         """Sample, decide, store: for these pools, or for all."""
-        if pools is None:
+        wanted = [] if pools is None else list(pools)
+        if not 0 < len(wanted) <= ASKED_SINGLY:
             inputs = await self.sampler.all_inputs()
             self.metrics.failed_samples += inputs is None
             samples = {pool: None if inputs is None else inputs.get(pool, 0) for pool in self.facts.pools()}
         else:
-            wanted = list(pools)
             counts = await asyncio.gather(*(self.sampler.inputs_of(pool) for pool in wanted))
             samples = dict(zip(wanted, counts, strict=True))
         await asyncio.gather(*(self.scale(pool, there) for pool, there in samples.items()))
@@ -139,16 +145,16 @@ class Autoscaler:
         now = self._clock.now()
         situation = self.facts.situation(pool)
         if situation is None:
-            self.hot.discard(pool)
+            self.hot.pop(pool, None)
             return
         real = await self._real(pool, inputs)
         sample = self.facts.sample(pool, real, now)
         history = self._histories.setdefault(pool, History(now))
         decision = decide(sample, history, situation, now)
         if decision.unserved:
-            self.hot.add(pool)
-        else:
-            self.hot.discard(pool)
+            self.hot[pool] = now + ATTENTION_S
+        elif self.hot.get(pool, 0.0) <= now:
+            self.hot.pop(pool, None)
         if decision.count != situation.desired:
             await self._store(pool, decision, sample)
         if situation.stopped or situation.retired:

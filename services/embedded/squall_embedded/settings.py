@@ -39,8 +39,8 @@ class EmbeddedSettings:
 
     @property
     def scratch(self) -> Path | None:
-        """Where temporary files go, so that they go with the platform even when it is killed; None when sockets in there
-        would have too long a path."""
+        """Where temporary files go, so that they are removed with the platform even when it is killed. None when
+        sockets in there would have too long a path."""
         folder = self.data / "tmp"
         return folder if len(str(folder)) <= MAX_SCRATCH_PATH else None
 

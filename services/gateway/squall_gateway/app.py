@@ -30,9 +30,8 @@ def build(version: str, routers: Sequence[APIRouter], health: Health, metrics: C
         # Measured at the edge; FastAPI's own would count twice and costs 60 us a request.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
-    for router in routers:
+    for router in (*routers, _observed(health, metrics)):
         app.include_router(router)
-    app.include_router(_observed(health, metrics))
     app.add_exception_handler(SquallError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http_error)

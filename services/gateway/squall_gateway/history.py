@@ -20,8 +20,9 @@ from squall_contracts.calls import AttemptFailed, CallRequested, CallResult
 from squall_contracts.functions import PoolRecord
 from squall_contracts.subjects import parse_call
 from squall_gateway.directory import Directory
-from squall_gateway.policy.call_state import state_of
+from squall_gateway.policy.call_state import QUEUED, state_of
 from squall_gateway.results import ANY_POOL, Results
+from squall_gateway.waiting import Waiting
 
 MAX_POOLS = 200
 """Newest pools that a list without an app looks at."""
@@ -56,10 +57,11 @@ class Found:
 class History:
     """Reads the streams of calls."""
 
-    def __init__(self, bus: Bus, directory: Directory, results: Results) -> None:
+    def __init__(self, bus: Bus, directory: Directory, results: Results, waiting: Waiting) -> None:
         self._bus = bus
         self._directory = directory
         self._results = results
+        self._waiting = waiting
         self._region = bus.topology.region
 
     async def recent(self, pools: Iterable[PoolRecord], workspace: str, limit: int) -> list[CallSummary]:
@@ -101,6 +103,7 @@ class History:
         return {
             **to_wire(summary),
             "pool": found.pool,
+            "waiting": self._waiting.text(found.pool) if summary.state == QUEUED else "",
             "attempts": [to_wire(attempt) for attempt in attempts[:MAX_LINES]],
             "history": [to_wire(event) for event in events[:MAX_LINES]],
         }

@@ -6,11 +6,12 @@ twice.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from squall.errors import InvalidError
 from squall.http_api import LogEntry
@@ -25,7 +26,9 @@ from squall_service.telemetry import log
 
 ANY = "*"
 QUIET_S = 1.0
-"""After so long without a line a followed app is asked whether it is over."""
+"""After so long without a line a followed app that is over has no more: its lines go out before its claims do."""
+AHEAD = 1000
+"""Lines read ahead of a slow client."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +74,7 @@ class Logs:
 
     async def history(self, query: LogQuery, tail: int | None = None) -> AsyncGenerator[LogEntry, None]:
         """What is there now; only the last `tail` lines if that is given."""
-        async with aclosing(self._read(query, follow=False, idle_timeout_s=None)) as entries:
+        async with aclosing(self._read(query, follow=False)) as entries:
             if tail is None:
                 async for entry in entries:
                     yield entry
@@ -84,16 +87,24 @@ class Logs:
 
     async def follow(self, query: LogQuery, over: Callable[[], bool]) -> AsyncGenerator[LogEntry, None]:
         """What comes after the query's cursor, until `over` says that nothing comes any more."""
-        idle_s = 0.0
-        while True:
-            async with aclosing(self._read(query, follow=True, idle_timeout_s=QUIET_S)) as entries:
-                async for entry in entries:
-                    query = replace(query, cursor=parse_cursor(entry.cursor))
-                    idle_s = 0.0
+        found: asyncio.Queue[LogEntry] = asyncio.Queue(AHEAD)
+        async with asyncio.TaskGroup() as tasks:
+            reading = tasks.create_task(self._pump(query, found))
+            while True:
+                try:
+                    async with asyncio.timeout(QUIET_S):
+                        entry = await found.get()
+                except TimeoutError:
+                    if over():
+                        reading.cancel()
+                        return
+                else:
                     yield entry
-            idle_s = idle_s + QUIET_S if over() else 0.0
-            if idle_s > QUIET_S:
-                return
+
+    async def _pump(self, query: LogQuery, found: asyncio.Queue[LogEntry]) -> None:
+        async with aclosing(self._read(query, follow=True)) as entries:
+            async for entry in entries:
+                await found.put(entry)
 
     async def end(self, app: str) -> tuple[int, int]:
         """The cursor behind everything that is there now."""
@@ -102,9 +113,7 @@ class Logs:
         info = await self._bus.stream_info(subjects.logs_stream(topology.region, shard))
         return info.last_seq + 1, -1
 
-    async def _read(
-        self, query: LogQuery, *, follow: bool, idle_timeout_s: float | None
-    ) -> AsyncGenerator[LogEntry, None]:
+    async def _read(self, query: LogQuery, *, follow: bool) -> AsyncGenerator[LogEntry, None]:
         topology = self._bus.topology
         shard = subjects.shard_of_name(query.app, topology.shards)
         wanted = subjects.logs_of_app(topology.region, shard, query.app)
@@ -116,7 +125,6 @@ class Logs:
             wanted,
             start_seq=max(1, sequence),
             follow=follow,
-            idle_timeout_s=idle_timeout_s,
         )
         async with closing(stored_lines) as records:
             async for stored in records:

@@ -103,7 +103,7 @@ class Gateway:
         self.pools = Pools(bus, self.directory, clock)
         self.cancels = Cancels(bus, self.directory, self.results, clock)
         self.apps = Apps(bus, self.directory, self.pools, self.blobs, clock)
-        self.stopping = Stopping(self.apps, self.cancels)
+        self.stopping = Stopping(self.apps, self.cancels, clock)
         self.acceptor = Acceptor(
             bus=bus,
             directory=self.directory,
@@ -199,14 +199,13 @@ class Gateway:
 
     def _routers(self) -> list[APIRouter]:
         bus, directory, fleet, clock = self.bus, self.directory, self.fleet, self.context.clock
-        logs = Logs(bus, directory)
+        logs, traces = Logs(bus, directory), Traces(bus, self.results)
+        history = History(bus, directory, self.results, self.waiting)
         return [
             FunctionRoutes(bus, directory, self.version, self.settings.embedded).router(),
             AppRoutes(bus, self.apps, self.stopping, directory, fleet, self.waiting, clock).router(),
             BlobRoutes(self.blobs, self.settings.max_payload_bytes).router(),
             LogRoutes(logs, Images(bus, logs, clock), directory, fleet, self.draining).router(),
-            HistoryRoutes(
-                History(bus, directory, self.results), self.results, Traces(bus, self.results), self.cancels, directory
-            ).router(),
+            HistoryRoutes(history, self.results, traces, self.cancels, directory).router(),
             FleetRoutes(bus, fleet, directory, self.condition, clock, self.version).router(),
         ]

@@ -63,7 +63,8 @@ class Phase:
     """One part of a cold start. Phases of a container do not overlap and are in order."""
 
     name: str
-    """image.ensure, sandbox.create, runner.connect, code.import or enter."""
+    """image.ensure, sandbox.create, runner.connect, code.import or enter. The start that also makes the template has
+    sandbox.create twice: the template's, then the container's."""
     start_ns: int
     """Wall clock, nanoseconds since the epoch."""
     duration_ns: int
@@ -300,7 +301,7 @@ class Container(Protocol):
 
     @property
     def how(self) -> str:
-        """Either "fork" or "fresh"."""
+        """Either "fork" (of a template that had imported the code) or "fresh" (it imported for itself)."""
 
     @property
     def why(self) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from squall.ids import shard_of
 from squall_bus import Bus
 from squall_contracts import subjects
-from squall_contracts.calls import AttemptFailed, CallEvent, CallRequested
+from squall_contracts.calls import REQUEUED_HEADER, AttemptFailed, CallEvent, CallRequested
 from squall_contracts.envelope import BadMessage
 from squall_gpu_agent.held import Held
 from squall_gpu_agent.identity import Identity
@@ -46,9 +46,11 @@ class History:
         self._identity = identity
 
     def needed(self, held: Held) -> bool:
-        """False only for a first delivery of an input that was accepted after we connected: then nobody can have had
-        it, and no cancel can have passed us by."""
+        """False only for a first delivery, straight from the journal, of an input that was accepted after we connected:
+        then nobody can have had it, and no cancel can have passed us by."""
         if held.cancelled or held.delivery.num_delivered > 1:
+            return True
+        if held.delivery.header(REQUEUED_HEADER) is not None:  # put back by the reconciler: somebody may have had it
             return True
         return held.request.accepted_at < self._bus.connected_at + CONNECT_MARGIN_S
 

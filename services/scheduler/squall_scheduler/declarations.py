@@ -1,4 +1,4 @@
-"""Declarations: pools, versions of functions, apps and images, as the gateway and the builder have stored them. A fold."""
+"""Declarations: pools, versions of functions, apps and images, as gateway and builder have stored them. A fold."""
 
 from __future__ import annotations
 

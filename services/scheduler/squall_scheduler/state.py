@@ -84,6 +84,10 @@ class Node:
         """Seconds since the last fact."""
         return max(0.0, now - self.seen_at)
 
+    def with_container(self, wanted: Wanted, gpus: Iterable[str]) -> Node:
+        """As it will be once `wanted` is on it."""
+        return replace(self, used=self.used.plus(wanted.cpu_milli, wanted.memory_mib, gpus))
+
     def alive(self, now: float) -> bool:
         """Whether it may get a container."""
         return self.present and self.silent_for_s(now) < NODE_TTL_S
@@ -218,9 +222,7 @@ class Cluster:
 
     def with_container(self, node: NodeId, wanted: Wanted, gpus: Iterable[str]) -> Cluster:
         """As it will be once `wanted` is on `node`."""
-        old = self.nodes[node]
-        new = replace(old, used=old.used.plus(wanted.cpu_milli, wanted.memory_mib, gpus))
-        return replace(self, nodes={**self.nodes, node: new})
+        return replace(self, nodes={**self.nodes, node: self.nodes[node].with_container(wanted, gpus)})
 
     def without_container(self, claim: Claim) -> Cluster:
         """As it will be once the container of `claim` is gone."""

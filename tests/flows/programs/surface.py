@@ -145,9 +145,9 @@ def hold(path, gate, value):
     return value
 
 
-@app.function(cpu=1)
+@app.function(cpu=(os.cpu_count() or 1) / 2)
 def meet_apart(path, wanted):
-    """The same with a container for each: one machine of two cores cannot hold more than two of them."""
+    """The same where one of two agents, which share the cores, has no room for two containers."""
     return meet.local(path, wanted)
 
 

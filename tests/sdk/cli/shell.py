@@ -1,4 +1,4 @@
-"""The real `squall` command of this environment, with a home and temporary folder of its own, as a user would type it."""
+"""The real `squall` command of this environment, as a user types it, with a home and temporary folder of its own."""
 
 from __future__ import annotations
 
@@ -147,7 +147,8 @@ class Terminal:
         """Everything written so far, once the words are in it."""
         until = time.monotonic() + timeout_s
         while words not in self.raw:
-            assert self._read() and time.monotonic() < until, f"no {words!r} in\n{self.raw[-3000:]!r}"
+            goes_on = self._read() and time.monotonic() < until
+            assert goes_on, f"no {words!r} in\n{self.raw[-3000:]!r}"
         return self.raw
 
     def interrupt(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 
 import pytest
 from tests.sdk.cli.shell import Shell
@@ -24,7 +23,7 @@ import squall
 app = squall.App("run-tests")
 
 @app.function()
-def describe(n: int, when: Optional[datetime.datetime] = None, kind: Literal["a", "b"] = "a", loud: bool = False) -> str:
+def describe(n: int, when: Optional[datetime.datetime] = None, kind: Literal["a", "b"] = "a", loud: bool = False):
     print("got", n, when, kind, loud)
     return f"{n}!"
 
@@ -86,9 +85,8 @@ def runs_again():
 
 
 @pytest.fixture(autouse=True)
-def _program(served: Shell) -> Iterator[None]:
+def _program(served: Shell) -> None:
     served.write("app.py", PROGRAM)
-    yield
 
 
 def test_a_local_entrypoint_runs_here_with_typed_options(served: Shell) -> None:

@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.services.gateway.world import World, a_function, a_world, call_headers, error_of
+from tests.services.gateway.world import SHARDS, World, a_function, a_world, call_headers, error_of
 from tests.support.clock import FakeClock
 from tests.support.eventually import eventually
 
+from squall.http_api import Header
+from squall.ids import new_call_id, shard_of
 from squall.spec import CodeRef, ScalingPolicy, to_wire
+from squall_contracts import subjects
+from squall_contracts.calls import CallRequested
 from squall_contracts.functions import AppRecord, FunctionRecord, PoolRecord, pool_id, pool_key
 from squall_gateway.auth import create_token
 
@@ -220,3 +224,51 @@ async def test_apps_of_one_workspace_are_unknown_in_another(world: World) -> Non
     ):
         assert answer.status_code == 404, answer.request.url
     assert (await stranger.get("/v1/apps")).json() == {"apps": []}
+
+
+async def test_clearing_up_after_a_stop_spares_an_app_that_was_deployed_again(tmp_path: Path) -> None:
+    clock = FakeClock(1_000_000_000.0)
+    async with a_world(tmp_path, clock=clock) as world:
+        app = await deploy(world, "phoenix")
+        await world.http.post(f"/v1/apps/{app['app_id']}/stop")
+        again = await deploy(world, "phoenix")
+        headers = call_headers(again, kind="spawn")
+        await world.http.post("/v1/calls", headers=headers)
+        for _ in range(5):
+            await clock.advance(2)
+
+        result = await world.http.get(f"/v1/calls/{headers[Header.CALL]}/result?wait=0")
+        assert result.status_code == 202
+
+
+async def test_a_call_that_slipped_in_beside_the_stop_is_cancelled_a_moment_later(tmp_path: Path) -> None:
+    clock = FakeClock(1_000_000_000.0)
+    async with a_world(tmp_path, clock=clock) as world:
+        app = await world.publish()
+        first = call_headers(app, kind="spawn")
+        await world.http.post("/v1/calls", headers=first)
+        async with asyncio.TaskGroup() as tasks:
+            stopping = tasks.create_task(world.http.post(f"/v1/apps/{app['app_id']}/stop"))
+
+            async def stopped() -> bool:
+                await clock.advance(0.02)
+                return stopping.done()
+
+            await eventually(stopped, every_s=0.02)
+        late = await slipped_in(world, first[Header.CALL], pool_id(app["functions"]["double"]))
+
+        async def cancelled() -> bool:
+            await clock.advance(2)
+            return (await world.http.get(f"/v1/calls/{late}/result?wait=0")).status_code == 200
+
+        await eventually(cancelled)
+
+
+async def slipped_in(world: World, call: str, pool: str) -> str:
+    """What a gateway writes that has not heard of the stop: a copy of an accepted call."""
+    stream = subjects.journal_stream("local", shard_of(call))
+    stored = await world.bus.get_last(stream, subjects.call("local", pool, call, 0))
+    assert stored is not None
+    late = replace(CallRequested.decode(stored.data), call=new_call_id(SHARDS))
+    await world.bus.publish(subjects.call("local", pool, late.call, 0), late.encode())
+    return late.call

@@ -292,3 +292,26 @@ def test_what_the_warden_may_kill_are_its_descendants_only() -> None:
     finally:
         child.kill()
         child.wait()
+
+
+async def test_starts_and_ends_leave_no_descriptor_open(workshop: Workshop) -> None:
+    good = workshop.request("def f(): return 1", use_template=True)
+    bad = workshop.request("raise ValueError", use_template=True)
+    plain = workshop.request("def f(): return 1")
+
+    async def round_of_all() -> None:
+        for request in (good, plain):
+            container = await workshop.again(request)
+            await call(container)
+            await container.stop()
+        with pytest.raises(StartFailed):
+            await workshop.again(bad)
+
+    await round_of_all()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        await round_of_all()
+    await eventually(lambda: len(os.listdir("/proc/self/fd")) <= before)
+    containers = workshop.folder / "data" / "containers"
+    await eventually(lambda: len(list(containers.iterdir())) == 2)  # of the template and of the bare interpreter
+    assert list((workshop.folder / "data" / "results").iterdir()) == []

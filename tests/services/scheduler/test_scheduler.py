@@ -272,6 +272,31 @@ async def test_a_proposal_that_its_node_does_not_answer_goes_to_another(slow_wor
         await eventually(lambda: placed_on(world, pool, "node-b"))
 
 
+async def test_an_idle_container_of_another_pool_makes_room_for_one_that_waits(world: World) -> None:
+    async with world.scheduler(tick_s=0.05):
+        await world.node(cpu=0.5)
+        old = await world.function("old")
+        await world.desire(old, 3)
+        await eventually(lambda: count(world, old, 3))
+        busy, idle, longest = await world.all_ready(old)
+        new = await world.function("new", cpu=0.25)
+        await world.desire(new, 1)
+        await eventually(lambda: world.verdict(new))
+
+        async def leaving(*expected: int) -> bool:
+            since = world.clock.now()
+            world.stats_rows("node-a", [(busy, 1, 0.0), (idle, 0, since - 5), (longest, 0, since - 9)])
+            return [c.ordinal for c in await world.claims(old, ClaimState.DRAINING)] == list(expected)
+
+        await eventually(lambda: leaving(longest.ordinal))
+        (claim,) = await world.claims(old, ClaimState.DRAINING)
+        assert claim.reason == f"makes room for {new}"
+        await world.gone(claim)
+        await eventually(lambda: placed_on(world, new, "node-a"))
+        await eventually(lambda: no_verdict(world, new))
+        assert await world.claims(old, ClaimState.DRAINING) == []
+
+
 # --- robustness ------------------------------------------------------------------------------------------------------
 
 

@@ -98,12 +98,12 @@ def for_run(while_waiting: Callable[[str], None]) -> Iterator[Session]:
 
 @contextlib.contextmanager
 def _watched(platform: local.Temporary) -> Iterator[None]:
-    """`Lost` is raised in the main thread when the platform dies within the block: waiting for it would take a minute."""
+    """`Lost` is raised in the main thread when the platform dies within the block; calls would ask it for a minute."""
     over = threading.Event()
 
     def watch() -> None:
         while not over.wait(WATCH_S):
-            if not platform.alive():
+            if not platform.alive() and platform in _started:
                 _lost.append(platform)
                 # A real signal, because nothing else ends a system call that waits.
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)

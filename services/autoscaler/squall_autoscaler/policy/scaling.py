@@ -63,6 +63,8 @@ def _need(sample: Sample, history: History, situation: Situation, now: float) ->
     need += _buffer(situation)
     if need > sample.ready:
         worth, because = _worth(need, inputs, sample, history, now)
+        if sample.ready and history.work.per_s() is None:
+            worth = max(worth, min(situation.desired, need))  # what was decided stands until there is a figure
         if worth < need:
             return worth, f"{why}; {because}"
     return need, why
@@ -75,12 +77,13 @@ def _worth(need: int, inputs: int, sample: Sample, history: History, now: float)
         return (need, "") if now - history.idle_until >= PATIENCE_S else (there, "the first container is starting")
     if sample.finished is None:
         return need, ""  # nobody counts
+    if history.work.long():
+        return need, ""
     if rate is None:
-        earlier = history.work.earlier(now)
-        return (need, "") if earlier is not None and earlier[1] == 0 else (there, "their rate is being measured")
+        return there, "their rate is being measured"
     if rate == 0:
-        return need, ""  # they take longer than was measured
-    gain = history.work.gain(now)
+        return need, ""
+    gain = history.work.gain()
     if gain is not None and gain < LEAST_GAIN:
         return there, f"{rate:.0f} per second, and the last containers made it no faster"
     return math.ceil(inputs * sample.ready / (rate * ENOUGH_S) - 1e-6), f"{rate:.0f} per second by {sample.ready}"
@@ -97,7 +100,8 @@ def _within_limits(sample: Sample, history: History, situation: Situation, need:
     least = 0 if situation.retired else policy.min_containers
     if count < least:
         count, why = least, f"{why}; min_containers {least}"
-    most = max(_step(sample, history, situation, now), least)
+    # The step bounds growth. What is wanted already may be on its way to being placed.
+    most = max(_step(sample, history, situation), least, situation.desired)
     if count > most:
         count, why = most, f"{why}; {most} in this step"
     if policy.max_containers is not None and count > policy.max_containers:
@@ -109,22 +113,15 @@ def _within_limits(sample: Sample, history: History, situation: Situation, need:
     return Decision(count=count, reason=why, unserved=unserved)
 
 
-def _step(sample: Sample, history: History, situation: Situation, now: float) -> int:
+def _step(sample: Sample, history: History, situation: Situation) -> int:
     """As many as there may be after this step."""
     if sample.live == 0:
         return 1
     if situation.no_room:
         return sample.live + STEP_NO_ROOM
-    factor = STEP_FACTOR_SURE if sample.ready and _sure(history, now) else STEP_FACTOR
-    return max(sample.live * factor, sample.live + STEP_CONTAINERS)
-
-
-def _sure(history: History, now: float) -> bool:
-    """Whether it is measured that more containers do more."""
-    rate, earlier, gain = history.work.per_s(), history.work.earlier(now), history.work.gain(now)
-    if rate is None and earlier is not None:
-        rate = earlier[1]
-    return rate == 0 or (gain is not None and gain >= FULL_GAIN)
+    gain = history.work.gain()
+    sure = sample.ready > 0 and (history.work.long() or (gain is not None and gain >= FULL_GAIN))
+    return max(sample.live * (STEP_FACTOR_SURE if sure else STEP_FACTOR), sample.live + STEP_CONTAINERS)
 
 
 def _recent(sample: Sample, history: History, situation: Situation, now: float) -> int:

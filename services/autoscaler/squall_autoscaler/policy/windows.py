@@ -49,20 +49,18 @@ class Work:
     """Long enough for a steady figure, short enough to notice soon that inputs have become longer."""
     MIN_S = 0.3
     """Less is luck."""
-    KEPT_S = 15.0
-    """How long the figure of an earlier number of containers counts."""
+    KEPT_S = 6.0
+    """How long the figures of other numbers of containers count; inputs may have become longer since."""
 
     def __init__(self) -> None:
         self._counts: deque[tuple[float, float]] = deque()
         self._ready = 0
-        self._before: tuple[float, int, float] | None = None
-        """(when, containers, inputs per second) of the last number of containers that was measured."""
+        self._levels: dict[int, tuple[float, float]] = {}
+        """By number of containers: when it was measured, and the best rate."""
 
     def record(self, finished: float | None, ready: int, now: float) -> None:
         """So many inputs have ended so far, with so many containers. None or a step back = begin again."""
         if ready != self._ready:
-            if (rate := self.per_s()) is not None:
-                self._before = (now, self._ready, rate)
             self._ready = ready
             self._counts.clear()
         if finished is None or (self._counts and finished < self._counts[-1][1]):
@@ -71,6 +69,10 @@ class Work:
             self._counts.append((now, finished))
         while len(self._counts) > 2 and self._counts[1][0] <= now - self.SPAN_S:
             self._counts.popleft()
+        self._levels = {n: level for n, level in self._levels.items() if now - level[0] <= self.KEPT_S}
+        if (rate := self.per_s()) is not None:
+            # The best one: a figure taken while others were starting is too low.
+            self._levels[ready] = (now, max(rate, self._levels.get(ready, (now, 0.0))[1]))
 
     def per_s(self) -> float | None:
         """Inputs per second with the present number of containers; None while it is not measured."""
@@ -79,21 +81,19 @@ class Work:
         (began, before), (ended, after) = self._counts[0], self._counts[-1]
         return (after - before) / (ended - began) if ended - began >= self.MIN_S else None
 
-    def earlier(self, now: float) -> tuple[int, float] | None:
-        """Containers and rate of the number that was measured before the present one."""
-        if self._before is None or now - self._before[0] > self.KEPT_S:
-            return None
-        return self._before[1:]
+    def long(self) -> bool:
+        """Whether nothing has ended while it was measured, with this or any smaller number of containers."""
+        rates = [rate for _, rate in self._levels.values()]
+        return bool(rates) and max(rates) == 0
 
-    def gain(self, now: float) -> float | None:
-        """What the last growth has brought: 1 = twice the containers do twice the work, 0 = no more than before."""
-        rate, earlier = self.per_s(), self.earlier(now)
-        if rate is None or earlier is None:
+    def gain(self) -> float | None:
+        """What growth has brought: 1 = twice the containers do twice the work, 0 = no more than before."""
+        rate = self.per_s()
+        smaller = [(best, number) for number, (_, best) in self._levels.items() if 0 < number < self._ready]
+        if rate is None or not smaller:
             return None
-        containers, before = earlier
-        if not 0 < containers < self._ready or before == 0:
-            return None
-        return (rate - before) / (before * (self._ready / containers - 1))
+        before, containers = max(smaller)
+        return (rate - before) / (before * (self._ready / containers - 1)) if before else None
 
 
 class History:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from squall_scheduler.policy import backoff
-from squall_scheduler.policy.placement import NoRoom, Placed, place
+from squall_scheduler.policy.placement import NoRoom, place_many
 from squall_scheduler.state import Claim, Cluster, NodeId, Pool, PoolId
 
 UNANSWERED_S = 10.0
@@ -131,20 +131,17 @@ def _create(pool: Pool, live: list[Claim], missing: int, cluster: Cluster, now: 
     """Creations one after the other, each on the cluster as the ones before leave it."""
     if (obstacle := _obstacle(pool, live, missing, now)) is not None:
         return [obstacle]
-    actions: list[Action] = []
     ordinals = _free_ordinals(pool, min(missing, _allowed(pool, live)))
-    no_room: NoRoom | None = None
-    for ordinal in ordinals:
-        wanted = pool.wanted(first=not live and not actions)
-        match place(wanted, cluster, now):
-            case Placed() as placed:
-                actions.append(
-                    Create(pool=pool.id, ordinal=ordinal, node=placed.node, gpus=placed.gpus, reason=placed.reason)
-                )
-                cluster = cluster.with_container(placed.node, wanted, placed.gpus)
-            case NoRoom() as no_room:
-                break
-    return [*actions, _note(pool, missing - len(actions), no_room, now)]
+    # The first container of a pool may use what is kept for first ones, the others may not.
+    first = place_many(pool.wanted(first=True), 1 if ordinals and not live else 0, cluster, now)
+    further = len(ordinals) - len(first.placed) if first.no_room is None else 0
+    others = place_many(pool.wanted(first=False), further, first.cluster, now)
+    placed = first.placed + others.placed
+    actions: list[Action] = [
+        Create(pool=pool.id, ordinal=ordinal, node=each.node, gpus=each.gpus, reason=each.reason)
+        for ordinal, each in zip(ordinals, placed, strict=False)
+    ]
+    return [*actions, _note(pool, missing - len(actions), first.no_room or others.no_room, now)]
 
 
 def _obstacle(pool: Pool, live: list[Claim], missing: int, now: float) -> Note | None:

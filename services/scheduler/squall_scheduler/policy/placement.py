@@ -5,8 +5,10 @@ A node that cannot take the container says why; if none can, the reasons of all 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from heapq import heapify, heappop, heappush
+from typing import NamedTuple
 
 from squall.spec import GpuRequest
 from squall_scheduler.state import Cluster, Node, NodeId, Wanted
@@ -68,27 +70,83 @@ class Fit:
     """Empty = it fits."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placements:
+    """What became of several equal containers."""
+
+    placed: tuple[Placed, ...]
+    no_room: NoRoom | None
+    """Why there are not more."""
+    cluster: Cluster
+    """As it is with them."""
+
+
 def place(wanted: Wanted, cluster: Cluster, now: float) -> Placed | NoRoom:
     """The best node for the first GPU choice that any node can satisfy.
 
     Best: nearest devices, then least load after placement plus locality costs, then fewest containers, then node id.
     """
-    choices: Sequence[GpuRequest | None] = wanted.gpus or (None,)
-    refusals: dict[NodeId, list[str]] = {node: [] for node in sorted(cluster.nodes)}
-    for choice in choices:
-        fitting: list[tuple[tuple[float, ...], NodeId, Fit]] = []
-        for node_id in refusals:
-            node = cluster.nodes[node_id]
-            fit = fit_on(node, wanted, choice, now)
-            if fit.refusal:
-                refusals[node_id].append(fit.refusal)
-            else:
-                fitting.append((_rank(node, wanted, fit), node_id, fit))
-        if fitting:
-            _, chosen, fit = min(fitting, key=lambda candidate: candidate[:2])
-            return Placed(node=chosen, gpus=fit.gpus, reason=_why(cluster.nodes[chosen], wanted, choice))
-    rejected = {node: "; ".join(dict.fromkeys(reasons)) for node, reasons in refusals.items()}
+    for choice in _choices(wanted):
+        best = min(_fitting(wanted, choice, cluster, now), default=None)
+        if best is not None:
+            return _placed(best, cluster.nodes[best.node], wanted, choice)
+    return no_room(wanted, cluster, now)
+
+
+def place_many(wanted: Wanted, number: int, cluster: Cluster, now: float) -> Placements:
+    """The same for several containers, one after the other; only the node that took one is looked at again."""
+    placed: list[Placed] = []
+    changed = dict(cluster.nodes)
+    for choice in _choices(wanted):
+        candidates = list(_fitting(wanted, choice, Cluster(nodes=changed), now))
+        heapify(candidates)
+        while candidates and len(placed) < number:
+            best = heappop(candidates)
+            node = changed[best.node]
+            placed.append(_placed(best, node, wanted, choice))
+            node = node.with_container(wanted, best.gpus)
+            changed[node.id] = node
+            if (again := _candidate(node, wanted, choice, now)) is not None:
+                heappush(candidates, again)
+    after = replace(cluster, nodes=changed)
+    refused = no_room(wanted, after, now) if len(placed) < number else None
+    return Placements(placed=tuple(placed), no_room=refused, cluster=after)
+
+
+def no_room(wanted: Wanted, cluster: Cluster, now: float) -> NoRoom:
+    """What each node says against the container."""
+    rejected = {}
+    for node_id in sorted(cluster.nodes):
+        refusals = [fit_on(cluster.nodes[node_id], wanted, choice, now).refusal for choice in _choices(wanted)]
+        rejected[node_id] = "; ".join(dict.fromkeys(refusals))
     return NoRoom(rejected=rejected, message=explain(wanted, rejected))
+
+
+class Candidate(NamedTuple):
+    """A node that can take the container; the smallest is the best."""
+
+    rank: tuple[float, ...]
+    node: NodeId
+    gpus: tuple[str, ...]
+
+
+def _choices(wanted: Wanted) -> Sequence[GpuRequest | None]:
+    return wanted.gpus or (None,)
+
+
+def _fitting(wanted: Wanted, choice: GpuRequest | None, cluster: Cluster, now: float) -> Iterator[Candidate]:
+    for node in cluster.nodes.values():
+        if (candidate := _candidate(node, wanted, choice, now)) is not None:
+            yield candidate
+
+
+def _candidate(node: Node, wanted: Wanted, choice: GpuRequest | None, now: float) -> Candidate | None:
+    fit = fit_on(node, wanted, choice, now)
+    return None if fit.refusal else Candidate(_rank(node, wanted, fit), node.id, fit.gpus)
+
+
+def _placed(candidate: Candidate, node: Node, wanted: Wanted, choice: GpuRequest | None) -> Placed:
+    return Placed(node=candidate.node, gpus=candidate.gpus, reason=_why(node, wanted, choice))
 
 
 def fit_on(node: Node, wanted: Wanted, choice: GpuRequest | None, now: float) -> Fit:

@@ -1,0 +1,115 @@
+"""Moving blobs: through a folder, and through a gateway that is slow to come, absent, or lies."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from squall.errors import DataLossError, ServiceError
+from squall.http_api import blob_ref
+from squall_gpu_agent.blobs import Blobs, BlobStore, FolderStore, GatewayStore
+
+CONTENT = b"content " * 1000
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+REF = blob_ref(DIGEST, len(CONTENT))
+
+
+class FakeGateway:
+    """The two routes for blobs, over real HTTP; fails as often as told."""
+
+    def __init__(self) -> None:
+        self.blobs: dict[str, bytes] = {}
+        self.failures = 0
+        self.seen: list[str] = []
+        gateway = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                blob = gateway.blobs.get(self.path)
+                self._answer(200 if blob is not None else 404, blob or b"no such blob")
+
+            def do_PUT(self) -> None:
+                gateway.blobs[self.path] = self.rfile.read(int(self.headers["Content-Length"]))
+                self._answer(201, b"")
+
+            def _answer(self, status: int, body: bytes) -> None:
+                gateway.seen.append(self.headers["Authorization"])
+                if gateway.failures:
+                    gateway.failures -= 1
+                    status, body = 503, b"not now"
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: object) -> None:
+                """Requests are not written to the test's output."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_port}"
+
+
+@pytest.fixture
+def gateway() -> Iterator[FakeGateway]:
+    gateway = FakeGateway()
+    thread = threading.Thread(target=gateway.server.serve_forever)
+    thread.start()
+    yield gateway
+    gateway.server.shutdown()
+    gateway.server.server_close()
+    thread.join()
+
+
+@pytest.fixture(params=["folder", "gateway"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, gateway: FakeGateway) -> BlobStore:
+    if request.param == "folder":
+        return FolderStore(tmp_path / "blobs")
+    return GatewayStore(gateway.url, "secret")
+
+
+async def test_what_was_put_comes_back_and_putting_it_again_changes_nothing(store: BlobStore, tmp_path: Path) -> None:
+    blobs = Blobs(store)
+    source = tmp_path / "source"
+    source.write_bytes(CONTENT)
+    for _ in range(2):
+        assert await blobs.put_file(source) == (DIGEST, len(CONTENT))
+        assert await blobs.put_bytes(CONTENT) == (DIGEST, len(CONTENT))
+        await blobs.fetch(REF, tmp_path / "target")
+        assert (tmp_path / "target").read_bytes() == CONTENT
+
+
+async def test_a_blob_that_does_not_exist_is_lost_data(store: BlobStore, tmp_path: Path) -> None:
+    with pytest.raises(DataLossError):
+        await Blobs(store).fetch(REF, tmp_path / "target")
+    assert not [path for path in tmp_path.iterdir() if path.is_file()]
+
+
+async def test_a_blob_that_is_not_what_its_name_says_is_refused_and_not_left_behind(
+    gateway: FakeGateway, tmp_path: Path
+) -> None:
+    gateway.blobs[f"/v1/blobs/{DIGEST}"] = b"x" + CONTENT[1:]
+    with pytest.raises(DataLossError, match="damaged"):
+        await Blobs(GatewayStore(gateway.url, "secret")).fetch(REF, tmp_path / "target")
+    assert not list(tmp_path.iterdir())
+
+
+async def test_a_gateway_that_restarts_is_asked_again(gateway: FakeGateway, tmp_path: Path) -> None:
+    gateway.failures = 1
+    assert await Blobs(GatewayStore(gateway.url, "secret")).put_bytes(CONTENT) == (DIGEST, len(CONTENT))
+    assert gateway.seen == ["Bearer secret"] * 2
+
+
+async def test_a_gateway_that_is_not_there_is_an_error_that_may_pass() -> None:
+    store = GatewayStore("http://127.0.0.1:1", "secret")
+    with pytest.raises(ServiceError, match="PUT of blob"):
+        await asyncio.to_thread(store.put, DIGEST, len(CONTENT), lambda: io.BytesIO(CONTENT))
