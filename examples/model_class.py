@@ -12,10 +12,15 @@ import squall
 app = squall.App("model-class")
 
 TEXTS = {
-    "english": "the weather is nice today and we will go for a walk in the park with our dog",
-    "german": "das wetter ist heute schön und wir werden mit unserem hund im park spazieren gehen",
-    "french": "il fait beau aujourd'hui et nous allons nous promener dans le parc avec notre chien",
+    "english": "the weather is nice today and we will go for a walk in the park with our dog where the trees are",
+    "german": "das wetter ist heute schön und wir werden mit unserem hund im park spazieren gehen wo die bäume sind",
+    "french": "il fait beau aujourd'hui et nous allons nous promener dans le parc avec notre chien où est le lac",
 }
+
+
+def pairs(text: str) -> list[str]:
+    """The letter pairs of a text: languages have their own."""
+    return [text[start : start + 2].lower() for start in range(len(text) - 1)]
 
 
 @app.cls(scaledown_window=30)
@@ -27,16 +32,16 @@ class LanguageModel:
     def load(self) -> None:
         """Runs once, before the first request: this is where weights are loaded."""
         time.sleep(0.3)
-        self.weights = {language: Counter(text) for language, text in TEXTS.items()}
+        self.weights = {language: Counter(pairs(text)) for language, text in TEXTS.items()}
         print("model loaded")
 
     @squall.method()
     def language_of(self, text: str) -> str:
         return max(self.weights, key=lambda language: self._likelihood(text, self.weights[language]))
 
-    def _likelihood(self, text: str, counts: "Counter[str]") -> float:
-        total = sum(counts.values()) + self.smoothing * 64
-        return sum(math.log((counts[letter] + self.smoothing) / total) for letter in text.lower())
+    def _likelihood(self, text: str, counts: Counter[str]) -> float:
+        total = sum(counts.values()) + self.smoothing * 500
+        return sum(math.log((counts[pair] + self.smoothing) / total) for pair in pairs(text))
 
     @squall.exit()
     def unload(self) -> None:

@@ -96,14 +96,14 @@ def test_call_forms(served: Shell) -> None:
 
 
 def test_word_count(served: Shell) -> None:
-    assert run(served, "word_count") == ["500 lines in 20 parts", "   500 quick", "   500 brown", "   500 jumps"]
+    assert run(served, "word_count") == ["500 lines in 20 parts", "  1000 brown", "   500 quick", "   500 jumps"]
 
 
 def test_evaluation_of_two_thousand_cases(served: Shell) -> None:
     summary, wrong = run(served, "evaluation")
 
     assert summary == "2000 cases, 85.7 % right"
-    assert wrong == "wrong first about: 0+0, 7+7, 10+0"
+    assert wrong == "wrong first about: 0+0, 7+7, 12+2"
 
 
 def test_model_class(served: Shell) -> None:
@@ -145,7 +145,12 @@ def test_a_package_that_is_only_in_the_image(served: Shell) -> None:
 def test_a_deployed_app_is_called_from_another_program(served: Shell) -> None:
     served.squall("deploy", EXAMPLES / "translator.py").ok()
 
-    answer = served.python(f"import runpy, sys; sys.argv[1:] = ['guten', 'abend']; runpy.run_path({str(EXAMPLES / 'use_translator.py')!r}, run_name='__main__')").ok()  # noqa: E501
+    program = f"""\
+        import runpy, sys
+        sys.argv[1:] = ["guten", "abend"]
+        runpy.run_path({str(EXAMPLES / "use_translator.py")!r}, run_name="__main__")
+        """
+    answer = served.python(program).ok()
 
     assert answer.out.splitlines() == ["good evening", "['good', 'evening']", "fc-...: good evening"]
 

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from squall.spec import GpuRequest
-from squall_scheduler.policy.placement import NoRoom, Placed, describe_gpus, place, place_many
+from squall_scheduler.policy.placement import NoRoom, Placed, place, place_many
+from squall_scheduler.policy.wording import describe_gpus
 from squall_scheduler.state import Cluster, Gpu, Node, NodeId, PoolId, Refusal, Usage, Wanted, milli
 
 NOW = 1000.0

@@ -180,6 +180,13 @@ async def test_the_warning_can_be_turned_off(running: FakeGateway, monkeypatch: 
     assert double.remote(2) == 4
 
 
+async def test_a_plain_with_block_inside_a_loop_works_and_warns(
+    gateway: FakeGateway, connected: session.Session
+) -> None:
+    with pytest.warns(exception.AsyncUsageWarning, match="async with app.run"), app.run():
+        assert app.app_id is not None
+
+
 @pytest.mark.parametrize("form", ["map", "starmap", "for_each"])
 async def test_a_plain_map_inside_a_loop_is_refused_and_the_async_form_named(running: FakeGateway, form: str) -> None:
     with pytest.raises(exception.InvalidError) as caught:

@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Union
 
-from squall.blocking import blocking
+from squall.blocking import blocking, running_loop, warn_in_loop
 from squall.blocking import run as run_in_thread
 from squall.cls import Cls, declared_class
 from squall.declaration import Cpu, Declaration, Gpu, Memory
@@ -324,6 +324,11 @@ class AppRun:
         self._running: Optional[Running] = None
 
     def __enter__(self) -> App:
+        if running_loop() is not None:
+            warn_in_loop("App.run", "async with app.run()")
+        return self._enter()
+
+    def _enter(self) -> App:
         app = self._app
         if not is_local():
             raise ExecutionError(
@@ -351,7 +356,7 @@ class AppRun:
             self._app._running = self._app._state = None
 
     async def __aenter__(self) -> App:
-        return await run_in_thread(self.__enter__)
+        return await run_in_thread(self._enter)
 
     async def __aexit__(self, kind: Optional[type], error: Optional[BaseException], traceback: Any) -> None:
         await run_in_thread(lambda: self.__exit__(kind, error, traceback))

@@ -292,14 +292,13 @@ class Blocking(Generic[R]):
         return self._body.__doc__
 
 
-def warn_in_loop(name: str) -> None:
+def warn_in_loop(name: str, instead: str = "") -> None:
     """What happens when a blocking method is called inside a running event loop."""
     from squall import config
 
     if config.load().async_warnings:
-        warnings.warn(
-            f"{name}() blocks the running event loop; use `await {name}.aio(...)`", AsyncUsageWarning, stacklevel=3
-        )
+        use = instead or f"await {name}.aio(...)"
+        warnings.warn(f"{name}() blocks the running event loop; use `{use}`", AsyncUsageWarning, stacklevel=3)
 
 
 def refuse_in_loop(name: str) -> None:

@@ -126,7 +126,11 @@ class Connection:
     def receive(self, method: str) -> Response:
         """The response's head; the rest is read from it."""
         response = Response(self._sock, method=method)
-        response.begin()
+        try:
+            response.begin()
+        except BaseException:
+            response.close()  # its file keeps the socket open
+            raise
         self.fresh = False
         return response
 

@@ -24,6 +24,7 @@ from squall_contracts.functions import (
     app_name_key,
     pool_id,
 )
+from squall_contracts.retention import SPAWNED_S
 from squall_gateway.blobs import Blobs
 from squall_gateway.directory import Directory, KnownApp
 from squall_gateway.pools import Pools
@@ -34,6 +35,8 @@ ALIVE_S = 25.0
 MODES = ("ephemeral", "detached", "deployed")
 TRIES = 8
 """Of a compare-and-set against other gateways and clients."""
+KEPT_S = SPAWNED_S + 24 * 3600.0
+"""Every `squall run` leaves an app behind: it is of use as long as its calls can be looked at."""
 HISTORY = 50
 """Versions that a deployed app remembers."""
 
@@ -187,6 +190,18 @@ class Apps:
     def abandoned(self) -> list[AppRecord]:
         """Ephemeral apps whose client has not been heard of in time, as far as memory knows."""
         return [known.record for known in self.directory.apps() if self.is_abandoned(known.record)]
+
+    def forgettable(self) -> list[AppRecord]:
+        """Apps that were never deployed and were stopped so long ago that not even a result of theirs is kept."""
+        before = self.clock.now() - KEPT_S
+        records = [known.record for known in self.directory.apps()]
+        return [r for r in records if r.state == "stopped" and not r.history and r.updated_at < before]
+
+    async def forget(self, record: AppRecord) -> None:
+        """Remove an app and its functions."""
+        for function in record.functions.values():
+            await self.bus.kv(SPECS).delete(function)
+        await self.bus.kv(APPS).delete(record.app_id)
 
     def is_abandoned(self, record: AppRecord) -> bool:
         """Whether its client is gone."""

@@ -79,7 +79,10 @@ class Directory:
         if change.value is not None:
             self.saw_pool(PoolRecord.decode(change.value))
         elif (gone := self._pools.pop(pool, None)) is not None:
-            self._pools_of_app[gone.app_id].discard(pool)
+            left = self._pools_of_app[gone.app_id]
+            left.discard(pool)
+            if not left:
+                del self._pools_of_app[gone.app_id]
 
     # ------------------------------------------------------------------ apps
 

@@ -13,6 +13,7 @@ from squall_bus import Bus
 from squall_contracts import subjects
 from squall_gateway.policy.admission import Limits
 
+MAX_POOLS = 20_000
 REFUSING_S = 0.1
 """While a pool is full, one sample serves everybody who is refused in this time."""
 PARTS = 100
@@ -47,9 +48,7 @@ class Loads:
 
     async def of(self, pool: str, inputs: int, now: float) -> PoolLoad:
         """The pool's load, sampled anew if that could decide whether `inputs` more are taken."""
-        load = self._pools.get(pool)
-        if load is None:
-            load = self._pools[pool] = PoolLoad()
+        load = self._remember(pool)
         if self._may_refuse(load, inputs):
             if now - load.sampled_at > REFUSING_S:
                 await self._sample(pool, load, now)
@@ -71,7 +70,7 @@ class Loads:
 
     def took(self, pool: str, inputs: int, *, sync: bool) -> None:
         """Inputs were taken."""
-        load = self._pools.setdefault(pool, PoolLoad())
+        load = self._remember(pool)
         load.taken += inputs
         if sync:
             load.taken_sync += inputs
@@ -92,9 +91,14 @@ class Loads:
         if load is not None:
             load.open_sync = max(0, load.open_sync - inputs)
 
-    def forget(self, pool: str) -> None:
-        """The pool is gone."""
-        self._pools.pop(pool, None)
+    def _remember(self, pool: str) -> PoolLoad:
+        load = self._pools.get(pool)
+        if load is None:
+            if len(self._pools) >= MAX_POOLS:
+                # A forgotten pool is sampled anew: nothing is lost with its counts but the one sample.
+                self._pools = {name: each for name, each in self._pools.items() if each.taken or each.open_sync}
+            load = self._pools[pool] = PoolLoad()
+        return load
 
 
 async def backlog(bus: Bus, pool: str) -> int:

@@ -52,8 +52,8 @@ class Pools:
         """Make the pool known to autoscaler and agents."""
         if self._directory.pool(pool.pool) is not None:
             return
-        # The pool was removed after it had been empty for a while: its consumers are gone with it.
-        self._ready = {(name, shard) for name, shard in self._ready if name != pool.pool}
+        # Pools that were removed after they had been empty for a while took their consumers with them.
+        self._ready = {(name, shard) for name, shard in self._ready if self._directory.pool(name) is not None}
         record = replace(pool, created_at=self._clock.now())
         try:
             await self._specs.create(pool_key(pool.pool), record.encode())

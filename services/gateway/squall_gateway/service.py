@@ -41,7 +41,7 @@ from squall_gateway.pools import Pools
 from squall_gateway.results import Results
 from squall_gateway.server import listen, serving, url_of
 from squall_gateway.settings import GatewaySettings
-from squall_gateway.stopping import SWEEP_S, Stopping
+from squall_gateway.stopping import SWEEP_S, TIDY_S, Stopping
 from squall_gateway.targets import Targets
 from squall_gateway.traces import Traces
 from squall_gateway.waiting import Waiting
@@ -104,15 +104,18 @@ class Gateway:
         self.cancels = Cancels(bus, self.directory, self.results, clock)
         self.apps = Apps(bus, self.directory, self.pools, self.blobs, clock)
         self.stopping = Stopping(self.apps, self.cancels, clock)
-        self.acceptor = Acceptor(
-            bus=bus,
+        self.acceptor = self._acceptor()
+
+    def _acceptor(self) -> Acceptor:
+        return Acceptor(
+            bus=self.bus,
             directory=self.directory,
             pools=self.pools,
             loads=self.loads,
             blobs=self.blobs,
             condition=self.condition,
             limits=self.limits,
-            clock=clock,
+            clock=self.context.clock,
         )
 
     # ------------------------------------------------------------------ life
@@ -142,6 +145,7 @@ class Gateway:
         await self.condition.tick()
         context.start(self._every(WAITS_EVERY_S, self.waits.tick), "gateway waits")
         context.start(self._every(SWEEP_S, self.stopping.sweep), "gateway sweep")
+        context.start(self._every(TIDY_S, self.stopping.tidy), "gateway tidy")
         context.start(self._every(CHECK_EVERY_S, self.condition.tick), "gateway condition")
         if exporter := self._exporter():
             context.start(exporter.run(), "gateway otlp")

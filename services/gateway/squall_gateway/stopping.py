@@ -12,6 +12,7 @@ from squall_service.clock import Clock
 from squall_service.telemetry import log
 
 SWEEP_S = 2.0
+TIDY_S = 3600.0
 AGAIN_S = 5.0
 """Another gateway may have taken a call in the milliseconds before it heard of the stop."""
 
@@ -46,6 +47,12 @@ class Stopping:
                 continue
             except SquallError as error:
                 log.warning("app_not_stopped", app=record.app_id, reason=error.message)
+
+    async def tidy(self) -> None:
+        """Forget what nobody can look at any more."""
+        for record in self.apps.forgettable():
+            await self.apps.forget(record)
+            log.info("app_forgotten", app=record.app_id, name=record.name)
 
     async def _clear_again(self) -> None:
         now = self.clock.now()

@@ -272,3 +272,19 @@ async def slipped_in(world: World, call: str, pool: str) -> str:
     late = replace(CallRequested.decode(stored.data), call=new_call_id(SHARDS))
     await world.bus.publish(subjects.call("local", pool, late.call, 0), late.encode())
     return late.call
+
+
+async def test_apps_that_were_stopped_long_ago_are_forgotten_and_deployed_ones_are_kept(tmp_path: Path) -> None:
+    clock = FakeClock(1_000_000_000.0)
+    async with a_world(tmp_path, clock=clock) as world:
+        fleeting, kept = await world.publish(name="fleeting"), await deploy(world, "kept")
+        for app in (fleeting, kept):
+            await world.http.post(f"/v1/apps/{app['app_id']}/stop")
+
+        async def forgotten() -> bool:
+            await clock.advance(24 * 3600)
+            return await world.bus.kv("apps").get(fleeting["app_id"]) is None
+
+        await eventually(forgotten)
+        assert await world.bus.kv("specs").get(fleeting["functions"]["double"]) is None
+        assert await world.bus.kv("apps").get(kept["app_id"]) is not None

@@ -11,6 +11,7 @@ from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
 from squall.spec import GpuRequest
+from squall_scheduler.policy.wording import against, explain
 from squall_scheduler.state import Cluster, Node, NodeId, Wanted
 
 ISOLATION = {"process": 0, "docker": 1, "sandbox": 1, "gvisor": 2}
@@ -178,9 +179,9 @@ def _lacking(node: Node, wanted: Wanted) -> str:
     cpu, memory = node.cpu_milli - used.cpu_milli, node.memory_mib - used.memory_mib
     slots = node.max_containers - used.containers
     if wanted.cpu_milli > node.cpu_milli or wanted.memory_mib > node.memory_mib:
-        return f"is too small ({_against(wanted, node.cpu_milli, node.memory_mib, 'in all')})"
+        return f"is too small ({against(wanted, node.cpu_milli, node.memory_mib, 'in all')})"
     if wanted.cpu_milli > cpu or wanted.memory_mib > memory:
-        return f"is full ({_against(wanted, cpu, memory, 'free')})"
+        return f"is full ({against(wanted, cpu, memory, 'free')})"
     if slots < 1:
         return f"is full (runs {used.containers} of {node.max_containers} containers)"
     if not wanted.first and _in_reserve(node, wanted):
@@ -250,50 +251,6 @@ def _why(node: Node, wanted: Wanted, choice: GpuRequest | None) -> str:
         found.append("image here")
     found.append(f"{node.used.containers} containers before")
     return ", ".join(found)
-
-
-# --- words -----------------------------------------------------------------------------------------------------------
-
-NAMED_NODES = 4
-"""Nodes that a message names; all of them are in `rejected`."""
-
-
-def explain(wanted: Wanted, rejected: Mapping[NodeId, str]) -> str:
-    """One sentence: what nobody offers, and what each node says."""
-    if not rejected:
-        return "no node is alive"
-    what = f"offers {describe_gpus(wanted.gpus)}" if wanted.gpus else "has room"
-    # Nodes that could take it one day come first: they are what the user waits for.
-    ordered = sorted(rejected, key=lambda node: (rejected[node] == "has none", node))
-    said = [f"{node} {rejected[node]}" for node in ordered[:NAMED_NODES]]
-    if len(ordered) > NAMED_NODES:
-        said.append(f"{len(ordered) - NAMED_NODES} more")
-    return f"no node {what}: {'; '.join(said)}"
-
-
-def describe_gpus(gpus: Sequence[GpuRequest]) -> str:
-    """`H100` or `2 H100 or A100`."""
-    return " or ".join(f"{gpu.count} {gpu.type}" if gpu.count > 1 else gpu.type for gpu in gpus)
-
-
-def _against(wanted: Wanted, cpu_milli: int, memory_mib: int, there: str) -> str:
-    said = []
-    if wanted.cpu_milli > cpu_milli:
-        said.append(f"needs {cores(wanted.cpu_milli)}, {cores(cpu_milli)} {there}")
-    if wanted.memory_mib > memory_mib:
-        said.append(f"needs {gibibytes(wanted.memory_mib)}, {gibibytes(memory_mib)} {there}")
-    return ", ".join(said)
-
-
-def cores(cpu_milli: int) -> str:
-    """`0.5 cores`."""
-    return f"{max(0, cpu_milli) / 1000:g} core{'' if cpu_milli == 1000 else 's'}"
-
-
-def gibibytes(mib: int) -> str:
-    """`8 GiB`, `512 MiB`."""
-    mib = max(0, mib)
-    return f"{mib / 1024:.3g} GiB" if mib >= 1024 else f"{mib} MiB"
 
 
 def refusal_pause_s(times: int) -> float:
