@@ -107,7 +107,7 @@ class Attempts:
         if held.cancelled:
             await self._end_unstarted(held, results.cancelled(request, now), function, "cancelled")
             return False
-        if now > request.deadline and not counted:
+        if now > request.deadline and not counted and not past.lost_attempt:
             await self._end_unstarted(held, results.expired(request, now), function, "expired")
             return False
         if past.lost_attempt and not await self._count_lost(held, past, function):

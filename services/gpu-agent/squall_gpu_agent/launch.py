@@ -13,7 +13,7 @@ from squall.http_api import decode_parameters
 from squall_contracts.calls import SpanVector
 from squall_contracts.functions import FunctionRecord, PoolRecord
 from squall_contracts.nodes import ContainerClaim
-from squall_contracts.spans import AGENT_ACCEPT, CODE_FETCH, CONTAINER_START, row
+from squall_contracts.spans import AGENT_ACCEPT, CODE_FETCH, CONTAINER_START, row, span_id
 from squall_gpu_agent.backend import Backend, Container, ContainerRequest, Phase
 from squall_gpu_agent.bundles import Bundles
 from squall_gpu_agent.logs import Logs
@@ -111,7 +111,10 @@ def start_rows(
         cursor = max(cursor, end_ns)
     for phase in container.phases:
         end_ns = phase.start_ns + phase.duration_ns
-        rows.append(row(phase.name, CONTAINER_START, SERVICE, cursor, end_ns))
+        # Span ids come from names, and a start that makes its template has a phase twice.
+        again = any(phase.name == r[0] for r in rows)
+        more = {"span_id": span_id(claim.container, len(rows), "", phase.name)} if again else {}
+        rows.append(row(phase.name, CONTAINER_START, SERVICE, cursor, end_ns, **more))
         cursor = max(cursor, end_ns)
     if container.phases and ready_ns > cursor:
         rows[-1][4] += ready_ns - cursor

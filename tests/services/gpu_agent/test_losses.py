@@ -40,6 +40,19 @@ async def test_an_attempt_that_was_lost_with_its_agent_is_counted_by_the_next_on
         assert "node-lost" in counted[0].reason
 
 
+async def test_a_call_that_was_started_before_its_deadline_does_not_expire_because_its_agent_was_lost(
+    scene: Scene,
+) -> None:
+    async with scene.agent(FakeBackend({"f": Script(output())})):
+        function = await scene.function()
+        pool = await scene.pool(function)
+        request = await scene.call(pool, function, deadline=time.time() - 1)
+        await scene.deliver_once(pool, request)
+        await started_elsewhere(scene, request, "1-dead")
+        await scene.propose(pool, function)
+        assert (await scene.result(request)).outcome == "succeeded"
+
+
 async def test_the_same_lost_attempt_is_counted_once(scene: Scene) -> None:
     async with scene.agent(FakeBackend({"f": Script(failed("one"), output(b"done"))})):
         function = await scene.function(retry=FAST_RETRY)
