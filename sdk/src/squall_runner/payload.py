@@ -7,10 +7,12 @@ needs them.
 
 from __future__ import annotations
 
+import copyreg
 import importlib
 import io
 import json
 import pickle
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -36,7 +38,7 @@ def encode_value(encoding: str, value: Any) -> bytes:
 def dump_exception(error: BaseException) -> bytes:
     """The exception with its causes, pickled. Raises if it cannot be pickled, or not loaded again."""
     data = _pickle_with(_ExceptionPickler, error, fallback=_cloud_exception_pickler)
-    pickle.loads(data)  # an __init__ that takes other arguments than `args` fails only here  # noqa: S301
+    pickle.loads(data)  # what cannot be loaded again fails only here  # noqa: S301
     return data
 
 
@@ -78,7 +80,6 @@ _ENCODERS: dict[str, Callable[[Any], bytes]] = {"pickle": _pickle, "json": _json
 
 
 # --- exceptions
-# ------------------------------------------------------------------------------------------------------
 
 
 def _reduce_exception(error: BaseException) -> Any:
@@ -95,7 +96,11 @@ def _reduce_exception(error: BaseException) -> Any:
         state["__cause__"] = error.__cause__
     elif error.__context__ is not None and not error.__suppress_context__:
         state["__context__"] = error.__context__
-    return (reduced[0], reduced[1], state) if state else reduced[:2]
+    make, arguments = reduced[0], reduced[1]
+    if make is type(error) and isinstance(type(error).__init__, types.FunctionType):
+        # An __init__ of the user's may take other arguments than `args`: it is not run again, its attributes are copied.
+        make, arguments = copyreg.__newobj__, (type(error), *arguments)  # type: ignore[attr-defined]
+    return (make, arguments, state) if state else (make, arguments)
 
 
 class _ExceptionPickler(pickle.Pickler):

@@ -25,7 +25,7 @@ from squall_gateway.results import closing
 from squall_service.telemetry import log
 
 ANY = "*"
-QUIET_S = 1.0
+QUIET_S = 0.2
 """After so long without a line a followed app that is over has no more: its lines go out before its claims do."""
 AHEAD = 1000
 """Lines read ahead of a slow client."""

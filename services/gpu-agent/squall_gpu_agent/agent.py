@@ -11,7 +11,7 @@ from squall_bus import Bus
 from squall_contracts.calls import CancelRequested
 from squall_contracts.nodes import CONTAINERS, ContainerClaim
 from squall_gpu_agent import gpus
-from squall_gpu_agent.attempts import AttemptParts, Attempts, Poisoned
+from squall_gpu_agent.attempts import AttemptParts, Attempts
 from squall_gpu_agent.backend import Backend
 from squall_gpu_agent.blobs import Blobs, FolderStore, GatewayStore
 from squall_gpu_agent.bundles import Bundles
@@ -31,6 +31,7 @@ from squall_gpu_agent.metering import Metering
 from squall_gpu_agent.metrics import Metrics
 from squall_gpu_agent.outbox import Outbox
 from squall_gpu_agent.pending import PendingCalls
+from squall_gpu_agent.poisoned import Poisoned
 from squall_gpu_agent.pool import PoolWork
 from squall_gpu_agent.pools import Pools
 from squall_gpu_agent.records import Records
@@ -91,6 +92,9 @@ class Agent:
             leases=self.leases,
             cancels=self.cancels,
         )
+        poisoned = Poisoned(
+            clock=clock, leases=self.leases, settlement=self.settlement, workspace_of=self._workspace_of
+        )
         work = PoolWork(
             bus=bus,
             identity=identity,
@@ -98,7 +102,7 @@ class Agent:
             tasks=self.tasks,
             leases=self.leases,
             conduct=Attempts(parts).conduct,
-            poisoned=Poisoned(parts, self._workspace_of).settle,
+            poisoned=poisoned.settle,
             changed=self.stats.changed,
             prefetch_s=self.settings.prefetch_ms / 1000,
         )

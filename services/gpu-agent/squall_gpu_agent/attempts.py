@@ -5,18 +5,15 @@ Owns the sequence; what each step does is in history, execution, settlement and 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from squall import errors
 from squall.http_api import blob_ref
-from squall.ids import check_call_id
 from squall.spec import INLINE_LIMIT_BYTES, MAX_PAYLOAD_BYTES, Outcome
-from squall_bus import BusError, Delivery
-from squall_contracts import subjects
-from squall_contracts.calls import CallRequested, CallResult
+from squall_bus import BusError
+from squall_contracts.calls import CallResult
 from squall_contracts.functions import FunctionRecord
-from squall_contracts.retention import SPAWNED_S, result_ttl_s
+from squall_contracts.retention import result_ttl_s
 from squall_gpu_agent import results
 from squall_gpu_agent.backend import End, Failed, FailureKind, Lost, Output
 from squall_gpu_agent.blobs import Blobs
@@ -258,46 +255,3 @@ def _items(held: Held, count: int) -> int | None:
 
 def _failure(kind: FailureKind, message: str) -> Failed:
     return Failed(kind=kind, type_name="", module="", message=message, traceback="")
-
-
-class Poisoned:
-    """Deliveries that are not calls: they must end, and must not stop the queue."""
-
-    def __init__(self, parts: AttemptParts, workspace_of: Callable[[str], Awaitable[str]]) -> None:
-        self._parts = parts
-        self._workspace_of = workspace_of
-
-    async def settle(self, delivery: Delivery, reason: str) -> None:
-        """Record a failure if the subject says which input this was, then let the queue forget it."""
-        try:
-            place = subjects.parse_call(delivery.subject)
-            check_call_id(place.call)
-            workspace = await self._workspace_of(place.owner)
-        except (ValueError, errors.SquallError) as error:
-            log.error("poisoned_call_dropped", subject=delivery.subject, reason=reason, error=error)
-            delivery.term()
-            return
-        request = CallRequested(
-            call=place.call,
-            index=place.index,
-            pool=place.owner,
-            function="",
-            workspace=workspace,
-            app="",
-            kind="spawn",
-            accepted_at=delivery.published_at,
-            deadline=0.0,
-        )
-        held = self._parts.leases.take(request, delivery)
-        try:
-            held.advance(Event.SETTLED_UNSTARTED)
-            unreadable = errors.InvalidError(f"the stored call is not readable: {reason}")
-            result = results.without_attempt(
-                request,
-                Outcome.FAILED,
-                {**results.platform_error(unreadable), "kind": "invalid_input"},
-                self._parts.clock.now(),
-            )
-            await self._parts.settlement.record(held, result, SPAWNED_S, "finished", "poisoned")
-        finally:
-            self._parts.leases.drop(held)

@@ -138,12 +138,29 @@ async def test_the_cause_of_an_exception_survives_pickling(workshop: Workshop) -
     assert "direct cause" in end.traceback
 
 
+async def test_an_exception_whose_init_takes_other_arguments_keeps_its_text_and_attributes(workshop: Workshop) -> None:
+    container = await workshop.start(
+        """
+        class Odd(Exception):
+            def __init__(self, a, b):
+                super().__init__('text')
+                self.a = a
+        def f(): raise Odd(1, 2)
+        """
+    )
+    end = await call(container)
+    assert isinstance(end, Failed)
+    assert end.pickled is not None
+    assert b"Odd" in end.pickled
+    assert b"text" in end.pickled
+
+
 async def test_an_exception_that_cannot_be_loaded_again_comes_without_pickle(workshop: Workshop) -> None:
     container = await workshop.start(
         """
         class Odd(Exception):
-            def __init__(self, a, b): super().__init__('text')
-        def f(): raise Odd(1, 2)
+            def __reduce__(self): return (int, ('not a number',))
+        def f(): raise Odd()
         """
     )
     end = await call(container)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,14 @@ from squall.spec import CodeRef, ScalingPolicy, to_wire
 from squall_contracts import subjects
 from squall_contracts.calls import CallRequested
 from squall_contracts.functions import AppRecord, FunctionRecord, PoolRecord, pool_id, pool_key
+from squall_gateway.apps import Apps
 from squall_gateway.auth import create_token
+from squall_gateway.blobs import Blobs
+from squall_gateway.cancels import Cancels
+from squall_gateway.directory import Directory
+from squall_gateway.pools import Pools
+from squall_gateway.results import Results
+from squall_gateway.stopping import Stopping
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -274,17 +282,27 @@ async def slipped_in(world: World, call: str, pool: str) -> str:
     return late.call
 
 
-async def test_apps_that_were_stopped_long_ago_are_forgotten_and_deployed_ones_are_kept(tmp_path: Path) -> None:
-    clock = FakeClock(1_000_000_000.0)
-    async with a_world(tmp_path, clock=clock) as world:
-        fleeting, kept = await world.publish(name="fleeting"), await deploy(world, "kept")
-        for app in (fleeting, kept):
-            await world.http.post(f"/v1/apps/{app['app_id']}/stop")
+async def test_apps_that_were_stopped_long_ago_are_forgotten_and_deployed_ones_are_kept(world: World) -> None:
+    fleeting, kept, running = await world.publish(), await deploy(world, "kept"), await world.publish()
+    for app in (fleeting, kept):
+        await world.http.post(f"/v1/apps/{app['app_id']}/stop")
 
-        async def forgotten() -> bool:
-            await clock.advance(24 * 3600)
-            return await world.bus.kv("apps").get(fleeting["app_id"]) is None
+    await tidy_after(world, days=7)
+    assert await world.bus.kv("apps").get(fleeting["app_id"]) is not None
+    await tidy_after(world, days=9)
 
-        await eventually(forgotten)
-        assert await world.bus.kv("specs").get(fleeting["functions"]["double"]) is None
-        assert await world.bus.kv("apps").get(kept["app_id"]) is not None
+    assert await world.bus.kv("apps").get(fleeting["app_id"]) is None
+    assert await world.bus.kv("specs").get(fleeting["functions"]["double"]) is None
+    for app in (kept, running):
+        assert await world.bus.kv("apps").get(app["app_id"]) is not None
+
+
+async def tidy_after(world: World, days: int) -> None:
+    """What a gateway does once an hour, some days from now."""
+    bus, clock, directory = world.bus, FakeClock(time.time() + days * 86400), Directory(world.bus)
+    apps = Apps(bus, directory, Pools(bus, directory, clock), Blobs(str(world.folder / "blobs"), {}, 1), clock)
+    async with asyncio.TaskGroup() as tasks:
+        following = tasks.create_task(directory.run())
+        await directory.synced()
+        await Stopping(apps, Cancels(bus, directory, Results(bus, clock), clock), clock).tidy()
+        following.cancel()

@@ -134,6 +134,7 @@ def shared_variables(wanted: Wanted) -> dict[str, str]:
         "SQUALL_CONTAINER": "1",
         "SQUALL_APP_ID": request.app_id,
         "SQUALL_FUNCTION_ID": request.function_id,
+        "SQUALL_IMAGE_ID": request.spec.image.id,
     }
 
 
