@@ -27,6 +27,7 @@ async def _check(platform: Platform) -> None:
     async with connect(platform.bus_settings(), topology.build()) as bus:
         await _settled(bus)
         accepted, recorded = await _inputs(bus, "calls"), await _inputs(bus, "results")
+        assert accepted, "the journal is empty"
         lost, phantoms = set(accepted) - set(recorded), set(recorded) - set(accepted)
         assert not lost, f"accepted, and without a result: {sorted(lost)[:10]} ({len(lost)})"
         assert not phantoms, f"results of calls that nobody accepted: {sorted(phantoms)[:10]} ({len(phantoms)})"

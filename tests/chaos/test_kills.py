@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from signal import SIGKILL
 
 import pytest
+from tests.chaos.conftest import PROGRAMS
 from tests.chaos.victims import RESULTS_S, Effects, agent_of, function, results, spawn_held, template_of
-from tests.support.platform import Platform, eventually, process
+from tests.support.platform import SQUALL, Platform, eventually, process
 
 import squall
 
@@ -50,7 +52,7 @@ def test_template(platform: Platform, effects: Effects) -> None:
 
     assert results(calls) == [value * value for value in range(4)]
     assert set(effects.counts("finished")) == set(range(4))
-    assert function("cold").remote(5) == 15
+    assert function("cold_third").remote(5) == 35
 
 
 def test_gateway_under_a_waiting_caller(platform: Platform, effects: Effects) -> None:
@@ -66,7 +68,7 @@ def test_gateway_under_a_waiting_caller(platform: Platform, effects: Effects) ->
     platform.restarted(victim)
 
 
-def test_gateway_under_a_map(platform: Platform, effects: Effects) -> None:
+def test_gateway_under_a_map(platform: Platform) -> None:
     quick = function("quick")
     received = []
     victim = platform.front
@@ -103,6 +105,25 @@ def test_control_plane_before_a_cold_call(platform: Platform, service: str, name
 
     assert answer == {"cold": 30, "cold_too": 50}[name]
     platform.restarted(victim)
+
+
+def test_builder_in_the_middle_of_a_build(platform: Platform, tmp_path: Path) -> None:
+    package = tmp_path / "gated"
+    package.mkdir()
+    (package / "gated_backend.py").write_text((PROGRAMS / "gated_backend.py").read_text())
+    (package / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "gated_backend"\nbackend-path = ["."]\n'
+    )
+    deploying = platform.popen(SQUALL, "deploy", PROGRAMS / "slow_image.py", GATED_PACKAGE=str(package))
+    eventually((package / "builds").exists, within_s=30, what="the build never began")
+
+    victim = platform.signal("builder", SIGKILL)
+    platform.restarted(victim)
+    (package / "gate").touch()
+
+    out, err = deploying.communicate(timeout=RESULTS_S)
+    assert deploying.returncode == 0, out + err
+    assert squall.Function.from_name("slow-image", "answer").remote() == 42
 
 
 def test_generator_of_a_killed_gateway_is_not_silently_repeated(platform: Platform, effects: Effects) -> None:

@@ -98,7 +98,7 @@ def _reduce_exception(error: BaseException) -> Any:
         state["__context__"] = error.__context__
     make, arguments = reduced[0], reduced[1]
     if make is type(error) and isinstance(type(error).__init__, types.FunctionType):
-        # An __init__ of the user's may take other arguments than `args`: it is not run again, its attributes are copied.
+        # An __init__ of the user may take other arguments than `args`: not run again, its attributes are copied.
         make, arguments = copyreg.__newobj__, (type(error), *arguments)  # type: ignore[attr-defined]
     return (make, arguments, state) if state else (make, arguments)
 

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from squall import errors
 from squall.errors import InvalidError, NotFoundError, SquallError
 from squall_gateway.answers import error_body, error_headers, public
+from squall_gateway.edge import REQUEST, Exchange
 from squall_gateway.openapi import HOT_PATHS, with_errors
 from squall_service.health import Health
 from squall_service.health import answer as health_answer
@@ -33,6 +34,7 @@ def build(version: str, routers: Sequence[APIRouter], health: Health, metrics: C
     for router in (*routers, _observed(health, metrics)):
         app.include_router(router)
     app.add_exception_handler(SquallError, _on_error)
+    app.add_exception_handler(Exception, _on_unexpected)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.openapi = lambda: _document(app, version)  # type: ignore[method-assign]
@@ -52,30 +54,39 @@ def _observed(health: Health, metrics: Callable[[], bytes]) -> APIRouter:
     return router
 
 
-def _answer(error: SquallError) -> Response:
+def _answer(request: Request, error: SquallError) -> Response:
     headers = {name.decode(): value.decode() for name, value in error_headers(error)}
-    return Response(error_body(error), error.http_status, headers=headers)
+    exchange: Exchange = request.scope[REQUEST]
+    return Response(error_body(error, exchange.id), error.http_status, headers=headers)
 
 
-async def _on_error(_: Request, error: Exception) -> Response:
+async def _on_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, SquallError)
-    return _answer(public(error))
+    return _answer(request, public(error))
 
 
-async def _on_invalid(_: Request, error: Exception) -> Response:
+async def _on_unexpected(request: Request, _: Exception) -> Response:
+    """The answer; what went wrong is logged at the edge, with the same id."""
+    exchange: Exchange = request.scope[REQUEST]
+    return _answer(request, errors.InternalError(f"request {exchange.id} failed"))
+
+
+async def _on_invalid(request: Request, error: Exception) -> Response:
     """What FastAPI found wrong with a request, in the one form of errors."""
     assert isinstance(error, RequestValidationError)
     problems = [f"{'.'.join(str(part) for part in found['loc'])}: {found['msg']}" for found in error.errors()]
-    return _answer(InvalidError("; ".join(problems)[:2000], fix="Correct what the message names."))
+    return _answer(request, InvalidError("; ".join(problems)[:2000], fix="Correct what the message names."))
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
     """Unknown paths and methods."""
     assert isinstance(error, HTTPException)
     if error.status_code == 404:
-        return _answer(NotFoundError(f"there is no {request.url.path}", fix="See /openapi.json for what there is."))
+        return _answer(
+            request, NotFoundError(f"there is no {request.url.path}", fix="See /openapi.json for what there is.")
+        )
     told = errors.InvalidError(f"{request.method} {request.url.path}: {error.detail}", fix="See /openapi.json.")
-    response = _answer(told)
+    response = _answer(request, told)
     response.status_code = error.status_code
     return response
 

@@ -174,6 +174,7 @@ class Generators:
             try:
                 await self._accept(stream, call, target, given, received_ns)
             except SquallError:
+                stream.wait.settle(NoResult.GONE)  # for a second connection that came in the meantime
                 await self._forget(stream)
                 raise
         mine = stream.attach()

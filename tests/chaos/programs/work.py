@@ -44,6 +44,11 @@ def cold_too(value):
     return value * 5
 
 
+@app.function(timeout=120, max_containers=1)
+def cold_third(value):
+    return value * 7
+
+
 @app.function(timeout=120, max_containers=4)
 def evaluate(effects, value):
     """One input of the big fan-out: a little work, one line."""

@@ -204,12 +204,29 @@ def test_logs_can_be_narrowed_and_dated(shop: Shell) -> None:
 
 
 @pytest.mark.slow
+def test_logs_of_one_container_and_of_the_last_seconds(shop: Shell) -> None:
+    lines = rows_of(shop.squall("logs", "shop", "--json").ok().out)
+    container = lines[-1]["container"]
+
+    of_it = rows_of(shop.squall("logs", "shop", "--container", container, "-n", "1", "--json").ok().out)
+
+    assert [line["text"] for line in of_it] == [line["text"] for line in lines if line["container"] == container][-1:]
+    assert shop.squall("logs", "shop", "--since", "1h").ok().out
+    shop.squall("logs", "shop", "--since", "yesterday").refused("usage", "10m", status=2)
+
+
+def rows_of(lines: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in lines.splitlines()]
+
+
+@pytest.mark.slow
 def test_following_shows_lines_as_they_come(shop: Shell) -> None:
-    child = shop.start("logs", "-f", "-n", "0", "shop")
+    child = shop.start("logs", "-f", "-n", "1", "-s", "stdout", "shop")
     assert child.stdout is not None
     try:
-        call = spawn(shop, "double", 4321)
-        assert child.stdout.readline() == b"doubling 4321\n", call
+        child.stdout.readline()
+        spawn(shop, "double", 4321)
+        assert child.stdout.readline() == b"doubling 4321\n"
     finally:
         child.terminate()
         shop.finish(child)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from fastapi import APIRouter
 from tests.services.gateway.test_maps import results_of
 from tests.services.gateway.world import (
     SHARDS,
@@ -25,8 +26,15 @@ from squall.errors import PortInUseError, SquallError, catalogue
 from squall.http_api import Header, Route
 from squall.ids import new_call_id
 from squall_contracts.functions import TokenRecord, pool_id
-from squall_gateway.auth import create_token, token_key
+from squall_gateway.app import build
+from squall_gateway.auth import Tokens, create_token, token_key
+from squall_gateway.blobs import Blobs
+from squall_gateway.condition import Condition
+from squall_gateway.edge import Edge, Exchange
+from squall_gateway.metrics import Requests
 from squall_gateway.server import listen, url_of
+from squall_service.clock import SystemClock
+from squall_service.health import Health
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -198,3 +206,31 @@ async def _drain(client: httpx.AsyncClient, call: str) -> int:
             except StopAsyncIteration:
                 return count
             count += 1
+
+
+async def test_a_bug_of_ours_is_answered_with_an_id_under_which_the_stack_is_logged(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    router = APIRouter()
+
+    @router.get("/broken")
+    async def broken() -> None:
+        raise RuntimeError("the secret")
+
+    async def hot(exchange: Exchange, _: str) -> None:
+        raise RuntimeError("the secret")
+
+    condition = Condition(world.bus, Blobs("memory:///", {}, 1), SystemClock())
+    app = build("0", [router], Health(), lambda: b"")
+    edge = Edge(Tokens(world.bus, SystemClock()), condition, Requests(), {("GET", "/hot"): hot}, app)
+    transport = httpx.ASGITransport(edge, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        answers = [await client.get("/broken"), await client.get("/hot")]
+    condition.close()
+
+    for answer in answers:
+        error = error_of(answer)
+        assert (answer.status_code, error["code"]) == (500, "internal")
+        assert "the secret" not in answer.text
+        logged = [r for r in caplog.records if r.exc_info and error["request"] in str(r.__dict__["fields"])]
+        assert "the secret" in str(logged[0].exc_info)

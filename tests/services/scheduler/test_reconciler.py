@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.services.scheduler.world import World, a_world, transformed
+from tests.services.scheduler.world import World, a_world
 from tests.support.clock import FakeClock
 from tests.support.eventually import eventually
 
@@ -245,7 +245,6 @@ async def test_a_lost_queue_is_made_again_with_only_what_is_not_finished(shard: 
     await shard.after(1)
     await shard.world.bus.request(f"$JS.API.STREAM.DELETE.{WORK}", b"")
     await shard.after(LEASE_S + 1)
-    await transformed_work(shard)
     await eventually(lambda: shard.is_queued(waiting))
     await shard.after(3)
     assert await shard.queued() == [f"{waiting}.0"]
@@ -307,8 +306,3 @@ async def test_after_a_crash_of_the_server_every_input_is_in_its_queue_or_has_a_
 
 async def missing(shard: Shard, call: str) -> bool:
     return not await shard.is_queued(call)
-
-
-async def transformed_work(shard: Shard) -> None:
-    for stream in shard.world.bus.topology.streams:
-        await transformed(shard.world.bus, stream)

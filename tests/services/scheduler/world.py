@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -46,21 +45,7 @@ async def a_bus(server: NatsServer, name: str = "test", shards: int = SHARDS) ->
     layout = topology.build("local", shards)
     async with connect(BusSettings(url=server.url, name=name, shards=shards), layout) as bus:
         await bus.ensure_topology()
-        for stream in layout.streams:
-            await transformed(bus, stream)
         yield bus
-
-
-async def transformed(bus: Bus, stream: topology.StreamSpec) -> None:
-    """See to it that a stream's subject transform is in force."""
-    if stream.subject_transform is None:
-        return
-    info = json.loads((await bus.request(f"$JS.API.STREAM.INFO.{stream.name}", b"")).data)
-    source, destination = stream.subject_transform
-    config = {**info["config"], "subject_transform": {"src": source, "dest": destination}}
-    if config != info["config"]:
-        answer = await bus.request(f"$JS.API.STREAM.UPDATE.{stream.name}", json.dumps(config).encode())
-        assert "error" not in json.loads(answer.data), answer.data
 
 
 @asynccontextmanager

@@ -184,6 +184,7 @@ LOG_FUNCTION: Any = typer.Option(None, "--function", help="Only of this function
 LOG_CALL: Any = typer.Option(None, "--call", help="Only of this call.")
 LOG_CONTAINER: Any = typer.Option(None, "--container", help="Only of this container.")
 LOG_STREAM: Any = typer.Option(None, "-s", "--stream", help="Only stdout, stderr or system.")
+LOG_SINCE: Any = typer.Option(None, "--since", help="Only lines of the last 30s, 10m, 2h or 1d.")
 APP: Any = typer.Argument(..., metavar="APP", help="Name or id of the app; or the id of a call.")
 
 
@@ -213,6 +214,7 @@ def logs(
     call: Optional[str] = LOG_CALL,
     container: Optional[str] = LOG_CONTAINER,
     stream: Optional[str] = LOG_STREAM,
+    since: Optional[str] = LOG_SINCE,
     timestamps: bool = TIMESTAMPS,
     environment: Optional[str] = ENVIRONMENT,
     as_json: bool = JSON,
@@ -220,10 +222,9 @@ def logs(
     """Print what an app's containers wrote."""
     import squall.cli.logs as command
 
-    wanted = command.Wanted(function=function, call=call, container=container, stream=stream)
-    return command.logs(
-        name, wanted, follow=follow, tail=tail, timestamps=timestamps, environment=environment, as_json=as_json
-    )
+    age_s = None if since is None else command.seconds(since)
+    wanted = command.Wanted(function, call, container, stream, age_s, tail)
+    return command.logs(name, wanted, follow=follow, timestamps=timestamps, environment=environment, as_json=as_json)
 
 
 # ---------------------------------------------------------------- calls

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Optional
 
+from squall import ids
 from squall.cli import lookup
 from squall.cli.server import for_command
 from squall.client import BROKEN, Client, Retry, query
+from squall.errors import UsageError
 from squall.http_api import CallSummary, LogEntry, Route
 from squall.spec import from_wire
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 @dataclass(frozen=True)
@@ -24,51 +30,48 @@ class Wanted:
     call: Optional[str] = None
     container: Optional[str] = None
     stream: Optional[str] = None
-
-    def matches(self, entry: LogEntry) -> bool:
-        """Whether a line is one of them."""
-        pairs = (
-            (self.function, entry.function),
-            (self.call, entry.call),
-            (self.container, entry.container),
-            (self.stream, entry.stream),
-        )
-        return all(wanted is None or wanted == found for wanted, found in pairs)
+    since_s: Optional[float] = None
+    """At most so many seconds old."""
+    tail: Optional[int] = None
+    """How many of the last ones to begin with; None = all."""
 
 
 def logs(
-    name: str,
-    wanted: Wanted,
-    *,
-    follow: bool,
-    tail: int,
-    timestamps: bool,
-    environment: Optional[str],
-    as_json: bool,
+    name: str, wanted: Wanted, *, follow: bool, timestamps: bool, environment: Optional[str], as_json: bool
 ) -> int:
     """Prints the log of an app, or of one call."""
     with for_command() as session:
         if name.startswith("fc-"):
-            summary = from_wire(CallSummary, session.client.json("GET", Route.CALL.format(call=name)))
-            app_id = summary.app
-            wanted = Wanted(wanted.function, name, wanted.container, wanted.stream)
+            summary = from_wire(
+                CallSummary, session.client.json("GET", Route.CALL.format(call=ids.check_call_id(name)))
+            )
+            app_id, wanted = summary.app, replace(wanted, call=name)
         else:
             app_id = lookup.app(session.client, name, environment).app_id
-        for entry in entries(session.client, app_id, follow=follow, tail=tail):
-            if wanted.matches(entry):
-                _print(entry, timestamps, as_json)
+        found = entries(session.client, app_id, wanted, follow=follow)
+        if wanted.container is not None:
+            found = _of_container(found, wanted, follow)
+        for entry in found:
+            _print(entry, timestamps, as_json)
     return 0
 
 
-def entries(client: Client, app_id: str, *, follow: bool, tail: Optional[int]) -> Iterator[LogEntry]:
-    """The lines of an app; a broken connection goes on after the last line that came."""
+def entries(client: Client, app_id: str, wanted: Wanted, *, follow: bool) -> Iterator[LogEntry]:
+    """The lines of an app; after a broken connection it goes on behind the last line that came."""
     cursor, retry = "", Retry(client)
+    # The server does not know containers: those lines are counted here.
+    tail = wanted.tail if wanted.container is None else None
+    since = None if wanted.since_s is None else time.time() - wanted.since_s
     while True:
         path = query(
             Route.APP_LOGS.format(app=app_id),
             follow=1 if follow else None,
             cursor=cursor or None,
             tail=None if cursor else tail,
+            call=wanted.call,
+            function=wanted.function,
+            stream=wanted.stream,
+            since=since,
         )
         try:
             with client.stream("GET", path) as stream:
@@ -80,6 +83,19 @@ def entries(client: Client, app_id: str, *, follow: bool, tail: Optional[int]) -
             return
         except BROKEN as error:
             retry.wait(error)
+
+
+def seconds(age: str) -> float:
+    """`10m` in seconds. Raises `UsageError`."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", age)
+    if not found:
+        raise UsageError(f"--since {age!r} is not a time", fix="Use 30s, 10m, 2h or 1d.")
+    return float(found[1]) * _UNITS[found[2]]
+
+
+def _of_container(lines: Iterator[LogEntry], wanted: Wanted, follow: bool) -> Iterator[LogEntry]:
+    matching = (entry for entry in lines if entry.container == wanted.container)
+    return matching if follow or wanted.tail is None else iter(deque(matching, maxlen=wanted.tail))
 
 
 def _print(entry: LogEntry, timestamps: bool, as_json: bool) -> None:

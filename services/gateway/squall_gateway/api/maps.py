@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from squall.errors import InvalidError, RequestSizeError
 from squall.http_api import FrameKind, frames
-from squall.spec import CHUNK_INPUTS
+from squall.spec import CHUNK_INPUTS, Kind
 from squall_contracts.calls import CallResult
 from squall_gateway.accept import Acceptor, Input, now_ns
 from squall_gateway.answers import FRAMES, error_frame, keepalive_frame, result_frame, send_json
@@ -42,6 +42,8 @@ class MapRoutes:
         """Accept a chunk; repeating it changes nothing."""
         received_ns = now_ns(self.acceptor.clock)
         call = read_call_headers(exchange.headers, self.acceptor.bus.topology.shards, call_id)
+        if call.kind is not Kind.SPAWN:
+            call = call._replace(kind=Kind.MAP)
         target = await self.targets.of(call, exchange.token.workspace)
         given = await read_inputs(exchange.receive)
         accepted = await self.acceptor.accept_many(call, target, given, received_ns)
