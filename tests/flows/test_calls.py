@@ -6,7 +6,9 @@ import asyncio
 import os
 import signal
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support.platform import Platform, eventually
@@ -70,13 +72,13 @@ def test_map_raises_at_the_position_of_the_failure_or_returns_exceptions() -> No
 
 
 def test_map_takes_inputs_from_an_endless_generator_as_results_are_read() -> None:
-    def forever() -> object:
+    def forever() -> Iterator[int]:
         n = 0
         while True:
             yield n
             n += 1
 
-    results = iter(function("square").map(forever()))
+    results: Any = iter(function("square").map(forever()))
 
     assert [next(results) for _ in range(30)] == [x * x for x in range(30)]
     results.close()

@@ -8,6 +8,7 @@ import urllib.request
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support.platform import Platform, eventually, process
@@ -99,7 +100,7 @@ def test_a_map_that_nobody_reads_any_more_is_cancelled(effects: Path, tmp_path: 
     gate = tmp_path / "gate"
     calls = ((str(effects), str(gate), n) for n in range(50))
     results = function("hold").starmap(calls, order_outputs=False)
-    stream = iter(results)
+    stream: Any = iter(results)
     gate.touch()
     next(stream)
     gate.unlink()

@@ -112,7 +112,7 @@ def test_a_draining_and_a_silent_node_get_nothing() -> None:
     assert refusals(wanted(), a_node("node-a", draining=True), silent, gone) == {
         "node-a": "is draining",
         "node-b": "has not been heard of for 12 s",
-        "node-c": "has not been heard of for 0 s",
+        "node-c": "has left",
     }
 
 

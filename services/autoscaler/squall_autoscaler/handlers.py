@@ -51,6 +51,8 @@ class Autoscaler:
         self._clock = clock
         self._retiring = Retiring(bus, self.facts, self.sampler)
         self._histories: dict[str, History] = {}
+        self._resting: set[str] = set()
+        """Pools at zero about which nothing has changed since they were looked at: most of a large installation."""
 
     # ------------------------------------------------------------------ facts
 
@@ -75,6 +77,7 @@ class Autoscaler:
         """A container came, moved on or went."""
         claim = None if change.value is None else ContainerClaim.decode(change.value)
         self.facts.claim_changed(change.key, claim)
+        self._resting.discard(change.key.rpartition(".")[0])
 
     def on_desired(self, change: Change) -> None:
         """A decision of ours or of another autoscaler."""
@@ -95,10 +98,12 @@ class Autoscaler:
             self._stir(pool)
 
     def _mark(self, pool: str) -> None:
+        self._resting.discard(pool)
         self.changed.add(pool)
         self.news.set()
 
     def _stir(self, pool: str) -> None:
+        self._resting.discard(pool)
         if self.leading:
             self.hot[pool] = self._clock.now() + ATTENTION_S
             self.stirred.set()
@@ -132,13 +137,17 @@ class Autoscaler:
         if not 0 < len(wanted) <= ASKED_SINGLY:
             inputs = await self.sampler.all_inputs()
             self.metrics.failed_samples += inputs is None
-            samples = {pool: None if inputs is None else inputs.get(pool, 0) for pool in self.facts.pools()}
+            resting = self._resting if inputs is not None else set()
+            awake = [pool for pool in self.facts.pools() if pool not in resting or (inputs and pool in inputs)]
+            samples = {pool: None if inputs is None else inputs.get(pool, 0) for pool in awake}
         else:
             counts = await asyncio.gather(*(self.sampler.inputs_of(pool) for pool in wanted))
             samples = dict(zip(wanted, counts, strict=True))
         await asyncio.gather(*(self.scale(pool, there) for pool, there in samples.items()))
-        for pool in self._histories.keys() - set(self.facts.pools()):
-            del self._histories[pool]
+        if pools is None:
+            for pool in self._histories.keys() - set(self.facts.pools()):
+                del self._histories[pool]
+            self._resting &= set(self.facts.pools())
 
     async def scale(self, pool: str, inputs: int | None) -> None:
         """Decide on one pool."""
@@ -159,6 +168,9 @@ class Autoscaler:
             await self._store(pool, decision, sample)
         if situation.stopped or situation.retired:
             await self._retiring.saw(pool, inputs, now)
+        elif decision.count == 0 and inputs == 0 and not self.facts.claims(pool):
+            self._resting.add(pool)
+            self._histories.pop(pool, None)
 
     async def _real(self, pool: str, inputs: int | None) -> int | None:
         """Inputs of a pool at zero count only if one of them has no result."""

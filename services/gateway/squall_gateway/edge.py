@@ -48,6 +48,8 @@ class Exchange:
     token: TokenRecord
     status: int = 0
     """0 until the answer began."""
+    route: str = ""
+    """Which route of the call path it is."""
 
     async def send(self, message: MutableMapping[str, Any]) -> None:
         """ASGI's send, with our header."""
@@ -89,9 +91,8 @@ class Edge:
         number = next(self._numbers)
         exchange = Exchange(scope, receive, send, f"{self._prefix}-{number:x}", dict(scope["headers"]), NOBODY)
         scope[REQUEST] = exchange
-        route = "other"
         try:
-            route = await self._answer(exchange)
+            await self._answer(exchange)
         except ClientGone:
             pass  # nobody reads an answer
         except SquallError as error:
@@ -102,9 +103,9 @@ class Edge:
                 raise  # too late for an answer: the connection is closed
             await self._refuse(exchange, InternalError(f"request {exchange.id} failed"))
         finally:
-            self._requests.count(route, exchange.status)
+            self._requests.count(exchange.route or _fastapi_route(scope), exchange.status)
 
-    async def _answer(self, exchange: Exchange) -> str:
+    async def _answer(self, exchange: Exchange) -> None:
         path: str = exchange.scope["path"]
         if path.startswith(PREFIX):
             check_client_version(exchange.headers, _OWN_VERSION)
@@ -113,11 +114,11 @@ class Edge:
         pattern, call = split_path(path)
         handler = self._hot.get((exchange.scope["method"], pattern))
         if handler is not None:
+            exchange.route = pattern
             await handler(exchange, call)
-            return pattern
+            return
         exchange.scope[TOKEN] = exchange.token
         await self._rest(exchange.scope, exchange.receive, exchange.send)
-        return str(getattr(exchange.scope.get("route"), "path", "other"))
 
     async def _refuse(self, exchange: Exchange, error: SquallError) -> None:
         if exchange.status:
@@ -125,6 +126,11 @@ class Edge:
             raise error
         body = error_body(error, exchange.id)
         await send_whole(exchange.send, error.http_status, body, error_headers(error))
+
+
+def _fastapi_route(scope: Scope) -> str:
+    """The pattern that matched; never the path itself, which anybody could make up."""
+    return str(getattr(scope.get("route"), "path", "other"))
 
 
 def split_path(path: str) -> tuple[str, str]:

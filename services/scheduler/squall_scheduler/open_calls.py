@@ -53,6 +53,11 @@ class OpenCalls:
     def has(self, pool: str, key: str) -> bool:
         return key in self._pools.get(pool, ())
 
+    def seq(self, pool: str, key: str) -> int:
+        """Its place in the journal; 0 = it is not open any more."""
+        call = self._pools.get(pool, {}).get(key)
+        return call.seq if call is not None else 0
+
     def is_due(self, pool: str, key: str, now: float) -> bool:
         """Whether its deadline has passed."""
         call = self._pools.get(pool, {}).get(key)

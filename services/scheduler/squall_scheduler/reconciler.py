@@ -7,6 +7,7 @@ input of each pool every second, and a few requests every lease.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 
 from squall_bus import Bus, BusError, ConsumerInfo, ConsumerSpec, NotFound, StreamInfo
@@ -21,6 +22,9 @@ from squall_service.telemetry import log
 
 LOOKED_AT_ONCE = 256
 DUE_AT_ONCE = 4096
+POOLS_AT_ONCE = 8
+REFILLED_LAG = 100
+"""A queue that is so little behind the journal has taken over what was there when it was made."""
 MARGIN = 8
 """Inputs that are looked at beyond those known to be delivered."""
 SYNC_EVERY_S = 900.0
@@ -81,23 +85,32 @@ class Reconciler:
 
     async def look_around(self) -> None:
         """Compare the queues with what should be in them."""
-        await self.tail.check_progress()
+        accepted = await self.tail.check_progress()
         self.repairs.forget_past()
         work = await self._work_stream()
-        if work is None or any(work.sources.values()) or (self._refilling and not work.last_seq):
+        if work is None:
             self._next_round = 0.0
-            return  # behind the journal: what is missing may be on its way
-        if self._refilling:
-            self._refilling = False
-            await self.take_out_ended()
+            return
+        lag = sum(work.sources.values(), 0)
+        await self._after_refilling(work, lag)
         if work.messages == 0 and not len(self.tail.open):
             self._surplus.clear()
             return
         consumers = {consumer.name: consumer for consumer in await self._bus.list_consumers(self._work)}
-        for pool in self.tail.open.pools():
-            consumer = consumers.get(pool) or await self._make_consumer(pool)
-            await self._look_at(pool, consumer)
+        pools = self.tail.open.pools()
+        for start in range(0, len(pools), POOLS_AT_ONCE):
+            some = pools[start : start + POOLS_AT_ONCE]
+            await asyncio.gather(*(self._look_at(pool, consumers.get(pool), accepted - lag) for pool in some))
         if self._surplus_lasts(consumers):
+            await self.take_out_ended()
+
+    async def _after_refilling(self, work: StreamInfo, lag: int) -> None:
+        """Once a new WORK has taken over the journal, what has ended is taken out of it again."""
+        if not self._refilling:
+            return
+        self._next_round = 0.0
+        if work.last_seq and lag < REFILLED_LAG:
+            self._refilling = False
             await self.take_out_ended()
 
     async def _work_stream(self) -> StreamInfo | None:
@@ -119,19 +132,22 @@ class Reconciler:
         log.warning("consumer_made_again", stream=self._work, pool=pool)
         return await self._bus.consumer_info(self._work, pool)
 
-    async def _look_at(self, pool: str, consumer: ConsumerInfo | None) -> None:
-        """The inputs of a pool that may have dropped out of its queue.
+    async def _look_at(self, pool: str, known: ConsumerInfo | None, sourced_seq: int) -> None:
+        """The inputs of a pool that may have dropped out of its queue. Behind `sourced_seq` they may be on their way.
 
-        Only a delivered one can, and deliveries follow the order of the journal: it is among the oldest. If the queue
-        as a whole is short, it has lost more than that, and all of them are looked at."""
+        Only a delivered one can drop out, and deliveries follow the order of the journal: it is among the oldest. If
+        the queue as a whole is short, it has lost more than that, and all of them are looked at."""
+        consumer = known or await self._make_consumer(pool)
         if consumer is None:
             return
-        there, queued = self.tail.open.count(pool), consumer.pending + consumer.ack_pending
+        calls = self.tail.open
+        short = calls.count(pool) - consumer.pending - consumer.ack_pending
         suspects = consumer.ack_pending + MARGIN
-        if there - queued > suspects:
+        if short > suspects:
             missing = await self._missing(pool)
         else:
-            missing = self.tail.open.oldest(pool, suspects + max(0, there - queued))
+            missing = calls.oldest(pool, suspects + max(0, short))
+        missing = [key for key in missing if calls.seq(pool, key) <= sourced_seq]
         for start in range(0, len(missing), LOOKED_AT_ONCE):
             await self._examine(pool, missing[start : start + LOOKED_AT_ONCE], consumer)
 

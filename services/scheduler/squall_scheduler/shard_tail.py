@@ -8,7 +8,7 @@ when the journal's sequence shows a gap, and now and then. Listing costs 2 us an
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 from squall_bus import Bus, Message, Stored, Subscription
 from squall_contracts import subjects
@@ -32,6 +32,8 @@ class ShardTail:
         """Something may have been missed: `sync` before anything is concluded."""
         self.journal_seq = 0
         """The newest input that was seen."""
+        self._seen_before: int | None = None
+        """The journal's last sequence at the check before."""
         self._bus = bus
         self._region = bus.topology.region
         self.shard = shard
@@ -67,7 +69,7 @@ class ShardTail:
             self.behind = True
         self.journal_seq = max(self.journal_seq, seq)
         pool, key = pool_and_key(message.subject)
-        call = Open(seq, float(headers.get(DEADLINE_HEADER, FAR)))
+        call = Open(seq, deadline_in(headers))
         if self._closed is None:
             self.open.add(pool, key, call)
         else:
@@ -124,16 +126,28 @@ class ShardTail:
             if pool_and_key(stored.subject)[1] in unended:
                 yield stored
 
-    async def check_progress(self) -> None:
-        """Whether the journal has gone on without us."""
-        if (await self._bus.stream_info(self._journal)).last_seq > self.journal_seq:
+    async def check_progress(self) -> int:
+        """Notice when the journal has gone on without us. Returns its last sequence."""
+        last_seq = (await self._bus.stream_info(self._journal)).last_seq
+        # What was stored a moment ago may still be on its way to us.
+        if self._seen_before is not None and self._seen_before > self.journal_seq:
             self.behind = True
+        self._seen_before = last_seq
+        return last_seq
 
 
 def opened(stored: Stored) -> tuple[str, str, Open]:
     """Pool, key and what is kept of a journal record."""
     pool, key = pool_and_key(stored.subject)
-    return pool, key, Open(stored.seq, float(stored.headers.get(DEADLINE_HEADER, FAR)))
+    return pool, key, Open(stored.seq, deadline_in(stored.headers))
+
+
+def deadline_in(headers: Mapping[str, str]) -> float:
+    """The deadline of an input; one that cannot be read is none."""
+    try:
+        return float(headers[DEADLINE_HEADER])
+    except (KeyError, ValueError):
+        return FAR
 
 
 def pool_and_key(subject: str) -> tuple[str, str]:

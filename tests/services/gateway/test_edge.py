@@ -133,13 +133,20 @@ async def test_every_answer_has_a_request_id_and_every_error_the_same_form(world
 
 
 async def test_health_readiness_and_metrics_need_no_token(world: World) -> None:
+    await world.http.get("/v1/info")
+    await world.http.get(f"/v1/calls/{new_call_id(SHARDS)}/result")
     async with httpx.AsyncClient(base_url=world.http.base_url) as anybody:
         assert (await anybody.get("/healthz")).status_code == 200
         assert (await anybody.get("/readyz")).json() == {}
         await anybody.get("/v1/info")
         metrics = (await anybody.get("/metrics")).text
 
-    assert 'squall_gateway_requests_total{route="other",status="401"}' in metrics
+    for line in (
+        'route="other",status="401"',
+        'route="/v1/info",status="200"',
+        'route="/v1/calls/*/result",status="404"',
+    ):
+        assert f"squall_gateway_requests_total{{{line}}}" in metrics
 
 
 async def test_the_openapi_document_has_every_route_and_the_form_of_errors(world: World) -> None:

@@ -265,11 +265,11 @@ async def test_ended_inputs_that_came_back_are_taken_out_after_a_reconnect(shard
 
 async def test_what_was_accepted_while_nobody_listened_is_found(shard: Shard) -> None:
     pool = await shard.world.function()
-    before = await shard.accepted(pool, deadline=shard.clock.now() + 20)
+    before = await shard.accepted(pool, deadline=shard.clock.now() + 40)
     await shard.after(1)
     await shard.reconciler.tail.close()
-    missed = await shard.accepted(pool, deadline=shard.clock.now() + 20)
-    await shard.after(LEASE_S + 1)
+    missed = await shard.accepted(pool, deadline=shard.clock.now() + 40)
+    await shard.after(2 * LEASE_S + 2)
     assert set(shard.reconciler.tail.open.all(pool)) == {f"{before}.0", f"{missed}.0"}
 
 

@@ -162,6 +162,8 @@ def fit_on(node: Node, wanted: Wanted, choice: GpuRequest | None, now: float) ->
 
 def _unfit(node: Node, wanted: Wanted, now: float) -> str:
     """Why the node takes nothing, or nothing of this pool."""
+    if not node.present:
+        return "has left"
     if not node.alive(now):
         return f"has not been heard of for {node.silent_for_s(now):.0f} s"
     if node.draining:
