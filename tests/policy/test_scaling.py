@@ -80,12 +80,29 @@ def test_short_inputs_on_a_large_fleet_grow_until_their_queue_is_done_in_a_secon
     assert counts[15] == 100
 
 
+def test_short_inputs_get_no_more_containers_while_the_last_ones_are_starting() -> None:
+    history = History(-1000.0)
+    for tick in range(5):
+        sample = Sample(at=tick * 0.2, inputs=900, ready=2, running=2, finished=40.0 * tick)
+        decision = decide(sample, history, a_situation(2), sample.at)
+    assert decision.count == 5
+    for tick in range(5, 10):
+        sample = Sample(at=tick * 0.2, inputs=900, ready=2, starting=3, running=2, finished=40.0 * tick)
+        assert decide(sample, history, a_situation(5), sample.at).count == 5
+
+
 def test_while_the_first_container_starts_no_more_are_wanted_for_a_second() -> None:
     history, counts = History(0.0), []
     for step in range(9):
         sample = Sample(at=step * 0.2, inputs=500, ready=0, starting=1)
         counts.append(decide(sample, history, a_situation(1), sample.at).count)
     assert counts == [1, 1, 1, 1, 1, 4, 4, 4, 4]
+
+
+def test_a_few_more_are_started_without_waiting_for_any_figure() -> None:
+    history = History(0.0)
+    assert decide(Sample(at=0.1, inputs=3, starting=1), history, a_situation(1), 0.1).count == 3
+    assert decide(Sample(at=0.3, inputs=2, ready=1, running=1, finished=0.0), history, a_situation(1), 0.3).count == 2
 
 
 def test_growth_without_any_figures_doubles_with_each_step() -> None:

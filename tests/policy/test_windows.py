@@ -84,8 +84,18 @@ def test_growth_is_compared_with_the_best_figure_of_fewer_containers() -> None:
 def test_figures_of_other_numbers_are_forgotten_in_time() -> None:
     work = worked((0.0, 0), (1.0, 100))
     work.record(100, 4, 1.1)
-    for second in range(2, 9):
+    for second in range(2, 24):
         work.record(100 + second, 4, float(second))
+    assert work.gain() is None
+
+
+def test_figures_of_other_numbers_are_void_when_the_inputs_have_become_longer() -> None:
+    work = worked((0.0, 0), (1.0, 100))
+    work.record(100, 2, 1.1)
+    work.record(300, 2, 2.1)
+    assert work.gain() == 1.0
+    for tenth in range(25):
+        work.record(300 + tenth, 2, 2.2 + tenth / 10)
     assert work.gain() is None
 
 
@@ -99,6 +109,14 @@ def test_inputs_are_long_when_none_has_ended_while_it_was_measured() -> None:
     assert work.long()
     work.record(8, 4, 1.1)
     assert not work.long()
+
+
+def test_times_without_backlog_are_not_measured() -> None:
+    work = worked((0.0, 0), (1.0, 100))
+    work.rest()
+    work.record(100, 1, 60.0)
+    work.record(200, 1, 61.0)
+    assert work.per_s() == 100.0
 
 
 steps = st.lists(st.tuples(st.floats(0.0, 3.0), st.integers(0, 20)), min_size=1, max_size=60)

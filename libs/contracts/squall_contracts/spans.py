@@ -17,7 +17,7 @@ from squall_contracts.envelope import HotMessage
 # Names of spans. Children of `call` unless a parent is said; phases of the critical path are marked *.
 CALL = "call"  # SDK: the caller's line of code
 ARGS_ENCODE = "args.encode"  # * SDK
-GATEWAY_ACCEPT = "gateway.accept"  # * gateway, until the journal write begins
+GATEWAY_ACCEPT = "gateway.accept"  # * gateway, until the journal has it; of a map's chunk until the write begins
 JOURNAL_PUBLISH = "journal.publish"  # * gateway, child of gateway.accept
 QUEUE_WAIT = (
     "queue.wait"  # agent: accepted -> handed to an attempt; on the critical path only where nothing below covers it
@@ -36,7 +36,7 @@ DISPATCH = "dispatch"  # * agent: container ready (or input delivered, whichever
 ATTEMPT = "attempt"  # agent: handed to the runner -> outcome known; attributes carry cold, node, container
 USER_CODE = "user.code"  # * runner, child of attempt
 RESULT_PUBLISH = "result.publish"  # * agent
-RESULT_RETURN = "result.return"  # * gateway: reply received -> answer written
+RESULT_RETURN = "result.return"  # * gateway: reply received -> answer written; as a phase with the way there and back
 RESULT_DECODE = "result.decode"  # * SDK
 
 CRITICAL_PHASES = frozenset(
@@ -47,8 +47,9 @@ CRITICAL_PHASES = frozenset(
     )
 )  # fmt: skip
 """The names marked * above."""
-FILLING_PHASES = frozenset((QUEUE_WAIT,))
-"""On the critical path only where no other phase is."""
+FILLING_PHASES = frozenset((QUEUE_WAIT, ATTEMPT))
+"""On the critical path only where no other phase is: what of an attempt is not user code is the way to the runner and
+back."""
 
 
 @dataclass(frozen=True)

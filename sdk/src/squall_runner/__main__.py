@@ -80,7 +80,9 @@ def _connect(sock: socket.socket, capture: Optional[Capture]) -> tuple[Ground, S
 def _import(settings: Settings, ground: Ground, started: Started) -> Loaded:
     try:
         with phase(started, "code.import"):
-            return Loaded(load.import_target(settings))
+            loaded = Loaded(load.import_target(settings))
+            tracing.prepare()
+            return loaded
     except BaseException as error:  # noqa: BLE001  # SystemExit at import is the user's error as well
         fail_start(error, ground, started)
 

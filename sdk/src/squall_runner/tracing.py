@@ -1,6 +1,6 @@
 """Spans of user code become children of the attempt: its W3C context is handed to what the user's image has.
 
-`squall_runner` never imports OpenTelemetry; if user code has, its current context is set.
+`squall_runner` does not need OpenTelemetry; if the image has it, its current context is set.
 """
 
 from __future__ import annotations
@@ -9,6 +9,15 @@ import importlib
 import os
 import sys
 from typing import Any
+
+
+def prepare() -> None:
+    """Load the image's OpenTelemetry, if there is one: code that imports it inside the function finds its context set."""
+    try:
+        importlib.import_module("opentelemetry.trace.propagation.tracecontext")
+        importlib.import_module("opentelemetry.context")
+    except Exception:  # noqa: BLE001  # whatever a broken one raises is no reason not to run
+        return
 
 
 class parent:

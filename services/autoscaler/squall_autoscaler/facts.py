@@ -104,7 +104,7 @@ class Facts:
 
     def stats_seen(self, stats: ContainerStats, now: float) -> list[str]:
         """What one node's containers do; rows: container, pool, running, slots, idle since, state. Returns the pools
-        that have no free place there any more, and had one before."""
+        that run more there than before and have no free place left."""
         seen = NodeStats(seen_at=now, finished=stats.finished)
         if (before := self._stats.get(stats.node)) is not None:
             for pool, count in stats.finished.items():
@@ -115,7 +115,8 @@ class Facts:
             seen.running[pool] = seen.running.get(pool, 0) + int(running)
             seen.free[pool] = seen.free.get(pool, 0) + int(slots) - int(running)
         self._stats[stats.node] = seen
-        return [pool for pool, free in seen.free.items() if free <= 0 and (not before or before.free.get(pool, 1) > 0)]
+        running = before.running if before is not None else {}
+        return [pool for pool, free in seen.free.items() if free <= 0 and seen.running[pool] > running.get(pool, 0)]
 
     # ------------------------------------------------------------------ views
 

@@ -164,7 +164,7 @@ class Autoscaler:
             self.hot[pool] = now + ATTENTION_S
         elif self.hot.get(pool, 0.0) <= now:
             self.hot.pop(pool, None)
-        if decision.count != situation.desired:
+        if decision.count not in (situation.desired, self.facts.decision(pool).count):
             await self._store(pool, decision, sample)
         if situation.stopped or situation.retired:
             await self._retiring.saw(pool, inputs, now)

@@ -15,8 +15,8 @@ from squall_contracts.builds import IMAGES, BuildImage, ImageRecord
 from squall_service.clock import Clock
 from squall_service.telemetry import log
 
-ACK_WAIT_S = 30.0
-HEARTBEAT_S = 8.0
+ACK_WAIT_S = 12.0
+HEARTBEAT_S = 4.0
 """Three times in an ack wait: two lost ones do not give the build to somebody else."""
 
 

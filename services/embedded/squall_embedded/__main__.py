@@ -6,6 +6,7 @@ import gc
 import os
 import shutil
 import sys
+from typing import NoReturn
 
 from squall.errors import SquallError
 from squall_embedded import addresses, announcing, state
@@ -45,5 +46,12 @@ def _run(settings: EmbeddedSettings, parent: int) -> int:
         os.close(lock)
 
 
+def main_and_exit() -> NoReturn:
+    """Nothing is left to be done by then: to take thousands of modules apart would cost 100 ms."""
+    status = main()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    main_and_exit()

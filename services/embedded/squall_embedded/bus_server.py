@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import subprocess
 
 from squall.errors import LocalPlatformError
@@ -50,6 +51,6 @@ class BusServer:
         """Starts it again on the same port, after it has ended."""
         self.child = Child("bus", self._program.start(self.port))
 
-    async def stop(self) -> None:
-        """Ends it; everything acknowledged is on disk."""
-        await self.child.stop(STOP_GRACE_S)
+    async def stop(self, *, keep: bool) -> None:
+        """Ends it; everything acknowledged is on disk. When its data goes too it need not close it, for 100 ms."""
+        await self.child.stop(STOP_GRACE_S, signal.SIGTERM if keep else signal.SIGKILL)

@@ -22,11 +22,12 @@ READY_TIMEOUT_S = 90.0
 SHORT_DRAIN_S = 1.0
 """Of a temporary platform: its one client has stopped its app, and nobody else can come back."""
 PACKAGES: Mapping[str, tuple[str, str]] = {
-    "gateway": ("squall_gateway", "GatewaySettings"),
+    # The agent first: it waits for a process of its own, while the gateway computes for 200 ms before it is ready.
     "gpu-agent": ("squall_gpu_agent", "AgentSettings"),
     "scheduler": ("squall_scheduler", "SchedulerSettings"),
     "autoscaler": ("squall_autoscaler", "AutoscalerSettings"),
     "builder": ("squall_builder", "BuilderSettings"),
+    "gateway": ("squall_gateway", "GatewaySettings"),
 }
 
 

@@ -72,7 +72,7 @@ class Platform:
                 keeping.cancel()
         finally:
             state.remove_if_ours(self.settings.state_file)
-            await self.server.stop()
+            await self.server.stop(keep=not self.settings.ephemeral)
 
     async def _serve(self, bus: Bus) -> None:
         form, site = await asyncio.gather(asyncio.to_thread(self.load_form), self._prepare(bus))

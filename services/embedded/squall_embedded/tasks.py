@@ -44,12 +44,15 @@ async def run_services(site: Site, bus: Bus, publish: Publish) -> AsyncIterator[
 
     try:
         async with asyncio.TaskGroup() as tasks:
-            readies = [asyncio.Event() for _ in services]
-            for service, ready in zip(services, readies, strict=True):
-                tasks.create_task(keep(service, ready), name=service.name)
+            readies = {service.name: asyncio.Event() for service in services}
+            for service in services:
+                tasks.create_task(keep(service, readies[service.name]), name=service.name)
+            # The one client of a temporary platform begins with the gateway alone; the others are ready before it needs
+            # them, or wait for nothing but the bus, where its call lies.
+            needed = ["gateway"] if site.settings.ephemeral else list(readies)
             try:
                 async with asyncio.timeout(configuring.READY_TIMEOUT_S):
-                    await asyncio.gather(*(ready.wait() for ready in readies))
+                    await asyncio.gather(*(readies[name].wait() for name in needed))
                 publish([_part(service.name, site) for service in services])
                 yield
             finally:

@@ -52,9 +52,17 @@ class Accepted(NamedTuple):
     trace_id: str
     parent_id: str
     """The caller's span."""
-    began_ns: int
-    """When the journal write began and ended."""
-    ended_ns: int
+    times_ns: tuple[int, int, int]
+    """When accepting began, when the journal write began, and when it ended."""
+
+    @property
+    def rows(self) -> SpanVector:
+        """What accepting took."""
+        began, writing, ended = self.times_ns
+        return [
+            spans.row(spans.GATEWAY_ACCEPT, "", SERVICE, began, ended),
+            spans.row(spans.JOURNAL_PUBLISH, spans.GATEWAY_ACCEPT, SERVICE, writing, ended),
+        ]
 
 
 class Terms(NamedTuple):
@@ -86,12 +94,11 @@ class Acceptor:
         deadline = await self._admit(call, target, [given])
         trace_id, parent_id = trace_of(call)
         began_ns = now_ns(self.clock)
-        rows = accept_rows(call, received_ns, began_ns)
-        # `journal.publish` is known only later and travels apart: it must be able to name its parent.
-        rows[-1][-1]["span_id"] = spans.span_id(call.call, given.index, "", spans.GATEWAY_ACCEPT)
+        # `gateway.accept` ends with the write, so it cannot travel in what is written: it comes with `journal.publish`.
+        *rows, accept = accept_rows(call, received_ns, began_ns)
         terms = Terms(deadline, spans.traceparent(trace_id, parent_id), rows, reply_to)
         [duplicate] = await self._publish(call, target, [self._record(call, target, given, terms)])
-        return Accepted(duplicate, trace_id, parent_id, began_ns, now_ns(self.clock))
+        return Accepted(duplicate, trace_id, parent_id, (accept[3], began_ns, now_ns(self.clock)))
 
     async def accept_many(self, call: CallHeaders, target: Target, given: Sequence[Input], received_ns: int) -> int:
         """A chunk of a map; how many are in the journal now. Raises if any is not."""

@@ -80,10 +80,9 @@ def spans_in(stored: Stored) -> list[SpanInfo]:
 def with_own_rows(found: list[SpanInfo], asked: CallRequested, trace_id: str, root: str) -> list[SpanInfo]:
     """Rows that travel with the call are published by its attempt; before there is one they are taken from the call."""
     this = (asked.call, asked.index)
-    accepted = [span for span in found if span.name == spans.GATEWAY_ACCEPT and input_of(span) == this]
-    if accepted:
-        return found
-    return [*found, *expand(SpanBatch(trace_id, root, asked.call, asked.index, "", asked.spans))]
+    known = {span.name for span in found if input_of(span) == this}
+    own = expand(SpanBatch(trace_id, root, asked.call, asked.index, "", asked.spans))
+    return [*found, *(span for span in own if span.name not in known)]
 
 
 def input_of(span: SpanInfo) -> tuple[object, object]:
@@ -113,12 +112,22 @@ def path_of(mine: Iterable[SpanInfo], asked: CallRequested, root: str) -> Critic
     """The critical path of one input; calls that it made are part of its user code."""
     this = (asked.call, asked.index)
     own = [span for span in mine if input_of(span) == this]
-    intervals = [Interval(span.name, span.start_ns, span.end_ns) for span in own]
+    intervals = [with_way(Interval(span.name, span.start_ns, span.end_ns), own) for span in own]
     # A spawn's caller is gone at once, and a map's waits for many: there the input's own phases are the whole.
     waited_for = asked.kind in (Kind.REMOTE.value, Kind.GENERATOR.value)
     caller = [Interval(span.name, span.start_ns, span.end_ns) for span in own if span.span_id == root]
     whole = caller[0] if caller and waited_for else None
     return critical_path(intervals, spans.CRITICAL_PHASES, spans.FILLING_PHASES, whole)
+
+
+def with_way(interval: Interval, own: Sequence[SpanInfo]) -> Interval:
+    """`result.return` as a phase: from the stored result to the caller's hands, the way to and from the gateway
+    included; any other as it is."""
+    if interval.name != spans.RESULT_RETURN:
+        return interval
+    stored = [span.end_ns for span in own if span.name == spans.RESULT_PUBLISH and span.end_ns <= interval.start_ns]
+    taken = [span.start_ns for span in own if span.name == spans.RESULT_DECODE and span.start_ns >= interval.end_ns]
+    return Interval(interval.name, max(stored, default=interval.start_ns), min(taken, default=interval.end_ns))
 
 
 def check_batches(batches: Sequence[SpanBatch]) -> Sequence[SpanBatch]:

@@ -93,7 +93,7 @@ def rows(held: Held, end: End, container: PooledContainer, node: str) -> SpanVec
     first = not (held.totals.user + held.totals.infra)
     started, ended, delivered = held.started_ns, held.ended_ns, held.delivered_ns
     found: SpanVector = [list(r) for r in held.request.spans] if first else []
-    waiting_since = max((r[3] + r[4] for r in found), default=int(held.request.accepted_at * 1e9))
+    waiting_since = int(held.request.accepted_at * 1e9)
     found.append(row(QUEUE_WAIT, "", SERVICE, waiting_since if first else delivered, started))
     if held.cold:
         found += container.start_rows

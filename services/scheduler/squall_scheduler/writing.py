@@ -160,7 +160,7 @@ def control_spans(need: Desired | None, began: float, now: float) -> SpanVector:
         rows.append(
             spans.row(
                 spans.AUTOSCALER_DECIDE,
-                spans.CALL,
+                "",
                 "autoscaler",
                 started_ns,
                 nanoseconds(need.decided_at),
@@ -169,7 +169,7 @@ def control_spans(need: Desired | None, began: float, now: float) -> SpanVector:
                 desired=need.count,
             )
         )
-    rows.append(spans.row(spans.SCHEDULER_PLACE, spans.CALL, "scheduler", nanoseconds(placed_from), nanoseconds(now)))
+    rows.append(spans.row(spans.SCHEDULER_PLACE, "", "scheduler", nanoseconds(placed_from), nanoseconds(now)))
     return rows
 
 

@@ -99,7 +99,8 @@ def test_doctor_tells_what_is_there_and_what_is_not(shell: Shell) -> None:
     assert findings["platform"]["state"] == "ok"
     assert "2.15" in findings["nats-server"]["text"]
     assert findings["uv"]["state"] == "ok"
-    assert "ms" in findings["fsync"]["text"]
+    assert "ms" in findings["data fsync"]["text"]
+    assert findings["ports"]["state"] == "ok"
     assert "3.11" in findings["interpreters"]["text"]
     assert findings["process"]["state"] == "ok"
     assert findings["sandbox"]["state"] == "note"

@@ -46,9 +46,10 @@ class Terminal:
     def __init__(self) -> None:
         self.out = io.StringIO()
         self.status: list[str] = []
-        self.region = Region(self.out, lambda: [*self.region.held(), *self.status])
+        self.region = Region(self.out, lambda: self.status)
 
     def shows(self) -> list[str]:
+        self.region.refresh()
         return Screen(self.out.getvalue()).text
 
 

@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
@@ -71,7 +72,7 @@ def _versions() -> Iterator[Finding]:
 
 
 def _interpreters() -> Iterator[Finding]:
-    found = sorted(interpreters().items())
+    found = sorted(interpreters().items(), key=lambda item: int(item[0].partition(".")[2]))
     shown = ", ".join(f"{version} ({path})" for version, path in found) or "none"
     yield Finding("interpreters", OK if found else NOTE, f"for images: {shown}")
 
@@ -120,10 +121,11 @@ def _disk() -> Iterator[Finding]:
             yield Finding(what, BAD, text, "Free some space: calls are refused when the disk is nearly full.")
         else:
             yield Finding(what, OK, text)
+        name = what.replace("disk", "fsync")
         p50, p99 = fsync_ms(existing)
         if p50 is None:
             yield Finding(
-                "fsync",
+                name,
                 BAD,
                 f"cannot write to {existing}",
                 "Choose a folder you may write to with SQUALL_HOME or TMPDIR.",
@@ -131,7 +133,7 @@ def _disk() -> Iterator[Finding]:
         else:
             slow = p50 > SLOW_FSYNC_MS
             yield Finding(
-                "fsync",
+                name,
                 NOTE if slow else OK,
                 f"{p50:.2f} ms (p50), {p99:.2f} ms (slowest) at {existing}; each accepted call waits for about two",
             )
@@ -151,6 +153,17 @@ def fsync_ms(folder: Path) -> tuple[Optional[float], float]:
     except OSError:
         return None, 0.0
     return statistics.median(times), max(times)
+
+
+def _ports() -> Iterator[Finding]:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", 0))
+        except OSError as error:
+            fix = "squall needs the loopback interface: bring it up, or allow it in this sandbox."
+            yield Finding("ports", BAD, f"cannot listen on 127.0.0.1: {error.strerror}", fix)
+            return
+    yield Finding("ports", OK, "free ones can be had on 127.0.0.1; squall asks for nothing else by default")
 
 
 def _durability() -> Iterator[Finding]:
@@ -237,6 +250,7 @@ CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     _interpreters,
     _tools,
     _disk,
+    _ports,
     _durability,
     _backends,
     _server,

@@ -19,12 +19,12 @@ from squall.cli.region import Redirected, Region
 from squall.http_api import AppStatus, LogEntry
 from squall.output import Output
 
+SYSTEM = "system"
+"""The stream of what squall itself says in a log."""
+
 FRAME_S = 0.1
 _FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
-MAX_BUILD_LINES = 6
-"""The last lines of a running build; all of them when it fails are in the error."""
 BAR_WIDTH = 40
-MAX_HELD_LINES = 8
 
 
 class _Map:
@@ -48,13 +48,14 @@ class LiveOutput(Output):
         self._out, self._err = out or sys.stdout, err or sys.stderr
         self._timestamps = timestamps
         self._console = Console(file=self._err, force_terminal=True, highlight=False)
-        self._region = Region(self._err, self._lines)
+        self._region = Region(self._err, self._lines, lambda: self._console.width)
         self._lock = threading.RLock()
         self._doing = ""
         self._status: Optional[AppStatus] = None
         self._waiting: dict[str, str] = {}
         self._maps: dict[str, _Map] = {}
-        self._build: list[str] = []
+        self._built: set[str] = set()
+        """Images whose build has said something; the others were there already."""
         self._ended = threading.Event()
         self._thread: Optional[threading.Thread] = None
         self._started_by_app = False
@@ -100,14 +101,13 @@ class LiveOutput(Output):
         self._doing = f"Image {image_id}: {description}" if description else f"Image {image_id}"
 
     def image_log(self, image_id: str, entry: LogEntry) -> None:
-        with self._lock:
-            self._build = [*self._build, entry.text.rstrip("\n")][-MAX_BUILD_LINES:]
-        self._above(f"[dim]{_escape(entry.text.rstrip())}[/dim]")
+        if entry.stream != SYSTEM:
+            self._built.add(image_id)
+            self._above(f"[dim]{_escape(entry.text.rstrip())}[/dim]")
 
     def image_ready(self, image_id: str) -> None:
-        with self._lock:
-            built, self._build, self._doing = bool(self._build), [], ""
-        if built:
+        self._doing = ""
+        if image_id in self._built:
             self._step(f"Built image {image_id}.")
 
     def app_created(self, app_id: str, name: str) -> None:
@@ -190,7 +190,6 @@ class LiveOutput(Output):
 
     def _lines(self) -> list[str]:
         with self._lock:
-            held = self._region.held()[-MAX_HELD_LINES:]
             maps, activity = list(self._maps.values()), self._activity()
         width = self._console.width
         table = Table.grid(padding=(0, 1))
@@ -201,8 +200,6 @@ class LiveOutput(Output):
                 Text(current.function), bar, Text(f"{current.done}/{current.submitted}"), Text(f"{seconds:.0f} s")
             )
         with self._console.capture() as captured:
-            for text in held:
-                self._console.print(Text.from_ansi(text), no_wrap=True, overflow="crop", crop=True)
             if maps:
                 self._console.print(table)
             if activity:
@@ -218,10 +215,12 @@ class LiveOutput(Output):
             ready = sum(pool.ready for pool in self._status.pools)
             starting = sum(pool.starting for pool in self._status.pools)
             if ready or starting:
-                parts.append(f"{ready} running" + (f", {starting} starting" if starting else ""))
-            reasons += [pool.waiting for pool in self._status.pools if pool.waiting]
+                parts.append(
+                    f"{ready} container{'s' if ready != 1 else ''}" + (f", {starting} starting" if starting else "")
+                )
+            reasons += [f"{pool.function}: {pool.waiting}" for pool in self._status.pools if pool.waiting]
         if reasons:
-            parts.append(f"waiting: {reasons[0]}")
+            parts.append(f"waiting for {reasons[0]}")
         return " · ".join(parts)
 
 

@@ -7,21 +7,30 @@ progress bars drawn with carriage returns keep working while several programs wr
 from __future__ import annotations
 
 import io
+import re
 import threading
 from collections.abc import Hashable
 from typing import IO, Callable
 
 MAX_HELD_CHARACTERS = 64 * 1024
+MAX_HELD_LINES = 8
+_ESCAPES = re.compile(r"\033\[[0-9;?]*[A-Za-z]")
 _CLEAR_BELOW = "\r\033[J"
 _HIDE_CURSOR, _SHOW_CURSOR = "\033[?25l", "\033[?25h"
 
 
 class Region:
-    """The changing lines on one terminal. Thread-safe."""
+    """The changing lines on one terminal. Thread-safe.
 
-    def __init__(self, terminal: IO[str], draw: Callable[[], list[str]]) -> None:
+    `draw` is asked for them at each `refresh`; text that comes in between moves what was drawn last, so that a program
+    that prints a lot is not slowed down.
+    """
+
+    def __init__(self, terminal: IO[str], draw: Callable[[], list[str]], width: Callable[[], int] = lambda: 80) -> None:
         self._terminal = terminal
         self._draw = draw
+        self._width = width
+        self._drawn: list[str] = []
         self._lines_shown = 0
         self._held: dict[Hashable, tuple[IO[str], str]] = {}
         self._lock = threading.RLock()
@@ -32,7 +41,7 @@ class Region:
         with self._lock:
             self._open = True
             self._terminal.write(_HIDE_CURSOR)
-            self._redraw()
+            self.refresh()
 
     def close(self) -> None:
         """Remove the region; what was held back is written as it stands."""
@@ -50,10 +59,12 @@ class Region:
 
     def refresh(self) -> None:
         """Draw the region as it is now."""
+        drawn = self._draw()
         with self._lock:
             if self._open:
+                self._drawn = drawn
                 self._erase()
-                self._redraw()
+                self._show()
 
     def write(self, stream: IO[str], text: str, source: Hashable = None) -> None:
         """Text above the region. `source` tells apart what several programs write to one stream."""
@@ -66,16 +77,11 @@ class Region:
             whole, rest = _split(self._held.pop(key, (stream, ""))[1] + text)
             if rest:
                 self._held[key] = (stream, rest)
-            self._erase()
             if whole:
+                self._erase()
                 stream.write(whole)
                 stream.flush()
-            self._redraw()
-
-    def held(self) -> list[str]:
-        """What unfinished lines look like now."""
-        with self._lock:
-            return [visible(text) for _, text in self._held.values() if visible(text)]
+                self._show()
 
     def _erase(self) -> None:
         if self._lines_shown:
@@ -83,8 +89,10 @@ class Region:
             self._terminal.flush()
             self._lines_shown = 0
 
-    def _redraw(self) -> None:
-        lines = self._draw()
+    def _show(self) -> None:
+        width = self._width()
+        held = [_ESCAPES.sub("", visible(text))[: width - 1] for _, text in self._held.values() if visible(text)]
+        lines = [*held[-MAX_HELD_LINES:], *self._drawn]
         self._terminal.write("".join(f"{line}\033[0m\n" for line in lines))
         self._terminal.flush()
         self._lines_shown = len(lines)

@@ -32,6 +32,7 @@ class PlainScreen(output.PlainOutput):
     def __init__(self, *, quiet: bool, timestamps: bool) -> None:
         super().__init__(steps=not quiet)
         self.unchanged: Optional[bool] = None
+        self._built: set[str] = set()
         self._timestamps = timestamps
         self._line_open: dict[str, bool] = {}
         self._told: dict[str, float] = {}
@@ -40,6 +41,15 @@ class PlainScreen(output.PlainOutput):
 
     def doing(self, text: str) -> None:
         """Not worth a line."""
+
+    def image_log(self, image_id: str, entry: LogEntry) -> None:
+        if entry.stream != "system":  # what squall itself says there is told by the steps
+            self._built.add(image_id)
+            super().image_log(image_id, entry)
+
+    def image_ready(self, image_id: str) -> None:
+        if image_id in self._built:
+            self._step(f"✓ Built image {image_id}.")
 
     def app_deployed(self, app_id: str, name: str, version: int, unchanged: bool) -> None:
         self.unchanged = unchanged

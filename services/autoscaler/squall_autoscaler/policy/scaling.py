@@ -19,6 +19,8 @@ LEAST_GAIN = 0.4
 PATIENCE_S = 1.0
 """How long a pool waits for its first container before it starts more: if that starts quickly, its rate is soon known;
 if not (imports, a model), waiting would only cost time."""
+FEW = 2
+"""So many more are started without a figure: a function that waits for a call of itself ends nothing meanwhile."""
 ARRIVING_S = 3.0
 """An accepted input is in its queue within a millisecond; when the server has just started, within a second or so."""
 STEP_CONTAINERS = 3
@@ -38,7 +40,10 @@ def decide(sample: Sample, history: History, situation: Situation, now: float) -
         return Decision(count=0, reason="its app is stopped")
     if sample.inputs is None:
         return _hold(sample, situation, "the queue could not be asked")
-    history.work.record(sample.finished, sample.ready, now)
+    if (sample.inputs or 0) > sample.ready * situation.policy.target_inputs:
+        history.work.record(sample.finished, sample.ready, now)
+    else:
+        history.work.rest()
     need, why = _need(sample, history, situation, now)
     if need == 0 and now - situation.woken_at < ARRIVING_S:
         need, why = 1, "an input has arrived"
@@ -73,6 +78,8 @@ def _need(sample: Sample, history: History, situation: Situation, now: float) ->
 def _worth(need: int, inputs: int, sample: Sample, history: History, now: float) -> tuple[int, str]:
     """Up to how many containers more of them end the inputs sooner."""
     there, rate = max(1, sample.live), history.work.per_s()
+    if rate is None and need <= there + FEW:
+        return need, ""
     if sample.ready == 0:
         return (need, "") if now - history.idle_until >= PATIENCE_S else (there, "the first container is starting")
     if sample.finished is None:
@@ -83,6 +90,8 @@ def _worth(need: int, inputs: int, sample: Sample, history: History, now: float)
         return there, "their rate is being measured"
     if rate == 0:
         return need, ""
+    if sample.starting:
+        return there, "the last ones are starting"
     gain = history.work.gain()
     if gain is not None and gain < LEAST_GAIN:
         return there, f"{rate:.0f} per second, and the last containers made it no faster"

@@ -49,8 +49,10 @@ class Work:
     """Long enough for a steady figure, short enough to notice soon that inputs have become longer."""
     MIN_S = 0.3
     """Less is luck."""
-    KEPT_S = 6.0
-    """How long the figures of other numbers of containers count; inputs may have become longer since."""
+    KEPT_S = 20.0
+    """How long the figures of other numbers of containers count."""
+    CHANGED = 0.5
+    """A rate that has fallen to this share with as many containers means other inputs: earlier figures are void."""
 
     def __init__(self) -> None:
         self._counts: deque[tuple[float, float]] = deque()
@@ -71,8 +73,16 @@ class Work:
             self._counts.popleft()
         self._levels = {n: level for n, level in self._levels.items() if now - level[0] <= self.KEPT_S}
         if (rate := self.per_s()) is not None:
+            best = self._levels.get(ready, (now, 0.0))[1]
+            if rate < best * self.CHANGED:
+                self._levels.clear()
+                best = 0.0
             # The best one: a figure taken while others were starting is too low.
-            self._levels[ready] = (now, max(rate, self._levels.get(ready, (now, 0.0))[1]))
+            self._levels[ready] = (now, max(rate, best))
+
+    def rest(self) -> None:
+        """Nothing waits: what is ended now says how much there was to do, not how fast it is done."""
+        self._counts.clear()
 
     def per_s(self) -> float | None:
         """Inputs per second with the present number of containers; None while it is not measured."""

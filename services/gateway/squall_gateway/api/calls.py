@@ -99,7 +99,6 @@ class CallRoutes:
             self.requests.accepted[call.kind.value] += 1
 
     def _trace(self, call: CallHeaders, accepted: Accepted, rows: list[list[object]]) -> None:
-        published = row(spans.JOURNAL_PUBLISH, spans.GATEWAY_ACCEPT, SERVICE, accepted.began_ns, accepted.ended_ns)
-        batch = SpanBatch(accepted.trace_id, accepted.parent_id, call.call, 0, "", [published, *rows])
+        batch = SpanBatch(accepted.trace_id, accepted.parent_id, call.call, 0, "", [*accepted.rows, *rows])
         bus = self.acceptor.bus
         bus.publish_soon(subjects.spans(bus.topology.region, accepted.trace_id), batch.encode())
