@@ -50,6 +50,14 @@ def test_a_pool_that_was_just_woken_is_not_put_to_sleep_before_its_input_is_in_t
     assert decided(a_sample(0), replace(woken, woken_at=-4.0)).count == 0
 
 
+def test_a_call_that_came_and_went_between_two_looks_keeps_its_container_for_the_window_and_no_longer() -> None:
+    history, situation, counts = History(-1000.0), a_situation(1, scaledown_window_s=10, woken_at=0.0), []
+    for second in range(15):
+        sample = Sample(at=float(second), inputs=0, ready=1)
+        counts.append(decide(sample, history, situation, sample.at).count)
+    assert counts == [1] * 11 + [0] * 4
+
+
 def grown(rate_of: Callable[[int], float], seconds: float, inputs: int = 1000) -> list[int]:
     """Numbers of containers, looked at five times a second, that end `rate_of(n)` inputs per second."""
     history, live, finished, counts = History(-1000.0), 0, 0.0, []

@@ -34,6 +34,7 @@ RESTART_POLL_S = 0.1
 KILL_TIMEOUT_S = 5.0
 TEMPORARY_PREFIX = "squall-"
 OWNER_FILE = "owner.pid"
+LOG = "platform.log"
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def running(patience_s: float = RESTART_PATIENCE_S) -> Optional[LocalServer]:
             raise errors.ConnectionError(
                 f"squall of `squall up` (process {server.pid}) runs, but does not answer at {server.url}",
                 fix="Stop it with `squall down`, start it with `squall up`; its log is in {log}.",
-                log=str(Path(server.data) / "platform.log"),
+                log=str(Path(server.data) / LOG),
             )
         time.sleep(RESTART_POLL_S)
         server = recorded()
@@ -119,8 +120,9 @@ class Temporary:
     def __init__(self, arguments: tuple[str, ...] = ()) -> None:
         _require_platform()
         remove_abandoned()
-        self.data = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX))
-        (self.data / OWNER_FILE).write_text(str(os.getpid()))
+        with _writing("the temporary folder", "Point TMPDIR to a folder that you may write to."):
+            self.data = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX))
+            (self.data / OWNER_FILE).write_text(str(os.getpid()))
         self._process = _launch(self.data, ("--ephemeral", *arguments), stdin=subprocess.PIPE)
         self._server: Optional[LocalServer] = None
 
@@ -202,8 +204,10 @@ def up(
         return present
     _require_platform()
     folder = Path(data or config.home() / "local").absolute()
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    state_file().parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with _writing(str(folder), "Choose another folder with `--data`, or move all of squall's with SQUALL_HOME."):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (folder / LOG).touch(mode=0o600)
+        state_file().parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     process = _launch(folder, ("--state-file", str(state_file()), *arguments), stdin=subprocess.DEVNULL)
     try:
         return _await_ready(process, folder, timeout_s, on_wait)
@@ -249,7 +253,7 @@ def installed() -> bool:
 def log_tail(data: Path, lines: int = 15) -> str:
     """The last lines of the log of the platform in a data folder."""
     try:
-        return "\n".join((data / "platform.log").read_text(errors="replace").splitlines()[-lines:])
+        return "\n".join((data / LOG).read_text(errors="replace").splitlines()[-lines:])
     except OSError:
         return ""
 
@@ -262,10 +266,18 @@ def _require_platform() -> None:
         )
 
 
+@contextlib.contextmanager
+def _writing(what: str, fix: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise errors.LocalPlatformError(f"cannot write to {what}: {error.strerror or error}", fix=fix) from error
+
+
 def _launch(data: Path, arguments: tuple[str, ...], stdin: int) -> subprocess.Popen[bytes]:
     # -P: a file of the user's folder named like a module of ours must not be imported by the platform.
     command: list[str] = [sys.executable, "-P", "-m", "squall_embedded", "--data", str(data), *arguments]
-    with open(data / "platform.log", "ab") as log:
+    with open(data / LOG, "ab") as log:
         # A session of its own: Ctrl-C at the terminal is for the CLI, which then stops things in order.
         return subprocess.Popen(
             command,

@@ -13,7 +13,7 @@ import sys
 import time
 from typing import Any, NamedTuple, NoReturn, Optional
 
-from squall_runner import environment, frames, load, template, warm
+from squall_runner import environment, frames, load, template, tracing, warm
 from squall_runner.channel import Channel
 from squall_runner.execute import Ground
 from squall_runner.interrupt import Interrupter

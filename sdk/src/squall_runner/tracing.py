@@ -12,7 +12,7 @@ from typing import Any
 
 
 def prepare() -> None:
-    """Load the image's OpenTelemetry, if there is one: code that imports it inside the function finds its context set."""
+    """Load the image's OpenTelemetry, if it has one: code that imports it in the function finds its context set."""
     try:
         importlib.import_module("opentelemetry.trace.propagation.tracecontext")
         importlib.import_module("opentelemetry.context")

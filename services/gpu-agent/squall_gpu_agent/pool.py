@@ -93,7 +93,7 @@ class Pool:
         self.containers[container.id] = container
         self._slots += container.slots
         self._dispatch()
-        self.refresh()
+        self.refresh(probe=True)  # it was started because something waits, on a shard that may not be known to have it
 
     def retire(self, container: PooledContainer) -> None:
         """It takes no more inputs; what runs in it goes on."""

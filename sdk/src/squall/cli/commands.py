@@ -130,6 +130,7 @@ def up(
     processes: bool = typer.Option(False, "--processes", help="Run each service as its own process."),
     agents: int = typer.Option(1, "--agents", min=1, help="Number of agents; above 1 needs --processes."),
     gateways: int = typer.Option(1, "--gateways", min=1, help="Number of gateways; above 1 needs --processes."),
+    host: str = typer.Option("127.0.0.1", "--host", help="Address of the gateway; 0.0.0.0 lets other machines in."),
     port: int = typer.Option(0, "--port", min=0, max=65535, help="Port of the gateway (default: a free one)."),
     data: Optional[Path] = typer.Option(
         None, "--data", help="Folder of everything that it keeps (default: ~/.squall/local)."
@@ -138,7 +139,7 @@ def up(
     """Start a squall that stays on this machine; later commands use it."""
     import squall.cli.machine as command
 
-    return command.up(processes=processes, agents=agents, gateways=gateways, port=port, data=data)
+    return command.up(processes=processes, agents=agents, gateways=gateways, host=host, port=port, data=data)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import json
 import os
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Callable, Optional
 
 from squall import config, local
-from squall.errors import SquallError
+from squall.errors import ConnectionError, SquallError
 
 OK, NOTE, BAD = "ok", "note", "bad"
 _MARKS = {OK: "✓", NOTE: "·", BAD: "✗"}
@@ -210,7 +211,9 @@ def _server() -> Iterator[Finding]:
         yield Finding("server", OK, "none is configured and none runs: `squall run` starts one for each run")
         return
     if address is None:
-        server = local.running()
+        server = None
+        with contextlib.suppress(ConnectionError):
+            server = local.running(patience_s=1.0)
         if server is None and recorded is not None:
             yield Finding(
                 "server", BAD, f"{recorded.url} of `squall up` does not answer", "squall down, then squall up"

@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any, Optional
 
 from squall import config, local
-from squall.errors import ConflictError, SquallError, UsageError
+from squall.errors import ConflictError, ConnectionError, SquallError, UsageError
 from squall.http_api import NodeInfo, Route
 from squall.spec import from_wire
 
+STATUS_PATIENCE_S = 1.0
 _FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 
 
-def up(*, processes: bool, agents: int, gateways: int, port: int, data: Optional[Path]) -> int:
+def up(*, processes: bool, agents: int, gateways: int, host: str, port: int, data: Optional[Path]) -> int:
     """Starts it and says how to reach it."""
     if not processes and (agents > 1 or gateways > 1):
         raise UsageError("--agents and --gateways above 1 need --processes", fix="Add --processes.")
@@ -31,7 +32,7 @@ def up(*, processes: bool, agents: int, gateways: int, port: int, data: Optional
             )
         sys.stdout.write(f"squall already runs at {present.url} (process {present.pid}).\n")
         return 0
-    arguments = ["--port", str(port)]
+    arguments = ["--host", host, "--port", str(port)]
     if processes:
         arguments += ["--processes", "--agents", str(agents), "--gateways", str(gateways)]
     began = time.monotonic()
@@ -74,7 +75,7 @@ def _look() -> dict[str, Any]:
     recorded = local.recorded()
     found: dict[str, Any] = {"source": "configured" if address else "squall up", "reachable": False, "url": None}
     if address is None and recorded is not None:
-        server = local.running()
+        server = _running()
         found.update(url=recorded.url, pid=recorded.pid, data=recorded.data, mode=recorded.mode)
         found.update(
             processes=[{**part, "alive": _alive(part)} for part in recorded.processes], started_at=recorded.started_at
@@ -84,6 +85,13 @@ def _look() -> dict[str, Any]:
         found["url"] = address.url
         found.update(_ask(address))
     return found
+
+
+def _running() -> Optional[local.LocalServer]:
+    try:
+        return local.running(STATUS_PATIENCE_S)
+    except ConnectionError:
+        return None  # what `status` is there to tell
 
 
 def _ask(address: config.ServerAddress) -> dict[str, Any]:

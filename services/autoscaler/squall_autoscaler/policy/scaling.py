@@ -45,12 +45,15 @@ def decide(sample: Sample, history: History, situation: Situation, now: float) -
     else:
         history.work.rest()
     need, why = _need(sample, history, situation, now)
-    if need == 0 and now - situation.woken_at < ARRIVING_S:
-        need, why = 1, "an input has arrived"
+    if situation.woken_at > history.woken_at:
+        # Counted once: the scaledown window runs from the arrival, not from the end of the wait for it.
+        history.woken_at = situation.woken_at
+        history.needed.record(1, now)
+    arriving = now - situation.woken_at < ARRIVING_S
     if need == 0:
         history.idle_until = now
     history.needed.record(need, now)
-    if situation.retired and need == 0 and sample.running == 0:
+    if situation.retired and need == 0 and sample.running == 0 and not arriving:
         return Decision(count=0, reason="a newer version is deployed and nothing is left to do")
     return _within_limits(sample, history, situation, need, why, now)
 
@@ -106,6 +109,8 @@ def _within_limits(sample: Sample, history: History, situation: Situation, need:
     held = min(sample.live, _recent(sample, history, situation, now))
     if held > count:
         count, why = held, f"{why}; needed within the last {window_s:.0f} s"
+    if count == 0 and now - situation.woken_at < ARRIVING_S:
+        count, why = 1, "an input has arrived"
     least = 0 if situation.retired else policy.min_containers
     if count < least:
         count, why = least, f"{why}; min_containers {least}"

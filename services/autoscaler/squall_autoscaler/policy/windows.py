@@ -112,5 +112,7 @@ class History:
     def __init__(self, now: float) -> None:
         self.needed = Peak(now)
         self.work = Work()
+        self.woken_at = float("-inf")
+        """The last arrival that woke the pool and was counted as need."""
         self.idle_until = now
         """When there was last nothing to do."""

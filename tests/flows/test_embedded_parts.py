@@ -1,0 +1,118 @@
+"""Pieces of the embedded platform that need no platform: restarts, its command line, addresses, errors of the bus."""
+
+from __future__ import annotations
+
+import socket
+from itertools import accumulate, repeat
+from pathlib import Path
+
+import pytest
+
+from squall.errors import PortInUseError, ServerTooOldError
+from squall_embedded import addresses
+from squall_embedded.bus_program import BusProgram, too_old, version
+from squall_embedded.restarts import MAX_DELAY_S, STABLE_S, Restarts
+from squall_embedded.settings import MAX_SCRATCH_PATH, parse
+
+
+def test_a_part_that_keeps_ending_is_started_later_and_later_up_to_a_bound() -> None:
+    ends = accumulate(repeat(0.5, 10), lambda restarts, ran_for_s: restarts.after_end(ran_for_s), initial=Restarts())
+
+    delays = [restarts.delay_s for restarts in ends]
+
+    assert delays[:5] == [0.0, 0.1, 0.2, 0.4, 0.8]
+    assert delays[-1] == MAX_DELAY_S
+
+
+def test_a_part_that_ran_for_long_is_started_again_at_once() -> None:
+    assert Restarts(in_a_row=9).after_end(STABLE_S).delay_s == 0.1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--data", "x", "--agents", "2"],
+        ["--data", "x", "--gateways", "2"],
+        ["--data", "x", "--processes", "--agents", "0"],
+        ["--data", "x", "--processes", "--agents", "many"],
+        ["--data", "x", "--port", "70000"],
+    ],
+)
+def test_a_command_line_that_makes_no_sense_is_a_usage_error(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(arguments)
+
+    assert caught.value.code == 2
+
+
+def test_the_state_file_is_in_the_folder_unless_told_otherwise(tmp_path: Path) -> None:
+    assert parse(["--data", str(tmp_path)]).state_file == tmp_path / "server.json"
+    assert parse(["--data", str(tmp_path), "--state-file", "/x/y.json"]).state_file == Path("/x/y.json")
+
+
+def test_temporary_files_stay_outside_of_a_folder_whose_path_is_too_long_for_sockets() -> None:
+    assert parse(["--data", "/tmp/squall-12345678"]).scratch == Path("/tmp/squall-12345678/tmp")
+    assert parse(["--data", "/" + "x" * MAX_SCRATCH_PATH]).scratch is None
+
+
+def test_a_port_that_is_taken_is_refused_and_a_free_one_is_found() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+
+        with pytest.raises(PortInUseError, match=str(port)):
+            addresses.choose("127.0.0.1", port)
+        assert addresses.choose("127.0.0.1", 0) not in (0, port)
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [("127.0.0.1", "http://127.0.0.1:80"), ("0.0.0.0", "http://127.0.0.1:80"), ("::1", "http://[::1]:80")],
+)
+def test_clients_of_this_machine_get_an_address_that_they_can_reach(host: str, url: str) -> None:
+    assert addresses.url(host, 80) == url
+
+
+def fake_server(folder: Path, script: str) -> Path:
+    """A program that stands where nats-server would."""
+    program = folder / "nats-server"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    return program
+
+
+def test_a_server_that_cannot_read_our_settings_is_too_old(tmp_path: Path) -> None:
+    script = (
+        'case "$1" in --version) echo "nats-server: v2.9.10";; *) echo "unknown field sync_interval" >&2; exit 1;; esac'
+    )
+    program = BusProgram(tmp_path, fake_server(tmp_path, script))
+    process = program.start()
+    status = process.wait(10)
+
+    error = program.why_it_ended(status)
+
+    assert isinstance(error, ServerTooOldError)
+    assert "2.9.10" in error.message
+    assert "2.15.0" in error.hint
+
+
+def test_a_server_that_ends_is_told_with_the_end_of_its_log(tmp_path: Path) -> None:
+    script = 'case "$1" in --version) echo "nats-server: v2.15.1";; *) echo "disk on fire" >&2; exit 3;; esac'
+    program = BusProgram(tmp_path, fake_server(tmp_path, script))
+
+    error = program.why_it_ended(program.start().wait(10))
+
+    assert "status 3" in error.message
+    assert "disk on fire" in error.message
+
+
+def test_the_version_of_a_program_that_is_none_is_unknown(tmp_path: Path) -> None:
+    assert version(tmp_path / "missing") == ()
+    assert version(fake_server(tmp_path, "exit 1")) == ()
+
+
+def test_the_error_for_an_old_server_names_both_versions() -> None:
+    error = too_old(Path("/usr/bin/nats-server"), (2, 9, 10))
+
+    assert "2.9.10" in error.message
+    assert "Run nats-server 2.15.0 or newer" in error.hint
