@@ -182,6 +182,9 @@ class Stranger:
 
 def copy_tree(target: Path) -> None:
     """The files that git has or would add, nothing that was made in the tree."""
+    if not (ROOT / ".git").exists():
+        shutil.copytree(ROOT, target, ignore=shutil.ignore_patterns(".*cache", ".venv*", "__pycache__"), symlinks=True)
+        return
     answer = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,

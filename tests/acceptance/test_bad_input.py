@@ -210,4 +210,4 @@ def test_what_this_release_lacks_is_refused_not_ignored(leaves_nothing: Stranger
 
     answer = leaves_nothing.squall("run", "later.py")
 
-    answer.must_refuse("unimplemented_argument", "schedule", "Remove")
+    answer.must_refuse("unimplemented_argument", "later.py:5: .*schedule", "Fix: ")
