@@ -29,6 +29,8 @@ READY_TIMEOUT_S = 100.0
 """A first start may have to compile byte-code on a slow disk; a warm one takes about a second."""
 STOP_TIMEOUT_S = 15.0
 """More than the platform's own grace period, after which it kills what is left."""
+DOWN_TIMEOUT_S = 75.0
+"""Running inputs may finish (25 s) and @exit hooks run (30 s)."""
 RESTART_PATIENCE_S = 20.0
 RESTART_POLL_S = 0.1
 KILL_TIMEOUT_S = 5.0
@@ -223,7 +225,7 @@ def up(
             process.stdout.close()
 
 
-def down(timeout_s: float = 30.0) -> Optional[LocalServer]:
+def down(timeout_s: float = DOWN_TIMEOUT_S) -> Optional[LocalServer]:
     """Stops the lasting platform and waits until it is gone; None when none was running. Its data stays."""
     server = recorded()
     if server is None or not _is_platform(server.pid):

@@ -15,13 +15,13 @@ from squall_bus import Bus
 from squall_embedded import addresses, configuring
 from squall_embedded.children import Child
 from squall_embedded.restarts import Restarts
-from squall_embedded.site import Publish, Site
+from squall_embedded.site import EndContainers, Publish, Site
 from squall_embedded.spawn import spawn
 from squall_service.clock import Clock, SystemClock
 from squall_service.telemetry import log
 
-GRACE_S = 15.0
-"""Services hand back what they hold; agents wait for running inputs."""
+GRACE_S = 60.0
+"""Services hand back what they hold; agents wait for running inputs (25 s) and @exit hooks (30 s)."""
 PROBE_S = 0.05
 PROBE_TIMEOUT_S = 2.0
 STARTS_BEFORE_READY = 3
@@ -29,7 +29,7 @@ STARTS_BEFORE_READY = 3
 
 
 @asynccontextmanager
-async def run_services(site: Site, bus: Bus, publish: Publish) -> AsyncIterator[None]:
+async def run_services(site: Site, bus: Bus, publish: Publish) -> AsyncIterator[EndContainers]:
     """Starts all of them at once; in the block all are ready, after it all have drained."""
     clock = SystemClock()
     parts = [Part(program, site, clock) for program in programs(site)]
@@ -41,7 +41,11 @@ async def run_services(site: Site, bus: Bus, publish: Publish) -> AsyncIterator[
                 await asyncio.gather(*(part.become_ready() for part in parts))
             publish([part.described for part in parts])
             keeping.append(tasks.create_task(_publish_changes(parts, changed, publish)))
-            yield
+
+            async def end_containers() -> None:
+                await asyncio.gather(*(part.stop() for part in parts if part.program.service == "gpu-agent"))
+
+            yield end_containers
             # Gateways first: they stop taking calls while everything that answers them is still there.
             await asyncio.gather(*(part.stop() for part in parts if part.program.url))
             await asyncio.gather(*(part.stop() for part in parts))
@@ -65,6 +69,7 @@ class Program:
 
     name: str
     """`gateway-0`: unique on this machine."""
+    service: str
     module: str
     environment: Mapping[str, str]
     health: str
@@ -158,6 +163,7 @@ def _program(service: str, number: int, one_of_many: bool, site: Site) -> Progra
         health, given = addresses.url("127.0.0.1", port), {**given, "health_port": port}
     return Program(
         name=f"{service}-{number}" if one_of_many else service,
+        service=service,
         module=configuring.PACKAGES[service][0],
         environment=configuring.environment(service, given, site),
         health=f"{health}/readyz",

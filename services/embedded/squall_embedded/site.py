@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,5 +52,7 @@ Parts = list[dict[str, Any]]
 """name, pid and, for gateways, url of each part."""
 Publish = Callable[[Parts], None]
 """All parts are ready; called again when one of them was started anew."""
-Form = Callable[[Site, Bus, Publish], AbstractAsyncContextManager[None]]
+EndContainers = Callable[[], Awaitable[None]]
+"""Drains the agents alone: nothing of the user's runs afterwards."""
+Form = Callable[[Site, Bus, Publish], AbstractAsyncContextManager[EndContainers]]
 """A way of running the services: all are ready in the block, and drained after it."""

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import functools
 import importlib
+import os
+import shutil
 import subprocess
 import sys
+from typing import NoReturn
 
 import uvloop
 
@@ -42,6 +45,7 @@ def run_platform(
             ports=ports,
             load_form=functools.partial(_load_form, settings),
             announce=Announcer(settings.state_file).announce,
+            vanish=functools.partial(vanish, settings),
             parent=parent,
         ).run()
 
@@ -51,6 +55,12 @@ def run_platform(
         except BaseExceptionGroup as group:
             raise _cause(group) from None
     return 0
+
+
+def vanish(settings: EmbeddedSettings) -> NoReturn:
+    """Ends a temporary platform without leaving anything; processes of ours die with us."""
+    shutil.rmtree(settings.data, ignore_errors=True)
+    os._exit(0)
 
 
 def _load_form(settings: EmbeddedSettings) -> Form:

@@ -12,15 +12,16 @@ from squall_autoscaler import service as autoscaler
 from squall_builder import service as builder
 from squall_bus import Bus
 from squall_embedded import configuring
-from squall_embedded.site import Publish, Site
+from squall_embedded.site import EndContainers, Publish, Site
 from squall_gateway import service as gateway
 from squall_gpu_agent import service as agent
 from squall_scheduler import service as scheduler
-from squall_service.run import Service, ServiceContext, start
+from squall_service.run import Running, Service, ServiceContext, start
 from squall_service.telemetry import TelemetrySettings, open_telemetry
 
-GRACE_S = 5.0
-"""Of each service; what has not drained by then is cancelled."""
+GRACE_S = 45.0
+"""Of each service; what has not drained by then is cancelled. Agents wait for running inputs (25 s) and @exit hooks."""
+AGENT = "gpu-agent"
 RUNS: Mapping[str, configuring.Run] = {
     "gateway": gateway.run,
     "gpu-agent": agent.run,
@@ -31,16 +32,22 @@ RUNS: Mapping[str, configuring.Run] = {
 
 
 @asynccontextmanager
-async def run_services(site: Site, bus: Bus, publish: Publish) -> AsyncIterator[None]:
+async def run_services(site: Site, bus: Bus, publish: Publish) -> AsyncIterator[EndContainers]:
     """Starts all of them at once and waits until each is ready; the first one that fails ends the block."""
     services = [_service(name, site, bus) for name in configuring.PACKAGES]
     telemetry = open_telemetry("embedded", TelemetrySettings.load())
     stop = asyncio.get_running_loop().create_future()
+    present: dict[str, Running] = {}
 
     async def keep(service: Service[Any], ready: asyncio.Event) -> None:
         async with start(service, telemetry=telemetry) as running:
+            present[service.name] = running
             ready.set()
             await running.ended(stop)
+
+    async def end_containers() -> None:
+        if AGENT in present:
+            await present[AGENT].stop()
 
     try:
         async with asyncio.TaskGroup() as tasks:
@@ -54,7 +61,7 @@ async def run_services(site: Site, bus: Bus, publish: Publish) -> AsyncIterator[
                 async with asyncio.timeout(configuring.READY_TIMEOUT_S):
                     await asyncio.gather(*(readies[name].wait() for name in needed))
                 publish([_part(service.name, site) for service in services])
-                yield
+                yield end_containers
             finally:
                 if not stop.done():
                     stop.set_result(None)
