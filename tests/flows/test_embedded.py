@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import stat
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def user() -> Iterator[Shell]:
         shell.remove()
 
 
-def a_run_that_holds(user: Shell) -> tuple[object, Path]:
+def a_run_that_holds(user: Shell) -> tuple[subprocess.Popen[bytes], Path]:
     """`squall run` whose function is running in its container."""
     started = user.work / "started"
     user.write("holds.py", HOLDS.format(started=str(started)))
@@ -86,6 +87,33 @@ def test_two_runs_at_the_same_time_do_not_meet(user: Shell) -> None:
     children = [user.start("run", "-q", "app.py") for _ in range(2)]
 
     assert [user.finish(child).ok().out for child in children] == ["42\n", "42\n"]
+
+
+def test_a_plain_script_gets_one_for_the_time_of_its_app(user: Shell) -> None:
+    script = user.write(
+        "script.py",
+        """\
+        import squall
+
+        app = squall.App("script")
+
+        @app.function()
+        def double(x):
+            print("doubling", x)
+            return 2 * x
+
+        if __name__ == "__main__":
+            with squall.enable_output(), app.run():
+                print(double.remote(21))
+        """,
+    )
+
+    answer = user.python(f"import runpy; runpy.run_path({str(script)!r}, run_name='__main__')").ok()
+
+    assert sorted(answer.out.splitlines()) == ["42", "doubling 21"]
+    assert "✓ Initialized app script" in answer.err
+    assert user.processes() == []
+    assert user.temporary_files() == []
 
 
 def test_the_first_ctrl_c_stops_in_order(user: Shell) -> None:
@@ -344,6 +372,18 @@ def test_the_bus_server_is_started_again_when_it_dies(staying: Shell) -> None:
 
 
 # ---------------------------------------------------------------- each service a process
+
+
+def test_services_and_containers_die_with_a_supervisor_that_is_killed(user: Shell) -> None:
+    user.squall("up", "--processes", timeout_s=120).ok()
+    child, _ = a_run_that_holds(user)
+
+    (supervisor,) = user.processes("-m squall_embedded")
+    supervisor.signal(signal.SIGKILL)
+    eventually(lambda: not [p for p in user.processes() if p.pid != child.pid], within_s=15, what=user.processes)
+
+    os.killpg(child.pid, signal.SIGINT)
+    assert user.finish(child).status == 130
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from squall_gpu_agent.policy.pulling import MAX_PREFETCH, Demand, answerable, prefetch_limit, shares
+from squall_gpu_agent.policy.pulling import MAX_PREFETCH, Demand, answerable, prefetch_limit, shares, worth_keeping
 
 backlogs = st.lists(st.integers(0, 5), min_size=1, max_size=16)
 
@@ -61,3 +61,10 @@ def test_a_request_is_due_when_half_of_the_prefetch_is_used_up() -> None:
 def test_requests_open_at_idle_shards_do_not_keep_the_loaded_one_from_being_asked() -> None:
     assert answerable([22, 22, 3, 22], [0, 0, 900, 0]) == 3
     assert answerable([1, 1, 1, 1], [0, 0, 0, 0]) == 4
+
+
+def test_a_delivered_call_waits_behind_short_runs_and_is_handed_back_behind_long_ones() -> None:
+    full = Demand(free_slots=0, prefetch=20, waiting=20)
+    assert worth_keeping(full, limit=20)
+    assert not worth_keeping(Demand(free_slots=0, prefetch=20, waiting=80), limit=20)
+    assert not worth_keeping(Demand(free_slots=0, prefetch=0, waiting=0), limit=0)

@@ -19,9 +19,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, Callable, NamedTuple, Optional
 
 from squall import config, errors
 
@@ -39,8 +38,7 @@ OWNER_FILE = "owner.pid"
 LOG = "platform.log"
 
 
-@dataclass(frozen=True)
-class LocalServer:
+class LocalServer(NamedTuple):
     """Where a platform on this machine answers, and what it consists of."""
 
     url: str
@@ -53,7 +51,7 @@ class LocalServer:
     processes: tuple[Mapping[str, Any], ...] = ()
     """name, pid and (for gateways) url of each part."""
     started_at: float = 0.0
-    fields: Mapping[str, Any] = field(default_factory=dict)
+    fields: Mapping[str, Any] = {}
     """What a newer platform says beyond that."""
 
 
@@ -81,7 +79,7 @@ def running(patience_s: float = RESTART_PATIENCE_S) -> Optional[LocalServer]:
         urls = [server.url, *(part["url"] for part in server.processes if part.get("url"))]
         for url in dict.fromkeys(urls):
             if answers(url):
-                return replace(server, url=url)
+                return server._replace(url=url)
         if time.monotonic() > deadline:
             raise errors.ConnectionError(
                 f"squall of `squall up` (process {server.pid}) runs, but does not answer at {server.url}",
@@ -337,7 +335,7 @@ def _quoted(log: str) -> str:
 
 
 def _server(body: dict[str, Any]) -> LocalServer:
-    known = {name: body[name] for name in LocalServer.__dataclass_fields__ if name in body and name != "fields"}
+    known = {name: body[name] for name in LocalServer._fields if name in body and name != "fields"}
     rest = {name: value for name, value in body.items() if name not in known}
     known["processes"] = tuple(known.get("processes") or ())
     return LocalServer(**known, fields=rest)

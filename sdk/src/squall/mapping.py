@@ -116,6 +116,7 @@ class MapSession:
         """Wait until something arrived."""
         item = self._arrived.get()
         self._receive(item)
+        self._progress(False)
 
     @property
     def something_arrived(self) -> bool:

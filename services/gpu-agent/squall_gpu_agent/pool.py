@@ -21,7 +21,7 @@ from squall_gpu_agent.held import Held, read_request
 from squall_gpu_agent.identity import Identity
 from squall_gpu_agent.leases import Leases
 from squall_gpu_agent.policy.lifecycle import State
-from squall_gpu_agent.policy.pulling import Demand, answerable, prefetch_limit, shares
+from squall_gpu_agent.policy.pulling import Demand, answerable, prefetch_limit, shares, worth_keeping
 from squall_gpu_agent.tasks import Tasks
 from squall_service.clock import Clock
 
@@ -136,7 +136,7 @@ class Pool:
         container = None if self.closed or self._waiting else self._least_loaded()
         if container is not None:
             self._start(held, container)
-        elif not self.closed and self._demand().capacity > 0:
+        elif not self.closed and worth_keeping(self._demand(), self._prefetch_limit()):
             self._waiting.append(held)
         else:
             self._give_back(held)
@@ -234,8 +234,10 @@ class Pool:
         slots, free = self._slots, self._slots - self._busy
         if self._unrecorded - self._busy > max(UNRECORDED_MIN, UNRECORDED_PER_SLOT * slots):
             return Demand(free_slots=0, prefetch=0, waiting=len(self._waiting))
-        prefetch = prefetch_limit(slots, self._mean_run_s, self._work.prefetch_s)
-        return Demand(free_slots=free, prefetch=prefetch, waiting=len(self._waiting))
+        return Demand(free_slots=free, prefetch=self._prefetch_limit(), waiting=len(self._waiting))
+
+    def _prefetch_limit(self) -> int:
+        return prefetch_limit(self._slots, self._mean_run_s, self._work.prefetch_s)
 
     def on_cancelled(self, call: str, index: int | None) -> None:
         """A waiting input was cancelled: its history must be read before it starts."""

@@ -159,7 +159,7 @@ class LiveOutput(Output):
             if first:
                 self._region.refresh()
             return
-        text = f"{_escape(function)}: {done}/{submitted} inputs in {time.monotonic() - current.began:.1f} s."
+        text = f"{_escape(function)}: {done} of {submitted} inputs in {time.monotonic() - current.began:.1f} s."
         if done == submitted:
             self._step(text)
         else:

@@ -8,6 +8,7 @@ import sys
 from types import FrameType
 from typing import NoReturn, Optional
 
+SHOW_CURSOR = b"\r\033[?25h"
 VERSION_WORDS = (["version"], ["--version"], ["-V"])
 
 
@@ -29,15 +30,17 @@ def main() -> NoReturn:
 
 def execute(arguments: list[str]) -> int:
     """One command line, from signals to exit status."""
-    from squall.cli import failure, server
+    from squall.cli import server
 
     _handle_signals()
     try:
-        server.start_early(arguments)
+        server.start_early(arguments)  # before anything else is imported: it takes longest
         return _dispatch(arguments)
     except BrokenPipeError:
-        return failure.EXIT_FAILED
+        return 1
     except BaseException as error:  # noqa: BLE001 - the last place: everything becomes a message and a status
+        from squall.cli import failure
+
         return failure.report(error)
     finally:
         server.kill_all()
@@ -57,7 +60,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 def _handle_signals() -> None:
     """SIGTERM stops like Ctrl-C. A second Ctrl-C does not wait for anything."""
-    from squall.cli import failure, server
+    from squall.cli import server
 
     interrupted: list[int] = []
 
@@ -66,10 +69,14 @@ def _handle_signals() -> None:
             raise server.Lost
         if interrupted:
             server.kill_all()
-            os._exit(failure.EXIT_INTERRUPTED if number == signal.SIGINT else failure.EXIT_TERMINATED)
+            if sys.__stderr__ is not None and sys.__stderr__.isatty():
+                os.write(sys.__stderr__.fileno(), SHOW_CURSOR)
+            os._exit(128 + number)
         interrupted.append(number)
         if number == signal.SIGINT:
             raise KeyboardInterrupt
+        from squall.cli import failure
+
         raise failure.Terminated
 
     signal.signal(signal.SIGINT, on_signal)

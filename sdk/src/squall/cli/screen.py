@@ -86,7 +86,7 @@ class PlainScreen(output.PlainOutput):
         if finished or now - self._told.setdefault(call, now) >= PROGRESS_S:
             self._told[call] = now
             mark = "…" if not finished else "✓" if done == submitted else "✗"
-            self._step(f"{mark} {function}: {done}/{submitted} inputs")
+            self._step(f"{mark} {function}: {done} of {submitted} inputs")
 
 
 @contextlib.contextmanager

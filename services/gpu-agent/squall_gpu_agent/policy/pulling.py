@@ -13,6 +13,9 @@ from dataclasses import dataclass
 
 MAX_PREFETCH = 512
 """Per pool; more would only mean more to hand back."""
+KEEP_FACTOR = 4
+"""Times the prefetch that may wait here once it has been delivered: the prefetch shrinks while requests are open (a run
+takes longer, results wait for the disk). A map on two busy cores handed back every third input without it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +44,13 @@ def prefetch_limit(slots: int, mean_run_s: float | None, horizon_s: float) -> in
     if mean_run_s is None or horizon_s <= 0 or mean_run_s > horizon_s:
         return 0
     return min(MAX_PREFETCH, int(slots * horizon_s / max(mean_run_s, 1e-6)))
+
+
+def worth_keeping(demand: Demand, limit: int) -> bool:
+    """Whether a call that was delivered, and for which no slot is free, waits here. `limit`: the present
+    `prefetch_limit`. Handing back costs the queue a redelivery and the next agent a look at the history, far more than
+    a wait behind a few short runs; behind long ones (no prefetch) another agent may be free."""
+    return demand.capacity > 0 or demand.waiting < KEEP_FACTOR * limit
 
 
 def shares(capacity: int, backlogs: Sequence[int], *, turn: int, probe: bool) -> list[int]:
