@@ -199,6 +199,21 @@ def test_a_killed_platform_ends_the_command_with_an_error_and_leaves_nothing(use
     assert user.temporary_files() == []
 
 
+def test_sockets_fit_below_a_long_temporary_folder_and_go_with_a_killed_platform(user: Shell) -> None:
+    user.temporary = user.temporary / ("long" * 30)
+    user.temporary.mkdir()
+    child, _ = a_run_that_holds(user)
+    (scratch,) = (Path(os.path.realpath(path)) for path in user.temporary.glob("squall-*/tmp"))
+    in_use = scratch.is_dir()
+
+    (platform,) = user.processes("-m squall_embedded")
+    platform.signal(signal.SIGKILL)
+    user.finish(child, timeout_s=30)
+
+    assert in_use
+    assert not scratch.exists()
+
+
 def test_what_was_killed_all_at_once_is_cleared_by_the_next_run(user: Shell) -> None:
     child, _ = a_run_that_holds(user)
     for found in user.processes():

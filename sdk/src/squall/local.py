@@ -34,6 +34,7 @@ RESTART_PATIENCE_S = 20.0
 RESTART_POLL_S = 0.1
 KILL_TIMEOUT_S = 5.0
 TEMPORARY_PREFIX = "squall-"
+SCRATCH_PREFIX = "squall-tmp-"
 OWNER_FILE = "owner.pid"
 LOG = "platform.log"
 
@@ -155,7 +156,7 @@ class Temporary:
             _kill_all(self._process.pid)  # it had no chance to stop what it started
         if self._process.stdout is not None:
             self._process.stdout.close()
-        shutil.rmtree(self.data, ignore_errors=True)
+        _remove_folder(self.data)
 
     def abandon(self) -> None:
         """Kills it now, without a chance to finish anything."""
@@ -185,7 +186,15 @@ def remove_abandoned() -> None:
         except (OSError, ValueError):
             continue
         if owners and not any(_alive(pid) for pid in owners):
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove_folder(folder)
+
+
+def _remove_folder(folder: Path) -> None:
+    """With its temporary files, which are elsewhere when its own path is long."""
+    scratch = folder / "tmp"
+    if scratch.is_symlink() and Path(os.readlink(scratch)).name.startswith(SCRATCH_PREFIX):
+        shutil.rmtree(os.readlink(scratch), ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 # ---------------------------------------------------------------- a lasting platform

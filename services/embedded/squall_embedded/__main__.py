@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import shutil
 import sys
 from typing import NoReturn
 
@@ -25,12 +24,12 @@ def main() -> int:
         return announcing.refuse(error)
     finally:
         if settings.ephemeral:
-            shutil.rmtree(settings.data, ignore_errors=True)
+            state.remove_folder(settings.data)
 
 
 def _run(settings: EmbeddedSettings, parent: int) -> int:
     lock = state.claim_folder(settings.data)
-    state.use_scratch(settings.scratch)
+    state.use_scratch(settings.data)
     wanted = [settings.port] + [0] * (settings.gateways - 1)
     ports = tuple(addresses.choose(settings.host, port) for port in wanted)
     program = BusProgram(settings.data, settings.nats_server)
@@ -42,7 +41,7 @@ def _run(settings: EmbeddedSettings, parent: int) -> int:
     finally:
         process.kill()
         process.wait()
-        state.clear_scratch(settings.scratch)
+        state.clear_scratch(settings.data)
         os.close(lock)
 
 

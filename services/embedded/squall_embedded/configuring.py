@@ -76,7 +76,7 @@ def environment(name: str, given: Mapping[str, Any], site: Site) -> dict[str, st
     bus = {"URL": site.bus.url, "USER": site.bus.user or "", "PASSWORD": site.bus.password or ""}
     return {
         **inherited_environment(),
-        **({"TMPDIR": str(site.settings.scratch)} if site.settings.scratch else {}),
+        "TMPDIR": str(site.settings.scratch),
         **{f"SQUALL_BUS_{key}": value for key, value in bus.items()},
         **{
             prefix + key.upper(): value if isinstance(value, str) else json.dumps(value) for key, value in given.items()

@@ -11,8 +11,6 @@ from pathlib import Path
 
 MAX_AGENTS = 64
 MAX_GATEWAYS = 16
-MAX_SCRATCH_PATH = 50
-"""The path of a unix socket has at most 107 characters, and agents put theirs two levels below."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,11 +36,10 @@ class EmbeddedSettings:
     """The server program; None = the one beside the interpreter, else the one on PATH."""
 
     @property
-    def scratch(self) -> Path | None:
-        """Where temporary files go, so that they are removed with the platform even when it is killed. None when
-        sockets in there would have too long a path."""
-        folder = self.data / "tmp"
-        return folder if len(str(folder)) <= MAX_SCRATCH_PATH else None
+    def scratch(self) -> Path:
+        """Where temporary files go, so that they are removed with the platform even when it is killed: `tmp` in its
+        folder, or where `tmp` points to (`state.use_scratch`)."""
+        return Path(os.path.realpath(self.data / "tmp"))
 
 
 def inherited_environment() -> dict[str, str]:

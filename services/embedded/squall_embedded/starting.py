@@ -6,7 +6,6 @@ import asyncio
 import functools
 import importlib
 import os
-import shutil
 import subprocess
 import sys
 from typing import NoReturn
@@ -20,6 +19,7 @@ from squall_embedded.bus_server import BusServer
 from squall_embedded.platform import Platform
 from squall_embedded.settings import EmbeddedSettings
 from squall_embedded.site import Form
+from squall_embedded.state import remove_folder
 from squall_service.telemetry import configure_logging, current_service, log
 
 IMPORT_SWITCH_INTERVAL_S = 0.001
@@ -59,7 +59,7 @@ def run_platform(
 
 def vanish(settings: EmbeddedSettings) -> NoReturn:
     """Ends a temporary platform without leaving anything; processes of ours die with us."""
-    shutil.rmtree(settings.data, ignore_errors=True)
+    remove_folder(settings.data)
     os._exit(0)
 
 

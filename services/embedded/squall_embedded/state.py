@@ -18,6 +18,11 @@ from squall import errors
 PID_FILE = "platform.pid"
 WORKSPACE_TOKEN_FILE = "token"
 SERVICE_TOKEN_FILE = "service-token"
+MAX_SCRATCH_PATH = 80
+"""Characters. The path of a unix socket has at most 107, and agents put theirs two levels below."""
+SHORT_FOLDER = "/tmp"
+SCRATCH_PREFIX = "squall-tmp-"
+"""`squall.local` in the SDK removes folders of this name when their platform was killed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,18 +59,36 @@ def claim_folder(data: Path) -> int:
     return lock
 
 
-def use_scratch(folder: Path | None) -> None:
-    """Makes an empty folder the place for this process's temporary files; what an earlier life left in it goes."""
-    clear_scratch(folder)
-    if folder is not None:
+def use_scratch(data: Path) -> None:
+    """Makes an empty folder the place for this process's temporary files; what an earlier life left in it goes.
+
+    It is `tmp` in the platform's folder. Where sockets in there would have too long a path, `tmp` is a link to a folder
+    with a short one: whoever removes the platform's folder finds it.
+    """
+    clear_scratch(data)
+    folder = data / "tmp"
+    if len(str(folder)) <= MAX_SCRATCH_PATH:
         folder.mkdir(mode=0o700)
-        tempfile.tempdir = str(folder)
+    else:
+        folder.symlink_to(tempfile.mkdtemp(prefix=SCRATCH_PREFIX, dir=SHORT_FOLDER))
+    tempfile.tempdir = os.path.realpath(folder)
 
 
-def clear_scratch(folder: Path | None) -> None:
+def clear_scratch(data: Path) -> None:
     """Removes it with everything in it."""
-    if folder is not None:
+    folder = data / "tmp"
+    if folder.is_symlink():
+        if folder.readlink().name.startswith(SCRATCH_PREFIX):
+            shutil.rmtree(folder.readlink(), ignore_errors=True)
+        folder.unlink()
+    else:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_folder(data: Path) -> None:
+    """Removes everything of a platform."""
+    clear_scratch(data)
+    shutil.rmtree(data, ignore_errors=True)
 
 
 def token(data: Path, name: str) -> str:
