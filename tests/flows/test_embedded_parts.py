@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import tempfile
 from itertools import accumulate, repeat
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from squall.errors import PortInUseError, ServerTooOldError
 from squall_embedded import addresses
 from squall_embedded.bus_program import BusProgram, too_old, version
 from squall_embedded.restarts import MAX_DELAY_S, STABLE_S, Restarts
-from squall_embedded.settings import MAX_SCRATCH_PATH, parse
+from squall_embedded.settings import parse
+from squall_embedded.state import MAX_SCRATCH_PATH, clear_scratch, use_scratch
 
 
 def test_a_part_that_keeps_ending_is_started_later_and_later_up_to_a_bound() -> None:
@@ -51,9 +53,25 @@ def test_the_state_file_is_in_the_folder_unless_told_otherwise(tmp_path: Path) -
     assert parse(["--data", str(tmp_path), "--state-file", "/x/y.json"]).state_file == Path("/x/y.json")
 
 
-def test_temporary_files_stay_outside_of_a_folder_whose_path_is_too_long_for_sockets() -> None:
-    assert parse(["--data", "/tmp/squall-12345678"]).scratch == Path("/tmp/squall-12345678/tmp")
-    assert parse(["--data", "/" + "x" * MAX_SCRATCH_PATH]).scratch is None
+@pytest.mark.parametrize("parents", [0, 10])
+def test_temporary_files_go_with_the_folder_also_when_its_path_is_too_long_for_sockets(
+    tmp_path: Path, parents: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    data = Path(tempfile.mkdtemp(dir="/tmp" if not parents else tmp_path)).joinpath(*["a-long-name"] * parents)
+    data.mkdir(parents=True, exist_ok=True)
+    use_scratch(data)
+    scratch = parse(["--data", str(data)]).scratch
+    (scratch / "file").touch()
+    told = (tempfile.gettempdir(), scratch.is_relative_to(data), len(str(scratch)) <= MAX_SCRATCH_PATH)
+
+    clear_scratch(data)
+
+    assert told == (str(scratch), not parents, True)
+    assert not scratch.exists()
+    assert not (data / "tmp").is_symlink()
+    if not parents:
+        data.rmdir()
 
 
 def test_a_port_that_is_taken_is_refused_and_a_free_one_is_found() -> None:
