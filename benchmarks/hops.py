@@ -4,7 +4,7 @@
     .venv/bin/python benchmarks/hops.py --tasks            all services in one process
     .venv/bin/python benchmarks/hops.py --only warm,map    some of warm, map, spawn
 
-The hops come from the spans that every call carries (docs/decisions/0003), so nothing is added to the call for this. CPU
+The hops come from the spans that every call carries (docs/decisions/0003), nothing is added to the call for this. CPU
 comes from /proc: it hardly depends on what else the machine does, wall-clock times do.
 """
 
@@ -174,7 +174,7 @@ def hops_of(spans: list[Span]) -> dict[str, int]:
     """Nanoseconds of each hop of one warm call. Raises `KeyError` when a span is missing."""
     by_name = {str(span["name"]): (int(span["start_ns"]), int(span["end_ns"])) for span in spans}
     runner = [by_name[name] for name in ("arguments.load", "user.code", "result.dump")]
-    call, encode, accept = by_name["call"], by_name["args.encode"], by_name["gateway.accept"]
+    call, encode = by_name["call"], by_name["args.encode"]
     journal, attempt, record = by_name["journal.publish"], by_name["attempt"], by_name["result.publish"]
     dispatch, answer, decode = by_name["dispatch"], by_name["result.return"], by_name["result.decode"]
     return {
