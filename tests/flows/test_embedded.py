@@ -8,12 +8,13 @@ import signal
 import socket
 import stat
 import subprocess
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.sdk.cli.shell import Shell
-from tests.support.platform import eventually, process
+from tests.support.platform import Platform, eventually, process
 
 pytestmark = pytest.mark.slow
 
@@ -458,3 +459,17 @@ def test_a_killed_service_is_started_again(apart: Shell, name: str) -> None:
 
     eventually(again, within_s=30, what=f"{name} is not started again")
     assert apart.python(CALL_DOUBLE).ok().out == "42\n"
+
+
+def test_a_platform_that_does_not_sync_each_write_says_so_to_clients_and_in_its_log() -> None:
+    with Platform(arguments=("--sync-interval", "1s")) as platform:
+        request = urllib.request.Request(
+            platform.url + "/v1/info", headers={"Authorization": f"Bearer {platform.token}"}
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            durability = json.load(answer)["durability"]
+        configuration = (platform.data / "bus" / "nats.conf").read_text()
+
+        assert durability.startswith("fsync every 1s: acknowledged calls")
+        assert "acknowledged_calls_can_be_lost" in platform.log()
+        assert "sync_interval: 1s" in configuration

@@ -39,6 +39,8 @@ def test_a_part_that_ran_for_long_is_started_again_at_once() -> None:
         ["--data", "x", "--processes", "--agents", "0"],
         ["--data", "x", "--processes", "--agents", "many"],
         ["--data", "x", "--port", "70000"],
+        ["--data", "x", "--sync-interval", "never"],
+        ["--data", "x", "--sync-interval", "0s"],
     ],
 )
 def test_a_command_line_that_makes_no_sense_is_a_usage_error(arguments: list[str]) -> None:

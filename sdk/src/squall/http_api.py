@@ -173,7 +173,7 @@ class ServerInfo:
     environment: str
     embedded: bool = False
     durability: str = "fsync always"
-    """What an acknowledged call survives; anything else than "fsync always" was chosen by --dev."""
+    """What an acknowledged call survives; anything else than "fsync always" was chosen by whoever started the bus."""
 
 
 @dataclass(frozen=True)

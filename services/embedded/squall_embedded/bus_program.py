@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 from squall.errors import LocalPlatformError, ServerTooOldError
+from squall_embedded.settings import ALWAYS
 from squall_embedded.spawn import spawn
 
 MIN_VERSION = (2, 15, 0)
@@ -31,8 +32,8 @@ max_payload: 1MB
 write_deadline: "5s"
 jetstream {{
   store_dir: {store}
-  # An acknowledged call survives the power plug: fsync before each acknowledgement.
-  sync_interval: always
+  # always: an acknowledged call survives the power plug, fsync before each acknowledgement.
+  sync_interval: {sync_interval}
   # Streams reserve their limits; what really fits is watched by the gateway.
   max_file: 1TB
 }}
@@ -44,9 +45,10 @@ authorization {{ users: [ {{ user: {user}, password: {password} }} ] }}
 class BusProgram:
     """One nats-server over one folder."""
 
-    def __init__(self, data: Path, program: Path | None = None) -> None:
+    def __init__(self, data: Path, program: Path | None = None, sync_interval: str = ALWAYS) -> None:
         self.path = program or find_program()
         self.log = data / "bus.log"
+        self.sync_interval = sync_interval
         self.password = secrets.token_urlsafe(24)
         self._folder = data / "bus"
         self._run = self._folder / "run"
@@ -61,6 +63,7 @@ class BusProgram:
             port=port,
             run=json.dumps(str(self._run)),
             store=json.dumps(str(self._folder)),
+            sync_interval=self.sync_interval,
             user=USER,
             password=json.dumps(self.password),
         )

@@ -44,7 +44,8 @@ def keywords(name: str, site: Site, number: int = 0) -> dict[str, Any]:
     match name:
         case "gateway":
             address = {"host": site.settings.host, "port": site.ports[number]}
-            return {**address, "blobs": str(site.blobs), "embedded": True, **drain}
+            sync = site.settings.sync_interval
+            return {**address, "blobs": str(site.blobs), "embedded": True, "sync_interval": sync, **drain}
         case "gpu-agent":
             return {**_agent(site, number), **drain}
         case "builder":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 
 MAX_AGENTS = 64
 MAX_GATEWAYS = 16
+ALWAYS = "always"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +34,9 @@ class EmbeddedSettings:
     """Needs `processes` when more than one."""
     gateways: int = 1
     """Needs `processes` when more than one; the others listen on free ports."""
+    sync_interval: str = ALWAYS
+    """How often nats-server puts acknowledged writes on disk. Anything but "always" loses acknowledged calls of so long
+    with the machine: for development, and said by everything that states durability."""
     nats_server: Path | None = None
     """The server program; None = the one beside the interpreter, else the one on PATH."""
 
@@ -65,6 +70,7 @@ def parse(arguments: Sequence[str]) -> EmbeddedSettings:
         processes=given.processes,
         agents=given.agents,
         gateways=given.gateways,
+        sync_interval=given.sync_interval,
         nats_server=given.nats_server,
     )
 
@@ -81,6 +87,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--processes", action="store_true", help="run each service as its own process")
     parser.add_argument("--agents", type=_count("agents", MAX_AGENTS), default=1, metavar="N")
     parser.add_argument("--gateways", type=_count("gateways", MAX_GATEWAYS), default=1, metavar="N")
+    parser.add_argument(
+        "--sync-interval",
+        type=_interval,
+        default=ALWAYS,
+        metavar="TIME",
+        help="'always' (default), or e.g. 1s: calls acknowledged for less are lost with the machine; development only",
+    )
     default = os.environ.get("SQUALL_EMBEDDED_NATS_SERVER")
     parser.add_argument(
         "--nats-server", type=Path, default=Path(default) if default else None, help="nats-server program"
@@ -92,6 +105,12 @@ def _port(text: str) -> int:
     if not text.isdigit() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is not a port (0 to 65535)")
     return int(text)
+
+
+def _interval(text: str) -> str:
+    if text != ALWAYS and not re.fullmatch(r"[1-9]\d*(ms|s|m)", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither 'always' nor a time such as 500ms, 1s or 2m")
+    return text
 
 
 class _count:

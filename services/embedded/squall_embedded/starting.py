@@ -17,7 +17,7 @@ from squall_embedded.announcing import Announcer
 from squall_embedded.bus_program import BusProgram
 from squall_embedded.bus_server import BusServer
 from squall_embedded.platform import Platform
-from squall_embedded.settings import EmbeddedSettings
+from squall_embedded.settings import ALWAYS, EmbeddedSettings
 from squall_embedded.site import Form
 from squall_embedded.state import remove_folder
 from squall_service.telemetry import configure_logging, current_service, log
@@ -36,6 +36,8 @@ def run_platform(
     """Runs the platform around the started server process; its exit status. Raises what kept it from starting."""
     configure_logging()
     current_service.set("embedded")
+    if settings.sync_interval != ALWAYS:
+        log.warning("acknowledged_calls_can_be_lost", sync_interval=settings.sync_interval)
     sys.setswitchinterval(IMPORT_SWITCH_INTERVAL_S)
 
     async def live() -> None:

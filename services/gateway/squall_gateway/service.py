@@ -206,7 +206,7 @@ class Gateway:
         logs, traces = Logs(bus, directory), Traces(bus, self.results)
         history = History(bus, directory, self.results, self.waiting)
         return [
-            FunctionRoutes(bus, directory, self.version, self.settings.embedded).router(),
+            FunctionRoutes(bus, directory, self.version, self.settings).router(),
             AppRoutes(bus, self.apps, self.stopping, directory, fleet, self.waiting, clock).router(),
             BlobRoutes(self.blobs, self.settings.max_payload_bytes).router(),
             LogRoutes(logs, Images(bus, logs, clock), directory, fleet, self.draining).router(),

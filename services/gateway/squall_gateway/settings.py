@@ -37,5 +37,7 @@ class GatewaySettings(ServiceSettings):
     """How to speak to it."""
     otlp_headers: dict[str, str] = Field(default_factory=dict)
     """Sent with every export, e.g. an API key (a JSON object)."""
+    sync_interval: str = "always"
+    """JetStream's sync_interval, as nats-server was started with it: told to clients as durability of calls."""
     embedded: bool = False
     """Set by the embedded platform, and told to clients."""

@@ -12,6 +12,7 @@ from squall_bus import Bus
 from squall_contracts.functions import AppRecord
 from squall_gateway.api.requests import workspace_of
 from squall_gateway.directory import Directory
+from squall_gateway.settings import GatewaySettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,7 @@ class FunctionRoutes:
     bus: Bus
     directory: Directory
     version: str
-    embedded: bool
+    settings: GatewaySettings
 
     def router(self) -> APIRouter:
         """The routes."""
@@ -39,7 +40,8 @@ class FunctionRoutes:
             shards=self.bus.topology.shards,
             workspace=workspace_of(request),
             environment="main",
-            embedded=self.embedded,
+            embedded=self.settings.embedded,
+            durability=durability(self.settings.sync_interval),
         )
 
     async def function(
@@ -64,6 +66,13 @@ class FunctionRoutes:
             methods=function.spec.methods,
             parameters=function.spec.parameters,
         )
+
+
+def durability(sync_interval: str) -> str:
+    """What an acknowledged call survives, in words for people."""
+    if sync_interval == "always":
+        return "fsync always"
+    return f"fsync every {sync_interval}: acknowledged calls of that time are lost with the machine"
 
 
 def functions_of(record: AppRecord, version: int | None) -> dict[str, str]:
