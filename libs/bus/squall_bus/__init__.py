@@ -27,6 +27,7 @@ from squall_bus.records import (
     Message,
     Published,
     Record,
+    Sourcing,
     Stored,
     StreamInfo,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "Published",
     "Message",
     "Stored",
+    "Sourcing",
     "StreamInfo",
     "Subscription",
     "Puller",

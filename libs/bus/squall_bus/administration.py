@@ -10,7 +10,7 @@ from squall_bus import js
 from squall_bus.consume import event
 from squall_bus.errors import BusError, BusUnavailable, NotFound, TopologyConflict
 from squall_bus.link import Link
-from squall_bus.records import ConsumerInfo, ConsumerSpec, StreamInfo
+from squall_bus.records import ConsumerInfo, ConsumerSpec, Sourcing, StreamInfo
 from squall_bus.routes import kv_dedupe_s, kv_stream
 from squall_contracts.topology import BucketSpec, StreamSpec, Topology
 
@@ -81,6 +81,8 @@ class Administration:
         except TopologyConflict as error:
             if error.data["server_code"] != _EXISTS_OTHERWISE:
                 raise
+        if "sources" in config:
+            config = await self._with_live_sources(config)
         try:
             await js.api(self._link, f"STREAM.UPDATE.{name}", config, CREATE_TIMEOUT_S)
         except BusUnavailable:
@@ -88,7 +90,28 @@ class Administration:
         except BusError as error:
             raise TopologyConflict(f"stream {name} cannot be changed as wanted: {error}", stream=name) from error
 
+    async def _with_live_sources(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Another start or filter of a source would take everything over again: what `restart_source` wrote stays."""
+        live = (await js.api(self._link, f"STREAM.INFO.{config['name']}"))["config"].get("sources") or []
+        same = [source["name"] for source in live] == [source["name"] for source in config["sources"]]
+        return {**config, "sources": live} if same else config
+
     # ------------------------------------------------------------------ streams
+
+    async def restart_source(self, stream: str, source: str, start_seq: int) -> None:
+        spec = self._spec(stream)
+        live = (await js.api(self._link, f"STREAM.INFO.{stream}"))["config"]["sources"]
+        filtered = next((each.get("filter_subject") for each in live if each["name"] == source), None)
+        # To the server a source with another filter is another source: it drops the one that waits, and begins with
+        # this one at once. Both filters match everything in the source.
+        fresh = {"name": source, "opt_start_seq": max(1, start_seq)}
+        if not filtered:
+            fresh["filter_subject"] = self._spec(source).subjects[0]
+        sources = [fresh if each["name"] == source else each for each in live]
+        await js.api(self._link, f"STREAM.UPDATE.{stream}", {**stream_config(spec), "sources": sources})
+
+    def _spec(self, stream: str) -> StreamSpec:
+        return next(spec for spec in self._topology.streams if spec.name == stream)
 
     async def stream_info(self, stream: str, subjects_filter: str | None) -> StreamInfo:
         subjects: dict[str, int] = {}
@@ -109,7 +132,7 @@ class Administration:
             first_seq=state["first_seq"],
             last_seq=state["last_seq"],
             subjects=subjects,
-            sources={source["name"]: source["lag"] for source in answer.get("sources") or []},
+            sources={source["name"]: _sourcing(source) for source in answer.get("sources") or []},
         )
 
     async def purge(self, stream: str, filter_subject: str) -> int:
@@ -153,6 +176,16 @@ class Administration:
             found += [_consumer_info(each) for each in page]
             if not page or len(found) >= answer["total"]:
                 return found
+
+
+def _sourcing(answer: dict[str, Any]) -> Sourcing:
+    active = answer.get("active", -1)
+    return Sourcing(
+        lag=answer["lag"],
+        seq=answer.get("seq", 0),
+        silent_s=None if active < 0 else active / 1e9,
+        error=(answer.get("error") or {}).get("description", ""),
+    )
 
 
 def _consumer_info(answer: dict[str, Any]) -> ConsumerInfo:

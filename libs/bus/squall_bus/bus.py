@@ -181,6 +181,12 @@ class Bus:
         Raises TopologyConflict when the server holds something that cannot be changed into what is wanted."""
         await self._admin.ensure_topology()
 
+    async def restart_source(self, stream: str, source: str, start_seq: int) -> None:
+        """Make a stream take over another one at once, from that message on, when the server has given up for a while
+        (it waits 12 s after the first failed try, 34 s after the second). Both are in the topology, and the source has
+        one subject."""
+        await self._admin.restart_source(stream, source, start_seq)
+
     async def ensure_consumer(self, stream: str, spec: ConsumerSpec) -> None:
         """Create the durable pull consumer, or update it; nothing happens when it is as wanted."""
         await self._admin.ensure_consumer(stream, spec)

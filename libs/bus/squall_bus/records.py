@@ -66,6 +66,20 @@ class Stored:
     """Only in `Bus.read`: how many matching messages were left after this one."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sourcing:
+    """How a stream takes over the messages of another one."""
+
+    lag: int
+    """How many messages the other one is ahead. Says 0 as well while the server does not take over anything."""
+    seq: int
+    """Of the other stream: what was taken over last; 0 = not known."""
+    silent_s: float | None
+    """Since the server has heard of the other stream, which speaks every second; None = not since it was started."""
+    error: str
+    """Why the server's last try to begin failed; it waits 12 s and more before the next (server 2.15.1)."""
+
+
 @dataclass(frozen=True, slots=True)
 class StreamInfo:
     messages: int
@@ -74,8 +88,8 @@ class StreamInfo:
     last_seq: int
     subjects: dict[str, int] = field(default_factory=dict)
     """Messages per subject; only filled when `subjects_filter` was given."""
-    sources: dict[str, int] = field(default_factory=dict)
-    """How many messages each sourced stream is ahead of this one."""
+    sources: dict[str, Sourcing] = field(default_factory=dict)
+    """By name of the sourced stream."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,6 +28,8 @@ CHUNK = 500
 PURGE_S = 10.0
 """How long WORK may be behind the journal before we stop looking; agents skip what has a record anyway."""
 PAUSE_S = 0.05
+UNKNOWN_LAG = 1
+"""A queue that takes nothing over at the moment says that it is not behind."""
 AT_ONCE = 16
 
 
@@ -172,7 +174,10 @@ class Cancels:
     async def _lag(self, shard: int) -> int:
         """How many messages WORK is behind the journal."""
         info = await self.bus.stream_info(subjects.work_stream(self.region, shard))
-        return info.sources.get(subjects.journal_stream(self.region, shard), 0)
+        source = info.sources.get(subjects.journal_stream(self.region, shard))
+        if source is None:
+            return 0
+        return source.lag if source.silent_s is not None and not source.error else UNKNOWN_LAG
 
     async def _clear(self, shard: int, wanted: str, expected: int) -> None:
         """Remove inputs from WORK, also those that are still on their way there from the journal."""

@@ -87,6 +87,11 @@ class CallRepairs:
         """Read the law about the doubtful ones: journal and results."""
         names = {key: self._subject(case.pool, key) for key in keys}
         accepted = await self._bus.get_many(self._journal, list(names.values()))
+        for subject in names.values() - accepted.keys():
+            # Nobody would look at it again: a replica that has not seen it yet must not have the last word.
+            stored = await self._bus.get_last(self._journal, subject, from_leader=True)
+            if stored is not None:
+                accepted[subject] = stored
         requests = {key: request for key in keys if (request := decoded(accepted.get(names[key]))) is not None}
         ended = await self._ended(requests)
         for key in keys:

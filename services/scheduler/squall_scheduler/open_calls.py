@@ -58,6 +58,10 @@ class OpenCalls:
         call = self._pools.get(pool, {}).get(key)
         return call.seq if call is not None else 0
 
+    def first_seq(self) -> int:
+        """The lowest place in the journal of all; 0 without any."""
+        return min((next(iter(calls.values())).seq for calls in self._pools.values()), default=0)
+
     def is_due(self, pool: str, key: str, now: float) -> bool:
         """Whether its deadline has passed."""
         call = self._pools.get(pool, {}).get(key)

@@ -17,6 +17,7 @@ from squall_scheduler.facts import Facts
 from squall_scheduler.policy.reconciling import LEASE_S
 from squall_scheduler.shard_tail import ShardTail, keys_of
 from squall_scheduler.state import PoolId
+from squall_scheduler.takeover import Takeover
 from squall_service.clock import Clock
 from squall_service.telemetry import log
 
@@ -48,6 +49,8 @@ class Reconciler:
         self._next_round = 0.0
         self._next_sync = 0.0
         self._settling: list[float] = []
+        self._takeover = Takeover(bus, self.tail)
+        self._watch_takeover_until = 0.0
         self._refilling = False
         """WORK was made again, and takes over everything from the journal, also what has ended."""
         self._surplus: set[str] = set()
@@ -66,6 +69,8 @@ class Reconciler:
             self._next_sync = now + (self._settling.pop(0) if self._settling else SYNC_EVERY_S)
             self._next_round = 0.0
             await self.take_out_ended()
+        if now < self._watch_takeover_until:
+            await self._check_takeover(now)
         await self.expire_due()
         if now >= self._next_round:
             self._next_round = now + LEASE_S
@@ -75,6 +80,11 @@ class Reconciler:
         """The server may have been restarted: WORK may hold what has ended, and we have not heard everything."""
         self.tail.behind = True
         self._settling = list(SETTLING_S)
+        self._watch_takeover_until = self._clock.monotonic() + SETTLING_S[-1]
+
+    async def _check_takeover(self, now: float) -> None:
+        if not await self._takeover.check(await self._bus.stream_info(self._work), now):
+            self._watch_takeover_until = now + SETTLING_S[0]  # until it has been seen to go on
 
     # ------------------------------------------------------------------ deadlines
 
@@ -96,7 +106,10 @@ class Reconciler:
         if work is None:
             self._next_round = 0.0
             return
-        lag = sum(work.sources.values(), 0)
+        now = self._clock.monotonic()
+        if not await self._takeover.check(work, now):
+            self._watch_takeover_until = now + SETTLING_S[0]
+        lag = sum(source.lag for source in work.sources.values())
         await self._after_refilling(work, lag)
         if work.messages == 0 and not len(self.tail.open):
             self._surplus.clear()

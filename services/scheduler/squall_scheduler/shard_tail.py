@@ -118,9 +118,12 @@ class ShardTail:
         if len(unended) * SPARSE < messages or len(unended) <= CHUNK:
             wanted = list(unended.values())
             for start in range(0, len(wanted), CHUNK):
-                found = await self._bus.get_many(self._journal, wanted[start : start + CHUNK])
-                for stored in found.values():
-                    yield stored
+                some = wanted[start : start + CHUNK]
+                found = await self._bus.get_many(self._journal, some)
+                for subject in some:
+                    stored = found.get(subject) or await self._bus.get_last(self._journal, subject, from_leader=True)
+                    if stored is not None:
+                        yield stored
             return
         async for stored in self._bus.read(self._journal, headers_only=True):
             if pool_and_key(stored.subject)[1] in unended:

@@ -76,7 +76,7 @@ async def test_no_acknowledged_record_is_lost_when_servers_die_one_after_the_oth
 
 async def test_a_pull_goes_on_when_servers_die_one_after_the_other(bus: Bus, cluster: NatsCluster) -> None:
     """On the replicated stream itself: a stream that sources another one stands still for 40 s (server 2.15.1)
-    when the leader of its source dies, whatever a client does."""
+    when the leader of its source dies, until somebody restarts its source."""
     await bus.ensure_consumer("FIRST", ConsumerSpec(name="w", filter_subject="first.>", ack_wait_s=1))
     seen: set[str] = set()
 

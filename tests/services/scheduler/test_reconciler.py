@@ -15,11 +15,12 @@ from tests.support.clock import FakeClock
 from tests.support.eventually import eventually
 
 from squall.ids import new_call_id
-from squall_bus import Delivery, Message
+from squall_bus import Bus, BusSettings, Delivery, Message, connect
 from squall_contracts import subjects
 from squall_contracts.calls import REQUEUED_HEADER, CallResult
 from squall_contracts.nodes import ClaimState, ContainerClaim
 from squall_contracts.scaling import Verdict
+from squall_contracts.topology import Topology
 from squall_scheduler.facts import Facts
 from squall_scheduler.policy.reconciling import LEASE_S, PATIENCE_S
 from squall_scheduler.reconciler import Reconciler
@@ -302,6 +303,39 @@ async def test_after_a_crash_of_the_server_every_input_is_in_its_queue_or_has_a_
     shard.reconciler.on_connected()
     await shard.after(5 * LEASE_S)
     assert sorted(await shard.queued()) == sorted(f"{call}.0" for call in calls[20:])
+
+
+async def test_a_queue_that_the_server_does_not_fill_for_a_while_is_filled_at_once(shard: Shard) -> None:
+    await make_queue_before_journal(shard)
+    pool = await shard.world.function()
+    waiting = [await shard.world.call(pool) for _ in range(3)]
+    stood_still = await shard.queued()
+
+    shard.reconciler.on_connected()
+    await shard.after(2)
+
+    await eventually(lambda: all_queued(shard, waiting))
+    assert stood_still == []
+
+
+async def make_queue_before_journal(shard: Shard) -> None:
+    """As a restarted server may recover them: it then waits 12 s before it begins to fill the queue."""
+    bus, server = shard.world.bus, shard.world.server
+    for stream in (WORK, JOURNAL):
+        await bus.request(f"$JS.API.STREAM.DELETE.{stream}", b"")
+    queue = tuple(spec for spec in bus.topology.streams if spec.name == WORK)
+    async with connect(BusSettings(url=server.url), Topology("local", 1, queue, ())) as early:
+        await early.ensure_topology()
+        await eventually(lambda: has_given_up(early))
+    await bus.ensure_topology()
+
+
+async def has_given_up(bus: Bus) -> bool:
+    return "not found" in (await bus.stream_info(WORK)).sources[JOURNAL].error
+
+
+async def all_queued(shard: Shard, calls: list[str]) -> bool:
+    return sorted(await shard.queued()) == sorted(f"{call}.0" for call in calls)
 
 
 async def missing(shard: Shard, call: str) -> bool:
