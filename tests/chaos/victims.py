@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
-from tests.support.platform import Part, Platform, Process, eventually, process
+from tests.support.platform import Part, Platform, Process, ancestors, eventually, process
 
 import squall
 
@@ -65,14 +64,6 @@ class Effects:
         running = [line.split() for line in self.lines() if line.startswith("started")]
         found = [process(int(pid)) for _, value, pid in running if value not in finished]
         return [p for p in found if p is not None]
-
-
-def ancestors(of: Process) -> Iterator[Process]:
-    """Parent, its parent, and so on."""
-    present = process(of.parent)
-    while present is not None and present.pid > 1:
-        yield present
-        present = process(present.parent)
 
 
 def agent_of(container: Process, platform: Platform) -> Part:

@@ -166,6 +166,17 @@ def doctor(as_json: bool = JSON) -> int:
     return command.doctor(as_json=as_json)
 
 
+@app.command(
+    add_help_option=False,
+    context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True, "allow_extra_args": True},
+)
+def verify(context: typer.Context) -> None:
+    """Check on this machine what squall promises: a real platform, seeded faults, and an invariant report."""
+    import squall.cli.verify as command
+
+    command.verify(context.args)
+
+
 @app.command()
 def version() -> int:
     """Print the version."""

@@ -1,0 +1,24 @@
+"""The files of a run as evidence: the logs of its callers, and what user code wrote."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+
+from squall_verify.evidence import Effect, Seen
+
+
+def seen(folder: Path) -> tuple[Seen, ...]:
+    """The logs of all callers. A line that a killed caller did not finish is none."""
+    found = []
+    for file in sorted(folder.glob("client-*.jsonl")):
+        for line in file.read_text().splitlines():
+            with suppress(json.JSONDecodeError):
+                found.append(Seen(**json.loads(line)))
+    return tuple(sorted(found, key=lambda each: each.at))
+
+
+def effects(file: Path) -> tuple[Effect, ...]:
+    """Every line that user code wrote."""
+    return tuple(Effect(**json.loads(line)) for line in file.read_text().splitlines())

@@ -1,0 +1,227 @@
+"""One run: platform, callers, nemesis; then healing, the liveness phase and the collection of evidence."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from random import Random
+
+from squall.config import ServerAddress
+from squall.errors import LocalPlatformError
+from squall_bus import connect
+from squall_contracts import topology
+from squall_service.clock import SystemClock
+from squall_verify import collecting, files, settling, watching
+from squall_verify.evidence import Deployed, Evidence, Settled
+from squall_verify.faults import Site
+from squall_verify.nemesis import Nemesis
+from squall_verify.plan import CLIENTS, Operation, Plan
+from squall_verify.platform import Platform
+from squall_verify.processes import end_with_parent
+from squall_verify.settings import VerifySettings
+from squall_verify.waiting import eventually
+
+PROGRAM = Path(__file__).with_name("program") / "work.py"
+DEPLOY_S = 90.0
+HEAL_S = 60.0
+LIVE_S = 120.0
+CALLERS_S = 180.0
+"""More than a caller waits for one result."""
+EMPTY_S = 60.0
+READ_AGAIN = 60
+_CLOCK = SystemClock()
+
+
+@dataclass
+class Run:
+    """One run in its folder."""
+
+    settings: VerifySettings
+    plan: Plan
+    folder: Path
+    say: Callable[[str], None]
+    deployed: list[Deployed] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.platform = Platform(processes=True, agents=self.settings.agents, gateways=self.settings.gateways)
+        self.nemesis = Nemesis(Site(self.platform, self.folder))
+        self.watcher = watching.Watcher(self.platform.bus_settings)
+        self.effects = self.folder / "effects"
+        self.effects.touch()
+
+    def evidence(self) -> Evidence:
+        """Does everything, and hands over what was found."""
+        (self.folder / "plan.json").write_text(json.dumps(self.plan.as_json(), indent=1))
+        with self.platform:
+            self._deploy(1)
+            self.say(f"platform of {len(self.platform.parts())} processes; {self.settings.seconds:g} s of faults")
+            with _thread(self.watcher.run, self.watcher.stop), self._stalls():
+                self._attack()
+                healed_at = self._heal()
+                self.say("healed; waiting until everything has ended")
+                settled = asyncio.run(self._settle(healed_at))
+            evidence = self._collect(settled)
+            (self.folder / "platform.log").write_text(self.platform.log())
+            return evidence
+
+    # ------------------------------------------------------------------ attack
+
+    def _attack(self) -> None:
+        started = _CLOCK.now() + 1.0
+        callers = [self._caller(number, "plan.json", self.settings.seconds, started) for number in range(CLIENTS)]
+        deploying = threading.Thread(target=self._deploy_again, args=(started,))
+        deploying.start()
+        self.nemesis.run(self.plan.faults, started)
+        deploying.join()
+        self._wait_for(callers)
+
+    def _caller(self, number: int, plan: str, seconds: float, started: float) -> subprocess.Popen[bytes]:
+        gateways = self.platform.parts_named("gateway")
+        mine, other = gateways[number % len(gateways)], gateways[(number + 1) % len(gateways)]
+        log = self.folder / f"client-{number}.jsonl"
+        command = [sys.executable, "-P", "-m", "squall_verify.client", str(self.folder / plan), str(number), str(log)]
+        return subprocess.Popen(
+            [*command, str(started), str(seconds), other.url],
+            env=self.platform.client_environment(gateway=mine),
+            stdin=subprocess.DEVNULL,
+            stderr=(self.folder / f"client-{number}.stderr").open("ab"),
+            preexec_fn=end_with_parent,  # noqa: PLW1509 — one prctl, looked up before the fork
+        )
+
+    def _wait_for(self, callers: list[subprocess.Popen[bytes]]) -> None:
+        """A caller that does not end has operations without an answer; the checkers will say so."""
+        until = _CLOCK.monotonic() + CALLERS_S
+        for caller in callers:
+            try:
+                caller.wait(max(0.1, until - _CLOCK.monotonic()))
+            except subprocess.TimeoutExpired:
+                caller.kill()
+                caller.wait()
+
+    def _deploy(self, version: int) -> None:
+        began = _CLOCK.now()
+        answer = subprocess.run(
+            [sys.executable, "-P", "-m", "squall.cli.main", "deploy", str(PROGRAM)],
+            env=self.platform.client_environment(VERIFY_EFFECTS=str(self.effects), VERIFY_VERSION=str(version)),
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=DEPLOY_S,
+            check=False,
+        )
+        if answer.returncode:
+            raise LocalPlatformError(f"version {version} could not be deployed: {answer.stdout}{answer.stderr}")
+        self.deployed.append(Deployed(version=version, began=began, ended=_CLOCK.now()))
+
+    def _deploy_again(self, started: float) -> None:
+        for number, at_s in enumerate(self.plan.deploys):
+            threading.Event().wait(max(0.0, started + at_s - _CLOCK.now()))
+            began = _CLOCK.now()
+            try:
+                self._deploy(number + 2)
+            except (LocalPlatformError, subprocess.TimeoutExpired) as error:
+                # It may have come through all the same: from now on it may be the present version.
+                self.nemesis.skipped.append(f"deploy of version {number + 2}: {error}")
+                self.deployed.append(Deployed(version=number + 2, began=began, ended=float("inf")))
+
+    @contextmanager
+    def _stalls(self) -> Iterator[None]:
+        over = threading.Event()
+        with _thread(lambda: self.nemesis.watch_stalls(over), over.set):
+            yield
+
+    # ------------------------------------------------------------------ afterwards
+
+    def _collect(self, settled: Settled) -> Evidence:
+        address = ServerAddress(self.platform.url, self.platform.token)
+        laws = asyncio.run(collecting.laws(self.platform, self.watcher.law))
+        calls = [each.call for each in laws.accepted if each.readable and each.kind != "map"]
+        return replace(
+            laws,
+            seed=self.plan.seed,
+            seconds=self.plan.seconds,
+            effects=files.effects(self.effects),
+            seen=files.seen(self.folder),
+            happened=tuple(sorted(self.nemesis.happened, key=lambda each: each.began)),
+            skipped=tuple(self.nemesis.skipped),
+            deployed=tuple(self.deployed),
+            states=collecting.states(address, calls, Random(f"{self.plan.seed} states")),
+            samples=tuple(self.watcher.samples),
+            settled=settled,
+        )
+
+    def _heal(self) -> float:
+        """Every part runs again. The nemesis has taken back its own."""
+        eventually(self._all_run, within_s=HEAL_S, what="a part was not started again")
+        return _CLOCK.now()
+
+    def _all_run(self) -> bool:
+        present = {process.pid for process in self.platform.owned() if process.state not in ("Z", "T")}
+        return all(part.pid in present for part in self.platform.parts())
+
+    async def _settle(self, healed_at: float) -> Settled:
+        async with connect(self.platform.bus_settings(), topology.build()) as bus:
+            settled_at, waiting = await settling.until_empty(bus, settling.unended, LIVE_S)
+            canaries = await asyncio.to_thread(self._after)
+            await settling.until_empty(bus, settling.unended, LIVE_S)
+            idle_at = _CLOCK.now()
+            empty_at, left = await settling.until_empty(bus, settling.containers, EMPTY_S)
+        shift = idle_at - settled_at if settled_at is not None else 0.0
+        return Settled(
+            healed_at=healed_at,
+            settled_at=settled_at,
+            waiting=waiting,
+            canaries=canaries,
+            # The canaries kept the pools busy until then.
+            empty_at=None if empty_at is None else empty_at - shift,
+            left=left,
+        )
+
+    def _after(self) -> tuple[str, ...]:
+        """Canaries through each gateway, and results read again through the other one; what went wrong."""
+        seen = files.seen(self.folder)
+        calls = sorted({line.call for line in seen if line.what == "ack"})
+        dice = Random(f"{self.plan.seed} after")
+        chosen = dice.sample(calls, min(READ_AGAIN, len(calls)))
+        operations = [Operation(f"canary-{n}-{i}", n, 0.0, "remote") for n in range(CLIENTS) for i in range(3)]
+        owner = {line.call: line.op for line in seen if line.what == "ack"}
+        plan = {
+            "operations": [asdict(operation) for operation in operations],
+            "reread": [[owner[call], call] for call in chosen],
+        }
+        (self.folder / "after.json").write_text(json.dumps(plan))
+        self._wait_for([self._caller(number, "after.json", CALLERS_S, _CLOCK.now()) for number in range(CLIENTS)])
+        lines = [line for line in files.seen(self.folder) if line.op.startswith("canary-")]
+        done = {line.op for line in lines if line.what == "done"}
+        return tuple(sorted(operation.id for operation in operations if operation.id not in done))
+
+
+@contextmanager
+def _thread(run: Callable[[], None], stop: Callable[[], None]) -> Iterator[None]:
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop()
+        thread.join()
+
+
+def scratch(settings: VerifySettings) -> Path:
+    """The folder of the evidence, empty."""
+    folder = settings.keep
+    if folder is None:
+        return Path(tempfile.mkdtemp(prefix="squall-verify-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(os.scandir(folder)):
+        raise LocalPlatformError(f"{folder} is not empty", fix="Name a folder that does not exist yet.")
+    return folder
