@@ -27,7 +27,7 @@ from squall.spec import (
     ParameterSpec,
     Resources,
 )
-from squall_contracts import builds, calls, functions, logs, nodes, scaling, spans, usage
+from squall_contracts import builds, calls, functions, letters, logs, nodes, scaling, spans, usage
 from squall_contracts.envelope import BadMessage, HotMessage, Message
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -92,6 +92,18 @@ MESSAGES: tuple[Message, ...] = (
     calls.CancelRequested(call=CALL, pool="po-1", index=None, terminate_containers=True),
     calls.ItemYielded(call=CALL, attempt="1-abc", seq=4, payload=b"item"),
     calls.ItemsTaken(call=CALL, attempt="1-abc", taken=4),
+    letters.DeadLetter(
+        call=CALL,
+        index=3,
+        workspace="ws",
+        app="ap-1",
+        function="fu-1",
+        pool="po-1",
+        outcome="failed",
+        failed_at=2.5,
+        request=b"accepted",
+    ),
+    letters.Redriven(call=CALL, index=3, workspace="ws", into=CALL, at=3.5),
     functions.AppRecord(
         app_id="ap-1",
         name="demo",

@@ -47,6 +47,10 @@ class CallRequested(HotMessage):
     traceparent: str = ""
     """Of the caller's span `call`; `attempt` and the rest become its children."""
     spans: SpanVector = field(default_factory=list)
+    parameters: str = ""
+    """Class parameters of a spawned call, as in its `PoolRecord`: a redrive finds the pool of another version by it."""
+    redriven_from: str = ""
+    """`<call>.<index>` of the dead letter that this call repeats."""
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,48 @@ def event(region: str, workspace: str, call_id: str, index: int | str) -> str:
     return _of_call("events", region, workspace, call_id, index)
 
 
+@dataclass(frozen=True, slots=True)
+class LetterSubject:
+    """What the subject of a dead letter says."""
+
+    subject: str
+    app: str
+    call: str
+    index: int
+    failed_at_ms: int
+
+
+def letter(region: str, workspace: str, app: str, call_id: str, index: int, failed_at: float) -> str:
+    """Where a dead letter lies. The time stands in the subject, so that lists need no letter to be read."""
+    return f"letters.{region}.{workspace}.{app or '-'}.{call_id}.{index}.{int(failed_at * 1000)}"
+
+
+def letters_of(region: str, workspace: str, app: str = "*", call_id: str = "*") -> str:
+    """Filter: dead letters of a workspace, an app of it or a call of it."""
+    return f"letters.{region}.{workspace}.{app}.{call_id}.>"
+
+
+def parse_letter(subject: str) -> LetterSubject:
+    """The inverse of `letter`."""
+    _, _, _, app, call_id, index, failed_at_ms = subject.split(".")
+    return LetterSubject(subject, app, call_id, int(index), int(failed_at_ms))
+
+
+def redrive(region: str, workspace: str, call_id: str, index: int | str) -> str:
+    """Create-only: into which call a dead letter was redriven; index "*" for all of a call."""
+    return f"redrives.{region}.{workspace}.{call_id}.{index}"
+
+
+def redrives_of(region: str, workspace: str) -> str:
+    """Filter: every redrive of a workspace."""
+    return f"redrives.{region}.{workspace}.>"
+
+
+def redriven_from(region: str, workspace: str, call_id: str) -> str:
+    """Of which dead letter a call is the redrive."""
+    return f"redrives.{region}.{workspace}.{call_id}.from"
+
+
 def items(region: str, call_id: str) -> str:
     """Core: what a generator yields."""
     return f"items.{region}.{call_id}"
@@ -205,6 +247,10 @@ def events_stream(region: str, shard: int) -> str:
 
 def logs_stream(region: str, shard: int) -> str:
     return f"LOGS_{region}_{shard:02d}"
+
+
+def letters_stream(region: str) -> str:
+    return f"LETTERS_{region}"
 
 
 def spans_stream(region: str) -> str:

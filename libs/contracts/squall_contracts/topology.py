@@ -151,6 +151,17 @@ def _call_streams(region: str, shard: int, replicas: int) -> list[StreamSpec]:
 def _region_streams(region: str, replicas: int) -> list[StreamSpec]:
     return [
         StreamSpec(
+            name=subjects.letters_stream(region),
+            subjects=(f"letters.{region}.>", f"redrives.{region}.>"),
+            replicas=replicas,
+            allow_msg_ttl=True,
+            allow_atomic=True,
+            max_msg_size=MAX_CALL_RECORD_BYTES + 4096,
+            max_msgs_per_subject=1,
+            discard="new",
+            discard_new_per_subject=True,
+        ),
+        StreamSpec(
             name=subjects.spans_stream(region),
             subjects=(f"spans.{region}.>",),
             persist_async=True,

@@ -2,7 +2,7 @@
 
 SquallError (alias Error)
 ├── InvalidError            bad input; ConflictError, UnimplementedArgument, ProgramError, UsageError below it
-├── NotFoundError, AlreadyExistsError, AuthError, PermissionDeniedError
+├── NotFoundError (InputExpiredError below it), AlreadyExistsError, AuthError, PermissionDeniedError
 ├── ResourceExhaustedError, RequestSizeError, StorageFullError
 ├── UnimplementedError, VersionError, ServerTooOldError
 ├── ServiceError            the platform is not answering; ConnectionError, PortInUseError, LocalPlatformError below it
@@ -298,6 +298,14 @@ class CallExpiredError(TimeoutError):
 
     code = "expired"
     fix = "Add capacity, or see with `squall call get` why it waited."
+
+
+class InputExpiredError(NotFoundError):
+    """The input of a call is no longer kept."""
+
+    code = "input_expired"
+    http_status = 410
+    fix = "Make the call again with its arguments: inputs of dead letters are kept as long as their results."
 
 
 class OutputExpiredError(TimeoutError):

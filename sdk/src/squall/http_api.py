@@ -60,6 +60,12 @@ class Route:
     """GET ?cursor= -> endless RESULT and KEEPALIVE frames; the client closes."""
     CALL_CANCEL = "/v1/calls/{call}/cancel"
     """POST {"terminate_containers": bool} -> {"cancelled": n}."""
+    CALL_REDRIVE = "/v1/calls/{call}/redrive"
+    """POST -> Redrives: the failed inputs of a spawned call become new calls. Repeating it makes no more."""
+    LETTERS = "/v1/letters"
+    """GET ?app=&environment=&since=&limit= -> {"letters": [LetterInfo], "total": n}, newest first."""
+    LETTERS_REDRIVE = "/v1/letters/redrive"
+    """POST RedriveLetters -> Redrives."""
     CALL_TRACE = "/v1/calls/{call}/trace"
     """GET [?index=] -> Trace."""
     CONTAINERS = "/v1/containers"
@@ -278,6 +284,68 @@ class CallSummary:
     accepted_at: float
     ended_at: Optional[float] = None
     error: str = ""
+
+
+@dataclass(frozen=True)
+class LetterInfo:
+    """One row of GET /v1/letters: a spawned input that ended badly and can be run again."""
+
+    call: str
+    index: int
+    app: str
+    function: str
+    version: int
+    """Of the function, when it ran; 0 if that is no longer known."""
+    outcome: str
+    """failed, timed_out or expired."""
+    error: str
+    accepted_at: float
+    failed_at: float
+    redriven_to: str = ""
+    """The call that repeats it."""
+
+
+@dataclass(frozen=True)
+class RedriveLetters:
+    """POST /v1/letters/redrive: run dead letters again that were not yet, oldest first."""
+
+    app: str = ""
+    """Name or id; empty for every app of the workspace."""
+    environment: str = "main"
+    since: float = 0.0
+    """Unix seconds: only what failed after it."""
+    limit: int = 1000
+    cursor: str = ""
+    """Go on after the page whose answer had it."""
+
+
+@dataclass(frozen=True)
+class RedrivenInput:
+    """A dead letter and the call that repeats it."""
+
+    call: str
+    index: int
+    into: str
+
+
+@dataclass(frozen=True)
+class RefusedRedrive:
+    """A dead letter that could not be made a call, and why."""
+
+    call: str
+    index: int
+    error: Mapping[str, Any]
+    """The wire form of an error."""
+
+
+@dataclass(frozen=True)
+class Redrives:
+    """Answer to a redrive."""
+
+    redriven: tuple[RedrivenInput, ...] = ()
+    refused: tuple[RefusedRedrive, ...] = ()
+    cursor: str = ""
+    """There may be more after it; empty = that was all."""
 
 
 @dataclass(frozen=True)

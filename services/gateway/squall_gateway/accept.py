@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from squall.http_api import parse_blob_ref
 from squall.ids import shard_of
+from squall.spec import Kind
 from squall_bus import Bus, BusError, Published, Record, SubjectTaken
 from squall_contracts import spans, subjects
 from squall_contracts.calls import DEADLINE_HEADER, CallRequested, SpanVector
@@ -42,6 +43,8 @@ class Input:
     index: int
     payload: bytes = b""
     blob: str | None = None
+    redriven_from: str = ""
+    """`<call>.<index>` of the dead letter that it was."""
 
 
 class Accepted(NamedTuple):
@@ -115,6 +118,11 @@ class Acceptor:
 
     # ------------------------------------------------------------------ admission
 
+    async def admit(self, call: CallHeaders, target: Target, given: Sequence[Input]) -> float:
+        """Check what `accept` checks, without accepting: the deadline, or the refusal raised. For whoever must write
+        something else first."""
+        return await self._admit(call, target, given)
+
     async def _admit(self, call: CallHeaders, target: Target, given: Sequence[Input]) -> float:
         now = self.clock.now()
         pool = target.pool.pool
@@ -168,6 +176,8 @@ class Acceptor:
             parent=call.parent,
             traceparent=terms.traceparent,
             spans=terms.rows,
+            parameters=target.pool.parameters if call.kind is Kind.SPAWN else "",
+            redriven_from=given.redriven_from,
         )
         return Record(
             subjects.call(self.bus.topology.region, asked.pool, asked.call, asked.index),

@@ -19,7 +19,9 @@ from squall_contracts import subjects
 from squall_contracts.calls import AttemptFailed, CallRequested, CallResult
 from squall_contracts.functions import PoolRecord
 from squall_contracts.subjects import parse_call
+from squall_gateway.call_headers import blob_size
 from squall_gateway.directory import Directory
+from squall_gateway.letters import Letters
 from squall_gateway.policy.call_state import QUEUED, state_of
 from squall_gateway.results import ANY_POOL, Results
 from squall_gateway.waiting import Waiting
@@ -42,6 +44,7 @@ class Found:
     ended: Counter[str] = field(default_factory=Counter)
     ended_at: float = 0.0
     error: str = ""
+    last_error: dict[str, Any] | None = None
     started: bool = False
     function: str = ""
 
@@ -52,13 +55,15 @@ class Found:
         self.function = self.function or result.function
         if result.error is not None and not self.error:
             self.error = f"{result.error.get('type', '')}: {result.error.get('message', '')}"
+            self.last_error = result.error
 
 
 class History:
     """Reads the streams of calls."""
 
-    def __init__(self, bus: Bus, directory: Directory, results: Results, waiting: Waiting) -> None:
+    def __init__(self, bus: Bus, directory: Directory, results: Results, waiting: Waiting, letters: Letters) -> None:
         self._bus = bus
+        self._letters = letters
         self._directory = directory
         self._results = results
         self._waiting = waiting
@@ -102,10 +107,29 @@ class History:
         events = [e for e in await self._results.events(call, "*", workspace) if index in (None, e.index)]
         return {
             **to_wire(summary),
+            **await self._letters_of(found, workspace),
             "pool": found.pool,
+            "version": (await self._letters.function_of(found.function, workspace))[1],
+            "input": input_of(found.first),
+            "last_error": found.last_error,
             "waiting": self._waiting.text(found.pool) if summary.state == QUEUED else "",
             "attempts": [to_wire(attempt) for attempt in attempts[:MAX_LINES]],
             "history": [to_wire(event) for event in events[:MAX_LINES]],
+        }
+
+    async def _letters_of(self, found: Found, workspace: str) -> dict[str, Any]:
+        """Which inputs are dead letters, what became of them, and which one this call repeats."""
+        there = await self._letters.subjects(workspace, call=found.call)
+        dead = await self._letters.that_count(there[:MAX_LINES], workspace)
+        if found.first is None and dead:
+            # The journal has forgotten the call; its letters have not.
+            letters = await self._letters.read([dead[0].subject])
+            found.first = next((CallRequested.decode(each.request) for each in letters.values() if each.request), None)
+        redriven = await self._letters.redriven_of_call(found.call, workspace) if dead else {}
+        return {
+            "dead_letters": [letter.subject.index for letter in dead],
+            "redriven_to": [{"index": index, "call": into} for (_, index), into in sorted(redriven.items())],
+            "redriven_from": await self._letters.origin(found.call, workspace),
         }
 
     async def _find(self, call: str) -> Found:
@@ -125,10 +149,11 @@ class History:
             found.started = await self._started(found, workspace)
         state = state_of(found.inputs, found.ended, started=found.started)
         first = found.first
+        found.function = first.function if first else found.function
         return CallSummary(
             call=found.call,
             app=first.app if first else "",
-            function=await self._directory.function_name(first.function if first else found.function, workspace),
+            function=await self._directory.function_name(found.function, workspace),
             kind=first.kind if first else "",
             state=state,
             inputs=found.inputs,
@@ -154,3 +179,11 @@ class History:
         stream = subjects.attempts_stream(self._region, shard_of(call))
         wanted = subjects.attempts_of(self._region, workspace, call)
         return [AttemptFailed.decode(stored.data) async for stored in self._bus.read(stream, wanted)]
+
+
+def input_of(first: CallRequested | None) -> dict[str, Any] | None:
+    """What is known of an input without looking into it; None when it is no longer kept."""
+    if first is None:
+        return None
+    size = blob_size(first.blob) if first.blob else len(first.payload)
+    return {"encoding": first.encoding, "method": first.method, "bytes": size, "blob": first.blob}

@@ -69,6 +69,12 @@ class Results:
                 return record if record.workspace == workspace else None
         return None
 
+    async def count(self, call: str, workspace: str) -> int:
+        """How many inputs of a call have ended."""
+        stream = subjects.results_stream(self.region, shard_of(call))
+        info = await self._bus.stream_info(stream, subjects.results_of(self.region, workspace, call))
+        return len(info.subjects)
+
     async def events(self, call: str, index: int | str, workspace: str) -> list[CallEvent]:
         """The readable history of an input (or of all, "*"): a hint, never the law."""
         stream = subjects.events_stream(self.region, shard_of(call))

@@ -20,6 +20,7 @@ from squall_gateway.api.calls import CallRoutes
 from squall_gateway.api.fleet import FleetRoutes
 from squall_gateway.api.functions import FunctionRoutes
 from squall_gateway.api.history import HistoryRoutes
+from squall_gateway.api.letters import LetterRoutes
 from squall_gateway.api.logs import LogRoutes
 from squall_gateway.api.maps import MapRoutes
 from squall_gateway.apps import Apps
@@ -33,11 +34,13 @@ from squall_gateway.fleet import Fleet
 from squall_gateway.generators import Generators
 from squall_gateway.history import History
 from squall_gateway.images import Images
+from squall_gateway.letters import Letters
 from squall_gateway.load import Loads
 from squall_gateway.logs import Logs
 from squall_gateway.metrics import Requests
 from squall_gateway.policy.admission import Limits
 from squall_gateway.pools import Pools
+from squall_gateway.redrives import Redriving
 from squall_gateway.results import Results
 from squall_gateway.server import listen, serving, url_of
 from squall_gateway.settings import GatewaySettings
@@ -204,12 +207,15 @@ class Gateway:
     def _routers(self) -> list[APIRouter]:
         bus, directory, fleet, clock = self.bus, self.directory, self.fleet, self.context.clock
         logs, traces = Logs(bus, directory), Traces(bus, self.results)
-        history = History(bus, directory, self.results, self.waiting)
+        letters = Letters(bus, directory)
+        history = History(bus, directory, self.results, self.waiting, letters)
+        redriving = Redriving(bus, letters, self.acceptor, Targets(directory), self.results, clock)
         return [
             FunctionRoutes(bus, directory, self.version, self.settings).router(),
             AppRoutes(bus, self.apps, self.stopping, directory, fleet, self.waiting, clock).router(),
             BlobRoutes(self.blobs, self.settings.max_payload_bytes).router(),
             LogRoutes(logs, Images(bus, logs, clock), directory, fleet, self.draining).router(),
             HistoryRoutes(history, self.results, traces, self.cancels, directory).router(),
+            LetterRoutes(letters, redriving, self.results, directory).router(),
             FleetRoutes(bus, fleet, directory, self.condition, clock, self.version).router(),
         ]

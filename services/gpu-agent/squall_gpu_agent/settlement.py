@@ -1,7 +1,8 @@
 """Settlement: how a held call leaves this agent. Record, then reply, then ack, always in this order.
 
-Owns the writes to RESULTS and ATTEMPTS, and the fence in front of them: success may always be recorded (the first write
-wins), a failure only while the queue is known to regard the call as ours.
+A spawned call that ends badly is kept as a dead letter before that. Owns the writes to RESULTS, ATTEMPTS and LETTERS,
+and the fence in front of them: success may always be recorded (the first write wins), a failure only while the queue is
+known to regard the call as ours.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from squall_bus import Bus, BusError, BusUnavailable, PublishUnknown, StreamFull
 from squall_contracts import subjects
 from squall_contracts.calls import AttemptFailed, CallResult
 from squall_contracts.envelope import BadMessage
+from squall_contracts.letters import dead_letter, makes_dead_letter
 from squall_gpu_agent.events import Events
 from squall_gpu_agent.held import FENCE_S, Held
 from squall_gpu_agent.history import History
@@ -43,7 +45,9 @@ class Settlement:
     async def record(self, held: Held, result: CallResult, ttl_s: float, event: str, detail: str = "") -> None:
         """Record this result, unless there is one already; then reply with what is recorded, and ack."""
         data = result.encode()
-        recorded = await self._store(held, result, data, ttl_s)
+        recorded = None
+        if await self._keep_letter(held, result, ttl_s):
+            recorded = await self._store(held, result, data, ttl_s)
         if recorded is None:
             self.abandon(held)
             return
@@ -74,6 +78,29 @@ class Settlement:
         held.advance(Event.REPLIED)
         held.delivery.ack()
         held.advance(Event.ACKED)
+
+    async def _keep_letter(self, held: Held, result: CallResult, ttl_s: float) -> bool:
+        """Before the result, or a crash in between would leave a failed call without its letter; a letter whose result
+        was never recorded counts for nothing. False when we may no longer record a failure."""
+        request = held.request
+        if not makes_dead_letter(request, result.outcome):
+            return True
+        letter = dead_letter(request, result)
+        subject = subjects.letter(
+            self._identity.region, letter.workspace, letter.app, letter.call, letter.index, letter.failed_at
+        )
+        msg_id = f"{letter.call}.{letter.index}.{result.attempt or result.outcome}.letter"
+        while (deadline_s := self._fence_left_s(held)) > 0:
+            try:
+                await self._bus.publish(subject, letter.encode(), msg_id=msg_id, ttl_s=ttl_s, deadline_s=deadline_s)
+            except SubjectTaken:
+                return True
+            except (PublishUnknown, BusUnavailable, StreamFull) as error:
+                log.warning("letter_not_kept_yet", call=request.call, index=request.index, reason=error.message)
+                await self._clock.sleep(AGAIN_S)
+            else:
+                return True
+        return False
 
     async def _store(self, held: Held, result: CallResult, data: bytes, ttl_s: float) -> bytes | None:
         """The bytes that are recorded in the end; None when we may no longer record a failure."""

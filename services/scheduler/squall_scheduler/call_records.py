@@ -7,6 +7,7 @@ from squall.spec import FunctionSpec, Kind, Outcome
 from squall_bus import Record, Stored
 from squall_contracts import subjects
 from squall_contracts.calls import REQUEUED_HEADER, CallRequested, CallResult
+from squall_contracts.letters import dead_letter, makes_dead_letter
 from squall_contracts.retention import SPAWNED_S, result_ttl_s
 
 ONLY_IF_ABSENT = {"Nats-Expected-Last-Subject-Sequence": "0"}
@@ -66,6 +67,20 @@ def expired(request: CallRequested, now: float, waiting: str) -> CallResult:
         ended_at=now,
         function=request.function,
         pool=request.pool,
+    )
+
+
+def letter_record(region: str, request: CallRequested, result: CallResult, kept_s: float | None) -> Record | None:
+    """The dead letter of a spawned input that ends with `result`; written before the result, kept as long."""
+    if not makes_dead_letter(request, result.outcome):
+        return None
+    letter = dead_letter(request, result)
+    return Record(
+        subjects.letter(region, letter.workspace, letter.app, letter.call, letter.index, letter.failed_at),
+        letter.encode(),
+        None,
+        f"{letter.call}.{letter.index}.{result.outcome}.letter",
+        kept_s,
     )
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from squall.errors import InvalidError
 from squall_bus import Bus, BusError, Published, Stored, SubjectTaken, WrongRevision
 from squall_contracts import subjects
-from squall_contracts.calls import CallRequested
+from squall_contracts.calls import CallRequested, CallResult
 from squall_scheduler import call_records
 from squall_scheduler.facts import Facts
 from squall_scheduler.policy.reconciling import PATIENCE_S, Expire, Leave, Requeue, judge
@@ -132,9 +132,11 @@ class CallRepairs:
     # ------------------------------------------------------------------ mending
 
     async def _expire(self, pool: PoolId, key: str, request: CallRequested, reason: str) -> None:
-        """Record, then reply, then take it off the queue."""
+        """Keep it as a dead letter, record, then reply, then take it off the queue."""
         result = call_records.expired(request, self._clock.now(), self._facts.waiting(pool))
         record = call_records.result_record(self._region, result, request.kind, self._facts.declared.spec(pool))
+        if not await self._keep_letter(request, result, record.ttl_s):
+            return
         (outcome,) = await self._bus.publish_batch([record])
         if isinstance(outcome, Published) and request.reply_to:
             self._bus.send(request.reply_to, record.data)
@@ -146,6 +148,17 @@ class CallRepairs:
             log.info("call_expired", call=request.call, index=request.index, pool=pool, reason=reason)
         await self._bus.purge(self._work, self._subject(pool, key))
         self._close(pool, key)
+
+    async def _keep_letter(self, request: CallRequested, result: CallResult, kept_s: float | None) -> bool:
+        """Whether the result may be recorded now."""
+        letter = call_records.letter_record(self._region, request, result, kept_s)
+        if letter is None:
+            return True
+        (outcome,) = await self._bus.publish_batch([letter])
+        if isinstance(outcome, Published | SubjectTaken):
+            return True
+        log.warning("call_not_expired", call=request.call, index=request.index, reason=repr(outcome))
+        return False
 
     async def _requeue(self, key: str, request: CallRequested, accepted: Stored, reason: str) -> None:
         record = call_records.back_to_queue(self._region, request, accepted, self._clock.now())

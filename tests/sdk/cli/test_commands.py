@@ -267,6 +267,37 @@ def test_a_failed_call_says_why(shop: Shell) -> None:
 
 
 @pytest.mark.slow
+def test_a_failed_call_is_listed_and_redriven(shop: Shell) -> None:
+    call = spawn(shop, "fail")
+    eventually(lambda: state(shop, call) == "failed")
+
+    listed = {row["call"]: row for row in rows(shop, "call", "list", "--failed", "--app", "shop", "--since", "10m")}
+    redriven = shop.squall("call", "redrive", call).ok().out
+    into = re.match(rf"{call} -> (fc-\w+)\n", redriven)
+    assert into is not None, redriven
+    shown = shop.squall("call", "get", call).ok().out
+    eventually(lambda: state(shop, into[1]) == "failed")
+
+    assert (listed[call]["function"], listed[call]["outcome"], listed[call]["error"]) == (
+        "fail",
+        "failed",
+        "ValueError: sold out",
+    )
+    assert f"redriven to {into[1]}" in shown
+    assert "Traceback" in shown
+    assert f"from      {call}.0" in shop.squall("call", "get", into[1]).ok().out
+    rest = shop.squall("call", "redrive", "--all", "--app", "shop").ok().out
+    assert f"{into[1]} -> " in rest
+    assert f"{call} -> " not in rest
+
+
+@pytest.mark.slow
+def test_redrive_wants_one_call_or_all(shop: Shell) -> None:
+    shop.squall("call", "redrive").refused("usage", "either a call or --all", status=2)
+    shop.squall("call", "list", "--since", "1h").refused("usage", "--since is for --failed", status=2)
+
+
+@pytest.mark.slow
 def test_a_call_is_cancelled_once(shop: Shell) -> None:
     started = shop.work / "started"
     call = spawn(shop, "hold", str(started))

@@ -21,6 +21,7 @@ from squall_bus import Bus, ConsumerSpec, Delivery
 from squall_contracts import subjects
 from squall_contracts.calls import AttemptFailed, CallEvent, CallRequested, CallResult, CancelRequested
 from squall_contracts.functions import SPECS, FunctionRecord, PoolRecord, pool_id, pool_key
+from squall_contracts.letters import DeadLetter
 from squall_contracts.nodes import CONTAINERS, ClaimState, ContainerClaim, claim_key
 from squall_gpu_agent.backend import Backend
 from squall_gpu_agent.service import run_with
@@ -261,6 +262,12 @@ class Scene:
         stream = subjects.attempts_stream(self.region, shard_of(request.call))
         subject = subjects.attempts(self.region, WORKSPACE, request.call, request.index)
         return [AttemptFailed.decode(stored.data) async for stored in self.bus.read(stream, subject)]
+
+    async def letters(self) -> list[DeadLetter]:
+        """Every dead letter."""
+        wanted = subjects.letters_of(self.region, WORKSPACE)
+        stream = subjects.letters_stream(self.region)
+        return [DeadLetter.decode(stored.data) async for stored in self.bus.read(stream, wanted)]
 
     async def events(self, request: CallRequested) -> list[str]:
         """Names of the events so far."""

@@ -12,7 +12,7 @@ from tests.services.gpu_agent.scene import FAST_RETRY, WORKSPACE, Scene, Shifted
 from tests.support.eventually import eventually
 
 from squall.spec import ScalingPolicy
-from squall_contracts.calls import CallResult
+from squall_contracts.calls import CallRequested, CallResult
 from squall_contracts.nodes import ClaimState
 from squall_gpu_agent.backend import End, Exit, FailureKind, InputRequest
 from squall_gpu_agent.results import cancelled
@@ -376,3 +376,39 @@ async def test_a_machine_that_slept_records_no_failure(scene: Scene) -> None:
 
 def a_result(call: str, payload: bytes) -> CallResult:
     return CallResult(call=call, index=0, workspace=WORKSPACE, outcome="succeeded", attempt="1-other", payload=payload)
+
+
+# ---------------------------------------------------------------- dead letters
+
+
+async def test_a_spawned_call_that_failed_is_kept_as_a_dead_letter_with_its_input(scene: Scene) -> None:
+    async with scene.agent(FakeBackend({"f": Script(failed("no"))})):
+        pool, function = await scene.ready()
+        spawned = await scene.call(pool, function, b"input", kind="spawn", reply_to=None)
+        remote = await scene.call(pool, function, b"input", kind="remote")
+        result = await scene.result(spawned)
+        await scene.result(remote)
+        letters = await scene.letters()
+        assert [(letter.call, letter.outcome, letter.failed_at) for letter in letters] == [
+            (spawned.call, "failed", result.ended_at)
+        ]
+        assert CallRequested.decode(letters[0].request) == spawned
+
+
+async def test_a_spawned_call_that_was_cancelled_or_succeeded_is_no_dead_letter(scene: Scene) -> None:
+    async with scene.agent(FakeBackend({"f": echo})):
+        pool, function = await scene.ready()
+        await scene.result(await scene.call(pool, function, b"input", kind="spawn", reply_to=None))
+        assert await scene.letters() == []
+
+
+async def test_a_stale_agent_leaves_no_dead_letter(scene: Scene) -> None:
+    code, clock = Held(failed("stale")), ShiftedClock()
+    async with scene.agent(FakeBackend({"f": code}), clock=clock):
+        pool, function = await scene.ready()
+        request = await scene.call(pool, function, kind="spawn", reply_to=None)
+        await eventually(lambda: code.running)
+        clock.pause(9)
+        code.go.set()
+        await scene.told(request, "abandoned")
+        assert await scene.letters() == []

@@ -18,6 +18,7 @@ from squall.ids import new_call_id
 from squall_bus import Bus, BusSettings, Delivery, Message, connect
 from squall_contracts import subjects
 from squall_contracts.calls import REQUEUED_HEADER, CallResult
+from squall_contracts.letters import DeadLetter
 from squall_contracts.nodes import ClaimState, ContainerClaim
 from squall_contracts.scaling import Verdict
 from squall_contracts.topology import Topology
@@ -111,6 +112,9 @@ async def test_an_input_that_nobody_took_expires_at_its_deadline(shard: Shard) -
     assert result.error["kind"] == "expired"
     assert "no node is alive" in result.error["message"]
     assert not await shard.queued()
+    stored = [each async for each in shard.world.bus.read(subjects.letters_stream("local"))]
+    [letter] = [DeadLetter.decode(each.data) for each in stored]
+    assert (letter.call, letter.outcome, letter.failed_at) == (call, "expired", result.ended_at)
     await shard.after(2)
     assert await shard.world.result(call) == result
 

@@ -25,11 +25,11 @@ COLUMNS = (
 )
 
 
-def list_calls(*, app: Optional[str], environment: Optional[str], as_json: bool) -> int:
+def list_calls(*, app: Optional[str], environment: Optional[str], limit: int, as_json: bool) -> int:
     """Prints calls, newest first."""
     with for_command() as session:
         app_id = lookup.app(session.client, app, environment).app_id if app else None
-        answer = session.client.json("GET", query(Route.CALLS, app=app_id))
+        answer = session.client.json("GET", query(Route.CALLS, app=app_id, limit=limit))
     found = [from_wire(CallSummary, row) for row in answer["calls"]]
     rows = [_row(call) for call in found if app_id in (None, call.app)]
     shown = rows if not as_json else [dataclasses.asdict(call) for call in found if app_id in (None, call.app)]
@@ -47,20 +47,57 @@ def get(call: str, *, as_json: bool) -> int:
     summary = from_wire(CallSummary, body)
     lines = {
         "call": summary.call,
-        "function": summary.function,
+        "function": _function(summary, body),
         "app": summary.app,
         "kind": summary.kind,
         "state": summary.state,
         "inputs": _progress(summary),
         "accepted": table.ago(summary.accepted_at),
         "took": f"{summary.ended_at - summary.accepted_at:.3f} s" if summary.ended_at else "-",
+        "ended": table.ago(summary.ended_at) if summary.ended_at else "",
+        "input": _input(body.get("input")),
         "error": summary.error,
+        "dead": _dead(body),
+        "from": body.get("redriven_from", ""),
         "waiting": body.get("waiting", ""),
     }
     for name, value in lines.items():
         if value:
             sys.stdout.write(f"{name:<9} {value}\n")
+    _write_attempts(body)
     return 0
+
+
+def _function(summary: CallSummary, body: dict[str, Any]) -> str:
+    return f"{summary.function} (version {body['version']})" if body.get("version") else summary.function
+
+
+def _input(told: Optional[dict[str, Any]]) -> str:
+    """What its first input is, without its value: only the function's code can read that."""
+    if not told:
+        return ""
+    where = f"blob {told['blob']}" if told.get("blob") else "inline"
+    method = f", method {told['method']}" if told.get("method") else ""
+    return f"{told['bytes']} bytes, {told['encoding']}, {where}{method}"
+
+
+def _dead(body: dict[str, Any]) -> str:
+    """Whether it can be redriven, or was."""
+    dead, redriven = body.get("dead_letters") or [], body.get("redriven_to") or []
+    if not dead:
+        return ""
+    if redriven:
+        return "redriven to " + ", ".join(str(each["call"]) for each in redriven)
+    return f"`squall call redrive {body['call']}` runs it again"
+
+
+def _write_attempts(body: dict[str, Any]) -> None:
+    for attempt in body.get("attempts") or []:
+        reason = f"{attempt['kind']}: {attempt['reason']}"
+        sys.stdout.write(f"attempt   {attempt['attempt']} failed {table.ago(attempt['failed_at'])}, {reason}\n")
+    traceback = str((body.get("last_error") or {}).get("traceback") or "")
+    if traceback:
+        sys.stdout.write(f"\n{traceback.rstrip()}\n")
 
 
 def cancel(call: str, *, terminate_containers: bool) -> int:

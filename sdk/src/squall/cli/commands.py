@@ -244,16 +244,34 @@ def logs(
 CALL: Any = typer.Argument(..., metavar="CALL", help="Id of the call (fc-...).")
 
 
+SINCE: Any = typer.Option(None, "--since", help="Only what failed in the last 30s, 10m, 2h or 1d.")
+
+
+def _age_s(since: Optional[str]) -> Optional[float]:
+    import squall.cli.logs as logs
+
+    return None if since is None else logs.seconds(since)
+
+
 @call_group.command("list")
 def call_list(
     name: Optional[str] = typer.Option(None, "--app", help="Only of this app (name or id)."),
+    failed: bool = typer.Option(False, "--failed", help="Only spawned calls that failed, timed out or expired."),
+    since: Optional[str] = SINCE,
+    limit: int = typer.Option(50, "--limit", min=1, max=1000, help="How many at most."),
     environment: Optional[str] = ENVIRONMENT,
     as_json: bool = JSON,
 ) -> int:
     """List calls, newest first."""
     import squall.cli.calls as command
+    import squall.cli.letters as letters
 
-    return command.list_calls(app=name, environment=environment, as_json=as_json)
+    age_s = _age_s(since)
+    if failed:
+        return letters.list_failed(app=name, environment=environment, since_s=age_s, limit=limit, as_json=as_json)
+    if age_s is not None:
+        raise UsageError("--since is for --failed", fix="Add --failed, or use --limit.")
+    return command.list_calls(app=name, environment=environment, limit=limit, as_json=as_json)
 
 
 @call_group.command("get")
@@ -262,6 +280,20 @@ def call_get(call: str = CALL, as_json: bool = JSON) -> int:
     import squall.cli.calls as command
 
     return command.get(call, as_json=as_json)
+
+
+@call_group.command("redrive")
+def call_redrive(
+    call: Optional[str] = typer.Argument(None, metavar="[CALL]", help="A call of `squall call list --failed`."),
+    every: bool = typer.Option(False, "--all", help="Every failed call that was not redriven yet."),
+    name: Optional[str] = typer.Option(None, "--app", help="With --all: only of this app (name or id)."),
+    since: Optional[str] = SINCE,
+    environment: Optional[str] = ENVIRONMENT,
+) -> int:
+    """Run failed spawned calls again: new calls with the same inputs, on the app's present version."""
+    import squall.cli.letters as command
+
+    return command.redrive(call, every=every, app=name, environment=environment, since_s=_age_s(since))
 
 
 @call_group.command("cancel")
