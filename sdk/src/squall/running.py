@@ -19,7 +19,7 @@ STATUS_S = 1.0
 STOP_TIMEOUT_S = 15.0
 LOGS_TIMEOUT_S = 10.0
 """How long to wait for the last lines after the app was stopped."""
-LOGS_QUIET_S = 2.0
+LOGS_QUIET_S = 5.0
 """Silence after which no last line is expected any more."""
 
 
