@@ -16,6 +16,7 @@ SERVICES = ("gateway", "scheduler", "autoscaler", "builder", "gpu_agent")
 SHARED = (
     ("The bus (every service)", "squall_service.settings", "BusConnection"),
     ("Telemetry (every service)", "squall_service.telemetry", "TelemetrySettings"),
+    ("Fault injection (every service, for tests)", "squall_service.failpoints", "FailPointSettings"),
 )
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from squall.errors import SquallError
+from squall_service import failpoints
 from squall_service.clock import Clock, SystemClock
 from squall_service.health import Health
 from squall_service.logs import configure_logging, current_service, log
@@ -183,11 +184,13 @@ def run(
         settings = TelemetrySettings.load()
         configure_logging(settings.log_format, settings.log_level)
         service = Service(name=name, main=main, settings=load(), grace_s=grace_s)
+        testing = failpoints.FailPointSettings.load()
+        failpoints.parse(testing.failpoints)
     except SquallError as error:
         _refused(error)
         return EXIT_REFUSED
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_process(service, settings))
+        return runner.run(_process(service, settings, testing))
 
 
 def _refused(error: SquallError) -> None:
@@ -202,8 +205,9 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-async def _process(service: Service[Any], settings: TelemetrySettings) -> int:
+async def _process(service: Service[Any], settings: TelemetrySettings, testing: failpoints.FailPointSettings) -> int:
     stop = _StopSignals()
+    failpoints.enable(testing)
     telemetry = open_telemetry(service.name, settings)
     try:
         async with start(service, telemetry=telemetry, interrupt=stop.first) as running:

@@ -19,6 +19,7 @@ from squall_contracts.functions import AppRecord, FunctionRecord, PoolRecord, po
 from squall_contracts.nodes import ContainerClaim, ContainerStats
 from squall_contracts.scaling import DESIRED, Desired, Verdict
 from squall_service.clock import Clock
+from squall_service.failpoints import failpoint
 from squall_service.telemetry import log
 
 POOL_PREFIX = pool_key("")
@@ -206,6 +207,7 @@ class Autoscaler:
         except BusError as error:
             log.warning("decision_not_stored", pool=pool, reason=repr(error))
             return
+        failpoint("autoscaler.desired")
         self.facts.decided(pool, desired, revision)
         self._mark(pool)
         self.metrics.count(known.count, desired.count, woken=bool(cold_call))

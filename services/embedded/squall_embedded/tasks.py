@@ -16,6 +16,7 @@ from squall_embedded.site import EndContainers, Publish, Site
 from squall_gateway import service as gateway
 from squall_gpu_agent import service as agent
 from squall_scheduler import service as scheduler
+from squall_service import failpoints
 from squall_service.run import Running, Service, ServiceContext, start
 from squall_service.telemetry import TelemetrySettings, open_telemetry
 
@@ -36,6 +37,7 @@ async def run_services(site: Site, bus: Bus, publish: Publish) -> AsyncIterator[
     """Starts all of them at once and waits until each is ready; the first one that fails ends the block."""
     services = [_service(name, site, bus) for name in configuring.PACKAGES]
     telemetry = open_telemetry("embedded", TelemetrySettings.load())
+    failpoints.enable(failpoints.FailPointSettings.load())
     stop = asyncio.get_running_loop().create_future()
     present: dict[str, Running] = {}
 

@@ -26,6 +26,7 @@ from squall_gateway.policy.admission import Limits, Refused, Situation, Wanted, 
 from squall_gateway.pools import Pools
 from squall_gateway.targets import Target, is_waited_for
 from squall_service.clock import Clock
+from squall_service.failpoints import failpoint
 
 PUBLISH_S = 5.0
 """How long the journal write may take; beyond it the caller is told to ask again with the same id."""
@@ -194,7 +195,9 @@ class Acceptor:
             await self.pools.ensure(target.pool, shard)
         sync = is_waited_for(call.kind)
         self.loads.took(pool, len(records), sync=sync)
+        failpoint("gateway.admitted")
         outcomes = await self.bus.publish_batch(records, deadline_s=PUBLISH_S)
+        failpoint("gateway.stored")
         new = sum(isinstance(outcome, Published) and not outcome.duplicate for outcome in outcomes)
         self.loads.gave_back(pool, len(records) - new, sync=sync)
         if not self.pools.is_ready(pool, shard):

@@ -22,6 +22,7 @@ from squall_contracts.subjects import parse_call
 from squall_gateway.directory import Directory
 from squall_gateway.results import Results
 from squall_service.clock import Clock
+from squall_service.failpoints import failpoint
 from squall_service.telemetry import log
 
 CHUNK = 500
@@ -56,7 +57,9 @@ class Cancels:
             raise self.results.missing(call, 0)
         indices = await self._open_inputs(first)
         cancelled = await self._record(first, indices)
+        failpoint("gateway.cancel_recorded")
         self._tell(first.call, first.pool, terminate_containers=terminate_containers)
+        failpoint("gateway.cancel_told")
         await self._clear(shard_of(call), subjects.calls_of(self.region, first.pool, call), len(indices))
         return cancelled
 

@@ -30,6 +30,7 @@ from squall_gpu_agent.policy.retry import Cause, Failure, GiveUp, HandBack, deci
 from squall_gpu_agent.pool import Pool
 from squall_gpu_agent.settlement import Settlement
 from squall_service.clock import Clock
+from squall_service.failpoints import failpoint
 from squall_service.telemetry import log
 
 OWN_ATTEMPT_S = 1.0
@@ -92,6 +93,7 @@ class Attempts:
                 log.warning("history_not_readable", call=held.request.call, reason=error.message)
                 self._parts.settlement.abandon(held)
                 return False
+        failpoint("agent.history_read")
         return await self._judge(held, past, function)
 
     async def _judge(self, held: Held, past: Past, function: FunctionRecord) -> bool:
@@ -137,6 +139,7 @@ class Attempts:
 
     async def _settle(self, held: Held, end: End, function: FunctionRecord) -> None:
         """Everything between the end of the code and the ack."""
+        failpoint("agent.ended")
         await self._parts.logs.flush_call(*held.key)
         match end:
             case Output():
@@ -154,6 +157,8 @@ class Attempts:
         except (errors.SquallError, OSError) as error:
             await self._failed(held, _failure(FailureKind.INFRA, f"the result could not be stored: {error}"), function)
             return
+        if blob is not None:
+            failpoint("agent.blob_stored")
         result = self._result(
             held,
             Outcome.SUCCEEDED,

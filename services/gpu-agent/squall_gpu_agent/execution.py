@@ -20,6 +20,7 @@ from squall_gpu_agent.held import ENCODINGS, Held
 from squall_gpu_agent.items import ItemStreams
 from squall_gpu_agent.policy.lifecycle import Event
 from squall_service.clock import Clock
+from squall_service.failpoints import failpoint_written
 from squall_service.telemetry import log
 
 CANCEL_GRACE_S = 2.0
@@ -142,6 +143,7 @@ class Execution:
         held.started_ns = int(held.started_at * 1e9)
         if self._cancels.recent(*held.key):  # it came while the history was read
             asyncio.get_running_loop().call_soon(running.cancel)
+        failpoint_written("agent.handed_over")
         try:
             return await container.container.run(input_request, on_item)
         finally:

@@ -123,6 +123,11 @@ class Held:
             self.stale = True
         return not self.stale
 
+    def ack(self) -> None:
+        """The queue may forget it: it is recorded, and who waits was told."""
+        self.delivery.ack()
+        self.advance(Event.ACKED)
+
     def hand_back(self, now: float, delay_s: float = 0.0) -> None:
         """Give it back to the queue, unless it is no longer ours to give."""
         if self.speaks(now):

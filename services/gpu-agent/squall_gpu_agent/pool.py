@@ -24,6 +24,7 @@ from squall_gpu_agent.policy.lifecycle import State
 from squall_gpu_agent.policy.pulling import Demand, answerable, prefetch_limit, shares, worth_keeping
 from squall_gpu_agent.tasks import Tasks
 from squall_service.clock import Clock
+from squall_service.failpoints import failpoint
 
 Conduct = Callable[[Held, "Pool"], Coroutine[Any, Any, None]]
 """Takes a held call with its container from history to ack; calls `Pool.slot_free` as soon as the code has ended."""
@@ -133,6 +134,7 @@ class Pool:
             self._backlogs[shard] = delivery.pending
             self._answered[shard] = True
         held = self._work.leases.take(request, delivery)
+        failpoint("agent.delivered")
         container = None if self.closed or self._waiting else self._least_loaded()
         if container is not None:
             self._start(held, container)

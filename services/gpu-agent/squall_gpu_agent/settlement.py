@@ -20,6 +20,7 @@ from squall_gpu_agent.identity import Identity
 from squall_gpu_agent.policy.lifecycle import Event
 from squall_gpu_agent.policy.retry import HandBack, RetryAt
 from squall_service.clock import Clock
+from squall_service.failpoints import failpoint, failpoint_written
 from squall_service.telemetry import log
 
 SUCCEEDED = Outcome.SUCCEEDED.value
@@ -51,6 +52,7 @@ class Settlement:
         if recorded is None:
             self.abandon(held)
             return
+        failpoint("agent.recorded")
         held.recorded_ns = int(self._clock.now() * 1e9)
         if recorded is data or _attempt_of(recorded) == result.attempt != "":
             held.advance(Event.RECORDED)
@@ -76,8 +78,8 @@ class Settlement:
         if held.request.reply_to:
             self._bus.send(held.request.reply_to, recorded)
         held.advance(Event.REPLIED)
-        held.delivery.ack()
-        held.advance(Event.ACKED)
+        failpoint_written("agent.replied", held.ack)
+        failpoint_written("agent.acked")
 
     async def _keep_letter(self, held: Held, result: CallResult, ttl_s: float) -> bool:
         """Before the result, or a crash in between would leave a failed call without its letter; a letter whose result
@@ -137,6 +139,7 @@ class Settlement:
     async def retry(self, held: Held, decision: RetryAt | HandBack) -> None:
         """Count the failure, then give the call back: after the delay of its policy, or at once."""
         if await self.count(held, decision, attempt=held.attempt):
+            failpoint("agent.counted")
             held.advance(Event.COUNTED)
             self._events.tell(held, "attempt_failed", decision.reason)
             delay_s = decision.at - self._clock.now() if isinstance(decision, RetryAt) else 0.0

@@ -25,6 +25,7 @@ from squall_gpu_agent.policy.acceptance import Refuse
 from squall_gpu_agent.pools import Pools
 from squall_gpu_agent.records import Records
 from squall_service.clock import Clock
+from squall_service.failpoints import failpoint
 from squall_service.telemetry import log
 
 CRASHED_EARLY_S = 10.0
@@ -107,6 +108,7 @@ class Tenancy:
 
     async def _occupy(self, function: FunctionRecord) -> None:
         began_at = self._parts.clock.monotonic()
+        failpoint("agent.claim_accepted")
         try:
             launched = await self._start(function)
         except StartFailed as failure:
@@ -147,6 +149,7 @@ class Tenancy:
     async def _serve(self, function: FunctionRecord, launched: Launched) -> None:
         """Take inputs until told to drain, or until the container ends by itself."""
         container = launched.container
+        failpoint("agent.container_ready")
         self.pooled = pooled = PooledContainer(
             container=container,
             pool=self.claim.pool,

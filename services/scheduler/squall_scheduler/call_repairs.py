@@ -20,6 +20,7 @@ from squall_scheduler.policy.reconciling import PATIENCE_S, Expire, Leave, Reque
 from squall_scheduler.shard_tail import ShardTail
 from squall_scheduler.state import PoolId, Sighting
 from squall_service.clock import Clock
+from squall_service.failpoints import failpoint
 from squall_service.telemetry import log
 
 PURGES_AT_ONCE = 32
@@ -138,6 +139,7 @@ class CallRepairs:
         if not await self._keep_letter(request, result, record.ttl_s):
             return
         (outcome,) = await self._bus.publish_batch([record])
+        failpoint("scheduler.expired")
         if isinstance(outcome, Published) and request.reply_to:
             self._bus.send(request.reply_to, record.data)
         if isinstance(outcome, BusError) and not isinstance(outcome, SubjectTaken):
@@ -167,6 +169,7 @@ class CallRepairs:
         except WrongRevision:
             pass  # it is there
         else:
+            failpoint("scheduler.requeued")
             self._counts["requeued"] += 1
             log.warning("call_requeued", call=request.call, index=request.index, pool=request.pool, reason=reason)
         self._missing_since.pop(key, None)

@@ -20,6 +20,7 @@ from squall_scheduler.metrics import Metrics
 from squall_scheduler.policy.claims import Action, Create, Drain, Forget, Note
 from squall_scheduler.state import Claim, Pool, PoolId
 from squall_service.clock import Clock
+from squall_service.failpoints import failpoint
 from squall_service.telemetry import log
 
 RESTATE_S = 5.0
@@ -66,6 +67,7 @@ class Writer:
         claim = self._claim(pool, action, need, began)
         key = Claim(message=claim, revision=0).key
         revision = await self._claims.create(key, claim.encode())
+        failpoint("scheduler.claimed")
         self._facts.claim_changed(claim, revision, self._clock.now())
         self._metrics.claims["placed"] += 1
         log.info("container_placed", pool=pool.id, container=claim.container, node=action.node, reason=action.reason)

@@ -66,3 +66,34 @@ def stream(effects, gate, n):
         if i == n // 2:
             hold_until(gate)
         yield i
+
+
+@app.function(timeout=120, max_containers=4)
+def large(effects, gate, value):
+    """Its result goes through the blob store."""
+    mark(effects, f"started {value} {os.getpid()}")
+    hold_until(gate)
+    mark(effects, f"finished {value} {os.getpid()}")
+    return bytes([value]) * 300_000
+
+
+@app.function(timeout=120, max_containers=4, retries=squall.Retries(max_retries=1, initial_delay=0.0))
+def failing(effects, gate, value):
+    """Raises whenever it runs: once, and once more."""
+    mark(effects, f"started {value} {os.getpid()}")
+    hold_until(gate)
+    mark(effects, f"finished {value} {os.getpid()}")
+    raise ValueError(value)
+
+
+@app.cls(timeout=120, max_containers=1)
+class Fresh:
+    """A pool of its own for each number: without a container when it is called for the first time."""
+
+    number: int = squall.parameter()
+
+    @squall.method()
+    def run(self, effects, value):
+        mark(effects, f"started {value} {os.getpid()}")
+        mark(effects, f"finished {value} {os.getpid()}")
+        return value * self.number

@@ -20,6 +20,7 @@ from squall_gateway.results import Results
 from squall_gateway.targets import Target, Targets
 from squall_gateway.waiting import Waiting
 from squall_gateway.waits import NoResult, Waits
+from squall_service.failpoints import failpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,7 @@ class CallRoutes:
             await self._accept_and_wait(exchange, call, target, given, (received_ns, seconds))
             return
         accepted = await self.acceptor.accept(call, target, given, reply_to=None, received_ns=received_ns)
+        failpoint("gateway.accepted")
         self._count(call, accepted)
         self._trace(call, accepted, [])
         await send_json(exchange.send, 202, {"call": call.call, "waiting": ""})
@@ -59,6 +61,7 @@ class CallRoutes:
         wait = self.waits.open(call.call, 0, exchange.token.workspace)
         try:
             accepted = await self.acceptor.accept(call, target, given, reply_to=wait.reply_to, received_ns=received_ns)
+            failpoint("gateway.accepted")
             self._count(call, accepted)
             if accepted.duplicate:
                 await wait.look()

@@ -21,6 +21,7 @@ from squall_gateway.results import Results
 from squall_gateway.targets import Targets
 from squall_gateway.waiting import Waiting
 from squall_gateway.waits import Receive
+from squall_service.failpoints import failpoint
 
 MAX_CHUNK_BYTES = 72 << 20
 """A thousand inline payloads of 64 KiB, and their metadata."""
@@ -47,6 +48,7 @@ class MapRoutes:
         target = await self.targets.of(call, exchange.token.workspace)
         given = await read_inputs(exchange.receive)
         accepted = await self.acceptor.accept_many(call, target, given, received_ns)
+        failpoint("gateway.accepted")
         self.requests.accepted[call.kind.value] += accepted
         await send_json(exchange.send, 200, {"accepted": accepted})
 
