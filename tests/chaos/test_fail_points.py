@@ -22,7 +22,7 @@ import squall
 from squall.ids import shard_of
 from squall_bus import Record, connect
 from squall_contracts import subjects, topology
-from squall_contracts.calls import CallRequested
+from squall_contracts.calls import DEADLINE_HEADER, CallRequested
 
 Form = str
 """How a call is made: remote, spawn, map or items."""
@@ -81,12 +81,18 @@ def make(form: Form, name: str, effects: Effects, value: int) -> Any:
             raise ValueError(form)
 
 
+@pytest.fixture
+def scene(shared_scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Scene:
+    """The SDK of this process talks to it."""
+    for name in ("SQUALL_SERVER_URL", "SQUALL_TOKEN", "SQUALL_HOME"):
+        monkeypatch.setenv(name, shared_scene.platform.client_environment()[name])
+    return shared_scene
+
+
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+def shared_scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     platform, points = armed_platform(tmp_path_factory.mktemp("points"))
-    with platform, pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(4) as threads:
-        for name in ("SQUALL_SERVER_URL", "SQUALL_TOKEN", "SQUALL_HOME"):
-            patch.setenv(name, platform.client_environment()[name])
+    with platform, ThreadPoolExecutor(4) as threads:
         platform.squall("deploy", PROGRAMS / "work.py")
         scene = Scene(platform, points, threads)
         yield scene
@@ -97,8 +103,16 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 # ---------------------------------------------------------------------- gateway
 
 
-@pytest.mark.parametrize("form", ["remote", "spawn", "map"])
-@pytest.mark.parametrize("step", ["gateway.admitted", "gateway.stored", "gateway.accepted"])
+@pytest.mark.parametrize(
+    ("step", "form"),
+    [
+        ("gateway.admitted", "remote"),
+        ("gateway.stored", "spawn"),
+        ("gateway.stored", "map"),
+        ("gateway.accepted", "remote"),
+        ("gateway.accepted", "spawn"),
+    ],
+)
 def test_gateway_dies_while_it_accepts(scene: Scene, effects: Effects, step: str, form: Form) -> None:
     effects.open_gate()
     with scene.points.fatal(f"{step}=kill", scene.platform.front):
@@ -115,7 +129,7 @@ def test_gateway_dies_while_it_cancels(scene: Scene, effects: Effects, step: str
     with scene.points.fatal(f"{step}=kill", scene.platform.front):
         call.cancel()
 
-    with pytest.raises(squall.CallCancelledError):
+    with pytest.raises(squall.errors.CallCancelledError):
         call.get(timeout=RESULTS_S)
     effects.open_gate()
     scene.expect(effects, 1, range(1))
@@ -238,7 +252,7 @@ def test_scheduler_dies_after_it_recorded_that_a_call_expired(scene: Scene, effe
     finally:
         scene.platform.signal(autoscaler.name, SIGCONT)
 
-    with pytest.raises(squall.CallExpiredError):
+    with pytest.raises(squall.errors.CallExpiredError):
         squall.FunctionCall.from_id(expired).get(timeout=RESULTS_S)
     assert model.get(timeout=RESULTS_S) == 144
     scene.expect(effects, 12, range(1, 2))
@@ -263,6 +277,8 @@ async def store_expired(platform: Platform, model: str) -> str:
         call = f"{model[:-4]}{'00' if model[-4:-2] != '00' else '11'}{model[-2:]}"
         late = replace(request, call=call, deadline=request.accepted_at - 1, reply_to=None)
         subject = subjects.call(invariants.REGION, late.pool, late.call, 0)
-        [outcome] = await bus.publish_batch([Record(subject, late.encode(), {}, f"{late.call}.0", 3600.0 * 5)])
+        [outcome] = await bus.publish_batch(
+            [Record(subject, late.encode(), {DEADLINE_HEADER: f"{late.deadline:.3f}"}, f"{late.call}.0", 3600.0 * 5)]
+        )
         assert not isinstance(outcome, Exception), outcome
         return call
