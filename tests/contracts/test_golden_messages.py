@@ -92,6 +92,7 @@ MESSAGES: tuple[Message, ...] = (
     calls.CancelRequested(call=CALL, pool="po-1", index=None, terminate_containers=True),
     calls.ItemYielded(call=CALL, attempt="1-abc", seq=4, payload=b"item"),
     calls.ItemsTaken(call=CALL, attempt="1-abc", taken=4),
+    calls.KeyedCall(call=CALL, payload_hash="ab" * 32, at=1.5),
     letters.DeadLetter(
         call=CALL,
         index=3,

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from squall.spec import CodeRef, FunctionSpec, Kind, RetryPolicy
-from squall_contracts.retention import HOUR_S, SPAWNED_S, journal_ttl_s, result_ttl_s, retry_delays_s
+from squall_contracts.retention import HOUR_S, KEYED_S, SPAWNED_S, journal_ttl_s, result_ttl_s, retry_delays_s
 
 
 def a_spec(**fields: object) -> FunctionSpec:
@@ -51,6 +51,7 @@ def test_a_result_always_outlives_the_journals_record(
 
     assert result_ttl_s(spec, kind) >= journal_ttl_s(spec) + HOUR_S
     assert result_ttl_s(spec, Kind.SPAWN) >= SPAWNED_S
+    assert result_ttl_s(spec, kind, keyed=True) >= max(KEYED_S, result_ttl_s(spec, kind))
 
 
 @given(POLICIES)

@@ -53,6 +53,8 @@ class FakeGateway:
         self.input_errors: list[SquallError] = []
         """Refusals of the next chunks of any map."""
         self.chunks: list[list[int]] = []
+        self.keyed: dict[str, str] = {}
+        """Calls by idempotency key."""
         self.waiting: dict[str, tuple[str, Any, bytes]] = {}
         self.results_per_stream = 1 << 30
         self.items_per_stream = 1 << 30
@@ -278,6 +280,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _new_call(self) -> None:
         call, payload = self.headers[Header.CALL], self._payload(self.headers.get(Header.BLOB), self.body)
+        if key := self.headers.get(Header.IDEMPOTENCY_KEY):
+            call = self.gateway.keyed.setdefault(key, call)
         if self.headers[Header.KIND] == "generator":
             return self._chunks(self._items(call, *pickle.loads(payload)))
         self.gateway.waiting[call] = (self._name(), self.headers, payload)

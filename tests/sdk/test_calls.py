@@ -384,3 +384,32 @@ def test_without_a_server_a_lookup_says_how_to_get_one(home: object) -> None:
     with pytest.raises(exception.ConnectionError, match="no server is configured") as caught:
         squall.Function.from_name("a", "b").remote()
     assert "squall up" in caught.value.hint
+
+
+def test_a_keyed_handle_sends_its_key_and_takes_the_call_that_has_it(running: FakeGateway) -> None:
+    keyed = double.with_idempotency_key("order 17")
+
+    first, second = keyed.spawn(4), keyed.spawn(4)
+
+    assert first == second
+    assert (first.get(), keyed.remote(4)) == (8, 8)
+    sent = [headers.get(Header.IDEMPOTENCY_KEY) for headers in running.headers_of(f"POST {Route.CALLS}")]
+    assert sent == ["order 17"] * 3
+    assert double.spawn(4) != first
+
+
+def test_a_keyed_handle_keeps_its_key_as_a_value(running: FakeGateway) -> None:
+    call = double.with_idempotency_key("k").spawn(4)
+
+    assert pickle.loads(pickle.dumps(double.with_idempotency_key("k"))).spawn(4) == call
+
+
+@pytest.mark.parametrize("key", ["", "k" * 256, "ä", "a\nb", " k"])
+def test_what_cannot_be_an_idempotency_key_is_refused(key: str) -> None:
+    with pytest.raises(exception.InvalidError, match="idempotency key"):
+        double.with_idempotency_key(key)
+
+
+def test_maps_have_no_idempotency_key(running: FakeGateway) -> None:
+    with pytest.raises(exception.InvalidError, match=r"for \.remote\(\) and \.spawn\(\)"):
+        list(double.with_idempotency_key("k").map([1]))

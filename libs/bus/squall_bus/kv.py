@@ -36,9 +36,9 @@ class KeyValue:
 
     # ------------------------------------------------------------------ reading
 
-    async def get(self, key: str) -> Entry | None:
-        """The value of a key; None when it was never set, deleted or is expired."""
-        stored = await reading.get_last(self._link, self._stream, self._subject(key))
+    async def get(self, key: str, *, from_leader: bool = False) -> Entry | None:
+        """The value of a key; None when it was never set, deleted or is expired. `from_leader` as in `Bus.get_last`."""
+        stored = await reading.get_last(self._link, self._stream, self._subject(key), from_leader)
         return None if stored is None else self._entry(stored)
 
     async def entries(self, prefix: str = "") -> list[Entry]:

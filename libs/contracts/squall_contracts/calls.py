@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from squall_contracts.envelope import HotMessage
 
+IDEM = "idem"
 SpanVector = list[list[Any]]
 """Spans that travel with a message instead of being exported hop by hop: [name, parent name, service, start ns,
 duration ns, attributes] each. See squall_contracts.spans for the names and for how rows become a tree of spans."""
@@ -51,6 +52,20 @@ class CallRequested(HotMessage):
     """Class parameters of a spawned call, as in its `PoolRecord`: a redrive finds the pool of another version by it."""
     redriven_from: str = ""
     """`<call>.<index>` of the dead letter that this call repeats."""
+    keyed: bool = False
+    """It has an idempotency key: its result is kept for longer than the key."""
+
+
+@dataclass(frozen=True)
+class KeyedCall(HotMessage):
+    """The call that has an idempotency key. Bucket `idem`, key `<workspace>.<function>.<hash of the key>`; created by
+    a gateway before the call is accepted, gone after a day."""
+
+    TYPE: ClassVar[str] = "keyed_call"
+
+    call: str
+    payload_hash: str
+    at: float
 
 
 @dataclass(frozen=True)

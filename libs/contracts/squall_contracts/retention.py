@@ -8,6 +8,9 @@ HOUR_S = 3600.0
 SPAWNED_S = 7 * 24 * HOUR_S
 """Results of spawned calls; also the age beyond which an unknown call id is called expired, not unknown."""
 
+KEYED_S = 25 * HOUR_S
+"""Results of calls with an idempotency key, which is known for 24 h."""
+
 
 def retry_delays_s(policy: RetryPolicy) -> float:
     """Sum of the waits before all retries of one input."""
@@ -27,7 +30,8 @@ def journal_ttl_s(spec: FunctionSpec) -> float:
     return spec.queue_limit_s + attempts_s + retry_delays_s(spec.retry) + HOUR_S
 
 
-def result_ttl_s(spec: FunctionSpec, kind: Kind) -> float:
-    """Results outlive the journal, so that an input without a result was never finished."""
-    outlives_s = journal_ttl_s(spec) + HOUR_S
+def result_ttl_s(spec: FunctionSpec, kind: Kind, *, keyed: bool = False) -> float:
+    """Results outlive the journal, so that an input without a result was never finished; and idempotency keys, so that
+    a call with a key that is still known is not made again."""
+    outlives_s = max(journal_ttl_s(spec) + HOUR_S, KEYED_S if keyed else 0.0)
     return max(SPAWNED_S, outlives_s) if kind is Kind.SPAWN else outlives_s

@@ -1,7 +1,8 @@
 """The catalogue of errors: raised in services, carried over HTTP, raised again as the same class in the SDK.
 
 SquallError (alias Error)
-├── InvalidError            bad input; ConflictError, UnimplementedArgument, ProgramError, UsageError below it
+├── InvalidError            bad input; ConflictError (IdempotencyConflictError), UnimplementedArgument,
+│                           ProgramError, UsageError below it
 ├── NotFoundError (InputExpiredError below it), AlreadyExistsError, AuthError, PermissionDeniedError
 ├── ResourceExhaustedError, RequestSizeError, StorageFullError
 ├── UnimplementedError, VersionError, ServerTooOldError
@@ -69,6 +70,14 @@ class ConflictError(InvalidError):
     code = "conflict"
     http_status = 409
     fix = "Look at the present state, then try again."
+
+
+class IdempotencyConflictError(ConflictError):
+    """The idempotency key belongs to a call with other arguments."""
+
+    code = "idempotency_conflict"
+    http_status = 409
+    fix = "Use a new key for other arguments; look at the first call with `squall call get {call}`."
 
 
 class UnimplementedArgument(InvalidError):

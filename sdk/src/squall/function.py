@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 from squall.blocking import blocking, blocking_iterator, immediate, refuse_in_loop, running_loop
 from squall.declaration import Declaration, is_generator
 from squall.errors import ExecutionError, InvalidError
-from squall.origin import Declared, Known, Named, Origin, refuse_client
+from squall.origin import Declared, Keyed, Known, Named, Origin, refuse_client
 from squall.unimplemented import missing_classmethods
 
 if TYPE_CHECKING:
@@ -112,6 +112,20 @@ class Function:
             f"{label} cannot be called like a plain function: use `{label}.remote(...)` or `{label}.local(...)`"
         )
 
+    def with_idempotency_key(self, key: str) -> Function:
+        """A handle of the same function whose `.remote()` and `.spawn()` make one call, however often they are sent.
+
+        For 24 hours the same key with the same arguments is the same call: also from another program, at the same time,
+        or after a restart. The same key with other arguments raises `IdempotencyConflictError`."""
+        from squall.http_api import MAX_IDEMPOTENCY_KEY_CHARS
+
+        if not 0 < len(key) <= MAX_IDEMPOTENCY_KEY_CHARS:
+            raise InvalidError(f"an idempotency key is text of 1 to {MAX_IDEMPOTENCY_KEY_CHARS} characters")
+        if not (key.isascii() and key.isprintable() and key == key.strip()):
+            raise InvalidError(f"idempotency key {key!r} is not printable ASCII", fix="Use an id, or a hash of it.")
+        origin = self._origin.inner if isinstance(self._origin, Keyed) else self._origin
+        return Function(Keyed(origin, key))
+
     # --- the handle itself ---
 
     @blocking
@@ -131,9 +145,10 @@ class Function:
     @property
     def app(self) -> App:
         """The app that declares it."""
-        if not isinstance(self._origin, Declared):
-            raise ExecutionError(f"the app of {self._origin.label} is not declared here", fix="Import its file.")
-        return self._origin.app
+        origin = self._origin.inner if isinstance(self._origin, Keyed) else self._origin
+        if not isinstance(origin, Declared):
+            raise ExecutionError(f"the app of {origin.label} is not declared here", fix="Import its file.")
+        return origin.app
 
     @property
     def is_generator(self) -> bool:
@@ -157,6 +172,8 @@ class Function:
             )
 
     def __reduce__(self) -> tuple[Any, ...]:
+        if isinstance(self._origin, Keyed):
+            return _keyed, (Function(self._origin.inner), self._origin.key)
         return self._origin.reduce() or (_known, self._reference())
 
     def _reference(self) -> tuple[str, str, str, bool]:
@@ -263,6 +280,11 @@ class ForEach:
 def _known(app_id: str, name: str, function_id: str, generator: bool) -> Function:
     """A handle that was a value in another process."""
     return Function(Known(app_id, name, function_id, generator))
+
+
+def _keyed(function: Function, key: str) -> Function:
+    """A keyed handle that was a value in another process."""
+    return function.with_idempotency_key(key)
 
 
 def declared(

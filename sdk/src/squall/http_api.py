@@ -23,6 +23,7 @@ API_VERSION = 1
 FRAMES_CONTENT_TYPE = "application/vnd.squall.frames"
 MAX_HEADER_PARAMETERS_BYTES = 16 * 1024
 """Largest set of class parameters (encoded)."""
+MAX_IDEMPOTENCY_KEY_CHARS = 255
 
 
 class Route:
@@ -95,6 +96,8 @@ class Header:
     """Call id of the call that makes this one."""
     SENT = "Squall-Sent-Ns"
     """Caller's wall clock when encoding of the arguments began and ended: `<start ns>:<end ns>`, for the trace."""
+    IDEMPOTENCY_KEY = "Idempotency-Key"
+    """The caller's own name of the call: for 24 h the same key is the same call, whatever `Squall-Call` says."""
     TRACEPARENT = "traceparent"
     CLIENT_VERSION = "Squall-Client-Version"
     """Release of the client; a server that cannot serve it answers with a VersionError."""

@@ -19,6 +19,7 @@ from squall.errors import (
     DeserializationError,
     ExecutionError,
     FunctionTimeoutError,
+    InvalidError,
     SquallError,
     from_wire,
 )
@@ -52,6 +53,8 @@ class Target(NamedTuple):
     """Name of the user's `__main__` in the container, if it is there."""
     names: Callable[[], Sequence[str]] = no_names
     """Names of the positional parameters, for error messages."""
+    key: str = ""
+    """Idempotency key of its calls; empty for none."""
 
     @property
     def label(self) -> str:
@@ -73,6 +76,13 @@ def headers(target: Target, kind: Kind, span: tracing.CallSpan) -> dict[str, str
         values[Header.METHOD] = target.method
     if target.parameters:
         values[Header.PARAMETERS] = target.parameters
+    if target.key:
+        if kind not in (Kind.REMOTE, Kind.SPAWN):
+            raise InvalidError(
+                f"{target.label}: an idempotency key is for .remote() and .spawn()",
+                fix="Make the map or the generator call without `with_idempotency_key`.",
+            )
+        values[Header.IDEMPOTENCY_KEY] = target.key
     current = tracing.current_input()
     if current is not None:
         values[Header.PARENT] = current.call
@@ -103,6 +113,11 @@ class _Call:
                 encoded.close()
         self.body = inline or b""
 
+    def answered(self, answer: Answer) -> None:
+        """The call was accepted: with a key it may be one that was made before."""
+        if self.target.key:
+            self.id = str(json.loads(answer.body)["call"])
+
     def ended(self, decode_ns: tuple[int, int] = (0, 0), error: str = "") -> None:
         self.target.recorder.call_ended(self.span, self.id, self.target.label, decode_ns, error)
 
@@ -115,7 +130,8 @@ class _Call:
             self.ended(error=f"{type(error).__name__}: {error}")
             raise
         except BaseException:
-            cancel_quietly(self.target.client, self.id)
+            if not self.target.key:  # others may wait for a call that has a key
+                cancel_quietly(self.target.client, self.id)
             self.ended(error="interrupted")
             raise
 
@@ -129,6 +145,7 @@ def remote(target: Target, args: Sequence[Any], kwargs: Mapping[str, Any]) -> An
         if answer.status == 200:
             frame = only_frame(answer.body)
         else:
+            call.answered(answer)
             frame = wait_for(target.client, call.id, 0, None, _tell(call.id, answer))
         decode_start = time.time_ns()
         value = value_of(target.client, frame)
@@ -140,7 +157,7 @@ def spawn(target: Target, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str
     """Make a call that goes on without its caller; its id."""
     call = _Call(target, Kind.SPAWN, args, kwargs)
     with call.watched():
-        target.client.request("POST", query(Route.CALLS, wait=0), call.headers, call.body)
+        call.answered(target.client.request("POST", query(Route.CALLS, wait=0), call.headers, call.body))
     call.ended()
     return call.id
 

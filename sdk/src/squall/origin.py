@@ -102,6 +102,26 @@ class Known(Origin):
         return self._generator
 
 
+class Keyed(Origin):
+    """Another handle whose calls have an idempotency key."""
+
+    def __init__(self, inner: Origin, key: str) -> None:
+        self.inner, self.key = inner, key
+        self.label, self.raw = inner.label, inner.raw
+
+    def target(self) -> Target:
+        return self.inner.target()._replace(key=self.key)
+
+    def is_generator(self) -> bool:
+        return self.inner.is_generator()
+
+    def known_id(self) -> Optional[str]:
+        return self.inner.known_id()
+
+    def local(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        return self.inner.local(args, kwargs)
+
+
 # --- targets ---------------------------------------------------------------------------------------------------------
 
 

@@ -179,6 +179,7 @@ class Acceptor:
             spans=terms.rows,
             parameters=target.pool.parameters if call.kind is Kind.SPAWN else "",
             redriven_from=given.redriven_from,
+            keyed=bool(call.idempotency_key),
         )
         return Record(
             subjects.call(self.bus.topology.region, asked.pool, asked.call, asked.index),

@@ -8,7 +8,12 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from squall.errors import InvalidError, RequestSizeError, VersionError
-from squall.http_api import MAX_HEADER_PARAMETERS_BYTES, Header, parse_blob_ref
+from squall.http_api import (
+    MAX_HEADER_PARAMETERS_BYTES,
+    MAX_IDEMPOTENCY_KEY_CHARS,
+    Header,
+    parse_blob_ref,
+)
 from squall.ids import check_call_id
 from squall.spec import Encoding, Kind
 
@@ -33,6 +38,7 @@ _KINDS = {kind.value.encode(): kind for kind in Kind}
         Header.TRACEPARENT,
     )
 )
+_IDEMPOTENCY_KEY = Header.IDEMPOTENCY_KEY.lower().encode()
 _CLIENT_VERSION = Header.CLIENT_VERSION.lower().encode()
 
 RawHeaders = Mapping[bytes, bytes]
@@ -56,6 +62,7 @@ class CallHeaders(NamedTuple):
     traceparent: str
     sent_ns: tuple[int, int] | None
     """When encoding of the arguments began and ended, by the caller's clock."""
+    idempotency_key: str = ""
 
 
 def read_call_headers(found: RawHeaders, shards: int, call: str | None = None) -> CallHeaders:
@@ -70,6 +77,7 @@ def read_call_headers(found: RawHeaders, shards: int, call: str | None = None) -
         check_call_id(parent) if parent else None,
         _text(get(_TRACEPARENT)),
         _sent(_text(get(_SENT))),
+        check_idempotency_key(_text(get(_IDEMPOTENCY_KEY))),
     )
 
 
@@ -116,6 +124,16 @@ def check_blob_ref(ref: str) -> str:
     if not _SHA256.fullmatch(digest) or not size.isdigit():
         raise InvalidError(f"blob reference {ref!r} is not <sha256>:<bytes>")
     return ref
+
+
+def check_idempotency_key(key: str) -> str:
+    """`key` itself. Raises `InvalidError` if it cannot be one."""
+    if key and (len(key) > MAX_IDEMPOTENCY_KEY_CHARS or not key.isascii() or not key.isprintable()):
+        raise InvalidError(
+            f"{Header.IDEMPOTENCY_KEY} must be 1 to {MAX_IDEMPOTENCY_KEY_CHARS} printable ASCII characters",
+            fix="Use an id of your own, such as an order number or a UUID.",
+        )
+    return key
 
 
 def blob_size(ref: str | None) -> int:

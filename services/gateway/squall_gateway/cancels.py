@@ -145,7 +145,7 @@ class Cancels:
             function = await self.directory.function(asked.function, asked.workspace)
         except NotFoundError:
             return SPAWNED_S
-        return result_ttl_s(function.spec, Kind(asked.kind))
+        return result_ttl_s(function.spec, Kind(asked.kind), keyed=asked.keyed)
 
     async def _write(self, results: Sequence[CallResult], ttl_s: float) -> list[CallResult]:
         """Those that were written; the others had ended before. Raises what kept any from being decided."""

@@ -90,7 +90,7 @@ class Redriving:
         async def redrive(letter: DeadLetter) -> RedrivenInput | RefusedRedrive | None:
             async with slots:
                 known = links.get((letter.call, letter.index), "")
-                there = bool(known) and await self._exists(known, workspace)
+                there = bool(known) and await self.results.exists(known, workspace)
                 if there and skip_redriven:
                     return None
                 try:
@@ -115,7 +115,7 @@ class Redriving:
         given = Input(0, asked.payload, asked.blob, f"{letter.call}.{letter.index}")
         await self.acceptor.admit(call, target, [given])
         into = known or await self._link(letter, call.call)
-        if into != call.call and await self._exists(into, letter.workspace):
+        if into != call.call and await self.results.exists(into, letter.workspace):
             return into
         await self._link_back(letter, into)
         await self.acceptor.accept(
@@ -157,12 +157,6 @@ class Redriving:
             traceparent="",
             sent_ns=None,
         )
-
-    async def _exists(self, call: str, workspace: str) -> bool:
-        """Whether it was accepted: then it has a result, or the journal still has it."""
-        if await self.results.count(call, workspace):
-            return True
-        return await self.results.journal_record(call, 0, workspace) is not None
 
     # ------------------------------------------------------------------ links
 

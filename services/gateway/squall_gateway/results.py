@@ -75,6 +75,12 @@ class Results:
         info = await self._bus.stream_info(stream, subjects.results_of(self.region, workspace, call))
         return len(info.subjects)
 
+    async def exists(self, call: str, workspace: str) -> bool:
+        """Whether a call was accepted: then it has a result, or the journal still has it."""
+        if await self.count(call, workspace):
+            return True
+        return await self.journal_record(call, 0, workspace) is not None
+
     async def events(self, call: str, index: int | str, workspace: str) -> list[CallEvent]:
         """The readable history of an input (or of all, "*"): a hint, never the law."""
         stream = subjects.events_stream(self.region, shard_of(call))

@@ -33,6 +33,7 @@ from squall_gateway.edge import VERSION, Edge, Handler
 from squall_gateway.fleet import Fleet
 from squall_gateway.generators import Generators
 from squall_gateway.history import History
+from squall_gateway.idempotency import IdempotencyKeys
 from squall_gateway.images import Images
 from squall_gateway.letters import Letters
 from squall_gateway.load import Loads
@@ -195,7 +196,10 @@ class Gateway:
             draining=self.draining,
             start=self.context.start,
         )
-        calls = CallRoutes(self.acceptor, targets, self.waits, self.results, generators, self.waiting, self.requests)
+        keys = IdempotencyKeys(self.bus, self.acceptor, self.results, self.context.clock)
+        calls = CallRoutes(
+            self.acceptor, targets, self.waits, self.results, generators, keys, self.waiting, self.requests
+        )
         maps = MapRoutes(self.acceptor, targets, self.results, self.waiting, self.requests, self.draining)
         return {
             ("POST", Route.CALLS): calls.post,

@@ -11,7 +11,7 @@ from squall import errors
 from squall.http_api import blob_ref
 from squall.spec import INLINE_LIMIT_BYTES, MAX_PAYLOAD_BYTES, Outcome
 from squall_bus import BusError
-from squall_contracts.calls import CallResult
+from squall_contracts.calls import CallRequested, CallResult
 from squall_contracts.functions import FunctionRecord
 from squall_contracts.retention import result_ttl_s
 from squall_gpu_agent import results
@@ -133,7 +133,7 @@ class Attempts:
 
     async def _end_unstarted(self, held: Held, result: CallResult, function: FunctionRecord, event: str) -> None:
         held.advance(Event.SETTLED_UNSTARTED)
-        await self._parts.settlement.record(held, result, result_ttl_s(function.spec, KINDS[held.request.kind]), event)
+        await self._parts.settlement.record(held, result, kept_s(function, held.request), event)
 
     # ------------------------------------------------------------------ after
 
@@ -186,7 +186,7 @@ class Attempts:
     async def _failed(self, held: Held, end: Failed | Lost, function: FunctionRecord) -> None:
         if (held.cancelled and not isinstance(end, Failed)) or (isinstance(end, Failed) and _was_cancelled(held, end)):
             result = results.cancelled(held.request, self._parts.clock.now())
-            ttl_s = result_ttl_s(function.spec, KINDS[held.request.kind])
+            ttl_s = kept_s(function, held.request)
             await self._parts.settlement.record(held, result, ttl_s, "cancelled")
             return
         failure = classify(held, end)
@@ -227,8 +227,13 @@ class Attempts:
         )
 
     async def _record(self, held: Held, result: CallResult, function: FunctionRecord) -> None:
-        ttl_s = result_ttl_s(function.spec, KINDS[held.request.kind])
+        ttl_s = kept_s(function, held.request)
         await self._parts.settlement.record(held, result, ttl_s, "finished", result.outcome)
+
+
+def kept_s(function: FunctionRecord, request: CallRequested) -> float:
+    """How long the result of an input is kept."""
+    return result_ttl_s(function.spec, KINDS[request.kind], keyed=request.keyed)
 
 
 def classify(held: Held, end: Failed | Lost) -> Failure:

@@ -106,7 +106,11 @@ class PendingCalls:
             held.advance(Event.SETTLED_UNSTARTED)
             result = results.without_attempt(request, Outcome.FAILED, error, self._clock.now(), payload)
             await self._settlement.record(
-                held, result, result_ttl_s(function.spec, KINDS[request.kind]), "finished", "start failed"
+                held,
+                result,
+                result_ttl_s(function.spec, KINDS[request.kind], keyed=request.keyed),
+                "finished",
+                "start failed",
             )
         finally:
             self._leases.drop(held)

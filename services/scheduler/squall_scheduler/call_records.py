@@ -84,9 +84,9 @@ def letter_record(region: str, request: CallRequested, result: CallResult, kept_
     )
 
 
-def result_record(region: str, result: CallResult, kind: str, function: FunctionSpec | None) -> Record:
+def result_record(region: str, result: CallResult, request: CallRequested, function: FunctionSpec | None) -> Record:
     """Where a result is recorded, for as long as it is kept."""
-    kept_s = result_ttl_s(function, Kind(kind)) if function is not None else SPAWNED_S
+    kept_s = result_ttl_s(function, Kind(request.kind), keyed=request.keyed) if function is not None else SPAWNED_S
     return Record(
         subjects.result(region, result.workspace, result.call, result.index),
         result.encode(),

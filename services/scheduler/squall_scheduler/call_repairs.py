@@ -135,7 +135,7 @@ class CallRepairs:
     async def _expire(self, pool: PoolId, key: str, request: CallRequested, reason: str) -> None:
         """Keep it as a dead letter, record, then reply, then take it off the queue."""
         result = call_records.expired(request, self._clock.now(), self._facts.waiting(pool))
-        record = call_records.result_record(self._region, result, request.kind, self._facts.declared.spec(pool))
+        record = call_records.result_record(self._region, result, request, self._facts.declared.spec(pool))
         if not await self._keep_letter(request, result, record.ttl_s):
             return
         (outcome,) = await self._bus.publish_batch([record])

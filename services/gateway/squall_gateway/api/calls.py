@@ -15,6 +15,7 @@ from squall_gateway.bodies import integer, query_values, wait_s, whole
 from squall_gateway.call_headers import CallHeaders, read_call_headers
 from squall_gateway.edge import Exchange
 from squall_gateway.generators import Generators
+from squall_gateway.idempotency import IdempotencyKeys
 from squall_gateway.metrics import Requests
 from squall_gateway.results import Results
 from squall_gateway.targets import Target, Targets
@@ -32,6 +33,7 @@ class CallRoutes:
     waits: Waits
     results: Results
     generators: Generators
+    keys: IdempotencyKeys
     waiting: Waiting
     requests: Requests
 
@@ -41,6 +43,12 @@ class CallRoutes:
         call = read_call_headers(exchange.headers, self.acceptor.bus.topology.shards)
         target = await self.targets.of(call, exchange.token.workspace)
         given = Input(0, await whole(exchange.receive, self.acceptor.limits.inline_bytes), call.blob)
+        if call.idempotency_key:
+            claim = await self.keys.claim(call, target, given)
+            if claim.accepted:
+                await self._known(exchange, claim.call.call, wait_s(query_values(exchange.query)))
+                return
+            call = claim.call
         if call.kind is Kind.GENERATOR:
             await self.generators.answer(exchange, call, target, given, received_ns)
             return
@@ -53,6 +61,13 @@ class CallRoutes:
         self._count(call, accepted)
         self._trace(call, accepted, [])
         await send_json(exchange.send, 202, {"call": call.call, "waiting": ""})
+
+    async def _known(self, exchange: Exchange, call: str, seconds: float) -> None:
+        """Answer a keyed request about a call that was accepted before."""
+        if seconds:
+            await self._wait_for(exchange, call, 0, seconds)
+        else:
+            await send_json(exchange.send, 202, {"call": call, "waiting": ""})
 
     async def _accept_and_wait(
         self, exchange: Exchange, call: CallHeaders, target: Target, given: Input, times: tuple[int, float]
@@ -76,9 +91,11 @@ class CallRoutes:
     async def result(self, exchange: Exchange, call: str) -> None:
         """Wait for the result of an input that was taken before, by whichever gateway."""
         values = query_values(exchange.query)
-        index, seconds = integer(values, "index", 0), wait_s(values)
-        workspace = exchange.token.workspace
         self.results.check(check_call_id(call))
+        await self._wait_for(exchange, call, integer(values, "index", 0), wait_s(values))
+
+    async def _wait_for(self, exchange: Exchange, call: str, index: int, seconds: float) -> None:
+        workspace = exchange.token.workspace
         wait = self.waits.open(call, index, workspace)
         try:
             await wait.look()

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 from squall.errors import InvalidError, RequestSizeError
-from squall.http_api import FrameKind, frames
+from squall.http_api import FrameKind, Header, frames
 from squall.spec import CHUNK_INPUTS, Kind
 from squall_contracts.calls import CallResult
 from squall_gateway.accept import Acceptor, Input, now_ns
@@ -45,6 +45,11 @@ class MapRoutes:
         call = read_call_headers(exchange.headers, self.acceptor.bus.topology.shards, call_id)
         if call.kind is not Kind.SPAWN:
             call = call._replace(kind=Kind.MAP)
+        if call.idempotency_key:
+            raise InvalidError(
+                f"{Header.IDEMPOTENCY_KEY} is for single calls, not for maps",
+                fix="Leave the header out: the call id and the index of an input make repeated chunks harmless.",
+            )
         target = await self.targets.of(call, exchange.token.workspace)
         given = await read_inputs(exchange.receive)
         accepted = await self.acceptor.accept_many(call, target, given, received_ns)
