@@ -48,6 +48,20 @@ def test_max_containers_holds_and_every_input_waits_its_turn(client: Platform, e
         assert running <= 1, "two at once with max_containers=1"
 
 
+def test_a_backlog_that_fills_the_machine_makes_room_for_another_function(client: Platform) -> None:
+    backlog = [function("half_of_the_machine").spawn(0.4) for _ in range(60)]
+    containers: set[int] = set()
+    while len(containers) < 2:
+        containers.add(backlog.pop(0).get(timeout=20))
+
+    assert function("the_other_half").remote() == "got room"
+
+    with pytest.raises(TimeoutError):
+        backlog[-1].get(timeout=0)
+    for call in backlog:
+        call.cancel()
+
+
 def test_two_agents_share_the_work(client_of_several: Platform, effects: Path) -> None:
     pids = list(function("meet_apart").map([str(effects)] * 2, kwargs={"wanted": 2}))
 

@@ -93,6 +93,10 @@ class Facts:
         ready = sum(claim.ready for claim in self._claims.get(pool, {}).values())
         return ready - (spec.scaling.min_containers if spec else 0)
 
+    def claims(self) -> list[Claim]:
+        """Of all pools."""
+        return [claim for claims in self._claims.values() for claim in claims.values()]
+
     def leaving(self) -> list[Claim]:
         """Containers that are draining: their room comes free."""
         state = ClaimState.DRAINING

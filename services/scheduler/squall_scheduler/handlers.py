@@ -14,15 +14,26 @@ from squall_contracts.nodes import ContainerClaim, ContainerStats, NodeFact
 from squall_contracts.scaling import Desired, Verdict
 from squall_scheduler.facts import Facts
 from squall_scheduler.metrics import Metrics
+from squall_scheduler.policy import sharing
 from squall_scheduler.policy.claims import Create, Drain, Forget, Note, plan
 from squall_scheduler.policy.eviction import evictions
-from squall_scheduler.state import NodeId, Pool, PoolId
+from squall_scheduler.policy.placement import Placed, place
+from squall_scheduler.state import Cluster, Idle, NodeId, Pool, PoolId, Wanted
 from squall_scheduler.writing import Writer
 from squall_service.clock import Clock
 
 POOL_PREFIX = pool_key("")
 NAME_PREFIX = "name."
 """Keys of the bucket `apps` that point from a name to an app."""
+MOST_BEFORE = 32
+"""Pools that wait for room and are served first; more would make every decision slow."""
+
+
+def seeker(pool: Pool) -> sharing.Seeker:
+    """What the pool's next container would be. Only for a pool whose declaration is known."""
+    assert pool.record is not None
+    wanted = pool.wanted(first=not any(claim.live for claim in pool.claims))
+    return sharing.Seeker(workspace=pool.record.workspace, wanted=wanted)
 
 
 class Scheduler:
@@ -145,7 +156,7 @@ class Scheduler:
         """Compare one pool with what it should be, and act."""
         now = self._clock.now()
         pool = self.facts.pool(pool_id, now)
-        actions = plan(pool, self.facts.machines.cluster(), now)
+        actions = plan(pool, self._cluster_for(pool, now), now)
         written = await self._writer.carry_out(pool, actions, self._need.get(pool_id))
         missing = sum(action.missing for action in actions if isinstance(action, Note))
         if any(isinstance(action, Note) and action.rejected for action in actions):
@@ -156,20 +167,51 @@ class Scheduler:
         elif not missing and any(isinstance(action, Create) for action in actions):
             self.look_at(pool_id)  # one round makes a limited number
 
+    def _cluster_for(self, pool: Pool, now: float) -> Cluster:
+        """The nodes as the pool may use them: without the room that is for others who wait."""
+        cluster = self.facts.machines.cluster()
+        if not self._waiting or pool.function is None or pool.record is None:
+            return cluster
+        held, mine = sharing.shares(self.facts.claims(), cluster), seeker(pool)
+        for other_id in list(self._waiting)[:MOST_BEFORE]:
+            other = self.facts.pool(other_id, now)
+            if other_id == pool.id or other.function is None or other.record is None:
+                continue
+            if (theirs := seeker(other)).precedes(mine, held):
+                match place(theirs.wanted, cluster, now):
+                    case Placed(node=node, gpus=gpus):
+                        cluster = cluster.with_container(node, theirs.wanted, gpus)
+                    case _:
+                        pass
+        return cluster
+
     async def _make_room(self, pool: Pool, missing: int, now: float) -> None:
-        """Idle containers of other pools go early for the sake of one that waits."""
+        """Idle containers of other pools go early for the sake of one that waits; else a busy one of those that have
+        more than their share, as soon as it has finished what it runs."""
         cluster = self.facts.machines.cluster()
         for claim in self.facts.leaving():
             cluster = cluster.without_container(claim)
-        idle = self.facts.idle(now)
-        spare = {PoolId(each.claim.message.pool): 0 for each in idle}
+        mine = seeker(pool)
+        if await self._drain_some(pool, missing, mine.wanted, cluster, self.facts.idle(now), now):
+            return
+        claims = self.facts.claims()
+        busy = self.facts.machines.busy(claims, now)
+        candidates = sharing.may_give_way(mine, claims, sharing.shares(claims, cluster), cluster)
+        candidates = [each for each in candidates if each.claim.message.container in busy]
+        await self._drain_some(pool, 1, mine.wanted, cluster, candidates, now)
+
+    async def _drain_some(
+        self, pool: Pool, number: int, wanted: Wanted, cluster: Cluster, candidates: list[Idle], now: float
+    ) -> bool:
+        spare = {PoolId(each.claim.message.pool): 0 for each in candidates}
         spare = {other: self.facts.spare(other) for other in spare}
-        wanted = pool.wanted(first=not any(claim.live for claim in pool.claims))
-        for victim in evictions(wanted, missing, cluster, idle, spare, now):
+        victims = evictions(wanted, number, cluster, candidates, spare, now)
+        for victim in victims:
             other = self.facts.pool(PoolId(victim.claim.message.pool), now)
             drain = Drain(claim=victim.claim, reason=f"makes room for {pool.id}")
             if await self._writer.carry_out(other, [drain], None):
                 self.facts.evict(other.id, now)
+        return bool(victims)
 
     def _remember(self, pool: Pool, missing: bool, written: bool) -> None:
         """Why the pool has to be looked at again, if it has."""

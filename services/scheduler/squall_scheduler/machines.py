@@ -55,6 +55,10 @@ class Machines:
                 found[claim.message.container] = idle[claim.message.container]
         return found
 
+    def busy(self, claims: Iterable[Claim], now: float) -> set[str]:
+        """The containers that are known to run something."""
+        return {container for container, since in self.idle_since(claims, now).items() if not since}
+
     # ------------------------------------------------------------------ facts
 
     def node_seen(self, fact: NodeFact, now: float) -> bool:

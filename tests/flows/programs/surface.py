@@ -151,6 +151,17 @@ def meet_apart(path, wanted):
     return meet.local(path, wanted)
 
 
+@app.function(cpu=(os.cpu_count() or 1) / 2)
+def half_of_the_machine(seconds):
+    time.sleep(seconds)
+    return os.getpid()
+
+
+@app.function(cpu=(os.cpu_count() or 1) / 2)
+def the_other_half():
+    return "got room"
+
+
 @app.function(timeout=120)
 def digest(data):
     return hashlib.sha256(data).hexdigest(), len(data)

@@ -297,6 +297,30 @@ async def test_an_idle_container_of_another_pool_makes_room_for_one_that_waits(w
         assert await world.claims(old, ClaimState.DRAINING) == []
 
 
+async def test_a_busy_pool_with_several_containers_gives_one_to_a_pool_that_has_none(world: World) -> None:
+    async with world.scheduler(tick_s=0.05):
+        await world.node(cpu=0.5)
+        old = await world.function("old", cpu=0.25)
+        await world.desire(old, 2)
+        await eventually(lambda: count(world, old, 2))
+        busy = await world.all_ready(old)
+        new = await world.function("new", cpu=0.25)
+        await world.desire(new, 1)
+
+        async def leaving() -> bool:
+            world.stats_rows("node-a", [(claim, 1, 0.0) for claim in busy])
+            return len(await world.claims(old, ClaimState.DRAINING)) == 1
+
+        await eventually(leaving)
+        (claim,) = await world.claims(old, ClaimState.DRAINING)
+        await world.desire(old, 2)  # there is still work for it, but the room is for the one that has none
+        await world.gone(claim)
+
+        await eventually(lambda: placed_on(world, new, "node-a"))
+        assert len(await world.claims(old, ClaimState.READY)) == 1
+        await eventually(lambda: world.verdict(old))
+
+
 # --- robustness ------------------------------------------------------------------------------------------------------
 
 
