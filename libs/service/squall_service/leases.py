@@ -56,7 +56,7 @@ class LeaderLease:
     async def run(self, on_leading: Callable[[Leadership], Awaitable[None]]) -> None:
         """Wait for the lease, run `on_leading` while it is held, and so on; `on_leading` is cancelled when it is lost.
 
-        Returns when `on_leading` returns. Cancel it to stop; the lease is then given back.
+        Returns when `on_leading` returns within its term. Cancel it to stop; the lease is then given back.
         """
         while True:
             leadership = await self._acquire()
@@ -86,7 +86,8 @@ class LeaderLease:
         async def work() -> None:
             nonlocal finished
             await on_leading(leadership)
-            finished = True
+            # A holder that was paused may find that its term is over before the renewal does; it must lead again.
+            finished = leadership.holds()
             renewing.cancel()
 
         try:

@@ -66,6 +66,25 @@ async def test_one_of_many_leads_and_another_takes_over_when_it_stops(bus: Bus) 
     assert first.stopped == 1
 
 
+async def test_a_leader_that_was_paused_past_its_term_leads_again(bus: Bus) -> None:
+    terms: list[Leadership] = []
+
+    async def lead(term: Leadership) -> None:
+        """As services do it: it ends by itself when its term is over."""
+        terms.append(term)
+        while term.holds():  # noqa: ASYNC110 - the loop of a service
+            await asyncio.sleep(0.001)
+
+    lease = LeaderLease(bus, "autoscaler", "a", ttl_s=1.0)
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(lease.run(lead))
+        await eventually(lambda: terms)
+        terms[0].held_until = 0.0  # what a pause does, seen by the leader before its renewal sees it
+        await eventually(lambda: len(terms) > 1)
+        assert lease.leading
+        running.cancel()
+
+
 @pytest.mark.slow
 async def test_a_leader_stays_the_leader_for_many_ttls(bus: Bus) -> None:
     leader, standby = Candidate(bus, "a"), Candidate(bus, "b")
