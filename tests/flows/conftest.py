@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from tests.support.platform import Platform
 
+from squall_bus import BusForbidden
+
 PROGRAMS = Path(__file__).parent / "programs"
 FORMS: dict[str, Callable[[], Platform]] = {
     "one-process": Platform,
@@ -22,6 +24,7 @@ def platform(request: pytest.FixtureRequest) -> Iterator[Platform]:
     with FORMS[request.param]() as started:
         started.squall("deploy", PROGRAMS / "surface.py")
         yield started
+        nothing_was_forbidden(started)
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +33,13 @@ def several() -> Iterator[Platform]:
     with FORMS["processes"]() as started:
         started.squall("deploy", PROGRAMS / "surface.py")
         yield started
+        nothing_was_forbidden(started)
+
+
+def nothing_was_forbidden(platform: Platform) -> None:
+    """Each service's bus user had every right that it needed (squall_contracts.roles)."""
+    denied = [line for line in platform.log().splitlines() if BusForbidden.code in line]
+    assert denied == []
 
 
 @pytest.fixture

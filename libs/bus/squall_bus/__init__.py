@@ -5,6 +5,7 @@ from squall_bus.connection import connect
 from squall_bus.delivery import Delivery
 from squall_bus.errors import (
     BusError,
+    BusForbidden,
     BusUnavailable,
     KeyExists,
     NotFound,
@@ -14,6 +15,7 @@ from squall_bus.errors import (
     StreamFull,
     SubjectTaken,
     TopologyConflict,
+    TopologyMissing,
     WrongRevision,
 )
 from squall_bus.kv import KeyValue
@@ -56,6 +58,7 @@ __all__ = [
     "Watch",
     "Change",
     "BusError",
+    "BusForbidden",
     "BusUnavailable",
     "KeyExists",
     "NotFound",
@@ -65,5 +68,6 @@ __all__ = [
     "StreamFull",
     "SubjectTaken",
     "TopologyConflict",
+    "TopologyMissing",
     "WrongRevision",
 ]

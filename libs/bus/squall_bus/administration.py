@@ -8,15 +8,17 @@ from typing import Any
 
 from squall_bus import js
 from squall_bus.consume import event
-from squall_bus.errors import BusError, BusUnavailable, NotFound, TopologyConflict
+from squall_bus.errors import BusError, BusUnavailable, NotFound, TopologyConflict, TopologyMissing
 from squall_bus.link import Link
 from squall_bus.records import ConsumerInfo, ConsumerSpec, Sourcing, StreamInfo
-from squall_bus.routes import kv_dedupe_s, kv_stream
+from squall_bus.routes import kv_dedupe_s
+from squall_contracts.subjects import kv_stream
 from squall_contracts.topology import BucketSpec, StreamSpec, Topology
 
 AT_ONCE = 16
 """Streams made at the same time: 2 cores and one disk gain nothing from more."""
 CREATE_TIMEOUT_S = 15.0
+TOPOLOGY_POLL_S = 0.1
 _EXISTS_OTHERWISE = 10058
 
 
@@ -38,24 +40,55 @@ class Administration:
 
     # ------------------------------------------------------------------ topology
 
+    async def await_topology(self, timeout_s: float) -> None:
+        """By name only: whether they are as wanted is the business of who made them."""
+        streams, buckets = self._topology.streams, self._topology.buckets
+        wanted = {spec.name for spec in streams} | {kv_stream(spec.name) for spec in buckets}
+        until = self._link.loop.time() + timeout_s
+        while missing := sorted(wanted - await self._stream_names()):
+            if self._link.loop.time() >= until:
+                shown = ", ".join(missing[:5])
+                raise TopologyMissing(
+                    f"{len(missing)} of {len(wanted)} streams are missing: {shown} ...", streams=shown
+                )
+            await asyncio.sleep(TOPOLOGY_POLL_S)
+
+    async def _stream_names(self) -> set[str]:
+        found: list[str] = []
+        while True:
+            answer = await js.api(self._link, "STREAM.NAMES", {"offset": len(found)})
+            page = answer["streams"] or []
+            found += page
+            if not page or len(found) >= answer["total"]:
+                return set(found)
+
+    async def ensure_stream(self, name: str) -> None:
+        await self._ensure_stream(stream_config(self._spec(name)))
+
     async def ensure_topology(self) -> None:
         """Sources come after what they source, or the server would have to wait for it."""
         configs = [stream_config(spec) for spec in self._topology.streams]
         configs += [bucket_config(spec) for spec in self._topology.buckets]
         await self._ensure_all([config for config in configs if "sources" not in config])
         await self._ensure_all([config for config in configs if "sources" in config])
-        if not self._watching_memory:
-            self._watching_memory = True
+        self.keep_memory_streams()
 
-            def remake() -> None:
-                self._link.start(self._remake_memory(configs), "bus memory streams")
+    def keep_memory_streams(self) -> None:
+        """A server that restarted has forgotten its streams in memory altogether, not only what was in them."""
+        if self._watching_memory:
+            return
+        self._watching_memory = True
+        configs = [stream_config(spec) for spec in self._topology.streams if spec.storage == "memory"]
+        configs += [bucket_config(spec) for spec in self._topology.buckets if spec.storage == "memory"]
 
-            self._link.on_reconnect(remake)
+        def remake() -> None:
+            self._link.start(self._remake_memory(configs), "bus memory streams")
+
+        self._link.on_reconnect(remake)
 
     async def _remake_memory(self, configs: list[dict[str, Any]]) -> None:
-        """A server that restarted has forgotten its streams in memory altogether, not only what was in them."""
         try:
-            await self._ensure_all([config for config in configs if config["storage"] == "memory"])
+            await self._ensure_all(configs)
         except BusError as error:
             event(logging.ERROR, "bus_memory_streams_missing", error=repr(error))
 

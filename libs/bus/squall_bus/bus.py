@@ -187,6 +187,19 @@ class Bus:
         one subject."""
         await self._admin.restart_source(stream, source, start_seq)
 
+    async def await_topology(self, timeout_s: float | None = None) -> None:
+        """Wait until every stream and bucket of the topology is there: services use them, and may not make them.
+        Raises TopologyMissing after `timeout_s` (default: the time that a connection may take)."""
+        await self._admin.await_topology(self._link.settings.connect_timeout_s if timeout_s is None else timeout_s)
+
+    async def ensure_stream(self, name: str) -> None:
+        """Create one stream of the topology, if it is not there."""
+        await self._admin.ensure_stream(name)
+
+    def keep_memory_streams(self) -> None:
+        """From now on make what lies in the server's memory again after each reconnect; `ensure_topology` does too."""
+        self._admin.keep_memory_streams()
+
     async def ensure_consumer(self, stream: str, spec: ConsumerSpec) -> None:
         """Create the durable pull consumer, or update it; nothing happens when it is as wanted."""
         await self._admin.ensure_consumer(stream, spec)

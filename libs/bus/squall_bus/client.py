@@ -107,8 +107,9 @@ class Parser:
 class RawClient(Client):
     """A nats-py client whose messages go straight to sinks, and whose writes go straight to the socket."""
 
-    def __init__(self, on_lost: Callable[[Exception], None]) -> None:
+    def __init__(self, on_lost: Callable[[Exception], None], on_denied: Callable[[str], None]) -> None:
         super().__init__()
+        self._on_denied = on_denied
         self._ps = Parser(self)  # type: ignore[assignment]
         self._on_lost = on_lost
         self._flush_scheduled = False
@@ -150,7 +151,7 @@ class RawClient(Client):
             case b"INFO":
                 await self._process_info(json.loads(line[5:]))
             case b"-ERR":
-                await self._process_err(line[5:].decode("utf-8", "replace").lower())
+                await self._process_err(line[5:].decode("utf-8", "replace").strip().strip("'"))
             case _:
                 pass  # +OK, and whatever a newer server may say
 
@@ -164,10 +165,12 @@ class RawClient(Client):
     async def _process_err(self, err_msg: str) -> None:
         # nats-py closes the client for ever on most errors, also when one message was too large or a credential
         # had just expired. A service must come back by itself, and say loudly why it was away.
-        error = NatsError(f"nats: {err_msg.strip(chr(39))}")
+        if err_msg.lower().startswith("permissions violation"):
+            self._on_denied(err_msg)
+            return
+        error = NatsError(f"nats: {err_msg.lower()}")
         await self._error_cb(error)
-        if "permissions violation" not in err_msg:
-            await self._process_op_err(error)
+        await self._process_op_err(error)
 
     async def _process_op_err(self, e: Exception) -> None:
         was_connected = self.is_connected

@@ -8,7 +8,9 @@ BusError
  +- WrongRevision    the key or subject changed in the meantime
  |   +- KeyExists
  +- StreamFull       a limit of the stream or of the disk
+ +- BusForbidden     the user of this connection may not do that
  +- NotFound         no such stream, consumer or message
+ |   +- TopologyMissing
  +- TopologyConflict the server holds a stream that cannot be changed into the wanted one
  +- Refused          any other refusal, with the server's code
 """
@@ -90,6 +92,23 @@ class NotFound(BusError):
 
     code = "bus_not_found"
     fix = "Run `ensure_topology()` first, and check the name."
+
+
+class TopologyMissing(NotFound):
+    """Streams that squall needs are not there."""
+
+    code = "topology_missing"
+    fix = "Run `squall-bus topology` as the user `topology`, once for each region; it may be repeated."
+
+
+class BusForbidden(BusError):
+    """The user of this connection has no right to do that. Nothing was changed."""
+
+    code = "bus_forbidden"
+    fix = (
+        "Check that the service connects as the user of its own role, and that the server has the users that "
+        "`squall-bus users` prints for this version."
+    )
 
 
 class TopologyConflict(BusError):

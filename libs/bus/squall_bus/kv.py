@@ -9,9 +9,9 @@ from squall_bus.errors import KeyExists, NotFound, WrongRevision
 from squall_bus.link import Link
 from squall_bus.publishing import Publisher
 from squall_bus.records import Entry, Record, Stored
-from squall_bus.routes import kv_stream, kv_subject
 from squall_bus.watching import Watch
 from squall_bus.wire import BadMessage
+from squall_contracts.subjects import kv_stream, kv_subject
 from squall_contracts.topology import Topology
 
 DEADLINE_S = 15.0

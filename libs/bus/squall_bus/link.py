@@ -15,7 +15,7 @@ from nats.errors import Error as NatsError
 
 from squall_bus.client import Deliver, RawClient, Sink
 from squall_bus.consume import event, run_callback
-from squall_bus.errors import BusUnavailable
+from squall_bus.errors import BusForbidden, BusUnavailable
 from squall_bus.records import BusStats, Headers, Message
 from squall_bus.replies import OneReply, Replies, Waiter
 from squall_bus.settings import (
@@ -26,8 +26,13 @@ from squall_bus.settings import (
     BusSettings,
 )
 from squall_bus.wire import BadMessage, header_block, publish_command, status_of, subject_bytes
+from squall_contracts.roles import PUBLIC_INBOX
 
+DENIAL_LOGGED_EVERY_S = 10.0
+"""Of one kind: a hot path that is denied must not drown everything else."""
 _NO_RESPONDERS = 503
+_DENIAL = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"', re.IGNORECASE)
+_VERBS = {"publish": "publish to", "subscription": "subscribe to"}
 
 
 class Link:
@@ -41,10 +46,13 @@ class Link:
         self.loop = asyncio.get_running_loop()
         self.connected = False
         self.connected_at = 0.0
-        self._client = RawClient(self._on_lost)
+        self._client = RawClient(self._on_lost, self._on_denied)
         self._inbox = f"{settings.inbox_prefix}.{secrets.token_hex(8)}"
         self._inboxes = 0
         self.replies = Replies(f"{self._inbox}.r")
+        self._denied_subscriptions: dict[str, BusForbidden] = {}
+        self._denials: dict[str, float] = {}
+        """When a kind of denial was last logged."""
         self._reconnect_callbacks: dict[object, Callable[[], None]] = {}
         self._disconnect_callbacks: dict[object, Callable[[], None]] = {}
         self._connected_event = asyncio.Event()
@@ -124,8 +132,38 @@ class Link:
         if self._closing or not self._client.is_connected:
             event(logging.DEBUG, "bus_connect_failed", url=self.settings.url, error=repr(error))
             return
-        # Denied permissions arrive only here; the call that was denied just times out.
         event(logging.ERROR, "bus_error", url=self.settings.url, error=repr(error))
+
+    def _on_denied(self, text: str) -> None:
+        """The server says so once, and answers nothing: whoever waits is told here, and the log says it loudly."""
+        self.stats.denied += 1
+        found = _DENIAL.match(text)
+        verb, subject = (found[1].lower(), found[2]) if found else ("publish", "")
+        user = self.settings.user or "(none)"
+        error = BusForbidden(
+            f"the bus user {user} may not {_VERBS[verb]} {subject or text}", user=user, subject=subject
+        )
+        if verb == "publish":
+            self.replies.deny(subject.encode(), error)
+        else:
+            self._denied_subscriptions[subject] = error
+        kind = f"{verb} {'.'.join(subject.split('.')[:4])}"
+        if self.loop.time() >= self._denials.get(kind, 0.0):
+            self._denials[kind] = self.loop.time() + DENIAL_LOGGED_EVERY_S
+            event(
+                logging.ERROR,
+                error.code,
+                user=user,
+                denied=_VERBS[verb],
+                subject=subject,
+                reason=text,
+                fix=error.hint,
+                so_far=self.stats.denied,
+            )
+
+    def denied_subscription(self, subject: str) -> BusForbidden | None:
+        """Why the last subscription to `subject` will never get anything."""
+        return self._denied_subscriptions.pop(subject, None)
 
     def on_reconnect(self, callback: Callable[[], None]) -> Callable[[], None]:
         return _register(self._reconnect_callbacks, callback)
@@ -161,9 +199,10 @@ class Link:
         """The server does not read as fast as we write."""
         return self._client.congested
 
-    def new_inbox(self) -> str:
+    def new_inbox(self, kind: str = PUBLIC_INBOX) -> str:
+        """Others may be allowed to publish to public ones; those of pulls and requests are only the server's."""
         self._inboxes += 1
-        return f"{self._inbox}.i{self._inboxes}"
+        return f"{self._inbox}.{kind}.{self._inboxes}"
 
     # ------------------------------------------------------------------ subscriptions
 
@@ -246,7 +285,7 @@ class Link:
         return message
 
     async def _ask(self, subject: bytes, data: bytes, headers: bytes, timeout_s: float) -> Message:
-        waiter = OneReply(self.loop, timeout_s)
+        waiter = OneReply(self.loop, subject, timeout_s)
         reply = self.replies.expect(waiter)
         self.write_publish(subject, reply, headers, data)
         try:

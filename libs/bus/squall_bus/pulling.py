@@ -22,6 +22,7 @@ SILENCE_S = 1.0
 """A request without any status so long after its expiry was lost on the way."""
 PAUSE_S = 0.25
 """Before asking again after a refusal (no consumer, too many open pulls)."""
+PULL_INBOX = "p"
 _EXPIRED = 408
 _HEARTBEAT = 100
 
@@ -117,7 +118,7 @@ class Puller:
 
     def _listen(self) -> None:
         """A fresh inbox for each connection: requests of the old one cannot deliver on top of the new ones."""
-        inbox = self._link.new_inbox()
+        inbox = self._link.new_inbox(PULL_INBOX)
         self._inbox = inbox.encode()
         self._sink = self._link.open_sink(inbox + ".*", self._deliver)
         self._ask_soon()

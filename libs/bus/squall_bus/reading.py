@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from squall_bus import js
-from squall_bus.errors import BusUnavailable, NotFound, Refused
+from squall_bus.errors import BusForbidden, BusUnavailable, NotFound, Refused
 from squall_bus.following import follow_range
 from squall_bus.link import Link
 from squall_bus.records import Message, Stored
@@ -115,8 +115,9 @@ async def _ask_many(link: Link, stream: str, body: dict[str, Any]) -> tuple[int,
     until = link.loop.time() + TIMEOUT_S
     while True:
         await link.wait_connected(max(0.0, until - link.loop.time()))
-        collector = _Collector(link, until)
-        reply = link.ask_many(f"$JS.API.DIRECT.GET.{stream}", json.dumps(body).encode(), collector)
+        subject = f"$JS.API.DIRECT.GET.{stream}"
+        collector = _Collector(link, subject, until)
+        reply = link.ask_many(subject, json.dumps(body).encode(), collector)
         try:
             status, messages = await collector.result()
         except BusUnavailable:
@@ -135,7 +136,8 @@ async def _ask_many(link: Link, stream: str, body: dict[str, Any]) -> tuple[int,
 class _Collector:
     """Takes replies until the status that ends them."""
 
-    def __init__(self, link: Link, until: float) -> None:
+    def __init__(self, link: Link, subject: str, until: float) -> None:
+        self._subject = subject.encode()
         self._messages: list[Message] = []
         self._future: asyncio.Future[int] = link.loop.create_future()
         self._timer = link.loop.call_at(until, self._fail, "the server did not finish its answer in time")
@@ -151,6 +153,13 @@ class _Collector:
 
     def on_lost(self) -> None:
         self._fail("the connection was lost before the answer was complete")
+
+    def on_denied(self, subject: bytes, error: BusForbidden) -> bool:
+        if subject != self._subject:
+            return False
+        if not self._future.done():
+            self._future.set_exception(error)
+        return True
 
     def _fail(self, why: str) -> None:
         if not self._future.done():

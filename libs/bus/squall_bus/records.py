@@ -160,3 +160,5 @@ class BusStats:
     sent_dropped: int = 0
     reconnects: int = 0
     callback_errors: int = 0
+    denied: int = 0
+    """What the server refused because our user has no right to it."""

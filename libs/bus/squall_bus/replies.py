@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-from squall_bus.errors import BusUnavailable
+from squall_bus.errors import BusForbidden, BusUnavailable
 from squall_bus.records import Message
 
 
@@ -17,6 +17,9 @@ class Waiter(Protocol):
 
     def on_lost(self) -> None:
         """The connection broke; no reply will come."""
+
+    def on_denied(self, subject: bytes, error: BusForbidden) -> bool:
+        """Our user may not publish to `subject`. True when it was this waiter's question: no reply will come."""
 
 
 class Replies:
@@ -49,6 +52,12 @@ class Replies:
         for waiter in lost.values():
             waiter.on_lost()
 
+    def deny(self, subject: bytes, error: BusForbidden) -> None:
+        """Whoever asked there need not wait until their time is over."""
+        for reply, waiter in list(self._waiting.items()):
+            if waiter.on_denied(subject, error):
+                self._waiting.pop(reply, None)
+
     def __len__(self) -> int:
         return len(self._waiting)
 
@@ -56,9 +65,10 @@ class Replies:
 class OneReply:
     """Waits for a single reply with a deadline; a future without a task."""
 
-    __slots__ = ("_future", "_timer")
+    __slots__ = ("_future", "_subject", "_timer")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, timeout_s: float) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, subject: bytes, timeout_s: float) -> None:
+        self._subject = subject
         self._future: asyncio.Future[tuple[bytes, bytes]] = loop.create_future()
         self._timer = loop.call_later(timeout_s, self._fail, f"no reply within {timeout_s} s")
 
@@ -69,6 +79,13 @@ class OneReply:
 
     def on_lost(self) -> None:
         self._fail("the connection was lost before the reply came")
+
+    def on_denied(self, subject: bytes, error: BusForbidden) -> bool:
+        if subject != self._subject:
+            return False
+        if not self._future.done():
+            self._future.set_exception(error)
+        return True
 
     def _fail(self, why: str) -> None:
         if not self._future.done():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from squall_bus.errors import NotFound
+from squall_contracts.subjects import kv_stream, kv_subject
 from squall_contracts.topology import BucketSpec, StreamSpec, Topology
 
 
@@ -17,14 +18,6 @@ class Route:
     dedupe_s: float
     """How long the server remembers msg ids."""
     first_write_wins: bool
-
-
-def kv_stream(bucket: str) -> str:
-    return f"KV_{bucket}"
-
-
-def kv_subject(bucket: str, key: str) -> str:
-    return f"$KV.{bucket}.{key}"
 
 
 class Routes:

@@ -13,6 +13,7 @@ from collections import deque
 from itertools import count
 
 from squall_bus.consume import event
+from squall_bus.errors import BusForbidden
 from squall_bus.lane import MIN_BATCH, Pending
 from squall_bus.link import Link
 from squall_bus.records import Record
@@ -95,6 +96,18 @@ class _Burst:
         self._link.stats.soon_dropped += len(self.in_flight) - len(kept)
         self.buffer.extendleft(reversed(kept))
         self.in_flight = []
+
+    def on_denied(self, subject: bytes, _: BusForbidden) -> bool:
+        allowed = [pending for pending in self.in_flight if pending.subject != subject]
+        dropped = len(self.in_flight) - len(allowed)
+        if not dropped:
+            return False
+        self._link.stats.soon_dropped += dropped
+        self.in_flight = allowed
+        self._stop_timer()
+        self.on_lost()
+        self._timer = self._link.loop.call_later(DELAY_S, self.write)
+        return True
 
     def _no_answer(self) -> None:
         self._timer = None

@@ -18,7 +18,7 @@ MAX_BACKLOG = 10_000
 
 
 class Subscription:
-    """Interest in a subject until `close()`."""
+    """Interest in a subject until `close()`. Raises BusForbidden when our user may not listen there."""
 
     def __init__(
         self, link: Link, callback: Callable[[Message], Any], subject: str, queue: str, *, is_async: bool
@@ -41,6 +41,9 @@ class Subscription:
         )
         self = cls(link, callback, subject, queue or "", is_async=is_async)
         await link.flushed(5.0)
+        if (denied := link.denied_subscription(subject)) is not None:
+            await self.close()
+            raise denied
         return self
 
     def _call(self, subject: bytes, reply: bytes, headers: bytes, data: bytes) -> None:

@@ -7,7 +7,7 @@ from base64 import b64decode
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from squall_bus.errors import BusError, BusUnavailable, SubjectTaken, WrongRevision, from_server
+from squall_bus.errors import BusError, BusForbidden, BusUnavailable, SubjectTaken, WrongRevision, from_server
 from squall_bus.records import Published
 from squall_bus.wire import HEADER_START, header_of, publish_command, status_of
 
@@ -55,6 +55,17 @@ class OneRecord:
 
     def on_lost(self) -> None:
         self._lane.again(self, [self._pending], answered=False)
+
+    def on_denied(self, subject: bytes, error: BusForbidden) -> bool:
+        if subject != self._subject:
+            return False
+        self._pending.finish(error)
+        self._lane.done(self)
+        return True
+
+    @property
+    def _subject(self) -> bytes:
+        return self._pending.subject
 
     def sweep(self, now: float) -> None:
         if self._pending.deadline <= now:
@@ -111,11 +122,14 @@ class OwnerCheck(OneRecord):
         super().__init__(lane, pending)
         self._failure = failure
 
-    def _command(self) -> bytes:
+    @property
+    def _subject(self) -> bytes:
         # From the leader: another replica may not have it yet.
-        subject = f"$JS.API.STREAM.MSG.GET.{self._lane.route.stream}".encode()
+        return f"$JS.API.STREAM.MSG.GET.{self._lane.route.stream}".encode()
+
+    def _command(self) -> bytes:
         wanted = json.dumps({"last_by_subj": self._pending.subject.decode()}).encode()
-        return publish_command(subject, self._reply, b"", wanted)
+        return publish_command(self._subject, self._reply, b"", wanted)
 
     def on_reply(self, headers: bytes, data: bytes) -> bool:
         lane, pending = self._lane, self._pending
@@ -171,6 +185,14 @@ class BatchWrite:
 
     def on_lost(self) -> None:
         self._lane.again(self, self._group, answered=False)
+
+    def on_denied(self, subject: bytes, error: BusForbidden) -> bool:
+        denied = [pending for pending in self._group if pending.subject == subject]
+        for pending in denied:
+            pending.finish(error)
+        if denied:
+            self._lane.singly(self, self._group)
+        return bool(denied)
 
     def sweep(self, now: float) -> None:
         for pending in self._group:

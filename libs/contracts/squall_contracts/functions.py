@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from squall.spec import FunctionSpec, digest
 from squall_contracts.envelope import Message
+from squall_contracts.roles import container_token_key
 
 APPS, SPECS, TOKENS = "apps", "specs", "tokens"
 
@@ -96,9 +99,21 @@ def pool_id(function_id: str, parameters: str = "", options: Mapping[str, Any] |
     return "po-" + digest([function_id, parameters, dict(options or {})])[:20]
 
 
+CONTAINER_TOKEN = "sqc"
+"""Begins a token that an agent gave to containers: `sqc.<node>.<random>`. Its record lies under a key of that node, the
+only ones that the node's agent may write."""
+_OF_CONTAINERS = re.compile(rb"sqc\.([a-z0-9-]+)\.[A-Za-z0-9_-]+")
+
+
+def token_key(token: bytes) -> str:
+    """Key of a token's record."""
+    hashed, of_containers = hashlib.sha256(token).hexdigest(), _OF_CONTAINERS.fullmatch(token)
+    return container_token_key(of_containers[1].decode(), hashed) if of_containers else hashed
+
+
 @dataclass(frozen=True)
 class TokenRecord(Message):
-    """A bearer token's rights. Bucket `tokens`, key = SHA-256 of the token; the token itself is stored nowhere."""
+    """A bearer token's rights. Bucket `tokens`, key = `token_key(token)`; the token itself is stored nowhere."""
 
     TYPE: ClassVar[str] = "token_record"
 

@@ -267,3 +267,13 @@ def builds_stream(region: str) -> str:
 
 def schedules_stream(region: str) -> str:
     return f"SCHED_{region}"
+
+
+def kv_stream(bucket: str) -> str:
+    """The stream in which a bucket lies, in the layout that every NATS tool knows."""
+    return f"KV_{bucket}"
+
+
+def kv_subject(bucket: str, key: str) -> str:
+    """Where a key of a bucket is stored."""
+    return f"$KV.{bucket}.{key}"

@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from squall.errors import InvalidError
 from squall_bus import BusSettings
+from squall_contracts import roles
 
 ROOT = "SQUALL_"
 
@@ -144,10 +145,10 @@ class BusConnection(ServiceSettings):
     tls_cert: str | None = None
     tls_key: str | None = None
 
-    def bus_settings(self, role: str) -> BusSettings:
-        """The connection of one role: its own name and its own inbox prefix."""
+    def bus_settings(self, role: str, node: str = "") -> BusSettings:
+        """The connection of one role (of a node's agent): its own name and its own inbox prefix."""
         return BusSettings(
-            name=f"squall-{role}",
-            inbox_prefix=f"_INBOX_{role}",
+            name=f"squall-{roles.user_name(role, node)}",
+            inbox_prefix=roles.inbox_prefix(role, node),
             **{field: getattr(self, field) for field in type(self).model_fields},
         )

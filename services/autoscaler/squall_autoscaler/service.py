@@ -11,7 +11,7 @@ from squall_autoscaler.handlers import Autoscaler
 from squall_autoscaler.settings import AutoscalerSettings
 from squall_autoscaler.waking import Waker
 from squall_bus import Bus, Change, connect
-from squall_contracts import subjects, topology
+from squall_contracts import roles, subjects, topology
 from squall_contracts.functions import APPS, SPECS
 from squall_contracts.nodes import CONTAINERS
 from squall_contracts.scaling import DESIRED, VERDICTS
@@ -32,13 +32,13 @@ async def serve(context: ServiceContext[AutoscalerSettings]) -> None:
     health = serve_health(
         context.health, context.telemetry.exposition, host=settings.health_host, port=settings.health_port
     )
-    async with connect(connection.bus_settings("autoscaler"), layout) as bus, health:
+    async with connect(connection.bus_settings(roles.AUTOSCALER), layout) as bus, health:
         await run(settings, bus, context)
 
 
 async def run(settings: AutoscalerSettings, bus: Bus, context: ServiceContext[AutoscalerSettings]) -> None:
     """Decide until the context stops; also in a process shared with other services."""
-    await bus.ensure_topology()
+    await bus.await_topology()
     autoscaler = Autoscaler(bus, context.clock)
     waker = Waker(bus, context.start, autoscaler.do_wake, autoscaler.check_once)
     autoscaler.metrics.observe(context.telemetry.meter("squall_autoscaler"), autoscaler.facts)

@@ -9,7 +9,7 @@ from squall_builder.engine import Engine
 from squall_builder.handlers import ACK_WAIT_S, Builder
 from squall_builder.settings import BuilderSettings
 from squall_bus import Bus, BusError, ConsumerSpec, Delivery, connect
-from squall_contracts import subjects, topology
+from squall_contracts import roles, subjects, topology
 from squall_service.health import serve_health
 from squall_service.run import ServiceContext
 from squall_service.settings import BusConnection
@@ -25,13 +25,13 @@ async def serve(context: ServiceContext[BuilderSettings]) -> None:
     health = serve_health(
         context.health, context.telemetry.exposition, host=settings.health_host, port=settings.health_port
     )
-    async with connect(connection.bus_settings("builder"), layout) as bus, health:
+    async with connect(connection.bus_settings(roles.BUILDER), layout) as bus, health:
         await run(settings, bus, context)
 
 
 async def run(settings: BuilderSettings, bus: Bus, context: ServiceContext[BuilderSettings]) -> None:
     """Build until the context stops; also in a process shared with other services."""
-    await bus.ensure_topology()
+    await bus.await_topology()
     region = bus.topology.region
     stream = subjects.builds_stream(region)
     every_build = subjects.build(region, ">")

@@ -32,7 +32,7 @@ def _run(settings: EmbeddedSettings, parent: int) -> int:
     state.use_scratch(settings.data)
     wanted = [settings.port] + [0] * (settings.gateways - 1)
     ports = tuple(addresses.choose(settings.host, port) for port in wanted)
-    program = BusProgram(settings.data, settings.nats_server, settings.sync_interval)
+    program = BusProgram(settings.data, settings.nats_server, settings.sync_interval, settings.nodes)
     process = program.start()
     try:
         from squall_embedded.starting import run_platform

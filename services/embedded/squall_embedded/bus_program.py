@@ -13,15 +13,16 @@ import secrets
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from squall.errors import LocalPlatformError, ServerTooOldError
-from squall_embedded.settings import ALWAYS
+from squall_contracts import users
+from squall_embedded.settings import ALWAYS, NODE, REGION, SHARDS
 from squall_embedded.spawn import spawn
 
 MIN_VERSION = (2, 15, 0)
 """squall_contracts.topology has the law, and the bus checks it; this one explains a start that failed."""
-USER = "squall"
 
 CONFIG = """\
 # Written by squall_embedded at each start.
@@ -37,19 +38,25 @@ jetstream {{
   # Streams reserve their limits; what really fits is watched by the gateway.
   max_file: 1TB
 }}
-# Other users of this machine can reach the port.
-authorization {{ users: [ {{ user: {user}, password: {password} }} ] }}
-"""
+# Other users of this machine can reach the port. Each service has its own rights (squall_contracts/roles.py).
+{authorization}"""
 
 
 class BusProgram:
     """One nats-server over one folder."""
 
-    def __init__(self, data: Path, program: Path | None = None, sync_interval: str = ALWAYS) -> None:
+    def __init__(
+        self,
+        data: Path,
+        program: Path | None = None,
+        sync_interval: str = ALWAYS,
+        nodes: Sequence[str] = (NODE,),
+    ) -> None:
         self.path = program or find_program()
         self.log = data / "bus.log"
         self.sync_interval = sync_interval
-        self.password = secrets.token_urlsafe(24)
+        self.passwords = {user.name: secrets.token_urlsafe(24) for user in users.users(nodes)}
+        self._nodes = nodes
         self._folder = data / "bus"
         self._run = self._folder / "run"
 
@@ -64,12 +71,14 @@ class BusProgram:
             run=json.dumps(str(self._run)),
             store=json.dumps(str(self._folder)),
             sync_interval=self.sync_interval,
-            user=USER,
-            password=json.dumps(self.password),
+            authorization=users.authorization(REGION, SHARDS, self._nodes, self._password),
         )
         with open(os.open(config, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             file.write(text)
         return spawn([str(self.path), "-c", str(config)], log=self.log, cwd=self._folder)
+
+    def _password(self, user: users.User) -> str:
+        return users.quoted(self.passwords[user.name])
 
     def listening(self) -> int | None:
         """The port that it listens on, None as long as it does not."""

@@ -8,7 +8,8 @@ import subprocess
 
 from squall.errors import LocalPlatformError
 from squall_bus import BusSettings
-from squall_embedded.bus_program import USER, BusProgram
+from squall_contracts import roles
+from squall_embedded.bus_program import BusProgram
 from squall_embedded.children import Child
 
 READY_TIMEOUT_S = 15.0
@@ -24,10 +25,16 @@ class BusServer:
         self.child = Child("bus", process)
         self.port = -1
 
-    @property
-    def settings(self) -> BusSettings:
-        """How to connect to it."""
-        return BusSettings(url=self.url, user=USER, password=self._program.password)
+    def settings(self, role: str, node: str = "") -> BusSettings:
+        """How a role connects to it: with its own user and its own inbox."""
+        user = roles.user_name(role, node)
+        return BusSettings(
+            url=self.url,
+            user=user,
+            password=self._program.passwords[user],
+            inbox_prefix=roles.inbox_prefix(role, node),
+            name=f"squall-{user}",
+        )
 
     @property
     def url(self) -> str:

@@ -10,7 +10,8 @@ import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from squall_bus import Bus
+from squall_bus import Bus, BusSettings
+from squall_contracts import roles
 from squall_embedded.settings import inherited_environment
 from squall_embedded.site import Site
 from squall_service.run import ServiceContext
@@ -54,11 +55,18 @@ def keywords(name: str, site: Site, number: int = 0) -> dict[str, Any]:
             return {}
 
 
+def bus_settings(name: str, site: Site, number: int = 0) -> BusSettings:
+    """A service's own connection."""
+    if name == "gpu-agent":
+        return site.bus(roles.AGENT, site.settings.nodes[number])
+    return site.bus(name, "")
+
+
 def _agent(site: Site, number: int) -> dict[str, Any]:
     agents = site.settings.agents
-    own: dict[str, Any] = {"node": "local", "data": str(site.data / "agent")}
+    own: dict[str, Any] = {"node": site.settings.nodes[number], "data": str(site.data / "agent")}
     if agents > 1:
-        own = {"node": f"local-{number}", "data": str(site.data / f"agent-{number}")}
+        own["data"] = str(site.data / f"agent-{number}")
         # Each offers its part of the machine, so that together they do not promise it twice.
         sizes = settings_class("gpu-agent").load()
         own |= {"cpu": sizes.cores() / agents, "memory_mib": sizes.memory() // agents}  # type: ignore[attr-defined]
@@ -71,10 +79,11 @@ def _agent(site: Site, number: int) -> dict[str, Any]:
     }
 
 
-def environment(name: str, given: Mapping[str, Any], site: Site) -> dict[str, str]:
-    """The environment of a service process: ours, the bus, and `given` as its variables."""
+def environment(name: str, given: Mapping[str, Any], site: Site, number: int = 0) -> dict[str, str]:
+    """The environment of a service process: ours, its own bus user, and `given` as its variables."""
     prefix = settings_class(name).prefix()
-    bus = {"URL": site.bus.url, "USER": site.bus.user or "", "PASSWORD": site.bus.password or ""}
+    own = bus_settings(name, site, number)
+    bus = {"URL": own.url, "USER": own.user or "", "PASSWORD": own.password or ""}
     return {
         **inherited_environment(),
         "TMPDIR": str(site.settings.scratch),

@@ -17,14 +17,14 @@ from typing import NoReturn
 
 from squall.spec import ImageSpec
 from squall_bus import Bus, KeyExists, SubjectTaken, connect
-from squall_contracts import subjects, topology
+from squall_contracts import roles, subjects, topology
 from squall_contracts.builds import BuildImage
 from squall_contracts.functions import TOKENS, TokenRecord
 from squall_embedded import state
 from squall_embedded.bus_server import BusServer
 from squall_embedded.parent import stop_on_signals, until_parent_is_gone
 from squall_embedded.restarts import Restarts
-from squall_embedded.settings import EmbeddedSettings
+from squall_embedded.settings import REGION, SHARDS, EmbeddedSettings
 from squall_embedded.site import WORKSPACE, Form, Parts, Site
 from squall_service.clock import Clock, SystemClock
 from squall_service.telemetry import log
@@ -74,7 +74,7 @@ class Platform:
             await self.server.ready()
             async with asyncio.TaskGroup() as tasks:
                 keeping = tasks.create_task(self._keep_bus())
-                async with connect(self.server.settings, topology.build()) as bus:
+                async with connect(self.server.settings(roles.TOPOLOGY), topology.build(REGION, SHARDS)) as bus:
                     await self._serve(bus)
                 keeping.cancel()
         finally:

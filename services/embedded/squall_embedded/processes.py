@@ -165,7 +165,7 @@ def _program(service: str, number: int, one_of_many: bool, site: Site) -> Progra
         name=f"{service}-{number}" if one_of_many else service,
         service=service,
         module=configuring.PACKAGES[service][0],
-        environment=configuring.environment(service, given, site),
+        environment=configuring.environment(service, given, site, number),
         health=f"{health}/readyz",
         url=url,
     )

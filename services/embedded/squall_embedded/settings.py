@@ -13,6 +13,10 @@ from pathlib import Path
 MAX_AGENTS = 64
 MAX_GATEWAYS = 16
 ALWAYS = "always"
+REGION, SHARDS = "local", 4
+"""Of the embedded platform's bus: the defaults of squall_contracts.topology."""
+NODE = "local"
+"""The only agent's node; several are `local-0`, `local-1` ..."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +43,11 @@ class EmbeddedSettings:
     with the machine: for development, and said by everything that states durability."""
     nats_server: Path | None = None
     """The server program; None = the one beside the interpreter, else the one on PATH."""
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """Names of the agents' nodes."""
+        return (NODE,) if self.agents == 1 else tuple(f"{NODE}-{number}" for number in range(self.agents))
 
     @property
     def scratch(self) -> Path:

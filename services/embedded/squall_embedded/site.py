@@ -20,7 +20,8 @@ class Site:
     """One platform on one machine."""
 
     settings: EmbeddedSettings
-    bus: BusSettings
+    bus: Callable[[str, str], BusSettings]
+    """The bus connection of a role; the second argument is the node of an agent, else empty."""
     ports: tuple[int, ...]
     """Of the gateways; the first one is announced."""
     token: str

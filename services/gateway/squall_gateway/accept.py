@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from squall.http_api import parse_blob_ref
-from squall.ids import shard_of
 from squall.spec import Kind
 from squall_bus import Bus, BusError, Published, Record, SubjectTaken
 from squall_contracts import spans, subjects
@@ -191,9 +190,9 @@ class Acceptor:
 
     async def _publish(self, call: CallHeaders, target: Target, records: Sequence[Record]) -> list[bool]:
         """Write all; whether each was there before. Raises the first error, after all were tried."""
-        pool, shard = target.pool.pool, shard_of(call.call)
-        if not self.pools.is_ready(pool, shard):
-            await self.pools.ensure(target.pool, shard)
+        pool = target.pool.pool
+        if not self.pools.is_ready(pool):
+            await self.pools.ensure(target.pool)
         sync = is_waited_for(call.kind)
         self.loads.took(pool, len(records), sync=sync)
         failpoint("gateway.admitted")
@@ -201,9 +200,9 @@ class Acceptor:
         failpoint("gateway.stored")
         new = sum(isinstance(outcome, Published) and not outcome.duplicate for outcome in outcomes)
         self.loads.gave_back(pool, len(records) - new, sync=sync)
-        if not self.pools.is_ready(pool, shard):
+        if not self.pools.is_ready(pool):
             # Removed as idle while we wrote: without its consumer nobody would ever see the input.
-            await self.pools.ensure(target.pool, shard)
+            await self.pools.ensure(target.pool)
         return [was_there(outcome) for outcome in outcomes]
 
 

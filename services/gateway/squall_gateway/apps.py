@@ -146,7 +146,7 @@ class Apps:
             app_id=function.app_id,
             workspace=function.workspace,
         )
-        await self.pools.ensure_record(pool)
+        await self.pools.ensure(pool)
 
     async def _write_app(self, record: AppRecord, known: KnownApp | None) -> KnownApp:
         revision = 0 if known is None else known.revision

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from collections import OrderedDict
 from dataclasses import dataclass
 
 from squall.errors import AuthError, InvalidError, PermissionDeniedError
 from squall_bus import Bus, KeyExists
-from squall_contracts.functions import TOKENS, TokenRecord
+from squall_contracts.functions import TOKENS, TokenRecord, token_key
 from squall_service.clock import Clock
+from squall_service.telemetry import log
 
 CACHE_S = 10.0
 """A revoked token works for so long at most."""
 UNKNOWN_CACHE_S = 1.0
 MAX_CACHED = 20_000
 SCOPES = ("workspace", "container", "service")
+CONTAINER = "container"
+"""The only scope that an agent may give."""
 _BEARER = b"bearer "
 
 # Paths by scope; a workspace token may do everything. User code makes calls as itself, agents move blobs.
@@ -57,19 +59,18 @@ class Tokens:
         return record
 
     async def _look_up(self, authorization: bytes, now: float) -> _Cached:
-        entry = await self._bucket.get(token_key(authorization[7:].strip()))
+        key = token_key(authorization[7:].strip())
+        entry = await self._bucket.get(key)
         record = None if entry is None else TokenRecord.decode(entry.value)
+        if record is not None and "." in key and record.scope != CONTAINER:
+            log.error("token_exceeds_its_agent", name=record.name, scope=record.scope)
+            record = None
         cached = _Cached(record, now + (UNKNOWN_CACHE_S if record is None else CACHE_S))
         self._cache[authorization] = cached
         self._cache.move_to_end(authorization)
         if len(self._cache) > MAX_CACHED:
             self._cache.popitem(last=False)
         return cached
-
-
-def token_key(token: bytes) -> str:
-    """Key of a token's record."""
-    return hashlib.sha256(token).hexdigest()
 
 
 async def create_token(bus: Bus, workspace: str, scope: str, name: str, *, now: float, token: str | None = None) -> str:

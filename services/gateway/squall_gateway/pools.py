@@ -1,4 +1,4 @@
-"""Pools as the bus needs them: the record and the durable consumer exist before the first input is published."""
+"""Pools as the bus needs them: the record and the durable consumers exist before the first input is published."""
 
 from __future__ import annotations
 
@@ -14,46 +14,47 @@ from squall_service.clock import Clock
 
 
 class Pools:
-    """Creates what is missing, once for each pool and shard."""
+    """Creates what is missing, once for each pool."""
 
     def __init__(self, bus: Bus, directory: Directory, clock: Clock) -> None:
         self._bus = bus
         self._specs = bus.kv(SPECS)
         self._directory = directory
         self._clock = clock
-        self._ready: set[tuple[str, int]] = set()
+        self._ready: set[str] = set()
         self._creating: dict[str, asyncio.Lock] = {}
 
-    def is_ready(self, pool: str, shard: int) -> bool:
+    def is_ready(self, pool: str) -> bool:
         """Whether inputs may be published. A pool that was removed in the meantime is not ready any more."""
-        return (pool, shard) in self._ready and self._directory.pool(pool) is not None
+        return pool in self._ready and self._directory.pool(pool) is not None
 
-    async def ensure(self, pool: PoolRecord, shard: int) -> None:
-        """Make the pool's record and its consumer in that shard."""
+    async def ensure(self, pool: PoolRecord) -> None:
+        """Make the pool's record, and its consumer in every shard: agents pull from all of them, and may make none."""
         lock = self._creating.setdefault(pool.pool, asyncio.Lock())
         async with lock:
-            if self.is_ready(pool.pool, shard):
+            if self.is_ready(pool.pool):
                 return
-            await self.ensure_record(pool)
-            region = self._bus.topology.region
-            await self._bus.ensure_consumer(
-                subjects.work_stream(region, shard),
-                ConsumerSpec(
-                    name=pool.pool,
-                    filter_subject=subjects.calls_of_pool(region, shard, pool.pool),
-                    ack_wait_s=LEASE_S,
-                ),
+            shards = range(self._bus.topology.shards)
+            await asyncio.gather(
+                self._ensure_record(pool), *(self._ensure_consumer(pool.pool, shard) for shard in shards)
             )
-            self._ready.add((pool.pool, shard))
+            self._ready.add(pool.pool)
         if not lock.locked():
             self._creating.pop(pool.pool, None)
 
-    async def ensure_record(self, pool: PoolRecord) -> None:
+    async def _ensure_consumer(self, pool: str, shard: int) -> None:
+        region = self._bus.topology.region
+        await self._bus.ensure_consumer(
+            subjects.work_stream(region, shard),
+            ConsumerSpec(name=pool, filter_subject=subjects.calls_of_pool(region, shard, pool), ack_wait_s=LEASE_S),
+        )
+
+    async def _ensure_record(self, pool: PoolRecord) -> None:
         """Make the pool known to autoscaler and agents."""
         if self._directory.pool(pool.pool) is not None:
             return
         # Pools that were removed after they had been empty for a while took their consumers with them.
-        self._ready = {(name, shard) for name, shard in self._ready if self._directory.pool(name) is not None}
+        self._ready = {name for name in self._ready if self._directory.pool(name) is not None}
         record = replace(pool, created_at=self._clock.now())
         try:
             await self._specs.create(pool_key(pool.pool), record.encode())

@@ -11,7 +11,7 @@ from fastapi import APIRouter
 
 from squall.http_api import Route
 from squall_bus import Bus, BusError, connect
-from squall_contracts import topology
+from squall_contracts import roles, topology
 from squall_gateway import app as application
 from squall_gateway.accept import Acceptor
 from squall_gateway.api.apps import AppRoutes
@@ -65,7 +65,7 @@ async def serve(context: ServiceContext[GatewaySettings]) -> None:
     """The gateway as a process of its own."""
     connection = BusConnection.load()
     layout = topology.build(connection.region, connection.shards, connection.replicas)
-    async with connect(connection.bus_settings("gateway"), layout) as bus:
+    async with connect(connection.bus_settings(roles.GATEWAY), layout) as bus:
         await run(context.settings, bus, context)
 
 
@@ -73,7 +73,7 @@ async def run(settings: GatewaySettings, bus: Bus, context: ServiceContext[Any])
     """Answer requests until the context stops; also in a process shared with other services."""
     listener = listen(settings.host, settings.port)
     try:
-        await bus.ensure_topology()
+        await bus.await_topology()
         gateway = Gateway(settings, bus, context)
         await gateway.run(listener)
     finally:

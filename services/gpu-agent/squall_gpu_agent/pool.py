@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
-from squall_bus import Bus, ConsumerSpec, Delivery, Puller
+from squall_bus import Bus, Delivery, Puller
 from squall_contracts import subjects
 from squall_contracts.envelope import BadMessage
 from squall_contracts.functions import FunctionRecord
@@ -275,7 +275,5 @@ class PoolWork:
 
     async def _open_puller(self, pool: str, shard: int, on_delivery: Callable[[int, Delivery], None]) -> Puller:
         stream = subjects.work_stream(self.identity.region, shard)
-        # The gateway made it before the pool's first call; a pool with min_containers may have no call yet.
-        filter_subject = subjects.calls_of_pool(self.identity.region, shard, pool)
-        await self.bus.ensure_consumer(stream, ConsumerSpec(name=pool, filter_subject=filter_subject))
+        # The gateway made the consumer together with the pool's record; agents may not make any.
         return await self.bus.pull(stream, pool, lambda delivery: on_delivery(shard, delivery))

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from squall_bus import Bus, connect
-from squall_contracts import topology
+from squall_contracts import roles, topology
 from squall_gpu_agent.agent import Agent
 from squall_gpu_agent.backend import Backend
 from squall_gpu_agent.settings import AgentSettings
@@ -30,7 +30,7 @@ async def serve(context: ServiceContext[AgentSettings]) -> None:
     health = serve_health(
         context.health, context.telemetry.exposition, host=settings.health_host, port=settings.health_port
     )
-    async with connect(connection.bus_settings("agent"), layout) as bus, health:
+    async with connect(connection.bus_settings(roles.AGENT, settings.node_name()), layout) as bus, health:
         # What is loaded now stays, and a call leaves few cycles: collecting as often as by default costs 10 % of it.
         gc.freeze()
         gc.set_threshold(20_000, 20, 50)
@@ -53,7 +53,7 @@ def open_process_backend(settings: AgentSettings) -> Backend:
 
 async def run_with(settings: AgentSettings, bus: Bus, context: ServiceContext[AgentSettings], backend: Backend) -> None:
     """`run` with a given backend, which is closed at the end."""
-    await bus.ensure_topology()
+    await bus.await_topology()
     try:
         async with _socket_folder() as folder, asyncio.TaskGroup() as group:
             agent = await Agent.build(settings, bus, context, backend=backend, group=group, sockets=folder)

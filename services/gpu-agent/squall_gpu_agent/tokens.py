@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import secrets
 
 from squall_bus import Bus, BusError
-from squall_contracts.envelope import BadMessage
-from squall_contracts.functions import TOKENS, FunctionRecord, TokenRecord
+from squall_contracts.functions import CONTAINER_TOKEN, TOKENS, FunctionRecord, TokenRecord, token_key
+from squall_contracts.roles import container_token_key
 from squall_gpu_agent.identity import Identity
 from squall_service.clock import Clock
 from squall_service.telemetry import log
@@ -22,6 +21,7 @@ class ContainerTokens:
     def __init__(self, bus: Bus, identity: Identity, clock: Clock) -> None:
         self._tokens = bus.kv(TOKENS)
         self._clock = clock
+        self._node = identity.node
         self._name = f"containers on {identity.node}"
         self._by_app: dict[str, str] = {}
         self._locks: dict[str, asyncio.Lock] = {}
@@ -31,7 +31,7 @@ class ContainerTokens:
         async with self._locks.setdefault(function.app_id, asyncio.Lock()):
             token = self._by_app.get(function.app_id)
             if token is None:
-                token = secrets.token_urlsafe(32)
+                token = f"{CONTAINER_TOKEN}.{self._node}.{secrets.token_urlsafe(32)}"
                 await self._tokens.put(_key(token), self._record(function).encode())
                 self._by_app[function.app_id] = token
         return token
@@ -47,13 +47,11 @@ class ContainerTokens:
 
     async def revoke_left_over(self) -> None:
         """Delete what an earlier life of this agent could not revoke."""
-        for entry in await self._tokens.entries():
-            try:
-                record = TokenRecord.decode(entry.value)
-            except BadMessage:
-                continue
-            if record.scope == SCOPE and record.name == self._name:
-                await self._tokens.delete(entry.key)
+        async with self._tokens.watch(container_token_key(self._node, "")) as changes:
+            async for change in changes:
+                if change.synced:
+                    return
+                await self._tokens.delete(change.key)
 
     async def revoke(self) -> None:
         """No container of this agent is left."""
@@ -66,4 +64,4 @@ class ContainerTokens:
 
 
 def _key(token: str) -> str:
-    return hashlib.sha256(token.encode()).hexdigest()
+    return token_key(token.encode())

@@ -137,7 +137,7 @@ class Reconciler:
             return await self._bus.stream_info(self._work)
         except NotFound:
             log.error("queue_lost", stream=self._work, open=len(self.tail.open))
-            await self._bus.ensure_topology()
+            await self._bus.ensure_stream(self._work)
             for pool in self.tail.open.pools():
                 await self._make_consumer(pool)
             self._refilling = True

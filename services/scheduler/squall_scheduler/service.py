@@ -8,7 +8,7 @@ from collections.abc import Callable
 from squall.errors import InvalidError
 from squall.ids import new_id
 from squall_bus import Bus, Change, connect
-from squall_contracts import subjects, topology
+from squall_contracts import roles, subjects, topology
 from squall_contracts.builds import IMAGES
 from squall_contracts.functions import APPS, SPECS
 from squall_contracts.nodes import CONTAINERS, NODES
@@ -37,13 +37,14 @@ async def serve(context: ServiceContext[SchedulerSettings]) -> None:
     health = serve_health(
         context.health, context.telemetry.exposition, host=settings.health_host, port=settings.health_port
     )
-    async with connect(connection.bus_settings("scheduler"), layout) as bus, health:
+    async with connect(connection.bus_settings(roles.SCHEDULER), layout) as bus, health:
         await run(settings, bus, context)
 
 
 async def run(settings: SchedulerSettings, bus: Bus, context: ServiceContext[SchedulerSettings]) -> None:
     """Schedule until the context stops; also in a process shared with other services."""
-    await bus.ensure_topology()
+    await bus.await_topology()
+    bus.keep_memory_streams()
     scheduler = Scheduler(bus, context.clock)
     scheduler.on_connected()
     stop_listening = bus.on_reconnect(scheduler.on_connected)

@@ -24,6 +24,7 @@ from typing import Any, Self
 from squall import errors
 from squall.errors import LocalPlatformError
 from squall_bus import BusSettings
+from squall_contracts import roles
 from squall_verify.processes import Process, belonging_to, end_with_parent, process
 from squall_verify.settings import neutral_environment
 from squall_verify.waiting import eventually
@@ -139,10 +140,16 @@ class Platform:
         """A connection of our own to its nats-server, with every right."""
         config = (self.data / "bus" / "nats.conf").read_text()
         ports = next((self.data / "bus" / "run").glob("*.ports"))
-        found = re.search(r'user: (\S+), password: "([^"]+)"', config)
+        found = re.search(rf'user: "{roles.ADMIN}", password: "([^"]+)"', config)
         if found is None:
-            raise LocalPlatformError(f"no user in {self.data / 'bus' / 'nats.conf'}")
-        return BusSettings(url=json.loads(ports.read_text())["nats"][0], user=found[1], password=found[2], name="test")
+            raise LocalPlatformError(f"no user {roles.ADMIN} in {self.data / 'bus' / 'nats.conf'}")
+        return BusSettings(
+            url=json.loads(ports.read_text())["nats"][0],
+            user=roles.ADMIN,
+            password=found[1],
+            name="test",
+            inbox_prefix=roles.inbox_prefix(roles.ADMIN),
+        )
 
     # --- life
 

@@ -110,7 +110,8 @@ async def test_a_denied_permission_is_logged_and_the_connection_stays_up(
         connect(BusSettings(url=server.url, user="u", password="p"), TOPOLOGY) as bus,
     ):
         bus.send("secret.a", b"")
-        await eventually(lambda: "bus_error" in caplog.text)
+        await eventually(lambda: "bus_forbidden" in caplog.text)
+        assert bus.stats.denied == 1
         assert await bus.flush()
         assert bus.stats.reconnects == 0
 

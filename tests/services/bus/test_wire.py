@@ -42,7 +42,7 @@ class Recorder(RawClient):
     """A client without a connection that writes down what the parser gives it."""
 
     def __init__(self) -> None:
-        super().__init__(lambda _: None)
+        super().__init__(lambda _: None, lambda _: None)
         self._status = RawClient.CONNECTED
         self.got: list[tuple[bytes, bytes, bytes, bytes]] = []
         self.sinks[1] = Sink(1, ">", "", lambda *parts: self.got.append(parts))
