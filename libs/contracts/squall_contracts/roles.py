@@ -197,10 +197,11 @@ def _gateway(n: _Names) -> Permissions:
             *(_follow(stream, f"logs.{n.region}.>") for stream in n.logs),
             # The exporter of spans is a durable of its own.
             [f"{_API}.CONSUMER.CREATE.{spans}.otlp.spans.{n.region}.>", *_take(spans, "otlp")],
-            _look("apps", "specs", "tokens", "images", "nodes", "containers", "desired", "verdicts"),
+            _look("apps", "specs", "tokens", "idem", "images", "nodes", "containers", "desired", "verdicts"),
             *(_watch(bucket) for bucket in ("apps", "specs", "containers", "desired", "verdicts")),
             _set("apps"),
             _set("specs"),
+            _set("idem"),
             _set("tokens", "*"),  # not those of containers, which have longer keys
         ),
         subscribe=_join(n.to("done", "items", "stats")),
