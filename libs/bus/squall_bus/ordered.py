@@ -73,7 +73,7 @@ class OrderedReader:
             },
         )
         self.initial_pending = answer["num_pending"]
-        asking = Asking(on_status=self._on_status)
+        asking = Asking(on_status=self._on_status, acked=False)
         self._puller = await Puller.open(self._link, self._stream, self._name, self._on_delivery, asking)
         self._puller.want(WINDOW)
 

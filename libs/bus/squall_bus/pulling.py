@@ -35,6 +35,8 @@ class Asking:
     priority: int = 0
     expires_s: float = 10.0
     on_status: Callable[[int, str], None] | None = None
+    acked: bool = True
+    """False for readers: what comes too late is not given back, because nobody else waits for it."""
 
     @property
     def body(self) -> bytes:
@@ -57,6 +59,7 @@ class Puller:
         self._request = asking.body
         self._expires_s = asking.expires_s
         self._on_status = asking.on_status
+        self._acked = asking.acked
         self._sink: Sink | None = None
         self._inbox = b""
         self._wanted = 0
@@ -174,7 +177,8 @@ class Puller:
             return
         delivery = Delivery(self._link, subject, reply, headers, data)
         if self._closing:
-            delivery.nak()
+            if self._acked:
+                delivery.nak()
             return
         self._outstanding = max(0, self._outstanding - 1)
         self._wanted = max(0, self._wanted - 1)
