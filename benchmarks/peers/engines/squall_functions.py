@@ -1,0 +1,25 @@
+"""The functions that squall runs. Imports nothing but squall: this file is all that its containers get."""
+
+from __future__ import annotations
+
+import time
+
+import squall
+
+app = squall.App("bench-peers")
+
+WORK_CPU_S = 0.005
+WORKERS = 2
+
+
+@app.function(min_containers=WORKERS, max_containers=WORKERS)
+def noop(value: object) -> object:
+    return value
+
+
+@app.function(min_containers=WORKERS, max_containers=WORKERS)
+def work(value: object) -> object:
+    until = time.thread_time() + WORK_CPU_S
+    while time.thread_time() < until:
+        pass
+    return value
