@@ -24,6 +24,10 @@ from squall_embedded.spawn import spawn
 MIN_VERSION = (2, 15, 0)
 """squall_contracts.topology has the law, and the bus checks it; this one explains a start that failed."""
 
+TIMER_SLACK_NS = 1_000_000
+"""Go looks after its threads every 20 us while anything runs, which was 21-28 % of the server's CPU on two cores. Being
+up to 1 ms late there makes a warm call 20 % cheaper for the server, a map's input 15 %."""
+
 CONFIG = """\
 # Written by squall_embedded at each start.
 server_name: squall
@@ -75,7 +79,8 @@ class BusProgram:
         )
         with open(os.open(config, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             file.write(text)
-        return spawn([str(self.path), "-c", str(config)], log=self.log, cwd=self._folder)
+        command = [str(self.path), "-c", str(config)]
+        return spawn(command, log=self.log, cwd=self._folder, timer_slack_ns=TIMER_SLACK_NS)
 
     def _password(self, user: users.User) -> str:
         return users.quoted(self.passwords[user.name])

@@ -7,6 +7,7 @@ gateway drains, or the source ends.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
@@ -18,6 +19,8 @@ KEEPALIVE_S = 5.0
 QUEUE = 1000
 PART_BYTES = 256 * 1024
 """What is ready is joined up to about this size: one write instead of hundreds."""
+PACE_S = 0.003
+"""Between two writes: the results of a map come one by one and leave in groups. The first one never waits."""
 
 
 class Ended(Exception):
@@ -30,7 +33,13 @@ class Feed:
     def __init__(self, exchange: Exchange, draining: asyncio.Event) -> None:
         self._exchange = exchange
         self._draining = draining
-        self._queue: asyncio.Queue[bytes | None] = asyncio.Queue(QUEUE)
+        self._loop = asyncio.get_running_loop()
+        self._parts: deque[bytes] = deque()
+        self._over = False
+        """The source has ended."""
+        self._arrived = asyncio.Event()
+        self._room = asyncio.Event()
+        self._written_at = self._loop.time()
 
     async def run(
         self,
@@ -46,7 +55,8 @@ class Feed:
                 tasks.create_task(self._read(source, on_error))
                 tasks.create_task(self._leave_with_client())
                 tasks.create_task(self._leave_when_draining())
-                tasks.create_task(self._write(keepalive))
+                tasks.create_task(self._keep_alive(keepalive))
+                tasks.create_task(self._write())
         except* Ended:
             pass
 
@@ -54,31 +64,47 @@ class Feed:
         try:
             async with aclosing(source) as parts:
                 async for part in parts:
-                    await self._queue.put(part)
+                    self._add(part)
+                    while len(self._parts) >= QUEUE:
+                        self._room.clear()
+                        await self._room.wait()
         except SquallError as error:
-            await self._queue.put(on_error(error))
-        await self._queue.put(None)
+            self._add(on_error(error))
+        self._over = True
+        self._arrived.set()
 
-    async def _write(self, keepalive: Callable[[], bytes]) -> None:
+    def _add(self, part: bytes) -> None:
+        self._parts.append(part)
+        self._arrived.set()
+
+    async def _write(self) -> None:
         while True:
-            try:
-                async with asyncio.timeout(KEEPALIVE_S):
-                    part = await self._queue.get()
-            except TimeoutError:
-                part = keepalive()
-            parts, size, over = [], 0, part is None
-            while part is not None:
-                parts.append(part)
-                size += len(part)
-                if size >= PART_BYTES or self._queue.empty():
-                    break
-                part = self._queue.get_nowait()
-                over = part is None
-            if parts:
-                await send_part(self._exchange.send, b"".join(parts))
-            if over:
+            await self._arrived.wait()
+            while self._parts:
+                await send_part(self._exchange.send, self._take())
+                self._written_at = self._loop.time()
+                await asyncio.sleep(PACE_S)
+            if self._over:
                 await end_stream(self._exchange.send)
                 raise Ended
+            self._arrived.clear()
+
+    def _take(self) -> bytes:
+        """What is ready, up to the size of a part."""
+        taken, size = [], 0
+        while self._parts and size < PART_BYTES:
+            taken.append(self._parts.popleft())
+            size += len(taken[-1])
+        self._room.set()
+        return b"".join(taken)
+
+    async def _keep_alive(self, keepalive: Callable[[], bytes]) -> None:
+        while True:
+            quiet_s = self._loop.time() - self._written_at
+            if quiet_s >= KEEPALIVE_S and not self._parts:
+                self._add(keepalive())
+                quiet_s = 0.0
+            await asyncio.sleep(max(KEEPALIVE_S - quiet_s, PACE_S))
 
     async def _leave_with_client(self) -> None:
         while (await self._exchange.receive())["type"] != "http.disconnect":

@@ -64,6 +64,28 @@ _CALL_HEADERS = [
     _header(Header.PARENT, "The call that makes this one."),
     _header(Header.TRACEPARENT, "W3C trace context of the caller."),
 ]
+_SPANS = {
+    "type": "object",
+    "required": ["batches"],
+    "properties": {
+        "batches": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["trace_id", "parent_id", "call", "index", "attempt"],
+                "properties": {
+                    **{name: {"type": "string"} for name in ("trace_id", "parent_id", "call", "attempt")},
+                    "index": {"type": "integer"},
+                    "rows": {
+                        "type": "array",
+                        "description": "[name, parent, service, start ns, duration ns, attributes] each.",
+                        "items": {"type": "array"},
+                    },
+                },
+            },
+        }
+    },
+}
 _WAIT = _query("wait", "Seconds to wait for the result, at most 60.", "number")
 
 HOT_PATHS: dict[str, dict[str, Any]] = {
@@ -126,6 +148,15 @@ HOT_PATHS: dict[str, dict[str, Any]] = {
             "operationId": "stream_results",
             "parameters": [_path("call"), _query("cursor", "Position after which to go on.")],
             "responses": {"200": {"description": "RESULT and KEEPALIVE frames, without end.", "content": _FRAMES}},
+        }
+    },
+    Route.SPANS: {
+        "post": {
+            "tags": ["traces"],
+            "summary": "Take in what a caller has measured itself",
+            "operationId": "post_spans",
+            "requestBody": {"required": True, "content": {"application/json": {"schema": _SPANS}}},
+            "responses": {"202": {"description": "They will be stored.", "content": {"application/json": {}}}},
         }
     },
 }

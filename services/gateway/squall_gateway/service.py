@@ -26,6 +26,7 @@ from squall_gateway.api.maps import MapRoutes
 from squall_gateway.apps import Apps
 from squall_gateway.auth import Tokens
 from squall_gateway.blobs import Blobs
+from squall_gateway.caller_spans import TICK_S, CallerSpans
 from squall_gateway.cancels import Cancels
 from squall_gateway.condition import CHECK_EVERY_S, Condition
 from squall_gateway.directory import Directory
@@ -102,6 +103,7 @@ class Gateway:
         self.waiting = Waiting(self.fleet)
         self.results = Results(bus, clock)
         self.waits = Waits(bus, context.start)
+        self.caller_spans = CallerSpans(bus, clock)
         self.condition = Condition(bus, self.blobs, clock)
         self.loads = Loads(bus, self.limits)
         self.pools = Pools(bus, self.directory, clock)
@@ -136,6 +138,7 @@ class Gateway:
             self.draining.set()
             self.waits.drain()
         await self.waits.close()
+        self.caller_spans.close()
         self.condition.close()
         await self.bus.flush()
 
@@ -148,6 +151,7 @@ class Gateway:
             await self.directory.synced()
         await self.condition.tick()
         context.start(self._every(WAITS_EVERY_S, self.waits.tick), "gateway waits")
+        context.start(self._every(TICK_S, self.caller_spans.tick), "gateway spans")
         context.start(self._every(SWEEP_S, self.stopping.sweep), "gateway sweep")
         context.start(self._every(TIDY_S, self.stopping.tidy), "gateway tidy")
         context.start(self._every(CHECK_EVERY_S, self.condition.tick), "gateway condition")
@@ -198,11 +202,20 @@ class Gateway:
         )
         keys = IdempotencyKeys(self.bus, self.acceptor, self.results, self.context.clock)
         calls = CallRoutes(
-            self.acceptor, targets, self.waits, self.results, generators, keys, self.waiting, self.requests
+            self.acceptor,
+            targets,
+            self.waits,
+            self.results,
+            generators,
+            keys,
+            self.waiting,
+            self.requests,
+            self.caller_spans,
         )
         maps = MapRoutes(self.acceptor, targets, self.results, self.waiting, self.requests, self.draining)
         return {
             ("POST", Route.CALLS): calls.post,
+            ("POST", Route.SPANS): calls.post_spans,
             ("GET", Route.CALL_RESULT.format(call="*")): calls.result,
             ("POST", Route.CALL_INPUTS.format(call="*")): maps.post_inputs,
             ("GET", Route.CALL_RESULTS.format(call="*")): maps.get_results,
@@ -210,7 +223,7 @@ class Gateway:
 
     def _routers(self) -> list[APIRouter]:
         bus, directory, fleet, clock = self.bus, self.directory, self.fleet, self.context.clock
-        logs, traces = Logs(bus, directory), Traces(bus, self.results)
+        logs, traces = Logs(bus, directory), Traces(bus, self.results, self.caller_spans)
         letters = Letters(bus, directory)
         history = History(bus, directory, self.results, self.waiting, letters)
         redriving = Redriving(bus, letters, self.acceptor, Targets(directory), self.results, clock)

@@ -1,12 +1,10 @@
-"""Traces: the spans of a call and its critical path. Reads SPANS by trace id, stores what SDKs send."""
+"""Traces: the spans of a call and its critical path. Reads SPANS by trace id; writes nothing."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from squall.errors import InvalidError
 from squall.http_api import PhaseInfo, SpanInfo, Trace
 from squall.spec import Kind
 from squall_bus import Bus, Stored
@@ -14,23 +12,22 @@ from squall_contracts import spans, subjects
 from squall_contracts.calls import CallRequested
 from squall_contracts.envelope import BadMessage
 from squall_contracts.spans import SpanBatch, expand
+from squall_gateway.caller_spans import CallerSpans
 from squall_gateway.policy.critical_path import CriticalPath, Interval, critical_path
 from squall_gateway.results import Results, closing
 from squall_service.telemetry import log
 
 MAX_SPANS = 5000
 """Spans of one trace that are read: a trace may be a whole program's."""
-MAX_BATCHES = 1000
-MAX_ROWS = 200
-_TRACE_ID = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, slots=True)
 class Traces:
-    """Reads and takes in spans."""
+    """Reads spans."""
 
     bus: Bus
     results: Results
+    caller_spans: CallerSpans
 
     async def of_call(self, call: str, index: int, workspace: str) -> Trace:
         """The trace of one input. Raises `NotFoundError`, `OutputExpiredError`."""
@@ -38,7 +35,10 @@ class Traces:
         if asked is None:
             raise self.results.missing(call, index)
         trace_id, root = spans.parse_traceparent(asked.traceparent)
-        everything = with_own_rows(await self._read(trace_id), asked, trace_id, root)
+        found = await self._read(trace_id)
+        if (held := self.caller_spans.held(call)) is not None:
+            found += expand(held)
+        everything = with_own_rows(found, asked, trace_id, root)
         mine = of_input(everything, asked, root)
         path = path_of(mine, asked, root)
         return Trace(
@@ -61,11 +61,6 @@ class Traces:
                 if len(found) >= MAX_SPANS:
                     break
         return list(found.values())
-
-    def take(self, batches: Sequence[SpanBatch]) -> None:
-        """Store what an SDK has measured."""
-        for batch in batches:
-            self.bus.publish_soon(subjects.spans(self.bus.topology.region, batch.trace_id), batch.encode())
 
 
 def spans_in(stored: Stored) -> list[SpanInfo]:
@@ -128,26 +123,3 @@ def with_way(interval: Interval, own: Sequence[SpanInfo]) -> Interval:
     stored = [span.end_ns for span in own if span.name == spans.RESULT_PUBLISH and span.end_ns <= interval.start_ns]
     taken = [span.start_ns for span in own if span.name == spans.RESULT_DECODE and span.start_ns >= interval.end_ns]
     return Interval(interval.name, max(stored, default=interval.start_ns), min(taken, default=interval.end_ns))
-
-
-def check_batches(batches: Sequence[SpanBatch]) -> Sequence[SpanBatch]:
-    """The batches themselves. Raises `InvalidError` for what would not be read back."""
-    if len(batches) > MAX_BATCHES:
-        raise InvalidError(f"{len(batches)} batches in one request; at most {MAX_BATCHES}")
-    for batch in batches:
-        if not _TRACE_ID.fullmatch(batch.trace_id):
-            raise InvalidError(f"trace id {batch.trace_id!r} is not 32 hex digits")
-        if len(batch.rows) > MAX_ROWS:
-            raise InvalidError(f"{len(batch.rows)} rows in one batch; at most {MAX_ROWS}")
-        for row in batch.rows:
-            _check_row(row)
-    return batches
-
-
-def _check_row(row: object) -> None:
-    match row:
-        case [str(), str(), str(), int(), int(), dict()]:
-            return
-        case _:
-            pass
-    raise InvalidError(f"not a row of [name, parent, service, start ns, duration ns, attributes]: {row!r}"[:300])

@@ -137,6 +137,37 @@ async def test_an_sdk_posts_its_own_rows(world: World) -> None:
     assert (span["span_id"], span["parent_id"], span["error"]) == (ROOT, "e" * 16, "ValueError: no")
 
 
+async def test_the_gateways_rows_and_the_sdks_are_stored_as_one_record_or_by_themselves_after_a_while(
+    world: World,
+) -> None:
+    app, joined, alone, strange = await world.publish(), "5" * 32, "6" * 32, "7" * 32
+    headers = traced(app, joined)
+    batch = {"trace_id": joined, "parent_id": ROOT, "call": headers[Header.CALL], "index": 0, "attempt": ""}
+    rows = [["call", "", "sdk", 5, 10, {"span_id": ROOT}]]
+    await world.http.post("/v1/calls?wait=0.01", headers=headers, content=b"x")
+    await world.http.post("/v1/calls?wait=0.01", headers=traced(app, alone), content=b"x")
+
+    # Somebody else's trace with the same call id gets nothing of it.
+    for each in (batch | {"trace_id": strange, "rows": rows}, batch | {"rows": rows}):
+        await world.http.post("/v1/spans", json={"batches": [each]})
+
+    assert [len(batch.rows) for batch in await stored_batches(world, strange)] == [1]
+    [record] = await stored_batches(world, joined)
+    assert {row[0] for row in record.rows} == {"call", "gateway.accept", "journal.publish"}
+    [record] = await stored_batches(world, alone)
+    assert {row[0] for row in record.rows} == {"gateway.accept", "journal.publish"}
+
+
+async def stored_batches(world: World, trace: str) -> list[SpanBatch]:
+    """What SPANS has of a trace, once it has anything."""
+
+    async def read() -> list[SpanBatch]:
+        found = world.bus.read(subjects.spans_stream("local"), subjects.spans("local", trace))
+        return [SpanBatch.decode(stored.data) async for stored in found]
+
+    return await eventually(read)
+
+
 @pytest.mark.parametrize(
     "change", [{"trace_id": "../x"}, {"rows": [["a"]]}, {"rows": [[1, 2, 3, 4, 5, 6]]}, {"call": 5}]
 )

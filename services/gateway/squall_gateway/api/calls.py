@@ -1,4 +1,5 @@
-"""POST /v1/calls and GET /v1/calls/{id}/result: the call path. Plain functions, see `squall_gateway.edge`."""
+"""POST /v1/calls, GET /v1/calls/{id}/result and POST /v1/spans: the call path. Plain functions, see
+`squall_gateway.edge`."""
 
 from __future__ import annotations
 
@@ -6,13 +7,14 @@ from dataclasses import dataclass
 
 from squall.ids import check_call_id
 from squall.spec import Kind
-from squall_contracts import spans, subjects
+from squall_contracts import spans
 from squall_contracts.calls import CallResult
 from squall_contracts.spans import SpanBatch, row
 from squall_gateway.accept import SERVICE, Accepted, Acceptor, Input, now_ns
 from squall_gateway.answers import FRAMES, result_frame, send_json, send_whole
 from squall_gateway.bodies import integer, query_values, wait_s, whole
 from squall_gateway.call_headers import CallHeaders, read_call_headers
+from squall_gateway.caller_spans import MAX_BODY_BYTES, CallerSpans, read_batches
 from squall_gateway.edge import Exchange
 from squall_gateway.generators import Generators
 from squall_gateway.idempotency import IdempotencyKeys
@@ -36,6 +38,7 @@ class CallRoutes:
     keys: IdempotencyKeys
     waiting: Waiting
     requests: Requests
+    caller_spans: CallerSpans
 
     async def post(self, exchange: Exchange, _: str) -> None:
         """Accept one input; answer with its result, or with 202 once it is accepted."""
@@ -120,5 +123,10 @@ class CallRoutes:
 
     def _trace(self, call: CallHeaders, accepted: Accepted, rows: list[list[object]]) -> None:
         batch = SpanBatch(accepted.trace_id, accepted.parent_id, call.call, 0, "", [*accepted.rows, *rows])
-        bus = self.acceptor.bus
-        bus.publish_soon(subjects.spans(bus.topology.region, accepted.trace_id), batch.encode())
+        self.caller_spans.hold(batch)
+
+    async def post_spans(self, exchange: Exchange, _: str) -> None:
+        """Take in what a caller has measured itself."""
+        batches = read_batches(await whole(exchange.receive, MAX_BODY_BYTES))
+        self.caller_spans.take(batches)
+        await send_json(exchange.send, 202, {"batches": len(batches)})

@@ -1,4 +1,4 @@
-"""GET /v1/calls, GET /v1/calls/{id}, its trace and its cancel; POST /v1/spans."""
+"""GET /v1/calls, GET /v1/calls/{id}, its trace and its cancel."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 
 from squall.http_api import CallSummary, Route, Trace
-from squall_contracts.spans import SpanBatch
 from squall_gateway.api.requests import workspace_of
 from squall_gateway.cancels import Cancels
 from squall_gateway.directory import Directory
 from squall_gateway.history import History
 from squall_gateway.results import Results
-from squall_gateway.traces import Traces, check_batches
+from squall_gateway.traces import Traces
 
 
 @dataclass(frozen=True)
@@ -38,13 +37,6 @@ class Cancelled:
     cancelled: int
 
 
-@dataclass(frozen=True)
-class Spans:
-    """POST /v1/spans."""
-
-    batches: list[SpanBatch]
-
-
 @dataclass(frozen=True, slots=True)
 class HistoryRoutes:
     """What happened to calls."""
@@ -62,7 +54,6 @@ class HistoryRoutes:
         router.get(Route.CALL, response_model=None)(self.call)
         router.post(Route.CALL_CANCEL)(self.cancel)
         router.get("/v1/calls/{call}/trace")(self.trace)
-        router.post(Route.SPANS, status_code=202, tags=["traces"])(self.spans)
         return router
 
     async def list_calls(
@@ -100,8 +91,3 @@ class HistoryRoutes:
     async def trace(self, request: Request, call: str, index: int = 0) -> Trace:
         """Spans and critical path of one input."""
         return await self.traces.of_call(self.results.check(call), index, workspace_of(request))
-
-    async def spans(self, request: Request, wanted: Spans) -> dict[str, int]:
-        """Take in what a caller has measured itself."""
-        self.traces.take(check_batches(wanted.batches))
-        return {"batches": len(wanted.batches)}
