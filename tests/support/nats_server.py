@@ -36,8 +36,10 @@ class NatsServer:
         extra: str = "",
         jetstream: bool = True,
         name: str = "test",
+        max_file: str = "",
     ) -> None:
         self.store = Path(store)
+        self._max_file = f", max_file: {max_file}" if max_file else ""
         self._program = str(program or binary())
         self._sync = sync
         self._extra = extra
@@ -78,7 +80,7 @@ class NatsServer:
             self._port = await self._ready(Path(ports))
 
     def _config(self, ports: str) -> str:
-        jetstream = f'jetstream {{ store_dir: "{self.store / "data"}", sync_interval: "{self._sync}" }}'
+        jetstream = f'jetstream {{ store_dir: "{self.store / "data"}", sync_interval: "{self._sync}"{self._max_file} }}'
         return (
             f'server_name: {self.name}\nlisten: "127.0.0.1:{self._port}"\nports_file_dir: "{ports}"\n'
             f"{jetstream if self._jetstream else ''}\n{self._extra}\n"

@@ -31,6 +31,7 @@ from squall_bus.records import (
     Record,
     Sourcing,
     Stored,
+    StoreInfo,
     StreamInfo,
 )
 from squall_bus.settings import BusSettings
@@ -45,6 +46,7 @@ __all__ = [
     "Record",
     "Published",
     "Message",
+    "StoreInfo",
     "Stored",
     "Sourcing",
     "StreamInfo",

@@ -10,7 +10,7 @@ from squall_bus import js
 from squall_bus.consume import event
 from squall_bus.errors import BusError, BusUnavailable, NotFound, TopologyConflict, TopologyMissing
 from squall_bus.link import Link
-from squall_bus.records import ConsumerInfo, ConsumerSpec, Sourcing, StreamInfo
+from squall_bus.records import ConsumerInfo, ConsumerSpec, Sourcing, StoreInfo, StreamInfo
 from squall_bus.routes import kv_dedupe_s
 from squall_contracts.subjects import kv_stream
 from squall_contracts.topology import BucketSpec, StreamSpec, Topology
@@ -167,6 +167,11 @@ class Administration:
             subjects=subjects,
             sources={source["name"]: _sourcing(source) for source in answer.get("sources") or []},
         )
+
+    async def store_info(self) -> StoreInfo:
+        answer = await js.api(self._link, "INFO")
+        limit = int(answer["limits"]["max_storage"])
+        return StoreInfo(used_bytes=answer["storage"], limit_bytes=limit if limit > 0 else None)
 
     async def purge(self, stream: str, filter_subject: str) -> int:
         answer = await js.api(self._link, f"STREAM.PURGE.{stream}", {"filter": filter_subject})

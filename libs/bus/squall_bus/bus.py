@@ -21,6 +21,7 @@ from squall_bus.records import (
     Published,
     Record,
     Stored,
+    StoreInfo,
     StreamInfo,
 )
 from squall_bus.soon import SoonBuffer
@@ -173,6 +174,10 @@ class Bus:
     async def stream_info(self, stream: str, subjects_filter: str | None = None) -> StreamInfo:
         """Counts of a stream; with `subjects_filter` also messages per subject (all pages)."""
         return await self._admin.stream_info(stream, subjects_filter)
+
+    async def store_info(self) -> StoreInfo:
+        """How much our account stores, and how much it may."""
+        return await self._admin.store_info()
 
     # ------------------------------------------------------------------ administration
 

@@ -93,6 +93,15 @@ class StreamInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StoreInfo:
+    """What our account has in the server's files."""
+
+    used_bytes: int
+    limit_bytes: int | None
+    """Of the account; None when it has none. The server's own `max_file` cannot be seen from here."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ConsumerSpec:
     """One durable pull consumer."""
 

@@ -32,8 +32,21 @@ def users(nodes: Sequence[str]) -> list[User]:
 
 def authorization(region: str, shards: int, nodes: Sequence[str], password: Callable[[User], str]) -> str:
     """The `authorization` block. `password` gives what stands behind `password:`, quoted or as `$VARIABLE`."""
+    return "authorization {\n" + _users(region, shards, nodes, password) + "}\n"
+
+
+def account(
+    region: str, shards: int, nodes: Sequence[str], password: Callable[[User], str], max_file: str, max_memory: str
+) -> str:
+    """The same users in an account of their own, whose limits can be seen over the bus: gateways refuse calls before
+    they are reached."""
+    limits = f"  jetstream: {{ max_file: {max_file}, max_mem: {max_memory} }}\n"
+    return "accounts {\n SQUALL: {\n" + limits + _users(region, shards, nodes, password) + " }\n}\n"
+
+
+def _users(region: str, shards: int, nodes: Sequence[str], password: Callable[[User], str]) -> str:
     entries = [_entry(user, password(user), region, shards) for user in users(nodes)]
-    return "authorization {\n  users: [\n" + ",\n".join(entries) + "\n  ]\n}\n"
+    return "  users: [\n" + ",\n".join(entries) + "\n  ]\n"
 
 
 def quoted(password: str) -> str:

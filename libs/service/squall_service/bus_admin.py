@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import re
 import secrets
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,11 @@ from squall.ids import TOKEN
 from squall_bus import connect
 from squall_contracts import roles, topology, users
 from squall_service.settings import BusConnection
+
+MEMORY_LIMIT = "256MB"
+"""For the one bucket in memory, and the readers' consumers."""
+_SIZE = re.compile(r"([1-9][0-9]*)(K|M|G|T)B")
+_POWERS = {"K": 10, "M": 20, "G": 30, "T": 40}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,6 +51,11 @@ def _parser() -> argparse.ArgumentParser:
     wanted.add_argument("--shards", type=int, default=4, help="as SQUALL_BUS_SHARDS; default: %(default)s")
     wanted.add_argument("--node", action="append", default=[], metavar="NAME", help="node with an agent; repeatable")
     wanted.add_argument(
+        "--max-file",
+        metavar="SIZE",
+        help="put them into an account that may store so much (200GB): gateways refuse new calls at 80 %% of it",
+    )
+    wanted.add_argument(
         "--secrets",
         type=Path,
         metavar="FILE",
@@ -58,6 +69,8 @@ def _users(given: argparse.Namespace) -> None:
     for name in (given.region, *given.node):
         if not TOKEN.fullmatch(name):
             raise InvalidError(f"{name!r} is not a name", fix="Use lower-case letters, digits and hyphens.")
+    if given.max_file is not None:
+        _check_size(given.max_file, topology.build(given.region, given.shards))
     if given.secrets is not None:
         _write_secrets(given.secrets, users.users(given.node))
 
@@ -65,7 +78,23 @@ def _users(given: argparse.Namespace) -> None:
         return "$" + users.password_variable(user)
 
     sys.stdout.write("# Written by `squall-bus users`; include it in nats-server's configuration.\n")
-    sys.stdout.write(users.authorization(given.region, given.shards, given.node, password))
+    if given.max_file is None:
+        sys.stdout.write(users.authorization(given.region, given.shards, given.node, password))
+    else:
+        sys.stdout.write(users.account(given.region, given.shards, given.node, password, given.max_file, MEMORY_LIMIT))
+
+
+def _check_size(text: str, layout: topology.Topology) -> None:
+    found = _SIZE.fullmatch(text)
+    if found is None:
+        raise InvalidError(f"{text!r} is not a size", fix="Write it as in 200GB or 512MB.")
+    size = int(found[1]) << _POWERS[found[2]]
+    reserved = sum(max(0, spec.max_bytes) for spec in layout.streams)
+    if size < 2 * reserved:
+        raise InvalidError(
+            f"{text} is too little: logs, events and spans of {layout.shards} shards reserve {reserved >> 30} GB of it",
+            fix=f"Give it {2 * reserved >> 30}GB or more, or leave --max-file out.",
+        )
 
 
 def _write_secrets(file: Path, wanted: list[users.User]) -> None:

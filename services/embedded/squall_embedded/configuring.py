@@ -46,7 +46,14 @@ def keywords(name: str, site: Site, number: int = 0) -> dict[str, Any]:
         case "gateway":
             address = {"host": site.settings.host, "port": site.ports[number]}
             sync = site.settings.sync_interval
-            return {**address, "blobs": str(site.blobs), "embedded": True, "sync_interval": sync, **drain}
+            return {
+                **address,
+                "blobs": str(site.blobs),
+                "bus_store": str(site.data / "bus"),
+                "embedded": True,
+                "sync_interval": sync,
+                **drain,
+            }
         case "gpu-agent":
             return {**_agent(site, number), **drain}
         case "builder":

@@ -51,8 +51,11 @@ class Sink(Protocol):
 class Blobs:
     """One store, in a local folder or behind a URL."""
 
-    def __init__(self, where: str, options: Mapping[str, str], limit_bytes: int) -> None:
+    def __init__(
+        self, where: str, options: Mapping[str, str], limit_bytes: int, *, reserve_bytes: int = RESERVE_BYTES
+    ) -> None:
         self._limit_bytes = limit_bytes
+        self._reserve_bytes = reserve_bytes
         self._known: OrderedDict[str, int] = OrderedDict()
         self._folder = None if "://" in where else Path(where).absolute()
         self._store: ObjectStore
@@ -110,7 +113,7 @@ class Blobs:
         if self._folder is None:
             return ""
         usage = await asyncio.to_thread(shutil.disk_usage, self._folder)
-        if usage.free >= RESERVE_BYTES:
+        if usage.free >= self._reserve_bytes:
             return ""
         return f"the disk of {self._folder} has {usage.free >> 20} MiB left"
 

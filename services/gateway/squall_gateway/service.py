@@ -97,14 +97,18 @@ class Gateway:
             payload_bytes=settings.max_payload_bytes,
         )
         clock = context.clock
-        self.blobs = Blobs(settings.blobs, settings.blob_options, settings.max_payload_bytes)
+        self.blobs = Blobs(
+            settings.blobs, settings.blob_options, settings.max_payload_bytes, reserve_bytes=settings.reserve_mib << 20
+        )
         self.directory = Directory(bus)
         self.fleet = Fleet(bus)
         self.waiting = Waiting(self.fleet)
         self.results = Results(bus, clock)
         self.waits = Waits(bus, context.start)
         self.caller_spans = CallerSpans(bus, clock)
-        self.condition = Condition(bus, self.blobs, clock)
+        self.condition = Condition(
+            bus, self.blobs, clock, bus_store=settings.bus_store, reserve_bytes=settings.reserve_mib << 20
+        )
         self.loads = Loads(bus, self.limits)
         self.pools = Pools(bus, self.directory, clock)
         self.cancels = Cancels(bus, self.directory, self.results, clock)

@@ -23,6 +23,10 @@ class GatewaySettings(ServiceSettings):
     """Where payloads above 64 KiB and code bundles lie: a folder, or a URL such as s3://bucket/prefix."""
     blob_options: dict[str, str] = Field(default_factory=dict)
     """For a URL: endpoint, region, access_key_id and so on, as obstore names them (a JSON object)."""
+    bus_store: str = ""
+    """Folder of nats-server's store if that is on this machine: calls are refused (507) if its disk is nearly full."""
+    reserve_mib: int = Field(default=256, ge=1)
+    """Free space on the disks of `bus_store` and of a folder of blobs under which new calls are refused."""
     max_pending: int = Field(default=1_000_000, ge=1)
     """Inputs of one pool that may wait or run; beyond that calls are refused."""
     max_pending_sync: int = Field(default=25_000, ge=1)

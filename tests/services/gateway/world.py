@@ -220,10 +220,17 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def a_world(folder: Path, clock: Clock | None = None, **settings: Any) -> AsyncIterator[World]:
+async def a_world(
+    folder: Path,
+    clock: Clock | None = None,
+    *,
+    server_config: str = "",
+    layout: topology.Topology | None = None,
+    **settings: Any,
+) -> AsyncIterator[World]:
     """A bus server, and a gateway on it."""
-    layout = topology.build("local", SHARDS)
-    async with NatsServer(folder / "nats") as server:
+    layout = layout or topology.build("local", SHARDS)
+    async with NatsServer(folder / "nats", extra=server_config) as server:
         bus_settings = BusSettings(url=server.url, shards=SHARDS, name="test")
         async with connect(bus_settings, layout) as bus, AsyncExitStack() as stack:
             await bus.ensure_topology()

@@ -78,3 +78,22 @@ def test_a_node_that_is_added_leaves_the_passwords_of_the_others(tmp_path: Path)
 def test_a_name_that_would_break_the_configuration_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["users", "--node", 'x", password: ""']) == 1
     assert "is not a name" in capsys.readouterr().err
+
+
+async def test_users_in_an_account_of_a_size_have_a_limit_that_they_can_see(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secrets = tmp_path / "squall.env"
+    assert main(["users", "--shards", "1", "--max-file", "40GB", "--secrets", str(secrets)]) == 0
+    config, passwords = capsys.readouterr().out, secrets_in(secrets)
+    for name, password in passwords.items():
+        monkeypatch.setenv(name, password)
+    password = passwords["SQUALL_BUS_PASSWORD_TOPOLOGY"]
+    async with NatsServer(tmp_path / "nats", extra=config, max_file="100GB") as server:
+        prefix = roles.inbox_prefix(roles.TOPOLOGY)
+        settings = BusSettings(url=server.url, user="topology", password=password, inbox_prefix=prefix)
+        async with connect(settings, topology.build("local", 1)) as bus:
+            await bus.ensure_topology()
+            assert (await bus.store_info()).limit_bytes == 40 << 30
+    assert main(["users", "--shards", "4", "--max-file", "40GB"]) == 1
+    assert "reserve 24 GB" in capsys.readouterr().err
