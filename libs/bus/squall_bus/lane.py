@@ -2,17 +2,20 @@
 
 Group commit: with fsync for every write a stream takes 1,900-3,400 single records/s; what arrived while the last write
 was in flight goes out as ONE atomic batch (ADR-50), which makes 5,100-9,500/s. A batch is all or nothing, so a refused
-one is repeated singly and each record gets its own answer.
+one is repeated singly and each record gets its own answer. While records come fast enough to fill a batch, a lane
+waits a moment for it (`Gathering`).
 """
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import count
 
 from squall_bus.errors import BusError, BusUnavailable, PublishUnknown
+from squall_bus.gathering import MIN_BATCH, Gathering
 from squall_bus.link import Link
 from squall_bus.records import Published, Record
 from squall_bus.routes import Route
@@ -21,9 +24,6 @@ from squall_bus.writes import BatchWrite, OwnerCheck, SingleWrite, Write
 
 MAX_BATCH = 1000
 """The server's own limit."""
-MIN_BATCH = 20
-"""A batch costs the server five fsyncs and a folder of its own, a single record one fsync: below about 20 records
-singles are faster (8 records: 6 against 13 ms)."""
 MAX_BATCH_BYTES = 4 * 1024 * 1024
 MAX_SINGLES = 1024
 """Single records in flight on a stream without atomic batches; the server queues 100,000 and then drops."""
@@ -87,12 +87,18 @@ class Lane:
         self._returned: list[Pending] = []
         """To be written again, before everything in the queue."""
         self._in_flight: set[Write] = set()
+        self._gathering = Gathering()
+        self._gather_timer: asyncio.TimerHandle | None = None
         self._pump_scheduled = False
         self._holding = False
 
     @property
     def waiting(self) -> int:
         return len(self.queue) + len(self._returned) + sum(len(write) for write in self._in_flight)
+
+    def caller_came(self) -> None:
+        """Records follow, one or many at once."""
+        self._gathering.arrived(self.link.loop.time())
 
     def add(self, pending: Pending) -> None:
         pending.number = next(self._numbers)
@@ -113,11 +119,27 @@ class Lane:
             self._take_back()
         if self.route.atomic:
             # One group at a time: a second one in flight gained nothing, it only made both smaller.
-            if self.queue and not self._in_flight:
+            if self.queue and not self._in_flight and not self._gather():
                 self._write_group()
         else:
             while self.queue and len(self._in_flight) < MAX_SINGLES:
                 self._write_single(self.queue.popleft())
+
+    def _gather(self) -> bool:
+        """Whether more records are waited for."""
+        if self._gather_timer is not None:
+            if len(self.queue) < Gathering.ENOUGH:
+                return True
+            self._gather_timer.cancel()
+            self._gather_timer = None
+        at = self._gathering.wait_until(len(self.queue), self.link.loop.time())
+        if at is not None:
+            self._gather_timer = self.link.loop.call_at(at, self._step_over)
+        return at is not None
+
+    def _step_over(self) -> None:
+        self._gather_timer = None
+        self._pump()
 
     def _take_back(self) -> None:
         returned, self._returned = sorted(self._returned, key=lambda p: p.number, reverse=True), []

@@ -47,7 +47,9 @@ class Publisher:
                 future.set_result(outcome)
 
         route = self.routes.of(record.subject)
-        self._enqueue(self._lane(route), self._pending(record, deadline_s, settle))
+        lane = self._lane(route)
+        lane.caller_came()
+        self._enqueue(lane, self._pending(record, deadline_s, settle))
         return await future
 
     async def publish_batch(self, records: Sequence[Record], deadline_s: float) -> list[Published | BusError]:
@@ -65,6 +67,7 @@ class Publisher:
                 future.set_result(None)
 
         lane = self._lane(self.routes.of(records[0].subject))
+        lane.caller_came()
         for place, record in enumerate(records):
             try:
                 self._enqueue(lane, self._pending(record, deadline_s, partial(settle_at, place)))

@@ -14,15 +14,17 @@ from itertools import count
 
 from squall_bus.consume import event
 from squall_bus.errors import BusForbidden
-from squall_bus.lane import MIN_BATCH, Pending
+from squall_bus.gathering import MIN_BATCH
+from squall_bus.lane import Pending
 from squall_bus.link import Link
 from squall_bus.records import Record
 from squall_bus.routes import Route, Routes
 from squall_bus.wire import publish_command, status_of
 from squall_bus.writes import batch_commands
 
-DELAY_S = 0.01
-"""How long a record waits for others."""
+DELAY_S = 0.05
+"""How long a record waits for others, also after the last burst was acknowledged: written at once, each hint of a lone
+call was a burst of its own, which woke the server and us twice."""
 MAX_BURST = 500
 MAX_BUFFERED = 20_000
 """Records per stream."""
@@ -51,7 +53,14 @@ class _Burst:
             self.buffer.popleft()
             self._link.stats.soon_dropped += 1
         self.buffer.append(pending)
-        if self._timer is None:
+        if not self.in_flight:
+            self._write_in_time()
+
+    def _write_in_time(self) -> None:
+        """A full burst now, a smaller one when it has waited."""
+        if len(self.buffer) >= MAX_BURST:
+            self.write()
+        elif self._timer is None and self.buffer:
             self._timer = self._link.loop.call_later(DELAY_S, self.write)
 
     def write(self) -> None:
@@ -82,7 +91,7 @@ class _Burst:
             if refused:
                 event(logging.WARNING, "bus_soon_refused", stream=self._route.stream, answer=data[:200].decode())
             self.in_flight = []
-            self.write()
+            self._write_in_time()
         return True
 
     def _stop_timer(self) -> None:

@@ -35,8 +35,9 @@ MEASURE_WEIGHT = 0.2
 MAX_WAIT_S = 1.0
 """How long a call may wait here for a slot that was expected within 50 ms."""
 UNRECORDED_PER_SLOT = 2
-UNRECORDED_MIN = 64
-"""Results that may wait for the bus before no more calls are pulled; the disk or the bus is in trouble then."""
+UNRECORDED_MIN = 256
+"""Results that may wait for the bus before no more calls are pulled; the disk or the bus is in trouble then. Enough for
+one batch that is written and the next that gathers."""
 
 
 class Pool:
