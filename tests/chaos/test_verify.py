@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import subprocess
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,8 @@ RUN_S = 280.0
 MUST_BE_MET = {"redelivery", "superseded result", "agent loss", "nats restart"}
 NEVER_EXERCISED = {"I13"}
 """Nothing is preempted yet."""
+SELDOM = {"I7"}
+"""Nothing may ever have dropped out of a queue."""
 
 
 class Runs:
@@ -34,8 +35,8 @@ class Runs:
 
 
 @pytest.fixture(scope="module")
-def runs() -> Iterator[Runs]:
-    yield Runs()
+def runs() -> Runs:
+    return Runs()
 
 
 def verified(seed: int, folder: Path) -> dict[str, Any]:
@@ -66,4 +67,4 @@ def test_the_faults_have_bitten(runs: Runs) -> None:
     if len(runs.done) < len(SEEDS):
         pytest.skip("needs every seed of this module")
     assert set(runs.met) == MUST_BE_MET
-    assert runs.known - runs.exercised <= NEVER_EXERCISED | RARE
+    assert runs.known - runs.exercised <= NEVER_EXERCISED | SELDOM

@@ -29,7 +29,7 @@ def test_every_plan_forces_what_must_be_met(seed: int) -> None:
     plan = make_plan(seed, 45, EVERY)
     names = [fault.name for fault in plan.faults]
 
-    assert {"kill-agent", "kill-bus"} <= set(names)
+    assert {"kill-agent", "kill-bus", "garbage-call", "late-call"} <= set(names)
     paused = [fault for fault in plan.faults if fault.name == "pause-agent" and fault.for_s > LEASE_S]
     assert any(
         fault.at_s - 2 < operation.at_s < fault.at_s + 1
@@ -42,7 +42,7 @@ def test_every_plan_forces_what_must_be_met(seed: int) -> None:
 
 def test_all_seeds_together_draw_every_form_and_every_fault() -> None:
     plans = [make_plan(seed, 45, EVERY) for seed in SEEDS]
-    assert {operation.form for plan in plans for operation in plan.operations} == {*FORMS, "steady"}
+    assert {operation.form for plan in plans for operation in plan.operations} == {*FORMS, "steady", "flood"}
     assert {fault.name for plan in plans for fault in plan.faults} == {each.name for each in EVERY if each.weight}
 
 

@@ -76,6 +76,7 @@ class Caller:
             "spawn": lambda op, job: self._spawn("plain", op, job),
             "steady": lambda op, job: self._spawn("held", op, job),
             "forget": self._forget,
+            "flood": self._flood,
             "map": self._map,
             "starmap": lambda op, job: self._map(op, job, starred=True),
             "unordered": lambda op, job: self._map(op, job, order_outputs=False),
@@ -117,6 +118,19 @@ class Caller:
 
     def _forget(self, op: str, job: Job) -> None:
         self._log.write(op, "ack", call=self._function("plain").spawn(job).object_id)
+
+    def _flood(self, op: str, job: Job) -> None:
+        """More calls at once than the gateways take; each is an operation of its own."""
+        crowd = self._function("crowd")
+        for number in range(job["n"]):
+            one = f"{op}.{number}"
+            self._log.write(one, "invoke", form="forget")
+            try:
+                self._log.write(one, "ack", call=crowd.spawn({"op": one, "s": job["s"]}).object_id)
+            except squall.Error as error:
+                self._log.error(one, error)
+            else:
+                self._log.write(one, "done")
 
     def _map(self, op: str, job: Job, *, starred: bool = False, **how: Any) -> None:
         plain, n = self._function("plain"), job["n"]

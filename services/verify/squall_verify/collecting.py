@@ -31,6 +31,7 @@ async def laws(platform: Platform, seen_before: Mapping[str, str]) -> Evidence:
             counted=tuple(await reading.counted(bus)),
             told=tuple(await reading.told(bus)),
             used=tuple(await reading.used(bus)),
+            letters=tuple(await reading.letters(bus)),
             functions=await reading.functions(bus),
             blobs={ref: reading.blob_state(blobs, ref) for ref in refs},
             vanished=tuple(await watching.vanished(bus, seen_before)),

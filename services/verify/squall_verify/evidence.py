@@ -239,6 +239,8 @@ class Evidence:
     deployed: tuple[Deployed, ...] = ()
     functions: Mapping[str, FunctionFacts] = field(default_factory=dict)
     """By function id."""
+    letters: tuple[Key, ...] = ()
+    """Inputs that have a dead letter."""
     blobs: Mapping[str, str] = field(default_factory=dict)
     """Reference to "ok", "missing" or "different", of every blob that a record names."""
     vanished: tuple[str, ...] = ()

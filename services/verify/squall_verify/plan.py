@@ -22,8 +22,14 @@ WARM_S = 2.0
 GAP_S = (0.8, 3.0)
 """Between the beginnings of two faults."""
 PAUSED_PAST_LEASE_S = 13.0
+ALWAYS = frozenset({"garbage-call", "late-call"})
+"""Of these every run has one; two invariants are about nothing else."""
 STEADY_CALLS = 8
 STEADY_S = (1.0, 4.0)
+MAX_PENDING = 150
+"""The gateways' limit for each pool: more than a map has inputs, so that a flood reaches it."""
+FLOOD_CALLS = 190
+FLOOD_S = 0.05
 FORMS: Mapping[str, float] = {
     "remote": 5,
     "spawn": 5,
@@ -113,6 +119,8 @@ def _operations(dice: Random, seconds: float) -> list[Operation]:
         at_s = round(_forced_at(seconds)[0] - 1.0 + dice.random(), 3)
         steady = {"s": round(dice.uniform(*STEADY_S), 2)}
         found.append(Operation(f"op-{len(found)}", len(found) % CLIENTS, max(0.0, at_s), "steady", steady))
+    at_s = round(0.3 * seconds, 3)
+    found.append(Operation(f"op-{len(found)}", 0, at_s, "flood", {"n": FLOOD_CALLS, "s": FLOOD_S}))
     return sorted(found, key=lambda each: each.at_s)
 
 
@@ -167,6 +175,10 @@ def _faults(dice: Random, seconds: float, known: Mapping[str, Fault]) -> list[Pl
         "kill-bus": (bus, {"which": 0.0}),
     }
     found = [PlannedFault(round(at, 2), name, given) for name, (at, given) in forced.items() if name in known]
+    found += [
+        PlannedFault(round(0.4 * seconds, 2), name, known[name].parameters(dice))
+        for name in sorted(ALWAYS & set(known))
+    ]
     weights = {name: each.weight for name, each in known.items() if each.weight > 0 or len(known) == 1}
     at_s = WARM_S
     while weights and (at_s := at_s + dice.uniform(*GAP_S)) < seconds:

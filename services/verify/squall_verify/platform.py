@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,7 @@ from squall_verify.waiting import eventually
 
 READY_S = 60.0
 STOP_S = 30.0
+HEALTH_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,8 @@ class Part:
     pid: int
     url: str = ""
     """Of gateways."""
+    health: str = ""
+    """Answers 200 when it is ready; empty for nats-server."""
 
 
 @dataclass
@@ -106,7 +110,10 @@ class Platform:
             body = json.loads((self.folder / "server.json").read_text())
         except FileNotFoundError:
             return []
-        return [Part(p["name"], int(p["pid"]), str(p.get("url") or "")) for p in body["processes"]]
+        return [
+            Part(p["name"], int(p["pid"]), str(p.get("url") or ""), str(p.get("health") or ""))
+            for p in body["processes"]
+        ]
 
     def part(self, name: str) -> Part:
         """The part of that name, e.g. "bus", "scheduler", "gpu-agent-1"."""
@@ -119,6 +126,12 @@ class Platform:
     def front(self) -> Part:
         """The gateway that clients use unless told otherwise."""
         return next(part for part in self.parts() if part.url == self.url)
+
+    def ready(self) -> bool:
+        """Whether every part runs and says that it is ready."""
+        running = {owned.pid for owned in self.owned() if owned.state != "T"}
+        parts = self.parts()
+        return all(part.pid in running for part in parts) and all(answers(part.health) for part in parts if part.health)
 
     def parts_named(self, prefix: str) -> list[Part]:
         """Every part whose name begins so: all agents, all gateways."""
@@ -255,3 +268,12 @@ class Platform:
         """Environment of a program that uses this platform (through that gateway)."""
         address = {"SQUALL_SERVER_URL": gateway.url if gateway else self.url, "SQUALL_TOKEN": self.token}
         return {**self.neutral_environment(), **address, **more}
+
+
+def answers(url: str) -> bool:
+    """Whether a GET of that URL is answered with 200."""
+    try:
+        with urllib.request.urlopen(url, timeout=HEALTH_S) as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False

@@ -13,7 +13,7 @@ from squall_contracts.calls import DEADLINE_HEADER, AttemptFailed, CallEvent, Ca
 from squall_contracts.envelope import BadMessage
 from squall_contracts.functions import SPECS, FunctionRecord
 from squall_contracts.usage import UsageIntervals
-from squall_verify.evidence import Accepted, Counted, FunctionFacts, Recorded, Told, Used
+from squall_verify.evidence import Accepted, Counted, FunctionFacts, Key, Recorded, Told, Used
 
 NONCE = re.compile(rb"nx-[0-9a-f]{16}")
 """What every execution of the harness's program puts into its value. Payloads are searched, never unpickled."""
@@ -158,6 +158,13 @@ async def used(bus: Bus) -> list[Used]:
                 node=message.node,
             )
     return list(found.values())
+
+
+async def letters(bus: Bus) -> list[Key]:
+    """LETTERS: the inputs that have one."""
+    region = bus.topology.region
+    found = await bus.stream_info(subjects.letters_stream(region), subjects.letters_of(region, "*"))
+    return sorted((letter.call, letter.index) for letter in map(subjects.parse_letter, found.subjects))
 
 
 async def functions(bus: Bus) -> dict[str, FunctionFacts]:

@@ -24,7 +24,7 @@ from squall_verify import collecting, files, settling, watching
 from squall_verify.evidence import Deployed, Evidence, Settled
 from squall_verify.faults import Site
 from squall_verify.nemesis import Nemesis
-from squall_verify.plan import CLIENTS, Operation, Plan
+from squall_verify.plan import CLIENTS, MAX_PENDING, Operation, Plan
 from squall_verify.platform import Platform
 from squall_verify.processes import end_with_parent
 from squall_verify.settings import VerifySettings
@@ -52,7 +52,12 @@ class Run:
     deployed: list[Deployed] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.platform = Platform(processes=True, agents=self.settings.agents, gateways=self.settings.gateways)
+        self.platform = Platform(
+            processes=True,
+            agents=self.settings.agents,
+            gateways=self.settings.gateways,
+            environment={"SQUALL_GATEWAY_MAX_PENDING": str(MAX_PENDING)},
+        )
         self.nemesis = Nemesis(Site(self.platform, self.folder))
         self.watcher = watching.Watcher(self.platform.bus_settings)
         self.effects = self.folder / "effects"
@@ -62,7 +67,7 @@ class Run:
         """Does everything, and hands over what was found."""
         (self.folder / "plan.json").write_text(json.dumps(self.plan.as_json(), indent=1))
         with self.platform:
-            self._deploy(1)
+            self._keep_deploying(1)
             self.say(f"platform of {len(self.platform.parts())} processes; {self.settings.seconds:g} s of faults")
             with _thread(self.watcher.run, self.watcher.stop), self._stalls():
                 self._attack()
@@ -108,7 +113,6 @@ class Run:
                 caller.wait()
 
     def _deploy(self, version: int) -> None:
-        began = _CLOCK.now()
         answer = subprocess.run(
             [sys.executable, "-P", "-m", "squall.cli.main", "deploy", str(PROGRAM)],
             env=self.platform.client_environment(VERIFY_EFFECTS=str(self.effects), VERIFY_VERSION=str(version)),
@@ -120,18 +124,27 @@ class Run:
         )
         if answer.returncode:
             raise LocalPlatformError(f"version {version} could not be deployed: {answer.stdout}{answer.stderr}")
-        self.deployed.append(Deployed(version=version, began=began, ended=_CLOCK.now()))
 
     def _deploy_again(self, started: float) -> None:
         for number, at_s in enumerate(self.plan.deploys):
             threading.Event().wait(max(0.0, started + at_s - _CLOCK.now()))
-            began = _CLOCK.now()
+            self._keep_deploying(number + 2)
+
+    def _keep_deploying(self, version: int) -> None:
+        """As often as it takes: a command that finds no gateway gives up at once."""
+        began, reason = _CLOCK.now(), ""
+        while _CLOCK.now() < began + DEPLOY_S:
             try:
-                self._deploy(number + 2)
+                self._deploy(version)
             except (LocalPlatformError, subprocess.TimeoutExpired) as error:
-                # It may have come through all the same: from now on it may be the present version.
-                self.nemesis.skipped.append(f"deploy of version {number + 2}: {error}")
-                self.deployed.append(Deployed(version=number + 2, began=began, ended=float("inf")))
+                reason = str(error)
+                threading.Event().wait(1.0)
+                continue
+            self.deployed.append(Deployed(version=version, began=began, ended=_CLOCK.now()))
+            return
+        # It may have come through all the same: from now on it may be the present version.
+        self.nemesis.skipped.append(f"deploy of version {version}: {reason}")
+        self.deployed.append(Deployed(version=version, began=began, ended=float("inf")))
 
     @contextmanager
     def _stalls(self) -> Iterator[None]:
@@ -161,12 +174,8 @@ class Run:
 
     def _heal(self) -> float:
         """Every part runs again. The nemesis has taken back its own."""
-        eventually(self._all_run, within_s=HEAL_S, what="a part was not started again")
+        eventually(self.platform.ready, within_s=HEAL_S, what="a part was not started again, or is not ready")
         return _CLOCK.now()
-
-    def _all_run(self) -> bool:
-        present = {process.pid for process in self.platform.owned() if process.state not in ("Z", "T")}
-        return all(part.pid in present for part in self.platform.parts())
 
     async def _settle(self, healed_at: float) -> Settled:
         async with connect(self.platform.bus_settings(), topology.build()) as bus:

@@ -37,6 +37,8 @@ class Watcher:
         """Digest of each record of JOURNAL, RESULTS and ATTEMPTS that was seen, by stream and sequence."""
         self._next: dict[str, int] = defaultdict(lambda: 1)
         self._open: dict[Key, float] = {}
+        self._early: set[Key] = set()
+        """Ended before their journal record was read: a look takes a while."""
         self._over = threading.Event()
 
     def run(self) -> None:
@@ -85,11 +87,17 @@ class Watcher:
 
     def _accepted(self, stored: Stored) -> None:
         place = subjects.parse_call(stored.subject)
-        self._open[place.call, place.index] = stored.stored_at
+        key = (place.call, place.index)
+        if key in self._early:
+            self._early.remove(key)
+        else:
+            self._open[key] = stored.stored_at
 
     def _ended(self, stored: Stored) -> None:
         place = subjects.parse_call(stored.subject)
-        self._open.pop((place.call, place.index), None)
+        key = (place.call, place.index)
+        if self._open.pop(key, None) is None:
+            self._early.add(key)
 
     async def _claims(self, bus: Bus) -> dict[str, tuple[int, ...]]:
         found: dict[str, list[int]] = defaultdict(list)

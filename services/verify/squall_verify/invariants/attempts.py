@@ -11,6 +11,8 @@ GRACE_S = 2.0
 CANCEL_HEARD_S = 2.0
 MARGIN_S = 1.0
 EARLY_S = 0.25
+NEAR = 0.8
+"""Of its timeout: the last sign of life of code that was stopped in time is a little before it."""
 CALM_S = 12.0
 """After a fault things are as usual again: a lease has run out, everybody has reconnected."""
 BY_ATTEMPT = ("failed", "timed_out")
@@ -116,7 +118,7 @@ def timeout(evidence: Evidence) -> Findings:
     for lines in executions(evidence.effects).values():
         first, last = lines[0], lines[-1]
         known = facts.get(first.key)
-        if known is None or known.max_inputs > 1 or last.at - first.at < known.timeout_s:
+        if known is None or known.max_inputs > 1 or last.at - first.at < NEAR * known.timeout_s:
             continue
         most = known.timeout_s + GRACE_S + MARGIN_S + slack_s(evidence, first.at, last.at)
         ran = last.at - first.at

@@ -132,6 +132,14 @@ def narrow(job):
 
 
 @app.function(timeout=60, max_containers=2, **SAME)
+def crowd(job):
+    """Of this one more is asked than the gateways take."""
+    execution = Execution("crowd", job["op"])
+    execution.work(job["s"])
+    return execution.end()
+
+
+@app.function(timeout=60, max_containers=2, **SAME)
 @squall.concurrent(max_inputs=4)
 def many(job):
     execution = Execution("many", job["op"])
