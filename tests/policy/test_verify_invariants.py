@@ -257,8 +257,11 @@ BAD: list[tuple[str, Evidence]] = [
     ("I17", run(seen=(seen("invoke", form="generator", index=2), seen("item", seq=0), seen("item", seq=0)))),
     ("I17", run(seen=(seen("invoke", form="generator", index=2), seen("item", seq=0)))),
     ("I17", run(seen=(seen("invoke", form="generator", index=2), seen("item", seq=1), seen("error")))),
-    ("I18", run(seen=(seen("refused", error="ResourceExhaustedError"),))),
-    ("I18", run(seen=(seen("refused", op="op-2", call=CALL, error="ResourceExhaustedError"),))),
+    ("I18", run(seen=(*RUN.seen[:1], seen("refused", error="ResourceExhaustedError")))),
+    (
+        "I18",
+        run(seen=(seen("invoke", op="op-2"), seen("refused", op="op-2", call=CALL, error="ResourceExhaustedError"))),
+    ),
     ("I19", run(blobs={"ab:1": "missing"})),
     ("I19", run(blobs={"ab:1": "different"})),
     ("I21", run(states={CALL: "failed"})),

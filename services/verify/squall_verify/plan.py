@@ -26,9 +26,9 @@ ALWAYS = frozenset({"garbage-call", "late-call"})
 """Of these every run has one; two invariants are about nothing else."""
 STEADY_CALLS = 8
 STEADY_S = (1.0, 4.0)
-MAX_PENDING = 150
+MAX_PENDING = 250
 """The gateways' limit for each pool: more than a map has inputs, so that a flood reaches it."""
-FLOOD_CALLS = 190
+FLOOD_CALLS = 310
 FLOOD_S = 0.05
 FORMS: Mapping[str, float] = {
     "remote": 5,

@@ -11,6 +11,8 @@ from squall_verify.invariants.verdict import Findings, Looking
 
 ORDERED = ("map", "starmap", "exceptions")
 MAPS = (*ORDERED, "unordered")
+SEVERAL_REQUESTS = (*MAPS, "twice", "nested")
+"""One of the requests may be refused after others were accepted."""
 BROKEN = ("error", "unknown", "skipped")
 
 
@@ -69,8 +71,9 @@ def back_pressure(evidence: Evidence) -> Findings:
     look = Looking()
     ran = {effect.op for effect in evidence.effects}
     journal = {each.call for each in evidence.accepted}
+    single = {op for op, lines in operations(evidence).items() if lines[0].form not in SEVERAL_REQUESTS}
     for line in evidence.seen:
-        if line.what == "refused":
+        if line.what == "refused" and line.op in single:
             look.at(line.op, line.op not in ran, f"refused ({line.error}), and ran")
             if line.call:
                 look.at(line.op, line.call not in journal, f"refused ({line.error}), and in the journal")
