@@ -168,6 +168,10 @@ GOOD: list[tuple[str, Evidence]] = [
     ("I5", run(recorded=(FAILED,), happened=(replace(PAUSED, ended=105.0),))),
     ("I5", run(recorded=(recorded(stored_at=112.0, node="local-0"),), happened=(PAUSED,))),
     ("I5", run(recorded=(CANCELLED,), counted=(counted(1, stored_at=103.0),))),
+    (
+        "I5",
+        run(counted=(counted(0, 1, kind="infra", stored_at=112, reason="attempt 1-a was lost"),), happened=(PAUSED,)),
+    ),
     ("I6", run(samples=(Sample(at=110), Sample(at=112)))),
     ("I6", run(samples=(Sample(at=110, missing=(KEY,)), Sample(at=112)))),
     (

@@ -19,6 +19,8 @@ BY_ATTEMPT = ("failed", "timed_out")
 SUCCEEDED = "succeeded"
 ENDED_BY_AGENT = (SUCCEEDED, *BY_ATTEMPT)
 INFRA = "infra"
+LOST = " was lost"
+"""In the reason of a failure that somebody else counts: the agent of the attempt is not heard of any more."""
 INVALID = "invalid_input"
 
 
@@ -30,6 +32,8 @@ def fencing(evidence: Evidence) -> Findings:
     for key, counts in by_key(evidence.counted).items():
         _chain(look, key, counts)
         for count in counts:
+            if LOST in count.reason:
+                continue  # counted by who has the input now, about who had it before
             result = recorded[key][0] if key in recorded else None
             if result is not None and result.outcome in ENDED_BY_AGENT:
                 look.at(key, count.stored_at <= result.stored_at, f"attempt {count.attempt} failed after the end")
