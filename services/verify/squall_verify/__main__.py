@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import shutil
 import sys
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from squall_verify.settings import VerifySettings, parse
 def main() -> int:
     """Runs the command line of this process; its exit status."""
     settings = parse(sys.argv[1:])
+    logging.getLogger("squall_bus").setLevel(logging.CRITICAL)  # it loses its bus on purpose, and often
     if settings.list_faults:
         return list_faults(settings)
     try:

@@ -152,7 +152,9 @@ class Platform:
     def bus_settings(self) -> BusSettings:
         """A connection of our own to its nats-server, with every right."""
         config = (self.data / "bus" / "nats.conf").read_text()
-        ports = next((self.data / "bus" / "run").glob("*.ports"))
+        ports = next((self.data / "bus" / "run").glob("*.ports"), None)
+        if ports is None:
+            raise LocalPlatformError("nats-server is just being started")
         found = re.search(rf'user: "{roles.ADMIN}", password: "([^"]+)"', config)
         if found is None:
             raise LocalPlatformError(f"no user {roles.ADMIN} in {self.data / 'bus' / 'nats.conf'}")

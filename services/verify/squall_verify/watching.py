@@ -12,6 +12,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 
+from squall.errors import LocalPlatformError
 from squall_bus import Bus, BusError, BusSettings, Stored, connect
 from squall_contracts import subjects, topology
 from squall_contracts.envelope import BadMessage
@@ -56,7 +57,7 @@ class Watcher:
                     while not self._over.is_set():
                         await self._look(bus)
                         await asyncio.sleep(EVERY_S)
-            except (BusError, OSError, StopIteration):
+            except (BusError, LocalPlatformError, OSError, ValueError):
                 await asyncio.sleep(CONNECT_AGAIN_S)
 
     async def _look(self, bus: Bus) -> None:

@@ -62,8 +62,8 @@ class Site:
 
         try:
             return asyncio.run(run())
-        except BusError as error:
-            raise NotPossible(f"the bus does not answer: {error.message}") from error
+        except (BusError, OSError, ValueError) as error:  # a file of its ports that is just being written
+            raise NotPossible(f"the bus does not answer: {error}") from error
 
     def node_of(self, process: Process) -> str:
         """The node of the agent under which a container runs; empty when it has lost its agent."""
