@@ -50,6 +50,14 @@ class Sampler:
             return None
         return sum(_inputs(info) for info in found if info is not None)
 
+    async def holds(self, pool: str) -> bool:
+        """Whether there is any message of the pool, whatever its consumers say. Raises `BusError`."""
+        for shard in self._shards:
+            wanted = subjects.calls_of_pool(self._region, shard, pool)
+            if (await self._bus.stream_info(subjects.work_stream(self._region, shard), wanted)).subjects:
+                return True
+        return False
+
     async def has_unfinished(self, pool: str, workspace: str) -> bool:
         """Whether the pool's queue holds anything that has no result.
 

@@ -174,6 +174,16 @@ class CallRepairs:
             log.warning("call_requeued", call=request.call, index=request.index, pool=request.pool, reason=reason)
         self._missing_since.pop(key, None)
 
+    async def put_back(self, pool: PoolId, key: str, reason: str) -> None:
+        """Take it out of WORK, and put it back as a new message. Not if it has ended."""
+        subject = self._subject(pool, key)
+        accepted = await self._bus.get_last(self._journal, subject, from_leader=True)
+        request = decoded(accepted)
+        if accepted is None or request is None or await self._ended({key: request}):
+            return
+        await self._bus.purge(self._work, subject)
+        await self._requeue(key, request, accepted, reason)
+
     async def take_out(self, ended: list[str]) -> None:
         """Remove these subjects from WORK, each if it really has a result."""
         requests = {}

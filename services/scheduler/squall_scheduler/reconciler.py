@@ -14,6 +14,7 @@ from squall_bus import Bus, BusError, ConsumerInfo, ConsumerSpec, NotFound, Stre
 from squall_contracts import subjects
 from squall_scheduler.call_repairs import CallRepairs, Case
 from squall_scheduler.facts import Facts
+from squall_scheduler.forgotten import Forgotten
 from squall_scheduler.policy.reconciling import LEASE_S
 from squall_scheduler.shard_tail import ShardTail, keys_of
 from squall_scheduler.state import PoolId
@@ -50,6 +51,7 @@ class Reconciler:
         self._next_sync = 0.0
         self._settling: list[float] = []
         self._takeover = Takeover(bus, self.tail)
+        self._forgotten = Forgotten(bus, clock, self.tail, self.repairs)
         self._watch_takeover_until = 0.0
         self._refilling = False
         """WORK was made again, and takes over everything from the journal, also what has ended."""
@@ -168,6 +170,7 @@ class Reconciler:
         missing = [key for key in missing if calls.seq(pool, key) <= sourced_seq]
         for start in range(0, len(missing), LOOKED_AT_ONCE):
             await self._examine(pool, missing[start : start + LOOKED_AT_ONCE], consumer)
+        await self._forgotten.look(pool, consumer)
 
     async def _missing(self, pool: str) -> list[str]:
         """Open inputs of a pool that are not in its queue, by comparing lists."""

@@ -9,8 +9,9 @@ from tests.services.scheduler.world import World, a_bus
 from tests.support.clock import FakeClock
 from tests.support.eventually import eventually
 
+from squall.ids import shard_of
 from squall_autoscaler.handlers import Autoscaler
-from squall_bus import Change
+from squall_bus import Change, ConsumerSpec, Delivery
 from squall_contracts import subjects
 from squall_contracts.functions import APPS, SPECS, pool_key
 from squall_contracts.nodes import CONTAINERS, ClaimState, ContainerClaim
@@ -260,11 +261,52 @@ async def test_what_is_left_of_a_stopped_app_is_removed_when_it_was_empty_for_a_
         assert await world.bus.kv(DESIRED).get(pool) is None
 
 
+async def test_a_pool_is_not_removed_while_its_queue_holds_what_its_consumer_has_forgotten(world: World) -> None:
+    world.clock = clock = FakeClock(time.time())
+    async with world.autoscaler():
+        await eventually(lambda: leader(world))
+        pool = await world.function()
+        call = await world.call(pool)
+        await eventually(lambda: wanted(world, pool, 1))
+        await forget(world, pool, call)
+        await world.point("ap-1", {}, state="stopped")
+
+        async def tried_to_remove() -> bool:
+            await clock.advance(1.0)
+            return await world.bus.kv(DESIRED).get(pool) is None
+
+        await eventually(tried_to_remove, within_s=20, every_s=0.02)
+
+        async def kept() -> bool:
+            return await world.bus.kv(SPECS).get(pool_key(pool)) is not None
+
+        await eventually(kept)
+        assert not await no_consumers(world)
+
+
 async def test_a_stopped_autoscaler_gives_its_lease_back(world: World) -> None:
     async with world.autoscaler() as running:
         await eventually(lambda: leader(world))
     assert running.drained
     assert await leader(world) == ""
+
+
+async def forget(world: World, pool: str, call: str) -> None:
+    """The pool's consumer has delivered the call for the last time: it stays, neither waiting nor leased."""
+    stream = subjects.work_stream("local", shard_of(call))
+    wanted_subject = subjects.calls_of_pool("local", shard_of(call), pool)
+    spec = ConsumerSpec(name=pool, filter_subject=wanted_subject, ack_wait_s=0.2, max_deliver=1)
+    await world.bus.ensure_consumer(stream, spec)
+    taken: list[Delivery] = []
+    async with await world.bus.pull(stream, pool, taken.append) as puller:
+        puller.want(1)
+        await eventually(lambda: bool(taken))
+
+    async def forgotten() -> bool:
+        consumer = await world.bus.consumer_info(stream, pool)
+        return consumer is not None and (consumer.pending, consumer.ack_pending) == (0, 0)
+
+    await eventually(forgotten)
 
 
 async def leader(world: World) -> str:

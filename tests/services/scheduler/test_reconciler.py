@@ -15,7 +15,7 @@ from tests.support.clock import FakeClock
 from tests.support.eventually import eventually
 
 from squall.ids import new_call_id
-from squall_bus import Bus, BusSettings, Delivery, Message, connect
+from squall_bus import Bus, BusSettings, ConsumerSpec, Delivery, Message, connect
 from squall_contracts import subjects
 from squall_contracts.calls import REQUEUED_HEADER, CallResult
 from squall_contracts.letters import DeadLetter
@@ -195,6 +195,32 @@ async def test_an_input_in_no_queue_and_without_a_result_is_put_back_after_two_l
     assert again.header(REQUEUED_HEADER) == "1"
     assert again.data == delivery.data
     assert again.subject == delivery.subject
+
+
+@pytest.mark.slow
+async def test_an_input_that_its_queue_has_forgotten_is_put_back(shard: Shard) -> None:
+    pool = await shard.world.function()
+    call = await shard.accepted(pool)
+    filtered = subjects.calls_of_pool("local", 0, pool)
+    # The server gives up on a message after its last delivery: it stays, neither to be delivered nor leased.
+    await shard.world.bus.ensure_consumer(
+        WORK, ConsumerSpec(name=pool, filter_subject=filtered, ack_wait_s=0.2, max_deliver=1)
+    )
+    await shard.delivered(pool)
+
+    async def forgotten() -> bool:
+        consumer = await shard.world.bus.consumer_info(WORK, pool)
+        return consumer is not None and (consumer.pending, consumer.ack_pending) == (0, 0)
+
+    await eventually(forgotten)
+    assert await shard.is_queued(call)
+    await shard.after(PATIENCE_S - 1)
+    assert shard.counts["requeued"] == 0
+    await shard.after(LEASE_S + 2)
+    assert shard.counts["requeued"] == 1
+    again = await shard.delivered(pool)
+    assert again.subject.endswith(f"{call}.0")
+    assert again.header(REQUEUED_HEADER) == "1"
 
 
 async def test_an_input_that_has_ended_is_not_put_back(shard: Shard) -> None:
