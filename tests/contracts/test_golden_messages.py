@@ -27,7 +27,7 @@ from squall.spec import (
     ParameterSpec,
     Resources,
 )
-from squall_contracts import builds, calls, functions, letters, logs, nodes, scaling, spans, usage
+from squall_contracts import builds, calls, functions, health, letters, logs, nodes, scaling, spans, usage
 from squall_contracts.envelope import BadMessage, HotMessage, Message
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -168,6 +168,13 @@ MESSAGES: tuple[Message, ...] = (
         call=CALL,
         index=0,
         lines=[[1.0, "stdout", "hi\r\n"]],
+    ),
+    health.StreamsChecked(
+        at=1.5,
+        streams=7,
+        slowest="USAGE_local",
+        slowest_ms=3.5,
+        failing={"RESULTS_local_00": "bus_unavailable: no answer"},
     ),
     usage.UsageIntervals(
         function="fu-1",

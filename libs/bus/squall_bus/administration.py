@@ -277,8 +277,8 @@ def stream_config(spec: StreamSpec) -> dict[str, Any]:
         "allow_atomic": spec.allow_atomic,
         "allow_msg_schedules": spec.allow_schedules,
     }
-    if spec.subjects:
-        config["subjects"] = list(spec.subjects)
+    if spec.subjects or spec.canary:
+        config["subjects"] = [*spec.subjects, *([spec.canary] if spec.canary else [])]
     if spec.persist_async:
         config["persist_mode"] = "async"
     if spec.sources:
@@ -296,7 +296,7 @@ def bucket_config(spec: BucketSpec) -> dict[str, Any]:
     """A bucket is a stream in the layout that every NATS tool knows."""
     return {
         "name": kv_stream(spec.name),
-        "subjects": [f"$KV.{spec.name}.>"],
+        "subjects": [f"$KV.{spec.name}.>", *([spec.canary] if spec.canary else [])],
         "retention": "limits",
         "storage": spec.storage,
         "num_replicas": spec.replicas,

@@ -144,7 +144,7 @@ class Bus:
     def read(
         self,
         stream: str,
-        filter_subject: str = ">",
+        filter_subject: str | None = None,
         *,
         start_seq: int = 1,
         follow: bool = False,
@@ -153,15 +153,22 @@ class Bus:
     ) -> AsyncIterator[Stored]:
         """The stream's messages from `start_seq` on, in order, without gaps or repeats, also across reconnects.
 
-        `follow=False` ends after what is there now. `follow=True` goes on for ever, or until nothing came for
-        `idle_timeout_s`. Close the iterator (`aclosing`) when leaving early.
+        Without a filter everything but the stream's canary. `follow=False` ends after what is there now. `follow=True`
+        goes on for ever, or until nothing came for `idle_timeout_s`. Close the iterator (`aclosing`) if leaving early.
         """
         return reading.read(
             self._link,
-            reading.Range(stream, filter_subject, start_seq, headers_only),
+            reading.Range(stream, filter_subject or self._everything_in(stream), start_seq, headers_only),
             follow=follow,
             idle_timeout_s=idle_timeout_s,
         )
+
+    def _everything_in(self, stream: str) -> str:
+        """Streams of one subject are read by it: what else is in them is not meant for their readers."""
+        spec = next((spec for spec in self.topology.streams if spec.name == stream), None)
+        if spec is None or not spec.canary or spec.sources or len(spec.subjects) != 1:
+            return ">"
+        return spec.subjects[0]
 
     async def purge(self, stream: str, filter_subject: str) -> int:
         """Remove the messages of matching subjects; how many they were."""

@@ -26,10 +26,12 @@ class Routes:
     def __init__(self, topology: Topology) -> None:
         self._by_prefix: dict[str, Route] = {}
         for spec in topology.streams:
-            for pattern in spec.subjects:
+            for pattern in (*spec.subjects, *([spec.canary] if spec.canary else [])):
                 self._by_prefix[_prefix(pattern)] = _stream_route(spec)
         for bucket in topology.buckets:
             self._by_prefix[kv_subject(bucket.name, "")[:-1]] = _bucket_route(bucket)
+            if bucket.canary:
+                self._by_prefix[bucket.canary] = _bucket_route(bucket)
         self._lengths = sorted({prefix.count(".") + 1 for prefix in self._by_prefix}, reverse=True)
 
     def of(self, subject: str) -> Route:

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from squall_contracts import subjects
+from squall_contracts import subjects, topology
 
 GATEWAY, SCHEDULER, AUTOSCALER, BUILDER, AGENT = "gateway", "scheduler", "autoscaler", "builder", "agent"
 TOPOLOGY = "topology"
@@ -169,6 +169,14 @@ def _answers() -> list[str]:
     return [f"{inbox_prefix(GATEWAY)}.*.{PUBLIC_INBOX}.>"]
 
 
+def _canaries(n: _Names) -> list[str]:
+    """Writing and reading the one message in every stream that says whether it takes any."""
+    layout = topology.build(n.region, n.shards)
+    canaries = {spec.name: spec.canary for spec in layout.streams}
+    canaries |= {subjects.kv_stream(spec.name): spec.canary for spec in layout.buckets}
+    return [*canaries.values(), *(f"{_API}.DIRECT.GET.{stream}.{subject}" for stream, subject in canaries.items())]
+
+
 def _lease(*names: str) -> list[str]:
     bucket = "leases"
     return [*_set(bucket, *names), *(f"{_API}.DIRECT.GET.KV_{bucket}.$KV.{bucket}.{name}" for name in names)]
@@ -197,7 +205,7 @@ def _gateway(n: _Names) -> Permissions:
             *(_follow(stream, f"logs.{n.region}.>") for stream in n.logs),
             # The exporter of spans is a durable of its own.
             [f"{_API}.CONSUMER.CREATE.{spans}.otlp.spans.{n.region}.>", *_take(spans, "otlp")],
-            _look("apps", "specs", "tokens", "idem", "images", "nodes", "containers", "desired", "verdicts"),
+            _look("apps", "specs", "tokens", "idem", "images", "nodes", "containers", "desired", "verdicts", "health"),
             *(_watch(bucket) for bucket in ("apps", "specs", "containers", "desired", "verdicts")),
             _set("apps"),
             _set("specs"),
@@ -209,7 +217,7 @@ def _gateway(n: _Names) -> Permissions:
 
 
 def _scheduler(n: _Names) -> Permissions:
-    remade = [*n.work, subjects.kv_stream("nodes")]
+    remade = [*n.work, subjects.kv_stream("nodes"), subjects.kv_stream("health")]
     return Permissions(
         publish=_join(
             # The reconciler records `expired`, with its dead letter, and puts lost inputs back.
@@ -219,7 +227,7 @@ def _scheduler(n: _Names) -> Permissions:
             _count(*n.journal, *n.work, *n.results),
             _owner(*n.journal, *n.results, *n.work, subjects.letters_stream(n.region)),
             _purge(*n.work),
-            *(_follow(stream, ">") for stream in n.journal),
+            *(_follow(stream, f"calls.{n.region}.>") for stream in n.journal),
             (f"{_API}.STREAM.CREATE.{stream}" for stream in remade),
             # It makes a queue take over the journal again that the server has left alone.
             (f"{_API}.STREAM.UPDATE.{stream}" for stream in n.work),
@@ -229,6 +237,8 @@ def _scheduler(n: _Names) -> Permissions:
             *(_watch(bucket) for bucket in ("specs", "apps", "images", "nodes", "containers", "verdicts", "desired")),
             _set("containers"),
             _set("verdicts"),
+            _canaries(n),
+            _set("health"),
             _lease(*(f"reconciler-{subjects.shard_token(shard)}" for shard in range(n.shards))),
         ),
         subscribe=_join(n.to("arrived", "done", "stats")),

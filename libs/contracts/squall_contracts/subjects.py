@@ -224,6 +224,11 @@ def fire(region: str, function_id: str) -> str:
     return f"fire.{region}.{function_id}"
 
 
+def canary(region: str, stream: str) -> str:
+    """Where the canary of a stream sings: `canary.local.journal-local-00`."""
+    return f"canary.{region}.{stream.lower().replace('_', '-')}"
+
+
 def journal_stream(region: str, shard: int) -> str:
     """Stream names, one function each."""
     return f"JOURNAL_{region}_{shard:02d}"

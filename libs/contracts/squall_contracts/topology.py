@@ -6,7 +6,7 @@ docs/explanation/bus.md.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from squall_contracts import subjects
 
@@ -48,6 +48,8 @@ class StreamSpec:
     """(source subject, destination subject, headers only)."""
     duplicate_window_s: float = 10.0
     max_consumers: int = 1000
+    canary: str = ""
+    """Subject of the canary: written and read every now and then, gone by TTL. Empty = none."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class BucketSpec:
     ttl_s: float = 0
     """Age at which entries vanish; 0 = never. Expiry sends no watch event: find it by polling."""
     max_consumers: int = 10_000
+    canary: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,14 @@ def build(region: str = "local", shards: int = 4, replicas: int = 1) -> Topology
     for shard in range(shards):
         streams += _call_streams(region, shard, replicas)
     streams += _region_streams(region, replicas)
-    return Topology(region=region, shards=shards, streams=tuple(streams), buckets=_buckets(replicas))
+    return Topology(
+        region=region,
+        shards=shards,
+        streams=tuple(replace(s, canary=subjects.canary(region, s.name), allow_msg_ttl=True) for s in streams),
+        buckets=tuple(
+            replace(b, canary=subjects.canary(region, subjects.kv_stream(b.name))) for b in _buckets(replicas)
+        ),
+    )
 
 
 def _call_streams(region: str, shard: int, replicas: int) -> list[StreamSpec]:
@@ -209,6 +219,8 @@ def _buckets(replicas: int) -> tuple[BucketSpec, ...]:
     )
     return (
         *(BucketSpec(name=name, replicas=replicas) for name in durable),
+        # What the scheduler found when it wrote and read every stream.
+        BucketSpec(name="health", storage="memory", replicas=replicas, ttl_s=120),
         BucketSpec(name="idem", replicas=replicas, ttl_s=DAY_S),
         BucketSpec(name="nodes", storage="memory", replicas=replicas, ttl_s=10),
         # On file: a memory stream is gone after a restart of the server, and two leaders could overlap.

@@ -18,6 +18,8 @@ class Metrics:
         """Placed, drained, forgotten."""
         self.calls: Counter[str] = Counter()
         """Expired, requeued, taken_out (ended ones that came back into a queue)."""
+        self.canaries: dict[str, float] = {}
+        """Milliseconds to write and read each stream of the shards that are ours; -1 for one that failed."""
         self.lost_races: int = 0
         """Writes that another scheduler, or an agent, was faster with."""
 
@@ -35,6 +37,11 @@ class Metrics:
             "squall_scheduler_lost_races",
             [lambda _: one(self.lost_races)],
             description="Writes that lost a compare-and-set.",
+        )
+        meter.create_observable_gauge(
+            "squall_scheduler_canary_ms",
+            [lambda _: [Observation(took, {"stream": stream}) for stream, took in self.canaries.items()]],
+            description="Time to write and read each stream, every 30 s; -1 = it failed.",
         )
         meter.create_observable_gauge(
             "squall_scheduler_containers", [lambda _: one(facts.containers())], description="Claims of all pools."

@@ -194,7 +194,7 @@ class Reconciler:
 
     async def take_out_ended(self) -> None:
         """Remove from WORK what has a result: it would be delivered for nothing, and count as backlog."""
-        work = await self._bus.stream_info(self._work, ">")
+        work = await self._bus.stream_info(self._work, f"calls.{self._region}.>")
         ended = [s for s in work.subjects if not self.tail.open.has(*_pool_and_key(s))]
         for start in range(0, len(ended), LOOKED_AT_ONCE):
             await self.repairs.take_out(ended[start : start + LOOKED_AT_ONCE])

@@ -13,6 +13,7 @@ from squall_contracts.builds import IMAGES
 from squall_contracts.functions import APPS, SPECS
 from squall_contracts.nodes import CONTAINERS, NODES
 from squall_contracts.scaling import DESIRED, VERDICTS
+from squall_scheduler.canary import Canaries
 from squall_scheduler.handlers import Scheduler
 from squall_scheduler.reconciler import Reconciler
 from squall_scheduler.settings import SchedulerSettings
@@ -26,6 +27,8 @@ from squall_service.telemetry import log
 SYNC_S = 30.0
 LEASE = "reconciler"
 RECONCILE_S = 1.0
+FIRST_CANARY_S = 5.0
+"""Not while everything starts."""
 WAITING_TICK_S = 0.25
 """While a pool waits for room: containers of others become idle, and may make it."""
 
@@ -74,23 +77,41 @@ def _start_reconcilers(
     """One for each shard, active wherever its lease is."""
     holder = new_id("sc")
     shards = range(bus.topology.shards)
-    return [context.start(_reconcile(bus, scheduler, context.clock, n, holder), f"reconciler {n}") for n in shards]
+    return [context.start(_reconcile(bus, scheduler, context, n, holder), f"reconciler {n}") for n in shards]
 
 
-async def _reconcile(bus: Bus, scheduler: Scheduler, clock: Clock, shard: int, holder: str) -> None:
+async def _reconcile(
+    bus: Bus, scheduler: Scheduler, context: ServiceContext[SchedulerSettings], shard: int, holder: str
+) -> None:
+    clock = context.clock
+
     async def lead(leadership: Leadership) -> None:
         reconciler = Reconciler(bus, scheduler.facts, clock, shard, scheduler.metrics.calls)
+        canaries = Canaries(bus, clock, reconciler.tail, scheduler.metrics.canaries)
+        context.health.check(f"streams of shard {shard}", canaries.reason)
         stop_listening = bus.on_reconnect(reconciler.on_connected)
         await reconciler.tail.start()
+        singing = context.start(_sing(canaries, clock), f"canaries {shard}")
         try:
             while leadership.holds():
                 await reconciler.tick()
                 await clock.sleep(RECONCILE_S)
         finally:
+            singing.cancel()
+            canaries.close()
+            context.health.check(f"streams of shard {shard}", lambda: None)
             stop_listening()
             await reconciler.tail.close()
 
     await LeaderLease(bus, f"{LEASE}-{subjects.shard_token(shard)}", holder, clock=clock).run(lead)
+
+
+async def _sing(canaries: Canaries, clock: Clock) -> None:
+    """Beside the reconciler: a stream that takes nothing must not keep it from the others."""
+    await clock.sleep(FIRST_CANARY_S)
+    while True:
+        await canaries.tick()
+        await clock.sleep(RECONCILE_S)
 
 
 async def _watch_all(bus: Bus, scheduler: Scheduler, context: ServiceContext[SchedulerSettings]) -> None:

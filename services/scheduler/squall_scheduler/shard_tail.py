@@ -8,7 +8,8 @@ when the journal's sequence shows a gap, and now and then. Listing costs 2 us an
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 from squall_bus import Bus, Message, Stored, Subscription
 from squall_contracts import subjects
@@ -39,6 +40,9 @@ class ShardTail:
         self.shard = shard
         self._journal = subjects.journal_stream(self._region, shard)
         self._results = subjects.results_stream(self._region, shard)
+        self._calls = subjects.calls_of_pool(self._region, shard, "*")
+        self._others: set[int] = set()
+        self._others_on_their_way = 0
         self._closed: set[str] | None = None
         """While listing: what was closed meanwhile, so that an older list does not open it again."""
         self._arrived: list[tuple[str, str, Open]] = []
@@ -65,15 +69,33 @@ class ShardTail:
         """An input was stored."""
         headers = message.headers
         seq = int(headers.get("Nats-Sequence", "0"))
-        if self.journal_seq and seq > self.journal_seq + 1:
+        self._pass_others()
+        if self.journal_seq and seq > self.journal_seq + 1 + self._others_on_their_way:
             self.behind = True
         self.journal_seq = max(self.journal_seq, seq)
+        self._pass_others()
         pool, key = pool_and_key(message.subject)
         call = Open(seq, deadline_in(headers))
         if self._closed is None:
             self.open.add(pool, key, call)
         else:
             self._arrived.append((pool, key, call))
+
+    @contextmanager
+    def another(self) -> Iterator[Callable[[int], None]]:
+        """While something else than an input is written to the journal: its sequence is no gap. Call what is given
+        with it."""
+        self._others_on_their_way += 1
+        try:
+            yield self._others.add
+        finally:
+            self._others_on_their_way -= 1
+            self._pass_others()
+
+    def _pass_others(self) -> None:
+        while self.journal_seq + 1 in self._others:
+            self.journal_seq += 1
+        self._others = {seq for seq in self._others if seq > self.journal_seq}
 
     def on_done(self, message: Message) -> None:
         """A result was stored."""
@@ -104,11 +126,11 @@ class ShardTail:
 
     async def _unended(self) -> list[tuple[str, str, Open]]:
         """The inputs that have no result."""
-        journal = await self._bus.stream_info(self._journal, ">")
+        journal = await self._bus.stream_info(self._journal, self._calls)
         self.journal_seq = max(self.journal_seq, journal.last_seq)
         if not journal.subjects:
             return []
-        results = await self._bus.stream_info(self._results, ">")
+        results = await self._bus.stream_info(self._results, f"results.{self._region}.>")
         ended = await asyncio.to_thread(keys_of, results.subjects)
         unended = await asyncio.to_thread(without, journal.subjects, ended)
         return [opened(stored) async for stored in self._records(unended, journal.messages)]

@@ -70,7 +70,7 @@ class Watcher:
                 await self._follow(bus, subjects.attempts_stream(region, shard), lambda _: None)
             at = _CLOCK.now()
             for shard in range(bus.topology.shards):
-                info = await bus.stream_info(subjects.work_stream(region, shard), ">")
+                info = await bus.stream_info(subjects.work_stream(region, shard), f"calls.{region}.>")
                 queued |= {(place.call, place.index) for place in map(subjects.parse_call, info.subjects)}
             for shard in range(bus.topology.shards):
                 await self._follow(bus, subjects.results_stream(region, shard), self._ended)

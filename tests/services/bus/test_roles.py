@@ -195,6 +195,19 @@ async def test_topology_can_make_streams_and_not_remove_them(server: NatsServer)
             await bus.publish(subjects.call("local", POOL, CALL, 1), b"")
 
 
+async def test_the_scheduler_writes_and_reads_canaries_and_nobody_else_may(server: NatsServer) -> None:
+    async with as_user(server, roles.SCHEDULER) as scheduler, as_user(server, roles.AGENT, "n1") as agent:
+        for stream, subject in [(s.name, s.canary) for s in LAYOUT.streams] + [("KV_tokens", LAYOUT.buckets[6].canary)]:
+            await scheduler.publish(subject, b"song", ttl_s=20)
+            stored = await scheduler.get_last(stream, subject)
+            assert stored is not None
+            assert stored.data == b"song"
+            with pytest.raises(BusForbidden):
+                await agent.publish(subject, b"")
+        with pytest.raises(BusForbidden):
+            await scheduler.get_last("KV_tokens", "$KV.tokens.x")
+
+
 async def test_the_scheduler_makes_a_lost_queue_again(server: NatsServer) -> None:
     async with as_user(server, roles.ADMIN) as admin, as_user(server, roles.SCHEDULER) as scheduler:
         await api(admin._link, f"STREAM.DELETE.{subjects.work_stream('local', 1)}")
