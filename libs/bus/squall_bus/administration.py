@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from datetime import UTC, datetime
 from typing import Any
 
 from squall_bus import js
@@ -12,6 +13,7 @@ from squall_bus.errors import BusError, BusUnavailable, NotFound, TopologyConfli
 from squall_bus.link import Link
 from squall_bus.records import ConsumerInfo, ConsumerSpec, Sourcing, StoreInfo, StreamInfo
 from squall_bus.routes import kv_dedupe_s
+from squall_bus.wire import unix_time
 from squall_contracts.subjects import kv_stream
 from squall_contracts.topology import BucketSpec, StreamSpec, Topology
 
@@ -167,6 +169,13 @@ class Administration:
             subjects=subjects,
             sources={source["name"]: _sourcing(source) for source in answer.get("sources") or []},
         )
+
+    async def clock_skew(self) -> float:
+        stream = self._topology.streams[0].name
+        asked = datetime.now(UTC).timestamp()
+        answer = await js.api(self._link, f"STREAM.INFO.{stream}")
+        answered = datetime.now(UTC).timestamp()
+        return (asked + answered) / 2 - unix_time(answer["ts"])
 
     async def store_info(self) -> StoreInfo:
         answer = await js.api(self._link, "INFO")

@@ -186,6 +186,10 @@ class Bus:
         """How much our account stores, and how much it may."""
         return await self._admin.store_info()
 
+    async def clock_skew(self) -> float:
+        """How many seconds our clock is ahead of the server's; exact to half a round trip."""
+        return await self._admin.clock_skew()
+
     # ------------------------------------------------------------------ administration
 
     async def ensure_topology(self) -> None:

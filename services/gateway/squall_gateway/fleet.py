@@ -111,5 +111,9 @@ class Fleet:
 
     async def nodes(self) -> list[NodeFact]:
         """Every machine that was heard of in the last ten seconds."""
+        return [fact for fact, _ in await self.nodes_seen()]
+
+    async def nodes_seen(self) -> list[tuple[NodeFact, float]]:
+        """The same, with the time by the bus server's clock at which each was written."""
         entries = await self.bus.kv(NODES).entries()
-        return [NodeFact.decode(entry.value) for entry in entries]
+        return [(NodeFact.decode(entry.value), entry.created_at) for entry in entries]

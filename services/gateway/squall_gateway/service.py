@@ -238,5 +238,7 @@ class Gateway:
             LogRoutes(logs, Images(bus, logs, clock), directory, fleet, self.draining).router(),
             HistoryRoutes(history, self.results, traces, self.cancels, directory).router(),
             LetterRoutes(letters, redriving, self.results, directory).router(),
-            FleetRoutes(bus, fleet, directory, self.condition, clock, self.version).router(),
+            FleetRoutes(
+                bus, fleet, directory, self.condition, clock, self.version, self.settings.sync_interval
+            ).router(),
         ]

@@ -14,6 +14,7 @@ from squall.ids import new_call_id
 from squall_contracts import subjects
 from squall_contracts.calls import AttemptFailed, CallEvent
 from squall_contracts.functions import pool_id
+from squall_contracts.health import HEALTH, StreamsChecked, streams_key
 from squall_contracts.nodes import ContainerClaim, ContainerStats, GpuFact, NodeFact, claim_key
 from squall_contracts.scaling import Desired, Verdict
 
@@ -142,3 +143,19 @@ async def test_nodes_and_containers_are_listed_with_what_they_do(world: World) -
     }
     assert (node["node"], node["gpus"], node["cpu_used"]) == ("n1", ["H100"], 2)
     assert (status["nodes"], status["bus_connected"]) == (1, True)
+    assert status["clock_skews_s"].keys() == {"gateway", "n1"}
+    assert abs(status["clock_skews_s"]["gateway"]) < 60
+    assert (status["durability"], status["replicas"], status["store_limit_bytes"]) == ("fsync always", 1, None)
+    assert status["store_used_bytes"] > 0
+    assert (status["streams_checked"], status["streams_failing"]) == (0, {})
+
+
+async def test_status_tells_which_streams_failed_their_canary(world: World) -> None:
+    checked = StreamsChecked(at=1.0, streams=7, slowest="A", slowest_ms=2.5, failing={"RESULTS_local_00": "no answer"})
+    await world.bus.kv(HEALTH).put(streams_key(0), checked.encode())
+
+    status = (await world.http.get("/v1/status")).json()
+
+    assert (status["streams_checked"], status["streams_slowest_ms"]) == (7, 2.5)
+    assert status["streams_failing"] == {"RESULTS_local_00": "no answer"}
+    await world.bus.kv(HEALTH).delete(streams_key(0))

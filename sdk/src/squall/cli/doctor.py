@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Callable, Optional
+from typing import Any, Callable, Optional
 
 from squall import config, local
 from squall.errors import ConnectionError, SquallError
@@ -28,7 +28,8 @@ _MARKS = {OK: "✓", NOTE: "·", BAD: "✗"}
 MIN_NATS = (2, 15, 0)
 MIN_FREE_BYTES = 2 << 30
 SLOW_FSYNC_MS = 5.0
-FSYNC_TRIES = 20
+FSYNC_TRIES = 100
+MAX_SKEW_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def _tools() -> Iterator[Finding]:
 
 
 def _disk() -> Iterator[Finding]:
-    for what, folder in (("data disk", config.home()), ("temp disk", Path(tempfile.gettempdir()))):
+    for what, folder in _folders():
         existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
         free = shutil.disk_usage(existing).free
         text = f"{free / (1 << 30):.1f} GiB free at {existing}"
@@ -136,12 +137,28 @@ def _disk() -> Iterator[Finding]:
             yield Finding(
                 name,
                 NOTE if slow else OK,
-                f"{p50:.2f} ms (p50), {p99:.2f} ms (slowest) at {existing}; each accepted call waits for about two",
+                f"{p50:.2f} ms (p50), {p99:.2f} ms (p99) at {existing}; each accepted call waits for about two",
             )
 
 
+def _folders() -> Iterator[tuple[str, Path]]:
+    """Where things are kept, and of the platform that runs here: store, blobs and agent, if on disks of their own."""
+    yield "data disk", config.home()
+    yield "temp disk", Path(tempfile.gettempdir())
+    server = local.recorded()
+    if server is None or not Path(server.data).exists():
+        return
+    known = {config.home().stat().st_dev} if config.home().exists() else set()
+    for what in ("bus", "blobs", "agent"):
+        folder = Path(server.data) / what
+        if folder.exists() and folder.stat().st_dev not in known:
+            known.add(folder.stat().st_dev)
+            yield f"{what} disk", folder
+
+
 def fsync_ms(folder: Path) -> tuple[Optional[float], float]:
-    """Median and slowest time of writing 4 KiB to the disk under a folder; (None, 0) when it cannot be written."""
+    """Median and 99th percentile of writing 4 KiB to the disk under a folder; (None, 0) if it cannot be written."""
+    sync = getattr(os, "fdatasync", os.fsync)
     times = []
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
@@ -149,11 +166,11 @@ def fsync_ms(folder: Path) -> tuple[Optional[float], float]:
                 began = time.perf_counter()
                 file.write(b"\0" * 4096)
                 file.flush()
-                os.fsync(file.fileno())
+                sync(file.fileno())
                 times.append((time.perf_counter() - began) * 1000)
     except OSError:
         return None, 0.0
-    return statistics.median(times), max(times)
+    return statistics.median(times), sorted(times)[int(len(times) * 0.99) - 1]
 
 
 def _ports() -> Iterator[Finding]:
@@ -228,10 +245,50 @@ def _server() -> Iterator[Finding]:
         took_ms = (time.perf_counter() - began) * 1000
         text = f"{address.url} answers in {took_ms:.0f} ms: squall {info.version}, {info.durability}"
         yield Finding("server", OK, text)
+        yield from bus_findings(client.json("GET", "/v1/status"))
     except SquallError as error:
         yield Finding("server", BAD, f"{address.url}: {error.message}", error.hint)
     finally:
         client.close()
+
+
+def bus_findings(status: dict[str, Any]) -> Iterator[Finding]:
+    """What a gateway says about its bus in /v1/status."""
+    if "streams_checked" not in status:
+        yield Finding("bus", NOTE, "this server is older than this squall, and does not say how its bus is")
+        return
+    text = f"nats-server {status['bus_version']}, {status['durability']}, {status['replicas']} of each record"
+    if status["durability"].startswith("fsync always"):
+        yield Finding("bus", OK, text)
+    else:
+        yield Finding(
+            "bus", BAD, text, "Start nats-server with `sync_interval: always`, unless you chose this to develop."
+        )
+    limit, used = status["store_limit_bytes"], status["store_used_bytes"] / (1 << 30)
+    share = f"{used:.2f} GiB used" + (f" of {limit / (1 << 30):.0f}" if limit else ", no limit that can be seen")
+    if status["storage_full"]:
+        fix = "Free space there; calls are taken again by themselves."
+        yield Finding("bus store", BAD, f"new calls are refused: {status['storage_full']} ({share})", fix)
+    else:
+        yield Finding("bus store", OK, share)
+    skews: dict[str, float] = status["clock_skews_s"]
+    who = max(skews, key=lambda name: abs(skews[name]), default="")
+    if who and abs(skews[who]) > MAX_SKEW_S:
+        text = f"that of {who} is {abs(skews[who]):.1f} s {'ahead of' if skews[who] > 0 else 'behind'} the bus server's"
+        yield Finding("clocks", BAD, text, "Let all machines follow the same time (chrony, systemd-timesyncd).")
+    else:
+        yield Finding(
+            "clocks", OK, f"gateway and {len(skews) - 1} nodes agree with the bus server to {MAX_SKEW_S:.0f} s"
+        )
+    failing: dict[str, str] = status["streams_failing"]
+    if failing:
+        text = "; ".join(f"{stream}: {why}" for stream, why in sorted(failing.items()))
+        yield Finding("streams", BAD, text, "Look at the log of nats-server, and restart the leader of that stream.")
+    elif status["streams_checked"]:
+        text = f"{status['streams_checked']} written and read, the slowest in {status['streams_slowest_ms']:.0f} ms"
+        yield Finding("streams", OK, text)
+    else:
+        yield Finding("streams", NOTE, "not checked yet: the scheduler does so every 30 s")
 
 
 def _beside(program: str) -> Optional[str]:

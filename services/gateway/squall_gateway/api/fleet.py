@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from fastapi import APIRouter, Request
 
 from squall.http_api import ContainerInfo, NodeInfo
-from squall_bus import Bus
+from squall_bus import Bus, StoreInfo
+from squall_contracts.health import HEALTH, StreamsChecked
 from squall_contracts.nodes import ContainerClaim, NodeFact
+from squall_gateway.api.functions import durability
 from squall_gateway.api.requests import workspace_of
 from squall_gateway.condition import Condition
 from squall_gateway.directory import Directory
@@ -40,6 +42,19 @@ class Status:
     bus_connected: bool
     bus_version: str
     storage_full: str
+    durability: str
+    """What an acknowledged call survives."""
+    replicas: int
+    """Copies of what must survive a server."""
+    store_used_bytes: int
+    """Of nats-server's files, by our account."""
+    store_limit_bytes: int | None
+    clock_skews_s: dict[str, float]
+    """Seconds ahead of the bus server's clock: this gateway, and each node."""
+    streams_checked: int
+    """By canaries, in the last two minutes; 0 = by nobody."""
+    streams_slowest_ms: float
+    streams_failing: dict[str, str]
     nodes: int
     containers: int
     apps: int
@@ -55,6 +70,7 @@ class FleetRoutes:
     condition: Condition
     clock: Clock
     version: str
+    sync_interval: str
 
     def router(self) -> APIRouter:
         """The routes."""
@@ -94,6 +110,12 @@ class FleetRoutes:
         """The platform at a glance."""
         workspace = workspace_of(request)
         connected = self.bus.connected
+        facts = await self.fleet.nodes_seen() if connected else []
+        checked = await self._streams_checked() if connected else []
+        store = await self.bus.store_info() if connected else StoreInfo(used_bytes=0, limit_bytes=None)
+        skews = {fact.node: fact.at - seen_at for fact, seen_at in facts}
+        if connected:
+            skews["gateway"] = await self.bus.clock_skew()
         return Status(
             version=self.version,
             region=self.bus.topology.region,
@@ -101,10 +123,22 @@ class FleetRoutes:
             bus_connected=connected,
             bus_version=".".join(map(str, self.bus.server_version)),
             storage_full=self.condition.storage_full,
-            nodes=len(await self.fleet.nodes()) if connected else 0,
+            durability=durability(self.sync_interval),
+            replicas=self.bus.topology.streams[0].replicas,
+            store_used_bytes=store.used_bytes,
+            store_limit_bytes=store.limit_bytes,
+            clock_skews_s={name: round(skew, 3) for name, skew in skews.items()},
+            streams_checked=sum(each.streams for each in checked),
+            streams_slowest_ms=max((each.slowest_ms for each in checked), default=0.0),
+            streams_failing={stream: why for each in checked for stream, why in each.failing.items()},
+            nodes=len(facts),
             containers=sum(claim.workspace == workspace for claim in self.fleet.all_claims()),
             apps=sum(a.record.workspace == workspace and a.record.state != "stopped" for a in self.directory.apps()),
         )
+
+    async def _streams_checked(self) -> list[StreamsChecked]:
+        entries = await self.bus.kv(HEALTH).entries()
+        return [StreamsChecked.decode(entry.value) for entry in entries]
 
 
 def _node(fact: NodeFact) -> NodeInfo:
