@@ -35,6 +35,8 @@ class FakeGateway:
         """What runs, by name; for `Class.method`, what makes it from the class parameters."""
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.blobs: dict[str, bytes] = {}
+        self.embed: Callable[[bytes], bytes] = lambda _: b""
+        """What of a blob comes in the answer itself."""
         self.apps: list[dict[str, Any]] = []
         self.calls: dict[str, dict[int, tuple[dict[str, Any], bytes]]] = {}
         self.spans: list[dict[str, Any]] = []
@@ -106,7 +108,7 @@ class FakeGateway:
         if len(value) > 64 * 1024:
             sha256 = hashlib.sha256(value).hexdigest()
             self.blobs[sha256] = value
-            return {**meta, "blob": f"{sha256}:{len(value)}"}, b""
+            return {**meta, "blob": f"{sha256}:{len(value)}"}, self.embed(value)
         return meta, value
 
 

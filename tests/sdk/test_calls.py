@@ -148,6 +148,15 @@ def test_large_arguments_and_results_go_through_the_blob_store(running: FakeGate
     assert any(path.startswith("/v1/blobs/") for path in running.paths("GET"))
 
 
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_large_result_in_the_answer_itself_is_taken_if_it_has_the_hash(running: FakeGateway, damaged: bool) -> None:
+    data = bytes(range(256)) * 1000
+    running.embed = lambda value: value[:-1] + b"?" if damaged else value
+
+    assert length.remote(data, times=2) == data * 2
+    assert any(path.startswith("/v1/blobs/") for path in running.paths("GET")) == damaged
+
+
 def test_values_of_many_megabytes_go_through_files_and_come_back_whole(running: FakeGateway) -> None:
     data = bytes(9_000_000)
     assert length.remote(data) == data

@@ -56,6 +56,12 @@ class HotMessage(Message):
     def decode(cls, data: bytes) -> Self:
         body = _unpack(cls, data)
         known = _field_names(cls)  # type: ignore[arg-type]  # a class is hashable; mypy doubts type[Self]
+        if len(body) == len(known) + 2 and known <= body.keys():
+            # Written by our own version, as nearly always. A frozen class sets field by field: 5 times slower.
+            del body["t"], body["v"]
+            message = object.__new__(cls)
+            message.__dict__.update(body)
+            return message
         try:
             return cls(**{name: value for name, value in body.items() if name in known})
         except TypeError as error:

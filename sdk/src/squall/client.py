@@ -41,6 +41,8 @@ RECONNECT_S = 60.0
 READ_TIMEOUT_S = 60.0
 STREAM_TIMEOUT_S = 30.0
 """Streams say something every 5 s; after this they count as broken."""
+ASK_FIRST_BYTES = 4 * 1024 * 1024
+"""Larger blobs are uploaded only if they are not there yet; asking costs as much as sending a few MiB."""
 IDLE_CONNECTIONS = 64
 NO_HEADERS: Mapping[str, str] = {}
 BROKEN = (OSError, HTTPException, EOFError)
@@ -161,7 +163,7 @@ class Client:
         """Store a blob; its reference."""
         size = len(body) if isinstance(body, bytes) else body.size
         path = Route.BLOB.format(sha256=sha256)
-        if size <= CHUNK_BYTES or not self._has(path):
+        if size <= ASK_FIRST_BYTES or not self._has(path):
             self.request("PUT", path, {"Content-Type": "application/octet-stream"}, body)
         return blob_ref(sha256, size)
 

@@ -154,7 +154,8 @@ class ResultMeta:
     """A value of `squall.spec.Outcome`."""
     encoding: str = "pickle"
     blob: Optional[str] = None
-    """Reference of the payload when it is not inline."""
+    """Reference of the payload when it is in the blob store. The frame may bring its bytes all the same, to spare a
+    request; they count only if they have that hash."""
     attempt: str = ""
     error: Optional[dict[str, Any]] = None
     """For every outcome but succeeded: {kind: "user" | a code of the catalogue, type, module, message, traceback, fix,

@@ -19,6 +19,7 @@ Headers = Iterable[tuple[bytes, bytes]]
 JSON = (b"content-type", b"application/json")
 FRAMES = (b"content-type", FRAMES_CONTENT_TYPE.encode())
 RETRY_AFTER_S = b"1"
+SLICE_BYTES = 256 * 1024
 
 # What the bus says, as the caller should hear it: it cannot know our streams and messages.
 _INSIDE: tuple[tuple[type[SquallError], type[SquallError]], ...] = (
@@ -61,6 +62,15 @@ async def send_whole(send: Send, status: int, body: bytes, headers: Headers = (J
     await send({"type": "http.response.body", "body": body})
 
 
+async def send_slices(send: Send, body: bytes, headers: Headers) -> None:
+    """A complete answer that is large: each slice waits until the client has room for it."""
+    length = (b"content-length", b"%d" % len(body))
+    await send({"type": "http.response.start", "status": 200, "headers": [*headers, length]})
+    for start in range(0, len(body), SLICE_BYTES):
+        last = start + SLICE_BYTES >= len(body)
+        await send({"type": "http.response.body", "body": body[start : start + SLICE_BYTES], "more_body": not last})
+
+
 async def send_json(send: Send, status: int, body: Any) -> None:
     """A complete answer in JSON."""
     await send_whole(send, status, json.dumps(body).encode())
@@ -81,8 +91,9 @@ async def end_stream(send: Send) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
-def result_frame(record: CallResult, cursor: int | None = None) -> bytes:
-    """The RESULT frame of a record. Fields that have their default value are left out."""
+def result_frame(record: CallResult, cursor: int | None = None, payload: bytes = b"") -> bytes:
+    """The RESULT frame of a record; `payload`: the content of its blob. Fields that have their default value are left
+    out."""
     meta: dict[str, Any] = {
         "call": record.call,
         "index": record.index,
@@ -102,7 +113,7 @@ def result_frame(record: CallResult, cursor: int | None = None) -> bytes:
         meta["items"] = record.items
     if cursor is not None:
         meta["cursor"] = cursor
-    return frames.encode(FrameKind.RESULT, meta, record.payload)
+    return frames.encode(FrameKind.RESULT, meta, payload or record.payload)
 
 
 def keepalive_frame(waiting: str) -> bytes:

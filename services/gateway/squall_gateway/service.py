@@ -36,6 +36,7 @@ from squall_gateway.generators import Generators
 from squall_gateway.history import History
 from squall_gateway.idempotency import IdempotencyKeys
 from squall_gateway.images import Images
+from squall_gateway.large_results import ResultAnswers
 from squall_gateway.letters import Letters
 from squall_gateway.load import Loads
 from squall_gateway.logs import Logs
@@ -215,6 +216,7 @@ class Gateway:
             self.waiting,
             self.requests,
             self.caller_spans,
+            ResultAnswers(self.blobs),
         )
         maps = MapRoutes(self.acceptor, targets, self.results, self.waiting, self.requests, self.draining)
         return {

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import resource
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -16,7 +18,9 @@ from tests.services.gateway.world import (
     a_world,
     call_headers,
     error_of,
+    only_frame,
     sha256,
+    succeeded,
 )
 from tests.support.eventually import eventually
 
@@ -110,6 +114,22 @@ async def test_a_call_carries_a_reference_and_its_result_may_too(world: World, a
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("size", "embedded"), [(1_000_000, True), (5_000_000, False), (0, False)])
+async def test_a_result_in_the_blob_store_comes_with_the_answer_if_it_is_not_too_large(
+    world: World, agent: TinyAgent, size: int, embedded: bool
+) -> None:
+    app, data = await world.publish(), os.urandom(size)
+    ref = f"{sha256(data or b'gone')}:{size or 4}"  # nothing is there of the last one
+    if data:
+        await world.http.put(f"/v1/blobs/{sha256(data)}", content=data)
+    agent.answer = lambda request: replace(succeeded(request, b""), blob=ref)
+    await agent.serve(pool_id(app["functions"]["double"]))
+
+    frame = only_frame((await world.http.post("/v1/calls?wait=10", headers=call_headers(app), content=b"x")).content)
+
+    assert (frame.meta["blob"], frame.payload) == (ref, data if embedded else b"")
+
+
 async def test_a_large_blob_passes_in_bounded_memory(world: World) -> None:
     size, part = 256 << 20, b"\x5a" * (1 << 20)
     digest = hashlib.sha256()

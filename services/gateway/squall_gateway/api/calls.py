@@ -11,13 +11,14 @@ from squall_contracts import spans
 from squall_contracts.calls import CallResult
 from squall_contracts.spans import SpanBatch, row
 from squall_gateway.accept import SERVICE, Accepted, Acceptor, Input, now_ns
-from squall_gateway.answers import FRAMES, result_frame, send_json, send_whole
+from squall_gateway.answers import send_json
 from squall_gateway.bodies import integer, query_values, wait_s, whole
 from squall_gateway.call_headers import CallHeaders, read_call_headers
 from squall_gateway.caller_spans import MAX_BODY_BYTES, CallerSpans, read_batches
 from squall_gateway.edge import Exchange
 from squall_gateway.generators import Generators
 from squall_gateway.idempotency import IdempotencyKeys
+from squall_gateway.large_results import ResultAnswers
 from squall_gateway.metrics import Requests
 from squall_gateway.results import Results
 from squall_gateway.targets import Target, Targets
@@ -39,6 +40,7 @@ class CallRoutes:
     waiting: Waiting
     requests: Requests
     caller_spans: CallerSpans
+    answers: ResultAnswers
 
     async def post(self, exchange: Exchange, _: str) -> None:
         """Accept one input; answer with its result, or with 202 once it is accepted."""
@@ -112,7 +114,7 @@ class CallRoutes:
         if isinstance(outcome, bytes):
             record = CallResult.decode(outcome)
             self.acceptor.loads.ended(record.pool or pool)
-            await send_whole(exchange.send, 200, result_frame(record), (FRAMES,))
+            await self.answers.send(exchange, record)
         elif outcome is NoResult.LATER:
             await send_json(exchange.send, 202, {"call": call, "waiting": self.waiting.text(pool)})
         # NoResult.GONE: nobody reads an answer. The call goes on; its app's end cancels it.
