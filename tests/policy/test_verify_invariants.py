@@ -216,6 +216,7 @@ BAD: list[tuple[str, Evidence]] = [
     ("I1", run(seen=(seen("invoke", form="remote"),))),
     ("I2", run(recorded=(recorded(), recorded(OTHER)))),
     ("I2", run(accepted=(), recorded=())),
+    ("I2", run(accepted=(accepted(), accepted(pool="po-2")))),
     ("I2", run(counted=(counted(call=OTHER),))),
     (
         "I2",
@@ -279,6 +280,14 @@ BAD: list[tuple[str, Evidence]] = [
     ("I45", run(settled=replace(SETTLED, empty_at=400.0))),
     ("I48", run(used=(used("lost"),))),
     ("I57", run(deployed=DEPLOYED, effects=(effect("start", 101, version=1),))),
+    (
+        "I57",
+        run(
+            accepted=(accepted(), accepted(index=1, function="fu-2")),
+            deployed=(DEPLOYED[0], replace(DEPLOYED[1], began=95, ended=110)),
+            effects=(effect("start", 101, version=1), effect("start", 101, index=1, version=2)),
+        ),
+    ),
     ("I57", run(deployed=DEPLOYED, effects=(effect("start", 101, version=2), effect("start", 102, version=1)))),
 ]
 NEVER = {"I13": "nothing is preempted"}

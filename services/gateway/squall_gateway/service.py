@@ -41,6 +41,7 @@ from squall_gateway.letters import Letters
 from squall_gateway.load import Loads
 from squall_gateway.logs import Logs
 from squall_gateway.metrics import Requests
+from squall_gateway.pinning import Pinning
 from squall_gateway.policy.admission import Limits
 from squall_gateway.pools import Pools
 from squall_gateway.redrives import Redriving
@@ -194,7 +195,7 @@ class Gateway:
         return Edge(Tokens(self.bus, context.clock), self.condition, self.requests, self._hot(), app)
 
     def _hot(self) -> dict[tuple[str, str], Handler]:
-        targets = Targets(self.directory)
+        targets = Pinning(Targets(self.directory), self.results, self.context.clock)
         generators = Generators(
             acceptor=self.acceptor,
             waits=self.waits,

@@ -33,6 +33,8 @@ from squall_service.clock import Clock
 from squall_service.failpoints import failpoint
 from squall_service.telemetry import log
 
+EARLY_S = 0.05
+"""A delivery before its retry is due by no more than that is the queue's timer, not a mistake."""
 OWN_ATTEMPT_S = 1.0
 """Before a call is looked at again whose earlier attempt still runs here."""
 
@@ -108,6 +110,10 @@ class Attempts:
             return False
         if now > request.deadline and not counted and not past.lost_attempt:
             await self._end_unstarted(held, results.expired(request, now), function, "expired")
+            return False
+        if past.retry_at > now + EARLY_S:
+            # A queue that has lost its state in a crash of the server delivers at once what it was to hold back.
+            held.hand_back(self._parts.clock.monotonic(), min(past.retry_at - now, function.spec.retry.max_delay_s))
             return False
         if past.lost_attempt and not await self._count_lost(held, past, function):
             return False

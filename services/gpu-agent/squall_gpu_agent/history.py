@@ -30,6 +30,8 @@ class Past:
     attempts_seq: int = 0
     lines: tuple[str, ...] = ()
     """One line for each counted failure."""
+    retry_at: float = 0.0
+    """The delay of the last counted failure ends then."""
     lost_attempt: str = ""
     """An attempt that was started and about which nothing was heard since: its agent died with it."""
     lost_node: str = ""
@@ -69,6 +71,7 @@ class History:
         return Past(
             totals=Totals(user=counted.user_failures, infra=counted.infra_failures) if counted else Totals(),
             attempts_seq=stored.seq if stored is not None else 0,
+            retry_at=counted.retry_at if counted else 0.0,
             lines=tuple(counted.history) if counted else (),
             lost_attempt=lost,
             lost_node=node,

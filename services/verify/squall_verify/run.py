@@ -181,7 +181,7 @@ class Run:
         async with connect(self.platform.bus_settings(), topology.build()) as bus:
             settled_at, waiting = await settling.until_empty(bus, settling.unended, LIVE_S)
             canaries = await asyncio.to_thread(self._after)
-            await settling.until_empty(bus, settling.unended, LIVE_S)
+            await settling.until_empty(bus, settling.unended, LIVE_S if settled_at is not None else 0.0)
             idle_at = _CLOCK.now()
             empty_at, left = await settling.until_empty(bus, settling.containers, EMPTY_S)
         shift = idle_at - settled_at if settled_at is not None else 0.0

@@ -129,6 +129,32 @@ async def test_the_same_call_sent_twice_is_one_call_with_one_result(world: World
     assert len(agent.seen) == 1
 
 
+async def test_a_call_that_is_sent_again_after_a_deploy_is_no_second_call(world: World) -> None:
+    old = await world.publish(name="twice", mode="deployed")
+    headers = call_headers(old)
+    made_before = "fc-0100000000" + headers[Header.CALL][13:]  # its time is the first ten
+    # As a gateway stored it a minute ago: the journal does not know its message id any more.
+    await world.http.post("/v1/calls?wait=0", headers=headers, content=b"5")
+    region, shard = world.bus.topology.region, shard_of(made_before)
+    pool = pool_id(old["functions"]["double"])
+    stored = await world.bus.get_last(
+        subjects.journal_stream(region, shard), subjects.call(region, pool, headers[Header.CALL], 0)
+    )
+    assert stored is not None
+    first = replace(CallRequested.decode(stored.data), call=made_before)
+    await world.bus.publish(subjects.call(region, pool, made_before, 0), first.encode())
+
+    new = await world.publish(a_function(timeout_s=17), name="twice", mode="deployed")
+    assert new["functions"] != old["functions"]
+    again = await world.http.post("/v1/calls?wait=0", headers={**headers, Header.CALL: made_before}, content=b"5")
+
+    assert again.status_code == 202
+    journal = await world.bus.stream_info(
+        subjects.journal_stream(region, shard), subjects.calls_of(region, "*", made_before)
+    )
+    assert list(journal.subjects) == [subjects.call(region, pool, made_before, 0)]
+
+
 async def test_a_wait_that_is_over_says_why_the_call_waits_and_can_be_resumed(world: World, agent: TinyAgent) -> None:
     app = await world.publish()
     headers = call_headers(app)

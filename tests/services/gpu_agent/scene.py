@@ -263,6 +263,12 @@ class Scene:
         subject = subjects.attempts(self.region, WORKSPACE, request.call, request.index)
         return [AttemptFailed.decode(stored.data) async for stored in self.bus.read(stream, subject)]
 
+    async def count(self, request: CallRequested, *, retry_at: float) -> None:
+        """Count a failed attempt of somebody else's."""
+        subject = subjects.attempts(self.region, WORKSPACE, request.call, request.index)
+        failed = AttemptFailed(request.call, request.index, "1-other", "user", 1, 0, time.time(), retry_at)
+        await self.bus.publish(subject, failed.encode())
+
     async def letters(self) -> list[DeadLetter]:
         """Every dead letter."""
         wanted = subjects.letters_of(self.region, WORKSPACE)

@@ -189,6 +189,21 @@ async def test_a_failed_attempt_is_counted_and_repeated_after_its_delay(scene: S
         await scene.emptied(pool)
 
 
+async def test_a_retry_that_the_queue_delivers_too_early_waits_for_its_time(scene: Scene) -> None:
+    code = Script(output(b"in time"))
+    async with scene.agent(FakeBackend({"f": code})):
+        function = await scene.function(retry=FAST_RETRY)
+        pool = await scene.pool(function)
+        request = await scene.call(pool, function)
+        await scene.deliver_once(pool, request)
+        due = time.time() + 0.6
+        await scene.count(request, retry_at=due)
+        await scene.propose(pool, function)
+        result = await scene.result(request)
+    assert result.outcome == "succeeded"
+    assert result.started_at >= due - 0.05
+
+
 async def test_the_last_failure_is_the_result_when_retries_are_used_up(scene: Scene) -> None:
     code = Script(failed("one"), failed("two"), failed("three"))
     async with scene.agent(FakeBackend({"f": code})):

@@ -20,8 +20,9 @@ from squall_gateway.generators import Generators
 from squall_gateway.idempotency import IdempotencyKeys
 from squall_gateway.large_results import ResultAnswers
 from squall_gateway.metrics import Requests
+from squall_gateway.pinning import Pinning
 from squall_gateway.results import Results
-from squall_gateway.targets import Target, Targets
+from squall_gateway.targets import Target
 from squall_gateway.waiting import Waiting
 from squall_gateway.waits import NoResult, Waits
 from squall_service.failpoints import failpoint
@@ -32,7 +33,7 @@ class CallRoutes:
     """Takes calls and answers with their results."""
 
     acceptor: Acceptor
-    targets: Targets
+    targets: Pinning
     waits: Waits
     results: Results
     generators: Generators

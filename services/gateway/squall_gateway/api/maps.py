@@ -17,8 +17,8 @@ from squall_gateway.call_headers import check_blob_ref, read_call_headers
 from squall_gateway.edge import Exchange
 from squall_gateway.feeds import Feed
 from squall_gateway.metrics import Requests
+from squall_gateway.pinning import Pinning
 from squall_gateway.results import Results
-from squall_gateway.targets import Targets
 from squall_gateway.waiting import Waiting
 from squall_gateway.waits import Receive
 from squall_service.failpoints import failpoint
@@ -33,7 +33,7 @@ class MapRoutes:
     """Takes inputs in chunks and gives results as they come."""
 
     acceptor: Acceptor
-    targets: Targets
+    targets: Pinning
     results: Results
     waiting: Waiting
     requests: Requests

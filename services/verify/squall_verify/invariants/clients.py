@@ -96,6 +96,8 @@ def atomic_deploy(evidence: Evidence) -> Findings:
         of_call[effect.call].add(effect.version)
         allowed = _deployed_at(evidence.deployed, accepted.stored_at)
         look.at(effect.key, effect.version in allowed, f"ran version {effect.version}; deployed was {sorted(allowed)}")
+    for call, found in of_call.items():
+        look.at(call, len(found) == 1, f"one call ran as versions {sorted(found)}")
     for function, found in versions.items():
         look.at(function, len(found) == 1, f"one function version ran as {sorted(found)}")
     return look.findings()

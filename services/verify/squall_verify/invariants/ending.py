@@ -38,6 +38,8 @@ def no_phantom(evidence: Evidence) -> Findings:
     """I2: no result, execution or counted failure of a call that is not in the journal; one call for one request."""
     look = Looking()
     journal = {each.key for each in evidence.accepted}
+    for key, records in by_key(evidence.accepted).items():
+        look.at(key, len(records) == 1, f"accepted {len(records)} times, for {[each.pool for each in records]}")
     for result in evidence.recorded:
         look.at(result.key, result.key in journal, "has a result, and was never accepted")
     for key in {effect.key for effect in evidence.effects}:
