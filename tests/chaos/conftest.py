@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from tests.chaos import invariants
+from tests.chaos.armed import Scene
 from tests.chaos.victims import Effects
+from tests.support.failpoints import armed_platform
 from tests.support.platform import Platform
 
 PROGRAMS = Path(__file__).parent / "programs"
@@ -40,6 +43,26 @@ def platform(shared: Platform, monkeypatch: pytest.MonkeyPatch) -> Iterator[Plat
         monkeypatch.setenv(name, shared.client_environment()[name])
     yield shared
     invariants.check(shared)
+
+
+@pytest.fixture
+def scene(shared_scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Scene:
+    """The SDK of this process talks to it."""
+    for name in ("SQUALL_SERVER_URL", "SQUALL_TOKEN", "SQUALL_HOME"):
+        monkeypatch.setenv(name, shared_scene.platform.client_environment()[name])
+    return shared_scene
+
+
+@pytest.fixture(scope="module")
+def shared_scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    """A platform with fail points, for the tests of a module; in the end every accepted call has exactly one result."""
+    platform, points = armed_platform(tmp_path_factory.mktemp("points"))
+    with platform, ThreadPoolExecutor(4) as threads:
+        platform.squall("deploy", PROGRAMS / "work.py")
+        scene = Scene(platform, points, threads)
+        yield scene
+        invariants.check(platform)
+        scene.check_all()
 
 
 @pytest.fixture

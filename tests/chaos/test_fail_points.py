@@ -4,101 +4,21 @@ as often as the step says, also after the queue has brought everything back that
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from signal import SIGCONT, SIGSTOP
-from typing import Any
 
 import pytest
 from tests.chaos import invariants
-from tests.chaos.conftest import PROGRAMS
+from tests.chaos.armed import Form, Scene
 from tests.chaos.victims import RESULTS_S, Effects, agent_of, function
 from tests.support.eventually import eventually as async_eventually
-from tests.support.failpoints import FailPoints, armed_platform
-from tests.support.platform import Part, Platform, eventually
+from tests.support.platform import Part, Platform
 
 import squall
 from squall.ids import shard_of
 from squall_bus import Record, connect
 from squall_contracts import subjects, topology
 from squall_contracts.calls import DEADLINE_HEADER, CallRequested
-
-Form = str
-"""How a call is made: remote, spawn, map or items."""
-
-
-@dataclass
-class Scene:
-    """One platform for all steps. What must be true of a call's executions is checked at its end, and at the end of
-    all: what was not acknowledged to the queue has come back by then."""
-
-    platform: Platform
-    points: FailPoints
-    threads: ThreadPoolExecutor
-    expected: list[tuple[Effects, int, range]] = field(default_factory=list)
-    value: int = 0
-
-    def agents(self) -> list[Part]:
-        """Both, running: one may have been killed by the step before."""
-        return eventually(
-            lambda: parts if len(parts := self.platform.parts_named("gpu-agent")) == 2 else None, what="an agent"
-        )
-
-    def call(self, form: Form, name: str, effects: Effects) -> tuple[int, Future[Any]]:
-        """Begin a call; its value and what it will give."""
-        self.value += 1
-        value = self.value
-        return value, self.threads.submit(make, form, name, effects, value)
-
-    def expect(self, effects: Effects, value: int, executions: range) -> None:
-        """So often the code of a call may have run to its end."""
-        self.expected.append((effects, value, executions))
-        self._check(effects, value, executions)
-
-    def check_all(self) -> None:
-        """Nothing ran again since."""
-        for effects, value, executions in self.expected:
-            self._check(effects, value, executions)
-
-    def _check(self, effects: Effects, value: int, executions: range) -> None:
-        count = effects.counts("finished")[value]
-        assert count in executions, f"executed {count} times instead of {executions}: {effects.lines()}"
-
-
-def make(form: Form, name: str, effects: Effects, value: int) -> Any:
-    """One call of that form, to its result."""
-    called, arguments = function(name), (*effects.arguments, value)
-    match form:
-        case "remote":
-            return called.remote(*arguments)
-        case "spawn":
-            return called.spawn(*arguments).get(timeout=RESULTS_S)
-        case "map":
-            (answer,) = called.starmap([arguments])
-            return answer
-        case _:
-            raise ValueError(form)
-
-
-@pytest.fixture
-def scene(shared_scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Scene:
-    """The SDK of this process talks to it."""
-    for name in ("SQUALL_SERVER_URL", "SQUALL_TOKEN", "SQUALL_HOME"):
-        monkeypatch.setenv(name, shared_scene.platform.client_environment()[name])
-    return shared_scene
-
-
-@pytest.fixture(scope="module")
-def shared_scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    platform, points = armed_platform(tmp_path_factory.mktemp("points"))
-    with platform, ThreadPoolExecutor(4) as threads:
-        platform.squall("deploy", PROGRAMS / "work.py")
-        scene = Scene(platform, points, threads)
-        yield scene
-        invariants.check(platform)
-        scene.check_all()
-
 
 # ---------------------------------------------------------------------- gateway
 
@@ -143,8 +63,7 @@ BEFORE_THE_CODE = ["agent.delivered", "agent.history_read", "agent.handed_over"]
 
 @pytest.mark.parametrize("step", BEFORE_THE_CODE)
 def test_agent_dies_before_the_code_has_ended(scene: Scene, effects: Effects, step: str) -> None:
-    warm(effects)
-    with scene.points.fatal(f"{step}=kill", *scene.agents()):
+    with scene.points.fatal(f"{step}=kill", *scene.warm_agents(effects)):
         value, result = scene.call("spawn", "work", effects)
     assert effects.counts("finished")[value] == 0
     effects.open_gate()
@@ -190,18 +109,6 @@ def test_agent_dies_after_a_failure_was_counted(scene: Scene, effects: Effects) 
     with pytest.raises(ValueError, match=str(value)):
         result.result(RESULTS_S)
     scene.expect(effects, value, range(2, 3))  # as often as its retries allow, no more and no less
-
-
-def warm(effects: Effects) -> None:
-    """Both agents have containers of `work`, so that any of them may get the next call."""
-    folder = effects.file.parent / "warm"
-    folder.mkdir()
-    other = Effects(folder)
-    calls = [function("work").spawn(*other.arguments, number) for number in range(4)]
-    other.wait_for_starts(4)
-    other.open_gate()
-    for call in calls:
-        call.get(timeout=RESULTS_S)
 
 
 def running_agent(scene: Scene, effects: Effects) -> Part:

@@ -156,6 +156,11 @@ POISONED = run(
     effects=(),
 )
 EXPIRED = recorded(outcome="expired", attempt="", nonce="")
+AT_ONCE = run(
+    effects=(effect("start", 101.0), effect("start", 101.5, SECOND), effect("end", 101.9)),
+    used=(used(), used(attempt="2-b", started_at=101.5, node="local-1")),
+)
+AGAIN = replace(AT_ONCE, effects=(effect("start", 101.0), effect("raise", 101.2), effect("start", 101.5, SECOND)))
 
 GOOD: list[tuple[str, Evidence]] = [
     ("I1", RUN),
@@ -164,6 +169,11 @@ GOOD: list[tuple[str, Evidence]] = [
     ("I3", RUN),
     ("I4", RUN),
     ("I4", run(effects=(effect("start", 101), effect("start", 109, SECOND), effect("end", 110)))),
+    ("I4b", RUN),
+    ("I4b", run(effects=(*RUN.effects, effect("start", 110, SECOND)), happened=(PAUSED,))),
+    ("I5b", AGAIN),
+    ("I5b", replace(AT_ONCE, happened=(fault("kill-agent", 101.2, 101.2, node="local-0"),))),
+    ("I5b", replace(AT_ONCE, happened=(fault("kill-bus", 95, 95),))),
     ("I5", run(recorded=(FAILED,), counted=(counted(1), counted(2, stored_at=101.5)))),
     ("I5", run(recorded=(FAILED,), happened=(replace(PAUSED, ended=105.0),))),
     ("I5", run(recorded=(recorded(stored_at=112.0, node="local-0"),), happened=(PAUSED,))),
@@ -183,6 +193,7 @@ GOOD: list[tuple[str, Evidence]] = [
     ),
     ("I7", run(samples=(Sample(at=110, missing=(KEY,)), Sample(at=130, missing=(KEY,)), Sample(at=132)))),
     ("I8", run(counted=(counted(1),), effects=(effect("start", 101), effect("start", 101.8, SECOND)))),
+    ("I8", run(counted=(counted(1),), effects=(effect("raise", 101), effect("raise", 102), effect("raise", 103)))),
     ("I8", run(counted=(counted(1), counted(2, failed_at=102, retry_at=103)), recorded=(FAILED,))),
     ("I8", run(counted=(counted(0, 1, kind="infra"),), recorded=(recorded(outcome="failed", error="infra"),))),
     ("I10", run(effects=(effect("start", 101), effect("tick", 104.5)))),
@@ -231,6 +242,9 @@ BAD: list[tuple[str, Evidence]] = [
     ("I3", run(effects=(effect("end", 101.9, op="op-2"),))),
     ("I4", run(effects=(effect("start", 101),))),
     ("I4", run(effects=(effect("end", 101, SECOND),))),
+    ("I4b", run(effects=(*RUN.effects, effect("start", 110, SECOND)))),
+    ("I5b", AT_ONCE),
+    ("I5b", replace(AT_ONCE, happened=(fault("pause-agent", 95, 101.2, node="local-1"),))),
     ("I5", run(counted=(counted(1, stored_at=103.0),))),
     ("I5", run(recorded=(FAILED,), counted=(counted(1), counted(3, stored_at=101.5)))),
     ("I5", run(recorded=(FAILED,), counted=(counted(1), counted(1, stored_at=101.5)))),
@@ -242,6 +256,8 @@ BAD: list[tuple[str, Evidence]] = [
     ("I8", run(counted=(counted(1, retry_at=105.0),))),
     ("I8", run(counted=(counted(1),), effects=(effect("start", 101), effect("start", 101.3, SECOND)))),
     ("I8", run(counted=(counted(1),), recorded=(FAILED,))),
+    ("I8", run(effects=tuple(effect("raise", 101 + n) for n in range(4)))),
+    ("I8", run(counted=tuple(counted(0, n, kind="infra") for n in range(1, 10)))),
     ("I10", run(effects=(effect("start", 101), effect("tick", 106)))),
     ("I11", run(accepted=(accepted(deadline=100.5),))),
     ("I11", run(recorded=(EXPIRED,))),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from squall.errors import CallCancelledError, NotFoundError
 from squall.ids import shard_of
 from squall.spec import Kind, Outcome
-from squall_bus import Bus, Published, Record, Stored, SubjectTaken
+from squall_bus import Bus, BusUnavailable, NotFound, Published, Record, Stored, SubjectTaken
 from squall_contracts import subjects
 from squall_contracts.calls import CallEvent, CallRequested, CallResult, CancelRequested
 from squall_contracts.functions import AppRecord
@@ -60,7 +60,10 @@ class Cancels:
         failpoint("gateway.cancel_recorded")
         self._tell(first.call, first.pool, terminate_containers=terminate_containers)
         failpoint("gateway.cancel_told")
-        await self._clear(shard_of(call), subjects.calls_of(self.region, first.pool, call), len(indices))
+        try:
+            await self._clear(shard_of(call), subjects.calls_of(self.region, first.pool, call), len(indices))
+        except NotFound as error:  # the scheduler makes it again, without what has ended
+            log.warning("queue_is_missing", call=call, reason=error.message)
         return cancelled
 
     async def app(self, app: AppRecord) -> int:
@@ -69,15 +72,21 @@ class Cancels:
 
         async def clear(pool: str, shard: int) -> int:
             async with slots:
-                return await self._pool(pool, shard)
+                try:
+                    return await self._pool(pool, shard)
+                except NotFound as error:
+                    raise BusUnavailable("a queue is being made again; stop the app once more") from error
 
         pools = await self.directory.pools_of_now(app.app_id)
-        async with asyncio.TaskGroup() as tasks:
-            counts = [
-                tasks.create_task(clear(pool.pool, shard))
-                for pool in pools
-                for shard in range(self.bus.topology.shards)
-            ]
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                counts = [
+                    tasks.create_task(clear(pool.pool, shard))
+                    for pool in pools
+                    for shard in range(self.bus.topology.shards)
+                ]
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from group  # the caller is told what is wrong, and repeats it
         return sum(task.result() for task in counts)
 
     # ------------------------------------------------------------------ one call

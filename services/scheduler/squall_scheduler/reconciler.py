@@ -27,6 +27,8 @@ DUE_AT_ONCE = 4096
 POOLS_AT_ONCE = 8
 REFILLED_LAG = 100
 """A queue that is so little behind the journal has taken over what was there when it was made."""
+REFILL_S = 10.0
+"""For so long a new queue is waited for to be level with its journal; under load it may always be a little behind."""
 MARGIN = 8
 """Inputs that are looked at beyond those known to be delivered."""
 SYNC_EVERY_S = 900.0
@@ -55,6 +57,7 @@ class Reconciler:
         self._watch_takeover_until = 0.0
         self._refilling = False
         """WORK was made again, and takes over everything from the journal, also what has ended."""
+        self._refill_until = 0.0
         self._surplus: set[str] = set()
         """Pools whose queue held more than their open inputs in the last round."""
 
@@ -112,7 +115,8 @@ class Reconciler:
         if not await self._takeover.check(work, now):
             self._watch_takeover_until = now + SETTLING_S[0]
         lag = sum(source.lag for source in work.sources.values())
-        await self._after_refilling(work, lag)
+        if self._refilling and not await self._refilled(work, lag, now):
+            return
         if work.messages == 0 and not len(self.tail.open):
             self._surplus.clear()
             return
@@ -124,14 +128,19 @@ class Reconciler:
         if self._surplus_lasts(consumers):
             await self.take_out_ended()
 
-    async def _after_refilling(self, work: StreamInfo, lag: int) -> None:
-        """Once a new WORK has taken over the journal, what has ended is taken out of it again."""
-        if not self._refilling:
-            return
+    async def _refilled(self, work: StreamInfo, lag: int, now: float) -> bool:
+        """Once a new WORK has taken over the journal, what has ended is taken out of it again.
+
+        Before that it gets no consumers: agents take a first delivery for something that nobody has run yet."""
         self._next_round = 0.0
-        if work.last_seq and lag < REFILLED_LAG:
-            self._refilling = False
-            await self.take_out_ended()
+        over = now > self._refill_until
+        if not over and (not work.last_seq or lag):
+            return False
+        if lag >= REFILLED_LAG:
+            return False
+        self._refilling = False
+        await self.take_out_ended()
+        return True
 
     async def _work_stream(self) -> StreamInfo | None:
         """WORK; when it was lost it is made again, and fills itself from the journal."""
@@ -140,9 +149,8 @@ class Reconciler:
         except NotFound:
             log.error("queue_lost", stream=self._work, open=len(self.tail.open))
             await self._bus.ensure_stream(self._work)
-            for pool in self.tail.open.pools():
-                await self._make_consumer(pool)
             self._refilling = True
+            self._refill_until = self._clock.monotonic() + REFILL_S
             return None
 
     async def _make_consumer(self, pool: str) -> ConsumerInfo | None:

@@ -97,3 +97,21 @@ class Fresh:
         mark(effects, f"started {value} {os.getpid()}")
         mark(effects, f"finished {value} {os.getpid()}")
         return value * self.number
+
+
+@app.function(timeout=14, max_containers=24, cpu=0.0625)
+def turns(folder, value, first):
+    """Each execution waits for a gate of its own; `first` says what the first one does then: return, raise or stay."""
+    turn = 0
+    while True:
+        try:
+            os.close(os.open(f"{folder}/turn-{value}-{turn}", os.O_CREAT | os.O_EXCL))
+            break
+        except FileExistsError:
+            turn += 1
+    mark(f"{folder}/effects", f"started {value} {os.getpid()} {turn}")
+    hold_until(f"{folder}/gate-{'never' if turn == 0 and first == 'stay' else turn}")
+    mark(f"{folder}/effects", f"finished {value} {os.getpid()} {turn}")
+    if turn == 0 and first == "raise":
+        raise ValueError(value)
+    return turn

@@ -64,6 +64,25 @@ async def test_a_cancel_right_after_the_acknowledgement_still_empties_the_queue(
     assert await queued(world, pool) == 0
 
 
+@pytest.mark.slow
+async def test_a_cancel_is_recorded_and_acknowledged_while_a_queue_is_lost(world: World) -> None:
+    app = await world.publish()
+    headers = call_headers(app, kind="spawn")
+    call = headers[Header.CALL]
+    await world.http.post("/v1/calls", headers=headers, content=b"x")
+    await world.bus.request(f"$JS.API.STREAM.DELETE.{subjects.work_stream('local', shard_of(call))}", b"")
+    try:
+        answer = await world.http.post(f"/v1/calls/{call}/cancel")
+        stopping = await world.http.post(f"/v1/apps/{app['app_id']}/stop")
+    finally:
+        await world.bus.ensure_topology()
+    result = await world.http.get(f"/v1/calls/{call}/result?wait=5")
+
+    assert (answer.status_code, answer.json()) == (200, {"cancelled": 1})
+    assert only_frame(result.content).meta["outcome"] == "cancelled"
+    assert stopping.status_code == 503, "calls in the lost queue were not cancelled, and nobody was told"
+
+
 async def test_who_waits_for_a_cancelled_call_is_told_at_once_and_its_agent_too(world: World) -> None:
     app = await world.publish()
     agent, headers = world.agent(lambda request: None), call_headers(app)

@@ -277,6 +277,7 @@ async def test_a_lost_queue_is_made_again_with_only_what_is_not_finished(shard: 
     await shard.world.bus.request(f"$JS.API.STREAM.DELETE.{WORK}", b"")
     await shard.after(LEASE_S + 1)
     await eventually(lambda: shard.is_queued(waiting))
+    assert await shard.world.bus.consumer_info(WORK, pool) is None, "what has ended could be delivered"
     await shard.after(3)
     assert await shard.queued() == [f"{waiting}.0"]
     assert (await shard.delivered(pool)).subject.endswith(f"{waiting}.0")

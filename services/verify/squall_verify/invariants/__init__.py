@@ -1,6 +1,6 @@
 """The invariants of docs/reliability.md, each a pure function over the evidence of a run."""
 
-from squall_verify.invariants import attempts, clients, ending, platform
+from squall_verify.invariants import attempts, clients, ending, executions, platform
 from squall_verify.invariants.verdict import Invariant
 
 INVARIANTS: tuple[Invariant, ...] = (
@@ -8,7 +8,9 @@ INVARIANTS: tuple[Invariant, ...] = (
     Invariant("I2", "nothing runs or ends that was not accepted", ending.no_phantom),
     Invariant("I3", "one recorded result, and everybody reads it", ending.one_result),
     Invariant("I4", "a success has been executed", ending.at_least_once),
+    Invariant("I4b", "what has ended does not run again", executions.over_is_over),
     Invariant("I5", "a stale attempt records success and nothing else", attempts.fencing),
+    Invariant("I5b", "two executions at once only after a lost lease", executions.one_at_a_time),
     Invariant("I6", "recorded before it leaves the queue", ending.record_before_ack),
     Invariant("I7", "what drops out of its queue comes back", ending.no_orphan),
     Invariant("I8", "user failures use up retries, losses do not", attempts.retries),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from squall_verify.evidence import Counted, Effect, Evidence, FunctionFacts, Key, Recorded
 from squall_verify.invariants.histories import by_key, calm, executions, slack_s
 from squall_verify.invariants.verdict import Findings, Looking
@@ -22,6 +24,7 @@ INFRA = "infra"
 LOST = " was lost"
 """In the reason of a failure that somebody else counts: the agent of the attempt is not heard of any more."""
 INVALID = "invalid_input"
+MAX_LOSSES = 8
 
 
 def fencing(evidence: Evidence) -> Findings:
@@ -84,12 +87,25 @@ def retries(evidence: Evidence) -> Findings:
             continue
         most = max(count.user for count in counts)
         look.at(key, most <= facts.max_retries, f"{most} user failures were retried, allowed are {facts.max_retries}")
+        lost = max(count.infra for count in counts)
+        look.at(key, lost <= MAX_LOSSES, f"was lost {lost} times and given back each time")
         _delays(look, key, counts, facts, starts.get(key, []))
+    _raised(look, evidence, functions)
     for key, results in recorded.items():
         facts = functions.get(key)
         if facts is not None and results[0].outcome in BY_ATTEMPT:
             _used_up(look, results[0], facts, counted.get(key, []))
     return look.findings()
+
+
+def _raised(look: Looking, evidence: Evidence, functions: Mapping[Key, FunctionFacts | None]) -> None:
+    """User code that raised as often as it could without anybody counting. What was lost before it was counted does
+    not, so only quiet times tell."""
+    for key, raised in by_key(effect for effect in evidence.effects if effect.what == "raise").items():
+        facts = functions.get(key)
+        if facts is not None and calm(evidence, raised[0].at, raised[-1].at, CALM_S):
+            fair = len(raised) <= facts.max_retries + 1
+            look.at(key, fair, f"raised {len(raised)} times, allowed are {facts.max_retries} retries")
 
 
 def _delays(look: Looking, key: Key, counts: list[Counted], facts: FunctionFacts, starts: list[Effect]) -> None:
