@@ -24,6 +24,12 @@ def test_another_choice_of_faults_leaves_the_operations_as_they_are() -> None:
     assert {fault.name for fault in chosen.faults} == {"kill-gateway"}
 
 
+def test_a_fault_that_is_never_drawn_is_injected_when_it_is_asked_for_by_name() -> None:
+    rare = next(each for each in EVERY if not each.weight)
+    assert {fault.name for fault in make_plan(3, 45, [rare]).faults} == {rare.name}
+    assert rare.name not in {fault.name for fault in make_plan(3, 45, EVERY).faults}
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_every_plan_forces_what_must_be_met(seed: int) -> None:
     plan = make_plan(seed, 45, EVERY)

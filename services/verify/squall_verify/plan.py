@@ -179,7 +179,7 @@ def _faults(dice: Random, seconds: float, known: Mapping[str, Fault]) -> list[Pl
         PlannedFault(round(0.4 * seconds, 2), name, known[name].parameters(dice))
         for name in sorted(ALWAYS & set(known))
     ]
-    weights = {name: each.weight for name, each in known.items() if each.weight > 0 or len(known) == 1}
+    weights = {name: each.weight or 1.0 for name, each in known.items() if each.weight > 0 or len(known) == 1}
     at_s = WARM_S
     while weights and (at_s := at_s + dice.uniform(*GAP_S)) < seconds:
         name = dice.choices(list(weights), list(weights.values()))[0]

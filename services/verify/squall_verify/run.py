@@ -22,7 +22,9 @@ from squall_contracts import topology
 from squall_service.clock import SystemClock
 from squall_verify import collecting, files, settling, watching
 from squall_verify.evidence import Deployed, Evidence, Settled
+from squall_verify.failpoints import FailPoints
 from squall_verify.faults import Site
+from squall_verify.faults.steps import POINTS_FOLDER
 from squall_verify.nemesis import Nemesis
 from squall_verify.plan import CLIENTS, MAX_PENDING, Operation, Plan
 from squall_verify.platform import Platform
@@ -52,11 +54,13 @@ class Run:
     deployed: list[Deployed] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        points = FailPoints(self.folder / POINTS_FOLDER)
+        (self.folder / POINTS_FOLDER).mkdir()
         self.platform = Platform(
             processes=True,
             agents=self.settings.agents,
             gateways=self.settings.gateways,
-            environment={"SQUALL_GATEWAY_MAX_PENDING": str(MAX_PENDING)},
+            environment={"SQUALL_GATEWAY_MAX_PENDING": str(MAX_PENDING), **points.environment},
         )
         self.nemesis = Nemesis(Site(self.platform, self.folder))
         self.watcher = watching.Watcher(self.platform.bus_settings)

@@ -1,6 +1,6 @@
 """Every fault that the harness knows; importing this registers them."""
 
-from squall_verify.faults import messages, processes
+from squall_verify.faults import messages, processes, steps
 from squall_verify.faults.registry import REGISTRY, Fault, Given, Hit, NotPossible, Site, fault
 
-__all__ = ["REGISTRY", "Fault", "Given", "Hit", "NotPossible", "Site", "fault", "messages", "processes"]
+__all__ = ["REGISTRY", "Fault", "Given", "Hit", "NotPossible", "Site", "fault", "messages", "processes", "steps"]
