@@ -54,6 +54,8 @@ def test_an_admitted_input_has_its_deadline() -> None:
         (Wanted(kind=Kind.REMOTE), situation(bus_down_s=1.5), ServiceError, "1.5 s"),
         (Wanted(kind=Kind.SPAWN), situation(pending=100), ResourceExhaustedError, "100"),
         (Wanted(kind=Kind.SPAWN, inputs=51), situation(pending=50), ResourceExhaustedError, "50"),
+        (Wanted(kind=Kind.SPAWN, inputs=101), CALM, RequestSizeError, "a function may have 100 pending"),
+        (Wanted(kind=Kind.MAP, inputs=11), CALM, RequestSizeError, "a function may have 10 pending"),
         (Wanted(kind=Kind.REMOTE), situation(pending=50, pending_sync=10), ResourceExhaustedError, "10"),
     ],
 )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from squall_bus import Bus, ConsumerSpec, KeyExists
+from squall.errors import ServiceError
+from squall_bus import Bus, ConsumerSpec, KeyExists, NotFound
 from squall_contracts import subjects
 from squall_contracts.functions import SPECS, PoolRecord, pool_key
 from squall_contracts.topology import LEASE_S
@@ -44,10 +45,13 @@ class Pools:
 
     async def _ensure_consumer(self, pool: str, shard: int) -> None:
         region = self._bus.topology.region
-        await self._bus.ensure_consumer(
-            subjects.work_stream(region, shard),
-            ConsumerSpec(name=pool, filter_subject=subjects.calls_of_pool(region, shard, pool), ack_wait_s=LEASE_S),
+        wanted = ConsumerSpec(
+            name=pool, filter_subject=subjects.calls_of_pool(region, shard, pool), ack_wait_s=LEASE_S
         )
+        try:
+            await self._bus.ensure_consumer(subjects.work_stream(region, shard), wanted)
+        except NotFound as error:  # it was lost; the reconciler makes it again within a lease
+            raise ServiceError(f"queue {shard} is being made again") from error
 
     async def _ensure_record(self, pool: PoolRecord) -> None:
         """Make the pool known to autoscaler and agents."""

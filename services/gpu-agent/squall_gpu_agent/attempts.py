@@ -60,6 +60,9 @@ class Attempts:
 
     def __init__(self, parts: AttemptParts) -> None:
         self._parts = parts
+        self._here: set[tuple[str, int]] = set()
+        """Inputs between their delivery and the end of their code. A queue that has forgotten who has what delivers one
+        a second time while the history of the first delivery is still being read."""
 
     async def conduct(self, held: Held, pool: Pool) -> None:
         """From a call with a container to its end here. The slot is free as soon as the code has ended."""
@@ -67,12 +70,19 @@ class Attempts:
         assert container is not None
         end: End | None = None
         run_s: float | None = None
+        if held.key in self._here:
+            # Our own attempt that lost its lease: when it succeeds after all, the next delivery finds its result.
+            held.hand_back(parts.clock.monotonic(), OWN_ATTEMPT_S)
+            pool.slot_free(container, None)
+            return
+        self._here.add(held.key)
         try:
             if await self._may_start(held, pool.function):
                 began_at = parts.clock.monotonic()
                 end = await parts.execution.run(held, container)
                 run_s = parts.clock.monotonic() - began_at
         finally:
+            self._here.discard(held.key)
             pool.slot_free(container, run_s)
         if end is not None:
             await self._settle(held, end, container.function)
@@ -82,10 +92,6 @@ class Attempts:
     async def _may_start(self, held: Held, function: FunctionRecord) -> bool:
         """Name the attempt if there may be one; otherwise the call has been brought to its end here."""
         past = Past()
-        if self._parts.execution.runs(*held.key):
-            # Our own attempt that lost its lease: when it succeeds after all, the next delivery finds its result.
-            held.hand_back(self._parts.clock.monotonic(), OWN_ATTEMPT_S)
-            return False
         if self._parts.cancels.recent(*held.key):
             held.cancelled = True
         if self._parts.history.needed(held):

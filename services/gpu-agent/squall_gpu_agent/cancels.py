@@ -18,6 +18,7 @@ from squall_service.telemetry import log
 REMEMBER_S = 60.0
 """A call may be on its way to us while its cancel overtakes it; by then the purge has removed it from the queue."""
 MAX_REMEMBERED = 100_000
+NEVER = float("-inf")
 
 
 class Cancels:
@@ -39,7 +40,8 @@ class Cancels:
         if not self._at:
             return False
         horizon = self._clock.monotonic() - REMEMBER_S
-        return max(self._at.get((call, index), 0.0), self._at.get((call, None), 0.0)) > horizon
+        # Not 0.0: the monotonic clock of a machine that has just started is near 0 itself.
+        return max(self._at.get((call, index), NEVER), self._at.get((call, None), NEVER)) > horizon
 
 
 class CancelListener:

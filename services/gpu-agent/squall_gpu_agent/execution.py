@@ -85,10 +85,6 @@ class Execution:
             run.cancel()
         return [run.held for run in found]
 
-    def runs(self, call: str, index: int) -> bool:
-        """Whether user code of this input runs here, perhaps without a lease."""
-        return index in self._running.get(call, {})
-
     def told_started(self) -> list[Held]:
         """Inputs that run and have not been announced yet; announced from now on."""
         fresh = [

@@ -130,6 +130,13 @@ def bus_is_down(down_s: float) -> SquallError:
 
 
 def _too_many(wanted: Wanted, situation: Situation, limits: Limits) -> SquallError | None:
+    most = limits.pending if wanted.kind is Kind.SPAWN else min(limits.pending, limits.pending_sync)
+    if wanted.inputs > most:
+        # However long they waited, so many would never be taken at once.
+        return RequestSizeError(
+            f"{wanted.inputs} inputs in one request; a function may have {most} pending",
+            fix="Send fewer inputs at once, or raise the gateway's settings max_pending and max_pending_sync.",
+        )
     if situation.pending + wanted.inputs > limits.pending:
         return _exhausted(situation.pending, limits.pending, "max_pending")
     # Both must be over: the sync count is this gateway's own and may lag; the total is the queue's.

@@ -1,0 +1,1 @@
+"""Seeded simulation of the platform in virtual time. See README.md."""

@@ -1,0 +1,62 @@
+"""Makes a run depend on its seed alone: randomness, ids and clocks that the services ask the machine for."""
+
+from __future__ import annotations
+
+import random
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+from tests.simulation.actors import REPLACED
+
+from squall import ids
+from squall_contracts.envelope import HotMessage, Message
+from squall_gpu_agent.held import Held
+
+Decode = Callable[[type[Message], bytes], Message]
+
+
+def _remembering(decode: Decode) -> Any:
+    """The same bytes are the same frozen message: ten services of one world need not decode each claim ten times."""
+    known: dict[tuple[type[Message], bytes], Message] = {}
+
+    def remembered(cls: type[Message], data: bytes) -> Message:
+        found = known.get((cls, data))
+        if found is None:
+            found = known[cls, data] = decode(cls, data)
+        return found
+
+    return classmethod(remembered)
+
+
+def _hash_of_held(held: Held) -> int:
+    return hash((held.request.call, held.request.index, held.delivery.stream_seq, held.delivery.num_delivered))
+
+
+@contextmanager
+def deterministic(rng: random.Random, wall_ns: Any) -> Iterator[None]:
+    """While the block runs, `secrets` and the time in ids come from here."""
+    replaced: list[tuple[Any, str, Any]] = [
+        (secrets, "token_hex", lambda n=16: f"{rng.getrandbits(8 * n):0{2 * n}x}"),
+        (secrets, "token_bytes", lambda n=16: rng.randbytes(n)),
+        (secrets, "token_urlsafe", lambda n=16: f"{rng.getrandbits(8 * n):0{2 * n}x}"),
+        (secrets, "randbits", rng.getrandbits),
+        (secrets, "randbelow", rng.randrange),
+        (Message, "decode", _remembering(Message.__dict__["decode"].__func__)),
+        (HotMessage, "decode", _remembering(HotMessage.__dict__["decode"].__func__)),
+        (ids, "time", SimpleNamespace(time_ns=wall_ns)),
+        *REPLACED,
+    ]
+    before = [(module, name, module.__dict__[name]) for module, name, _ in replaced]
+    for module, name, value in replaced:
+        setattr(module, name, value)
+    # Sets of objects are in the order of their addresses, which no seed decides.
+    Held.__hash__ = _hash_of_held  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        for module, name, value in before:
+            setattr(module, name, value)
+        Held.__hash__ = object.__hash__  # type: ignore[method-assign]

@@ -1,0 +1,190 @@
+"""What a seed means: the size of the platform, the functions, the work, and which faults happen when."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+from squall.spec import RetryPolicy, ScalingPolicy
+
+FAULTS = (
+    "crash",  # a service is killed and starts again
+    "pause",  # a service stands still, possibly longer than its leases
+    "disconnect",  # a connection breaks and comes back
+    "server",  # the bus server is killed; WORK may lose or bring back something
+    "slow",  # some messages take up to a second
+    "lost",  # requests and replies get lost
+    "clock",  # a wall clock jumps
+    "containers",  # containers die, or do not start
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FunctionOptions:
+    """One function."""
+
+    name: str
+    scaling: ScalingPolicy
+    retry: RetryPolicy
+    timeout_s: float
+    queue_limit_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """One call."""
+
+    at: float
+    kind: str
+    function: str
+    inputs: int
+    plan: dict[str, float | int | bool]
+    cancel_after_s: float | None
+    ordered: bool
+    chunk: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """Something that goes wrong."""
+
+    at: float
+    kind: str
+    victim: int
+    for_s: float
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Everything that a seed decides before the run begins."""
+
+    seed: int
+    shards: int
+    gateways: int
+    schedulers: int
+    autoscalers: int
+    agents: int
+    cpu: float
+    max_pending: int
+    boot_s: float
+    """How long the machines had been up when the run began."""
+    start_s: float
+    """A container's start."""
+    deaf: float
+    prefetch_ms: float
+    functions: tuple[FunctionOptions, ...]
+    work: tuple[Work, ...]
+    faults: tuple[Fault, ...]
+    enabled: frozenset[str]
+    faults_until_s: float = field(default=12.0)
+
+    def describe(self) -> str:
+        """For the report of a failure."""
+        services = f"{self.gateways} gateways, {self.schedulers} schedulers, {self.autoscalers} autoscalers"
+        agents = f"{self.agents} agents of {self.cpu:g} cores, {self.shards} shards"
+        lines = [f"{services}, {agents}; faults: {', '.join(sorted(self.enabled))}"]
+        lines += [f"  function {f.name}: {f.scaling} {f.retry} timeout {f.timeout_s:g}" for f in self.functions]
+        lines += [f"  {work}" for work in self.work]
+        lines += [f"  {fault}" for fault in self.faults]
+        return "\n".join(lines)
+
+
+def options(seed: int) -> Options:
+    """Expand a seed. Each run has a few kinds of faults, not all of them: rare combinations need quiet around them."""
+    rng = random.Random(seed)
+    enabled = frozenset(rng.sample(FAULTS, rng.choice((0, 1, 2, 2, 3, 4))))
+    functions = tuple(_function(rng, f"f{number}") for number in range(rng.choice((1, 1, 2))))
+    until = rng.uniform(6.0, 14.0)
+    work = tuple(_work(rng, functions, until) for _ in range(rng.randint(3, 9)))
+    gateways, schedulers, autoscalers, agents = (
+        1 + (rng.random() < 0.4),
+        1 + (rng.random() < 0.5),
+        1,
+        rng.choice((1, 2, 2, 3)),
+    )
+    autoscalers += rng.random() < 0.5
+    return Options(
+        seed=seed,
+        shards=rng.choice((1, 1, 2)),
+        gateways=gateways,
+        schedulers=schedulers,
+        autoscalers=autoscalers,
+        agents=agents,
+        cpu=rng.choice((0.25, 0.5, 1.0)),
+        max_pending=rng.choice((8, 1000)),
+        boot_s=rng.choice((0.0, 1000.0)),
+        start_s=rng.choice((0.02, 0.2, 1.0)),
+        deaf=rng.choice((0.0, 0.0, 0.5)),
+        prefetch_ms=rng.choice((0.0, 50.0, 500.0)),
+        functions=functions,
+        work=tuple(sorted(work, key=lambda each: each.at)),
+        faults=tuple(_faults(rng, enabled, until)),
+        enabled=enabled,
+        faults_until_s=until,
+    )
+
+
+def _function(rng: random.Random, name: str) -> FunctionOptions:
+    slots = rng.choice((1, 1, 2, 4))
+    return FunctionOptions(
+        name=name,
+        scaling=ScalingPolicy(
+            max_containers=rng.choice((1, 2, 3, 4)),
+            scaledown_window_s=rng.choice((2.0, 2.0, 4.0)),
+            max_inputs=slots,
+            target_inputs=rng.randint(1, slots),
+        ),
+        retry=RetryPolicy(
+            max_retries=rng.choice((0, 1, 3)),
+            initial_delay_s=rng.choice((0.0, 0.3, 1.0)),
+            backoff_coefficient=rng.choice((1.0, 2.0)),
+            max_delay_s=4.0,
+        ),
+        timeout_s=rng.choice((1.5, 60.0, 60.0)),
+        queue_limit_s=rng.choice((6.0, 3600.0, 3600.0, 3600.0)),
+    )
+
+
+def _work(rng: random.Random, functions: tuple[FunctionOptions, ...], until: float) -> Work:
+    kind = rng.choice(("remote", "remote", "spawn", "map"))
+    plan: dict[str, float | int | bool] = {"run_s": rng.choice((0.005, 0.05, 0.5, 2.0))}
+    match rng.random():
+        case x if x < 0.2:
+            plan["fails"] = rng.randint(1, 3)
+        case x if x < 0.3:
+            plan["crashes"] = rng.randint(1, 2)
+        case x if x < 0.35:
+            plan.update(run_s=1.0, hangs=True)
+        case x if x < 0.45:
+            plan["run_s"] = 9.5  # longer than a lease
+    hangs = bool(plan.get("hangs"))
+    function = rng.choice(functions)
+    if hangs and function.timeout_s > 10:
+        plan.pop("hangs")
+    if plan["run_s"] > 1.0 and kind == "map":
+        plan["run_s"] = 0.3
+    return Work(
+        at=rng.uniform(0.5, until * 0.8),
+        kind=kind,
+        function=function.name,
+        inputs=rng.choice((2, 5, 12)) if kind == "map" else 1,
+        plan=plan,
+        cancel_after_s=rng.choice((None, None, None, None, 0.001, 0.02, 0.3, 2.0)),
+        ordered=rng.random() < 0.7,
+        chunk=rng.choice((1, 3, 100)),
+    )
+
+
+def _faults(rng: random.Random, enabled: frozenset[str], until: float) -> list[Fault]:
+    found = []
+    for kind in sorted(enabled):
+        for _ in range(rng.randint(1, 3)):
+            at = rng.uniform(0.7, until)
+            for_s = rng.choice((0.05, 0.5, 2.0, 3.0, 9.0, 13.0))
+            detail = ""
+            if kind == "server":
+                for_s = rng.choice((0.1, 0.5, 2.0))
+                detail = rng.choice(("", "", "tail", "acks", "everything", "stream"))
+            found.append(Fault(at=at, kind=kind, victim=rng.randrange(100), for_s=for_s, detail=detail))
+    return sorted(found, key=lambda fault: fault.at)

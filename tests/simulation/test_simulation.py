@@ -1,0 +1,27 @@
+"""Seeds: a few in every run, many in `scripts/test --all`. A failure prints its last events and the command."""
+
+from __future__ import annotations
+
+import pytest
+from tests.simulation.running import Found, play_many
+
+FEW = 60
+MANY = 1000
+SOMETIMES = ("redelivered", "superseded", "abandoned", "takeover", "lost_reply", "requeued", "skipped", "counted_infra")
+"""What must have happened somewhere, or the runs prove nothing."""
+
+
+def assert_nothing_violated(found: Found) -> None:
+    assert not found.failures, "\n\n".join(failure.report() for failure in found.failures[:3])
+
+
+def test_nothing_is_violated_in_a_few_seeds() -> None:
+    assert_nothing_violated(play_many(0, FEW))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_nothing_is_violated_in_many_seeds() -> None:
+    found = play_many(0, MANY)
+    assert_nothing_violated(found)
+    assert [name for name in SOMETIMES if not found.counts.get(name)] == []
