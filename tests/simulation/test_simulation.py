@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from tests.simulation.running import Found, play_many
 
-FEW = 60
-MANY = 1000
+FEW = 40
+MANY = 400
 SOMETIMES = ("redelivered", "superseded", "abandoned", "takeover", "lost_reply", "requeued", "skipped", "counted_infra")
 """What must have happened somewhere, or the runs prove nothing."""
 
