@@ -31,6 +31,7 @@ from squall_gateway.condition import Condition
 from squall_gateway.directory import Directory
 from squall_gateway.edge import Exchange
 from squall_gateway.generators import Generators
+from squall_gateway.idempotency import IdempotencyKeys
 from squall_gateway.load import Loads
 from squall_gateway.metrics import Requests
 from squall_gateway.policy.admission import Limits
@@ -135,7 +136,7 @@ async def run_agent(
     context = handle.context = context_of("gpu-agent", settings, clock)
 
     async def main(_: ServiceContext[Any]) -> None:
-        await bus.ensure_topology()
+        await bus.await_topology()
         async with asyncio.TaskGroup() as group:
             agent = await Agent.build(
                 settings, cast("Bus", bus), context, backend=cast("Any", backend), group=group, sockets=Path("/nowhere")
@@ -253,7 +254,7 @@ async def run_gateway(bus: SimBus, clock: SimClock, limits: Limits, handle: Gate
     context = context_of("gateway", None, clock)
 
     async def main(_: ServiceContext[Any]) -> None:
-        await bus.ensure_topology()
+        await bus.await_topology()
         gateway = build_gateway(bus, clock, limits, context)
         await gateway.waits.open_inbox()
         directory = gateway.cancels.directory
@@ -303,6 +304,7 @@ def build_gateway(sim_bus: SimBus, clock: SimClock, limits: Limits, context: Ser
         draining=draining,
         start=context.start,
     )
-    calls = CallRoutes(acceptor, targets, waits, results, generators, waiting, requests)
+    keys = IdempotencyKeys(bus, acceptor, results, clock)
+    calls = CallRoutes(acceptor, targets, waits, results, generators, keys, waiting, requests)
     maps = MapRoutes(acceptor, targets, results, waiting, requests, draining)
     return SimGateway(sim_bus, clock, calls, maps, cancels, waits, context.start)

@@ -401,16 +401,24 @@ class SimBus:
             info = self.server.stream(stream).info(self.server.now(), subjects_filter)
             if stream.startswith("WORK"):
                 journal = "JOURNAL" + stream[4:]
-                behind = self.server.streams[journal].last_seq - self.server.stream(stream).sourced_seq
-                info.sources[journal] = behind
+                info.sources[journal] = self.server.sourcing(stream)
             return info
 
         return await self.ask(look)
 
     # ------------------------------------------------------------------ administration
 
-    async def ensure_topology(self) -> None:
-        await self.ask(self.server.ensure_streams)
+    async def await_topology(self, timeout_s: float | None = None) -> None:
+        await self.ask(lambda: None)
+
+    async def ensure_stream(self, name: str) -> None:
+        await self.ask(lambda: self.server.ensure_stream(name))
+
+    async def restart_source(self, stream: str, source: str, start_seq: int) -> None:
+        await self.ask(lambda: self.server.restart_source(stream, start_seq))
+
+    def keep_memory_streams(self) -> None:
+        """The server makes them again by itself here."""
 
     async def ensure_consumer(self, stream: str, spec: ConsumerSpec) -> None:
         await self.ask(lambda: self.server.ensure_consumer(stream, spec))
@@ -727,7 +735,7 @@ class SimKeyValue:
             return None
         return Entry(kept.subject[len(self._stem) :], kept.data, kept.seq, kept.at)
 
-    async def get(self, key: str) -> Entry | None:
+    async def get(self, key: str, *, from_leader: bool = False) -> Entry | None:
         server = self._bus.server
         return self._entry(
             await self._bus.ask(lambda: server.stream(self._stream).last(self._stem + key, server.now()))

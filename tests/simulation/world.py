@@ -33,6 +33,8 @@ BEGIN_S = 5.0
 HEALED_S = 150.0
 """How long after the last fault everything must have come to its end: leases, patience, back-off, reconnects."""
 APP = "ap-simulated"
+SCHEDULER, AUTOSCALER = SchedulerSettings(), AutoscalerSettings()
+AGENT = AgentSettings(memory_mib=4096, drain_s=2.0, blob_dir="/nowhere")
 
 
 @dataclass(slots=True, eq=False)
@@ -117,23 +119,17 @@ class World:
                 limits = Limits(pending=self.options.max_pending, pending_sync=self.options.max_pending)
                 return actors.run_gateway(slot.bus, slot.clock, limits, slot.handle)
             case "scheduler":
-                return actors.run_scheduler(slot.bus, slot.clock, SchedulerSettings())
+                return actors.run_scheduler(slot.bus, slot.clock, SCHEDULER)
             case "autoscaler":
-                return actors.run_autoscaler(slot.bus, slot.clock, AutoscalerSettings())
+                return actors.run_autoscaler(slot.bus, slot.clock, AUTOSCALER)
             case _:
                 slot.handle = AgentHandle()
                 slot.backend = SimBackend(
                     slot.name, self.effects, self.rng, start_s=self.options.start_s, broken=self._broken()
                 )
                 slot.backend.deaf = self.options.deaf
-                settings = AgentSettings(
-                    node=slot.name,
-                    cpu=self.options.cpu,
-                    memory_mib=4096,
-                    prefetch_ms=self.options.prefetch_ms,
-                    drain_s=2.0,
-                    blob_dir="/nowhere",
-                )
+                given = {"node": slot.name, "cpu": self.options.cpu, "prefetch_ms": self.options.prefetch_ms}
+                settings = AGENT.model_copy(update=given)
                 return actors.run_agent(slot.bus, slot.clock, settings, slot.backend, slot.handle)
 
     def _broken(self) -> float:

@@ -64,7 +64,12 @@ class Reconciler:
     async def tick(self) -> None:
         """Once a second. A bus that does not answer is asked again at the next tick."""
         try:
-            await self._tick(self._clock.monotonic())
+            try:
+                await self._tick(self._clock.monotonic())
+            except NotFound:
+                # Everything else asks the queue too, and would fail at every tick before it came to make it again.
+                await self._work_stream()
+                raise
         except BusError as error:
             log.warning("shard_not_reconciled", shard=self._shard, reason=repr(error))
 

@@ -283,6 +283,21 @@ async def test_a_lost_queue_is_made_again_with_only_what_is_not_finished(shard: 
     assert (await shard.delivered(pool)).subject.endswith(f"{waiting}.0")
 
 
+async def test_a_lost_queue_is_made_again_also_when_something_is_due_and_the_server_was_just_restarted(
+    shard: Shard,
+) -> None:
+    pool = await shard.world.function()
+    due = await shard.accepted(pool, deadline=shard.clock.now() + 2)
+    waiting = await shard.accepted(pool)
+    await shard.after(1)
+    await shard.world.bus.request(f"$JS.API.STREAM.DELETE.{WORK}", b"")
+    shard.reconciler.on_connected()
+    await shard.after(2)
+    await eventually(lambda: shard.is_queued(waiting))
+    await shard.after(1)
+    await eventually(lambda: shard.world.result(due))
+
+
 async def test_ended_inputs_that_came_back_are_taken_out_after_a_reconnect(shard: Shard) -> None:
     pool = await shard.world.function()
     ended, waiting = await shard.accepted(pool), await shard.accepted(pool)
