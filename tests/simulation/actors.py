@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,28 +18,16 @@ from tests.simulation.bus import SimBus
 from tests.simulation.containers import SimBackend
 
 from squall.errors import SquallError
+from squall.http_api import Route
 from squall_autoscaler import service as autoscaler_service
 from squall_autoscaler.settings import AutoscalerSettings
 from squall_bus import Bus
 from squall_contracts.functions import TokenRecord
-from squall_gateway.accept import Acceptor
+from squall_gateway import service as gateway_module
 from squall_gateway.answers import public
-from squall_gateway.api.calls import CallRoutes
-from squall_gateway.api.maps import MapRoutes
-from squall_gateway.cancels import Cancels
-from squall_gateway.condition import Condition
-from squall_gateway.directory import Directory
 from squall_gateway.edge import Exchange
-from squall_gateway.generators import Generators
-from squall_gateway.idempotency import IdempotencyKeys
-from squall_gateway.load import Loads
-from squall_gateway.metrics import Requests
-from squall_gateway.policy.admission import Limits
-from squall_gateway.pools import Pools
-from squall_gateway.results import Results
-from squall_gateway.targets import Targets
-from squall_gateway.waiting import Waiting
-from squall_gateway.waits import Waits
+from squall_gateway.service import Gateway
+from squall_gateway.settings import GatewaySettings
 from squall_gpu_agent import agent as agent_module
 from squall_gpu_agent.agent import Agent
 from squall_gpu_agent.settings import AgentSettings
@@ -117,10 +105,6 @@ class SimSplice:
         yield
 
 
-REPLACED = ((agent_module, "Bundles", SimBundles), (agent_module, "Splice", SimSplice))
-"""(module, name, stand-in), exchanged while a simulation runs."""
-
-
 @dataclass(slots=True)
 class AgentHandle:
     """A running agent, as far as the simulation looks into it."""
@@ -151,34 +135,25 @@ async def run_agent(
 # ---------------------------------------------------------------------- the gateway
 
 
-class _Fleet:
-    """Why inputs wait is not looked at."""
-
-    verdicts: dict[str, Any] = {}  # noqa: RUF012
-    desired: dict[str, Any] = {}  # noqa: RUF012
-
-    def claims_of(self, pool: str) -> list[Any]:
-        return []
-
-
-class _Blobs:
+class SimBlobs:
     """All payloads are small."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        pass
 
     async def require(self, sha256: str, size: int) -> None:
         raise AssertionError("nothing here is in the blob store")
 
 
-@dataclass(slots=True)
 class SimGateway:
-    """The parts of one gateway. Made by `run_gateway`."""
+    """One gateway behind HTTP. Made by `run_gateway`."""
 
-    bus: SimBus
-    clock: SimClock
-    calls: CallRoutes
-    maps: MapRoutes
-    cancels: Cancels
-    waits: Waits
-    start: Callable[..., Any]
+    def __init__(self, gateway: Gateway) -> None:
+        self.parts = gateway
+        hot = gateway._hot()
+        self.post, self.result = hot["POST", Route.CALLS], hot["GET", Route.CALL_RESULT.format(call="*")]
+        self.post_inputs = hot["POST", Route.CALL_INPUTS.format(call="*")]
+        self.get_results = hot["GET", Route.CALL_RESULTS.format(call="*")]
 
     async def request(
         self, handler: Callable[[Exchange, str], Awaitable[None]], call: str, request: HttpRequest
@@ -192,7 +167,15 @@ class SimGateway:
         request.end()
 
     async def cancel(self, call: str) -> int:
-        return await self.cancels.call(call, WORKSPACE)
+        return await self.parts.cancels.call(call, WORKSPACE)
+
+
+REPLACED = (
+    (agent_module, "Bundles", SimBundles),
+    (agent_module, "Splice", SimSplice),
+    (gateway_module, "Blobs", SimBlobs),
+)
+"""(module, name, stand-in), exchanged while a simulation runs."""
 
 
 @dataclass(slots=True)
@@ -246,22 +229,20 @@ class GatewayHandle:
     """A running gateway; None until it is ready."""
 
     gateway: SimGateway | None = None
-    errors: list[str] = field(default_factory=list)
 
 
-async def run_gateway(bus: SimBus, clock: SimClock, limits: Limits, handle: GatewayHandle) -> None:
-    """One gateway."""
-    context = context_of("gateway", None, clock)
+async def run_gateway(bus: SimBus, clock: SimClock, settings: GatewaySettings, handle: GatewayHandle) -> None:
+    """One gateway: as `squall_gateway.service.Gateway.run`, without HTTP, sweeps and the fleet's view."""
+    context = context_of("gateway", settings, clock)
 
     async def main(_: ServiceContext[Any]) -> None:
         await bus.await_topology()
-        gateway = build_gateway(bus, clock, limits, context)
+        gateway = Gateway(settings, cast("Bus", bus), context)
         await gateway.waits.open_inbox()
-        directory = gateway.cancels.directory
-        context.start(directory.run())
-        await directory.synced()
+        context.start(gateway.directory.run())
+        await gateway.directory.synced()
         context.start(_every(clock, gateway.waits.tick))
-        handle.gateway = gateway
+        handle.gateway = SimGateway(gateway)
         await context.stopping.wait()
 
     await context.run_main(main)
@@ -274,37 +255,3 @@ async def _every(clock: SimClock, tick: Callable[[], Awaitable[None]]) -> None:
             await tick()
         except SquallError:
             continue
-
-
-def build_gateway(sim_bus: SimBus, clock: SimClock, limits: Limits, context: ServiceContext[Any]) -> SimGateway:
-    """As `squall_gateway.service.Gateway`, without HTTP, blobs and the fleet's view."""
-    bus, blobs = cast("Bus", sim_bus), cast("Any", _Blobs())
-    directory, requests = Directory(bus), Requests()
-    results, waits = Results(bus, clock), Waits(bus, context.start)
-    waiting = Waiting(cast("Any", _Fleet()))
-    cancels = Cancels(bus, directory, results, clock)
-    acceptor = Acceptor(
-        bus=bus,
-        directory=directory,
-        pools=Pools(bus, directory, clock),
-        loads=Loads(bus, limits),
-        blobs=blobs,
-        condition=Condition(bus, blobs, clock),
-        limits=limits,
-        clock=clock,
-    )
-    targets, draining = Targets(directory), asyncio.Event()
-    generators = Generators(
-        acceptor=acceptor,
-        waits=waits,
-        results=results,
-        cancels=cancels,
-        waiting=waiting,
-        requests=requests,
-        draining=draining,
-        start=context.start,
-    )
-    keys = IdempotencyKeys(bus, acceptor, results, clock)
-    calls = CallRoutes(acceptor, targets, waits, results, generators, keys, waiting, requests)
-    maps = MapRoutes(acceptor, targets, results, waiting, requests, draining)
-    return SimGateway(sim_bus, clock, calls, maps, cancels, waits, context.start)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 LIVE = frozenset({ClaimState.PROPOSED, ClaimState.STARTING, ClaimState.READY})
+TOLD_S = 1.5
+"""An agent tells once a second, and on change, what its containers do."""
 AFTER_CANCEL_S = 1.5
 """A cancel is told by a message: so long it may be on its way to an agent that is well."""
 
@@ -110,12 +112,17 @@ class Checks:
             self._world.violation(f"failures of {key} are counted from {earlier} to {total}")
         if counted.user_failures > self._spec(key).retry.max_retries:
             self._world.violation(f"{key} is retried {counted.user_failures} times")
-        failed = sum(run.ended in ("raised", "cancelled", "lost") for run in self._effects.by_input.get(key, ()))
+        failed = sum(self._failed_by_itself(key, run) for run in self._effects.by_input.get(key, ()))
         if counted.user_failures > failed:
             self._world.violation(f"{key} has {counted.user_failures} counted failures, and failed {failed} times")
         if key in self._results and counted.kind == "user":
             self._world.counts["counted_after_result"] += 1
         self._attempts[key] = counted
+
+    def _failed_by_itself(self, key: tuple[str, int], run: Run) -> bool:
+        """It raised, or was stopped because it ran too long; losses are no failures of the user's code."""
+        too_long = (run.ended_at or 0.0) - run.started_at >= self._spec(key).timeout_s
+        return run.ended == "raised" or (run.ended in ("cancelled", "lost") and too_long)
 
     def _on_event(self, kept: Kept) -> None:
         for name in (b"superseded", b"abandoned", b"skipped"):
@@ -146,12 +153,20 @@ class Checks:
         before = self._claims[pool].get(key)
         if before is not None and before.container != claim.container:
             self._world.violation(f"claim {key} went from {before.container} to {claim.container}")
+        if before is not None and before.state == ClaimState.READY and claim.state == ClaimState.DRAINING:
+            self._on_drain(claim)
         self._claims[pool][key] = claim
         self._claimed[claim.container] = key
         live = sum(each.state in LIVE for each in self._claims[pool].values())
         limit = self._function(claim.function_id).scaling.max_containers
         if limit is not None and live > limit:
             self._world.violation(f"{live} live claims of {pool}, at most {limit} are allowed")
+
+    def _on_drain(self, claim: ContainerClaim) -> None:
+        container = self._effects.live.get(claim.container)
+        busy = [] if container is None else container.busy_since()
+        if busy and self._world.loop.time() - min(busy) > TOLD_S and self._well(claim.node) and not self._was_lossy():
+            self._world.violation(f"{claim.container} is drained while it is busy: {claim.reason}")
 
     def _on_desired(self, pool: str, desired: Desired | None) -> None:
         before = self._desired.pop(pool, None)
@@ -208,6 +223,10 @@ class Checks:
         slot = next(slot for slot in self._world.slots if slot.name == node)
         return slot.alive and slot.unwell_until <= self._world.loop.time() and not self._lossy()
 
+    def _was_lossy(self) -> bool:
+        """Schedulers may have missed what agents told, or have just begun."""
+        return self._lossy() or any(s.unwell_until > self._world.loop.time() for s in self._world.slots)
+
     def _lossy(self) -> bool:
         network = self._world.network
         return bool(network.slow or network.lost)
@@ -242,15 +261,15 @@ class Checks:
                 if len(answers) > 1:
                     self._world.violation(f"callers were given {len(answers)} results of {asked.call} input {index}")
             if asked.kind == "map" and asked.ended and asked.cancel_acked_at is None:
-                self._map_is_whole(asked.call, asked.inputs, asked.yielded)
+                self._map_is_whole(asked.call, asked.inputs, asked.yielded, asked.ordered)
         for error in self._world.loop.errors:
             self._world.violation(f"a task failed: {error}")
         for key, result in self._results.items():
             if key not in self._journal:
                 self._world.violation(f"a result without an accepted input: {key} {result.outcome}")
 
-    def _map_is_whole(self, call: str, inputs: int, yielded: list[int]) -> None:
-        if sorted(yielded) != list(range(inputs)):
+    def _map_is_whole(self, call: str, inputs: int, yielded: list[int], ordered: bool) -> None:
+        if sorted(yielded) != list(range(inputs)) or (ordered and sorted(yielded) != yielded):
             self._world.violation(f"map {call} of {inputs} inputs gave {yielded}")
 
     # ------------------------------------------------------------------ declarations

@@ -40,6 +40,7 @@ class Asked:
     kind: str
     function: str
     inputs: int = 1
+    ordered: bool = True
     plan: dict[str, Any] = field(default_factory=dict)
     sent_at: float = 0.0
     acked: set[int] = field(default_factory=set)
@@ -179,9 +180,9 @@ class Caller:
         while not asked.ended:
             try:
                 if asked.acked:
-                    status, answer = await self.http(lambda g: g.calls.result, asked.call, query=b"wait=8")
+                    status, answer = await self.http(lambda g: g.result, asked.call, query=b"wait=8")
                 else:
-                    status, answer = await self.http(lambda g: g.calls.post, "", headers, body, waits)
+                    status, answer = await self.http(lambda g: g.post, "", headers, body, waits)
             except Broken:
                 await self._pause()
                 continue
@@ -282,7 +283,7 @@ class Caller:
         )
         while True:
             try:
-                await self.http(lambda g: g.maps.post_inputs, asked.call, self._headers(asked), body)
+                await self.http(lambda g: g.post_inputs, asked.call, self._headers(asked), body)
             except Broken:
                 await self._pause()
             except RequestSizeError:
@@ -310,7 +311,7 @@ class Caller:
                     session._arrived.put(found)
 
             try:
-                await self.http(lambda g: g.maps.get_results, asked.call, query=b"cursor=%d" % cursor, on_part=part)
+                await self.http(lambda g: g.get_results, asked.call, query=b"cursor=%d" % cursor, on_part=part)
             except (Broken, SquallError):
                 pass
             await self._pause()

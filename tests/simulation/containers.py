@@ -102,6 +102,10 @@ class SimContainer:
     def running(self) -> frozenset[tuple[str, int]]:
         return frozenset(self._running)
 
+    def busy_since(self) -> list[float]:
+        """When each of its inputs began."""
+        return [run.started_at for run, _, _ in self._running.values()]
+
     async def run(self, request: InputRequest, on_item: Any = None) -> End:
         loop = self.backend.effects.loop
         future: asyncio.Future[End] = loop.create_future()

@@ -24,7 +24,7 @@ from squall_autoscaler.settings import AutoscalerSettings
 from squall_bus.records import Record
 from squall_contracts import topology
 from squall_contracts.functions import AppRecord, FunctionRecord
-from squall_gateway.policy.admission import Limits
+from squall_gateway.settings import GatewaySettings
 from squall_gpu_agent.settings import AgentSettings
 from squall_scheduler.settings import SchedulerSettings
 
@@ -33,7 +33,7 @@ BEGIN_S = 5.0
 HEALED_S = 150.0
 """How long after the last fault everything must have come to its end: leases, patience, back-off, reconnects."""
 APP = "ap-simulated"
-SCHEDULER, AUTOSCALER = SchedulerSettings(), AutoscalerSettings()
+GATEWAY, SCHEDULER, AUTOSCALER = GatewaySettings(), SchedulerSettings(), AutoscalerSettings()
 AGENT = AgentSettings(memory_mib=4096, drain_s=2.0, blob_dir="/nowhere")
 
 
@@ -116,8 +116,9 @@ class World:
         match slot.kind:
             case "gateway":
                 slot.handle = GatewayHandle()
-                limits = Limits(pending=self.options.max_pending, pending_sync=self.options.max_pending)
-                return actors.run_gateway(slot.bus, slot.clock, limits, slot.handle)
+                most = self.options.max_pending
+                settings = GATEWAY.model_copy(update={"max_pending": most, "max_pending_sync": most})
+                return actors.run_gateway(slot.bus, slot.clock, settings, slot.handle)
             case "scheduler":
                 return actors.run_scheduler(slot.bus, slot.clock, SCHEDULER)
             case "autoscaler":
@@ -129,8 +130,8 @@ class World:
                 )
                 slot.backend.deaf = self.options.deaf
                 given = {"node": slot.name, "cpu": self.options.cpu, "prefetch_ms": self.options.prefetch_ms}
-                settings = AGENT.model_copy(update=given)
-                return actors.run_agent(slot.bus, slot.clock, settings, slot.backend, slot.handle)
+                agent = AGENT.model_copy(update=given)
+                return actors.run_agent(slot.bus, slot.clock, agent, slot.backend, slot.handle)
 
     def _broken(self) -> float:
         return 0.2 if "containers" in self.options.enabled and not self.healed else 0.0
@@ -285,7 +286,8 @@ class World:
         self.server.publish(Record(f"$KV.apps.{APP}", app.encode()), again=False)
 
     def _ask(self, caller: Caller, work: Work) -> None:
-        asked = Asked(caller.new_call(), work.kind, work.function, work.inputs, dict(work.plan), self.loop.time())
+        asked = Asked(caller.new_call(), work.kind, work.function, work.inputs, work.ordered)
+        asked.plan, asked.sent_at = dict(work.plan), self.loop.time()
         self.asked.append(asked)
         self.note("asks", asked.call, work.kind, work.inputs, work.plan)
         if work.kind == "map":

@@ -45,9 +45,7 @@ class Pools:
 
     async def _ensure_consumer(self, pool: str, shard: int) -> None:
         region = self._bus.topology.region
-        wanted = ConsumerSpec(
-            name=pool, filter_subject=subjects.calls_of_pool(region, shard, pool), ack_wait_s=LEASE_S
-        )
+        wanted = ConsumerSpec(name=pool, filter_subject=subjects.calls_of_pool(region, shard, pool), ack_wait_s=LEASE_S)
         try:
             await self._bus.ensure_consumer(subjects.work_stream(region, shard), wanted)
         except NotFound as error:  # it was lost; the reconciler makes it again within a lease
