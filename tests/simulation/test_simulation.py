@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from tests.simulation.mutations import MUTATIONS
 from tests.simulation.running import Found, play_many
 
-FEW = 40
+FEW = 30
 MANY = 400
+CAUGHT_WITHIN = 500
 SOMETIMES = ("redelivered", "superseded", "abandoned", "takeover", "lost_reply", "requeued", "skipped", "counted_infra")
 """What must have happened somewhere, or the runs prove nothing."""
 
@@ -25,3 +27,10 @@ def test_nothing_is_violated_in_many_seeds() -> None:
     found = play_many(0, MANY)
     assert_nothing_violated(found)
     assert [name for name in SOMETIMES if not found.counts.get(name)] == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("mutation", sorted(MUTATIONS))
+def test_a_bug_that_was_put_in_is_caught(mutation: str) -> None:
+    assert play_many(0, CAUGHT_WITHIN, mutation=mutation, stop_at_first=True).failures

@@ -109,6 +109,8 @@ class Attempts:
         if past.result is not None:
             self._parts.settlement.skip(held, past.result)
             return False
+        if self._parts.cancels.recent(*held.key):  # it came while the history was read
+            held.cancelled = True
         held.totals, held.attempts_seq, held.earlier = past.totals, past.attempts_seq, list(past.lines)
         counted = past.totals.user + past.totals.infra
         if held.cancelled:

@@ -59,7 +59,7 @@ class Scheduler:
         """A node's fact. Room on it is for those who wait."""
         if change.value is None:
             self.facts.machines.node_gone(NodeId(change.key))
-        elif self.facts.machines.node_seen(NodeFact.decode(change.value), self._clock.now()):
+        elif self.facts.machines.node_seen(NodeFact.decode(change.value), self._now()):
             self.look_at(*self._waiting)
 
     def on_claim(self, change: Change) -> None:
@@ -70,7 +70,7 @@ class Scheduler:
                 self.look_at(pool, *self._waiting)
             return
         claim = ContainerClaim.decode(change.value)
-        if self.facts.claim_changed(claim, change.revision, self._clock.now()):
+        if self.facts.claim_changed(claim, change.revision, self._now()):
             self.look_at(pool)
 
     def on_desired(self, change: Change) -> None:
@@ -114,11 +114,11 @@ class Scheduler:
 
     def on_stats(self, message: Message) -> None:
         """Which containers are idle; the next tick uses it."""
-        self.facts.machines.stats_seen(ContainerStats.decode(message.data), self._clock.now())
+        self.facts.machines.stats_seen(ContainerStats.decode(message.data), self._now())
 
     def on_tick(self) -> None:
         """Time passed: look at what waits for that, and at what lost nodes have left behind."""
-        now = self._clock.now()
+        now = self._now()
         for node in self.facts.machines.lost(now):
             self.look_at(*self.facts.machines.pools_on(node))
         self.facts.machines.drop_silent(now)
@@ -131,7 +131,13 @@ class Scheduler:
 
     def on_connected(self) -> None:
         """Nodes could not be heard until now: their silence means nothing yet."""
-        self.facts.machines.heard_since = self._clock.now()
+        self.facts.machines.heard_since = self._now()
+
+    def _now(self) -> float:
+        """The time, and whether it has jumped since it was asked last."""
+        now = self._clock.now()
+        self.facts.machines.clock_read(now, self._clock.monotonic())
+        return now
 
     # ------------------------------------------------------------------ decisions
 
@@ -154,7 +160,7 @@ class Scheduler:
 
     async def settle(self, pool_id: PoolId) -> None:
         """Compare one pool with what it should be, and act."""
-        now = self._clock.now()
+        now = self._now()
         pool = self.facts.pool(pool_id, now)
         actions = plan(pool, self._cluster_for(pool, now), now)
         written = await self._writer.carry_out(pool, actions, self._need.get(pool_id))

@@ -11,6 +11,8 @@ from squall_scheduler.state import Claim, Cluster, Gpu, Node, NodeId, PoolId, Us
 STATS_TTL_S = 3.5
 """Three missed messages: what a node said about idleness before that no longer counts."""
 FORGET_NODE_S = 300.0
+CLOCK_JUMP_S = 2.0
+"""By which the wall clock may drift from the monotonic one between two looks; more is a jump."""
 
 
 class Machines:
@@ -19,6 +21,7 @@ class Machines:
     def __init__(self) -> None:
         self.heard_since = 0.0
         """Since when nodes can be heard without a break."""
+        self._clock_offset: float | None = None
         self._nodes: dict[NodeId, Node] = {}
         self._stale_usage: set[NodeId] = set()
         self._claims: dict[NodeId, dict[str, Claim]] = {}
@@ -60,6 +63,14 @@ class Machines:
         return {container for container, since in self.idle_since(claims, now).items() if not since}
 
     # ------------------------------------------------------------------ facts
+
+    def clock_read(self, now: float, monotonic: float) -> None:
+        """Our clock as it is now. When it has jumped, what was seen a moment ago looks old: nodes are not silent
+        because of that, and their silence counts from here."""
+        offset = now - monotonic
+        if self._clock_offset is not None and abs(offset - self._clock_offset) > CLOCK_JUMP_S:
+            self.heard_since = now
+        self._clock_offset = offset
 
     def node_seen(self, fact: NodeFact, now: float) -> bool:
         """A node told what it has. True if it may take more, or other, containers than before."""
