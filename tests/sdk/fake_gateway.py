@@ -35,6 +35,7 @@ class FakeGateway:
         """What runs, by name; for `Class.method`, what makes it from the class parameters."""
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.blobs: dict[str, bytes] = {}
+        self.blobs_with_calls = False
         self.embed: Callable[[bytes], bytes] = lambda _: b""
         """What of a blob comes in the answer itself."""
         self.apps: list[dict[str, Any]] = []
@@ -182,7 +183,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _info(self, _rest: list[str]) -> None:
         names = ("version", "api_version", "region", "shards", "workspace", "environment")
-        self._json(200, dict(zip(names, ("0", 1, "local", 4, "main", "main"), strict=True)))
+        told = dict(zip(names, ("0", 1, "local", 4, "main", "main"), strict=True))
+        self._json(200, {**told, "blobs_with_calls": self.gateway.blobs_with_calls})
 
     def _apps(self, rest: list[str]) -> None:
         if not rest:
@@ -234,6 +236,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _payload(self, blob: str | None, inline: bytes) -> bytes:
         if not blob:
             return inline
+        if inline:
+            self.gateway.blobs[hashlib.sha256(inline).hexdigest()] = inline
         return self.gateway.blobs[parse_blob_ref(blob)[0]]
 
     def _record(self, call: str, index: int, payload: bytes) -> None:

@@ -148,6 +148,17 @@ def test_large_arguments_and_results_go_through_the_blob_store(running: FakeGate
     assert any(path.startswith("/v1/blobs/") for path in running.paths("GET"))
 
 
+def test_a_large_argument_goes_up_with_its_call_where_the_server_takes_it(running: FakeGateway) -> None:
+    running.blobs_with_calls = True
+    data, huge = bytes(range(256)) * 1000, b"x" * 5_000_000
+    running.embed = lambda value: value
+
+    assert length.remote(data) == data
+    assert not [path for path in running.paths("PUT") if path.startswith("/v1/blobs/")]
+    assert length.remote(huge) == huge  # from a file, which is uploaded before
+    assert [path for path in running.paths("PUT") if path.startswith("/v1/blobs/")]
+
+
 @pytest.mark.parametrize("damaged", [False, True])
 def test_a_large_result_in_the_answer_itself_is_taken_if_it_has_the_hash(running: FakeGateway, damaged: bool) -> None:
     data = bytes(range(256)) * 1000

@@ -91,7 +91,7 @@ class Header:
     KIND = "Squall-Kind"
     ENCODING = "Squall-Encoding"
     BLOB = "Squall-Blob"
-    """`<sha256>:<bytes>` of a payload that was uploaded before; the body is then empty."""
+    """`<sha256>:<bytes>` of a payload that was uploaded before, or that is the body."""
     PARENT = "Squall-Parent"
     """Call id of the call that makes this one."""
     SENT = "Squall-Sent-Ns"
@@ -184,6 +184,8 @@ class ServerInfo:
     embedded: bool = False
     durability: str = "fsync always"
     """What an acknowledged call survives; anything else than "fsync always" was chosen by whoever started the bus."""
+    blobs_with_calls: bool = False
+    """Whether POST /v1/calls stores its body under the hash in `Squall-Blob`, so that nothing is uploaded before."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from squall.errors import (
     SquallError,
     from_wire,
 )
-from squall.http_api import FrameKind, Header, Route, frames, parse_blob_ref
+from squall.http_api import FrameKind, Header, Route, blob_ref, frames, parse_blob_ref
 from squall.ids import new_call_id
 from squall.spec import Encoding, Kind, Outcome
 
@@ -106,13 +106,20 @@ class _Call:
         self.headers = headers(target, kind, self.span)
         self.headers[Header.CALL] = self.id
         self.headers[Header.SENT] = f"{self.span.start_ns}:{sent_ns}"
-        inline = encoded.inline
-        if inline is None:
-            try:
-                self.headers[Header.BLOB] = target.client.upload(encoded.sha256, encoded.body)
-            finally:
-                encoded.close()
-        self.body = inline or b""
+        self.body = encoded.inline or b""
+        if encoded.inline is None:
+            self.headers[Header.BLOB] = self._bring(encoded)
+
+    def _bring(self, encoded: payload.Payload) -> str:
+        """A large payload goes to the blob store, with the call itself if that is known to work; its reference."""
+        client = self.target.client
+        if isinstance(encoded.body, bytes) and client.info().blobs_with_calls:
+            self.body = encoded.body
+            return blob_ref(encoded.sha256, encoded.size)
+        try:
+            return client.upload(encoded.sha256, encoded.body)
+        finally:
+            encoded.close()
 
     def answered(self, answer: Answer) -> None:
         """The call was accepted: with a key it may be one that was made before."""

@@ -104,7 +104,7 @@ HOT_PATHS: dict[str, dict[str, Any]] = {
                     "Up to 255 printable ASCII characters; kinds remote and spawn. For 24 h the same key with the same "
                     "payload is the same call of the function (the answer has its id), with another payload a 409.",
                 ),
-                _header(Header.BLOB, "<sha256>:<bytes> of a payload in the blob store; the body is then empty."),
+                _header(Header.BLOB, "<sha256>:<bytes> of a payload in the blob store, or of the body."),
                 _WAIT,
             ],
             "requestBody": {

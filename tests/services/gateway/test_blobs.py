@@ -113,7 +113,32 @@ async def test_a_call_carries_a_reference_and_its_result_may_too(world: World, a
     assert "the reference says 5" in error_of(wrong)["message"]
 
 
-@pytest.mark.slow
+async def test_a_call_may_bring_its_blob_as_its_body(world: World, agent: TinyAgent) -> None:
+    app, data = await world.publish(), os.urandom(300_000)
+    ref = f"{sha256(data)}:{len(data)}"
+    await agent.serve(pool_id(app["functions"]["double"]))
+
+    damaged = await world.http.post("/v1/calls", headers=call_headers(app, blob=ref), content=data[1:])
+    assert (damaged.status_code, error_of(damaged)["code"]) == (400, "invalid")
+    assert sha256(data) not in files(world)
+
+    answer = await world.http.post("/v1/calls?wait=10", headers=call_headers(app, blob=ref), content=data)
+
+    assert answer.status_code == 200
+    assert [(request.blob, request.payload) for request in agent.seen] == [(ref, b"")]
+    assert sha256(data) in files(world)
+
+
+async def test_a_blob_above_the_limit_does_not_come_in_with_a_call(tmp_path: Path) -> None:
+    async with a_world(tmp_path, max_payload_bytes=100_000) as world:
+        app, data = await world.publish(), os.urandom(200_000)
+        for size in (len(data), 50_000):  # told, and lied about
+            headers = call_headers(app, blob=f"{sha256(data)}:{size}")
+            answer = await world.http.post("/v1/calls", headers=headers, content=data)
+            assert (answer.status_code, error_of(answer)["code"]) == (413, "request_size")
+        assert files(world) == []
+
+
 @pytest.mark.parametrize(("size", "embedded"), [(1_000_000, True), (5_000_000, False), (0, False)])
 async def test_a_result_in_the_blob_store_comes_with_the_answer_if_it_is_not_too_large(
     world: World, agent: TinyAgent, size: int, embedded: bool
@@ -130,6 +155,7 @@ async def test_a_result_in_the_blob_store_comes_with_the_answer_if_it_is_not_too
     assert (frame.meta["blob"], frame.payload) == (ref, data if embedded else b"")
 
 
+@pytest.mark.slow
 async def test_a_large_blob_passes_in_bounded_memory(world: World) -> None:
     size, part = 256 << 20, b"\x5a" * (1 << 20)
     digest = hashlib.sha256()

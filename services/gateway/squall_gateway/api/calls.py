@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from squall.http_api import parse_blob_ref
 from squall.ids import check_call_id
 from squall.spec import Kind
 from squall_contracts import spans
@@ -12,8 +13,8 @@ from squall_contracts.calls import CallResult
 from squall_contracts.spans import SpanBatch, row
 from squall_gateway.accept import SERVICE, Accepted, Acceptor, Input, now_ns
 from squall_gateway.answers import send_json
-from squall_gateway.bodies import integer, query_values, wait_s, whole
-from squall_gateway.call_headers import CallHeaders, read_call_headers
+from squall_gateway.bodies import chunks, integer, query_values, wait_s, whole
+from squall_gateway.call_headers import CallHeaders, blob_size, read_call_headers
 from squall_gateway.caller_spans import MAX_BODY_BYTES, CallerSpans, read_batches
 from squall_gateway.edge import Exchange
 from squall_gateway.generators import Generators
@@ -48,7 +49,7 @@ class CallRoutes:
         received_ns = now_ns(self.acceptor.clock)
         call = read_call_headers(exchange.headers, self.acceptor.bus.topology.shards)
         target = await self.targets.of(call, exchange.token.workspace)
-        given = Input(0, await whole(exchange.receive, self.acceptor.limits.inline_bytes), call.blob)
+        given = await self._input(exchange, call)
         if call.idempotency_key:
             claim = await self.keys.claim(call, target, given)
             if claim.accepted:
@@ -74,6 +75,15 @@ class CallRoutes:
             await self._wait_for(exchange, call, 0, seconds)
         else:
             await send_json(exchange.send, 202, {"call": call, "waiting": ""})
+
+    async def _input(self, exchange: Exchange, call: CallHeaders) -> Input:
+        """The payload of a call: the body, or a blob, which may be the body too."""
+        if call.blob is None:
+            return Input(0, await whole(exchange.receive, self.acceptor.limits.inline_bytes))
+        has_body = exchange.headers.get(b"content-length", b"0") != b"0"
+        if has_body and blob_size(call.blob) <= self.acceptor.limits.payload_bytes:  # else it is refused all the same
+            await self.acceptor.blobs.put(parse_blob_ref(call.blob)[0], chunks(exchange.receive))
+        return Input(0, b"", call.blob)
 
     async def _accept_and_wait(
         self, exchange: Exchange, call: CallHeaders, target: Target, given: Input, times: tuple[int, float]

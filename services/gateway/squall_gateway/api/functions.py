@@ -42,6 +42,7 @@ class FunctionRoutes:
             environment="main",
             embedded=self.settings.embedded,
             durability=durability(self.settings.sync_interval),
+            blobs_with_calls=True,
         )
 
     async def function(
