@@ -106,9 +106,22 @@ class Blobs:
         try:
             found = await obstore.get_async(self._store, blob_path(check_sha256(sha256)))
         except FileNotFoundError:
-            self._known.pop(sha256, None)
-            raise NotFoundError(f"there is no blob {sha256}", fix="It was never uploaded, or is expired.") from None
+            raise self._missing(sha256) from None
         return found.meta["size"], _as_bytes(found)
+
+    async def read(self, sha256: str) -> bytes:
+        """All of a blob that is known to be small enough. Raises `NotFoundError`."""
+        if self._folder is None:
+            _, content = await self.get(sha256)
+            return b"".join([chunk async for chunk in content])
+        try:
+            return await asyncio.to_thread((self._folder / blob_path(check_sha256(sha256))).read_bytes)
+        except FileNotFoundError:
+            raise self._missing(sha256) from None
+
+    def _missing(self, sha256: str) -> NotFoundError:
+        self._known.pop(sha256, None)
+        return NotFoundError(f"there is no blob {sha256}", fix="It was never uploaded, or is expired.")
 
     async def nearly_full(self) -> str:
         """Why nothing more can be stored; empty when there is room (URLs: always)."""

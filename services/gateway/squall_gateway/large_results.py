@@ -40,7 +40,6 @@ class ResultAnswers:
     async def _content(self, blob: str) -> bytes:
         """The bytes of a blob; nothing when it is gone, which the caller finds out in its own words."""
         try:
-            _, content = await self._blobs.get(parse_blob_ref(blob)[0])
+            return await self._blobs.read(parse_blob_ref(blob)[0])
         except NotFoundError:
             return b""
-        return b"".join([chunk async for chunk in content])
