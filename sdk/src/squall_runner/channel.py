@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import select
 import signal
 import socket
 import threading
@@ -17,6 +18,7 @@ from squall_runner.interrupt import Interrupter, Key
 
 INLINE_LIMIT_BYTES = 64 * 1024
 """Payloads above this are written to a file and named by it."""
+READ_BYTES = 1 << 16
 LOG_CHUNK_CHARACTERS = 256 * 1024
 
 
@@ -29,6 +31,8 @@ class Channel:
         self._lock = threading.Lock()
         self._decoder = frames.Decoder()
         self._ready: list[frames.Frame] = []
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
         self._files = itertools.count()
         self._abandoned = False
         self.scratch = ""
@@ -55,6 +59,27 @@ class Channel:
             return frames.receive(self._sock, self._decoder, self._ready)
         except OSError:
             return None
+
+    def take_ready(self) -> list[frames.Frame]:
+        """Frames that `receive` has read ahead."""
+        found, self._ready = self._ready, []
+        return found
+
+    def read(self, wait: bool = True) -> list[frames.Frame]:
+        """The frames that the next bytes complete; none when `wait` is false and nothing is there."""
+        try:
+            data = self._sock.recv(READ_BYTES, 0 if wait else socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return []
+        except OSError:
+            end_now()
+        if not data:
+            end_now()
+        return self._decoder.feed(data)
+
+    def readable(self, within_s: float) -> bool:
+        """Whether bytes arrive within that time."""
+        return bool(self._poll.poll(within_s * 1000))
 
     def abandon(self) -> None:
         """Called in a child that user code forked: the socket belongs to the parent."""

@@ -1,7 +1,8 @@
 """The life of a container: enter hooks, inputs until STOP, exit hooks.
 
 Owns the reader thread and which inputs are running. Where code runs: single-slot synchronous inputs in the
-main thread, several at once in threads, async ones on the loop of the main thread.
+main thread (which reads them itself, see `solo`), several at once in threads, async ones on the loop of the
+main thread.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from squall_runner.interrupt import Key, cancellation_types
 from squall_runner.load import Callee, LoadError, Target, build_target
 from squall_runner.mainthread import DirectMain, LoopMain
 from squall_runner.settings import Settings
+from squall_runner.solo import SoloMain
 from squall_runner.threads import Threads
 
+Main = Union[DirectMain, LoopMain, SoloMain]
 Span = tuple[str, int, int]
 
 
@@ -63,7 +66,7 @@ def serve(raw: Any, settings: Settings, ground: Ground, started: Started) -> NoR
     """Make the instance, run the enter hooks, serve inputs, run the exit hooks, end."""
     try:
         target = build_target(raw, settings)
-        main = LoopMain() if target.needs_loop else DirectMain()
+        main = _main_for(target, settings, ground)
         with phase(started, "enter"):
             for hook in target.enter:
                 main.run_hook(hook)
@@ -72,12 +75,21 @@ def serve(raw: Any, settings: Settings, ground: Ground, started: Started) -> NoR
     container = Container(target, main, settings.max_inputs, ground)
     ground.capture.flush()
     ground.channel.send(FromRunner.READY, started.as_meta())
-    threading.Thread(target=container.read, name="squall-reader", daemon=True).start()
-    main.serve()
+    if isinstance(main, SoloMain):
+        main.serve(container.on_frame)
+    else:
+        threading.Thread(target=container.read, name="squall-reader", daemon=True).start()
+        main.serve()
     _end(target, main, ground)
 
 
-def _end(target: Target, main: Union[DirectMain, LoopMain], ground: Ground) -> NoReturn:
+def _main_for(target: Target, settings: Settings, ground: Ground) -> Main:
+    if target.needs_loop:
+        return LoopMain()
+    return DirectMain() if settings.max_inputs > 1 else SoloMain(ground.channel)
+
+
+def _end(target: Target, main: Main, ground: Ground) -> NoReturn:
     for hook in target.exit:
         try:
             main.run_hook(hook)
@@ -91,9 +103,9 @@ def _end(target: Target, main: Union[DirectMain, LoopMain], ground: Ground) -> N
 
 
 class Container:
-    """Routes frames to where they are carried out. `read` runs in its own thread."""
+    """Routes frames to where they are carried out. `read` runs in its own thread, if the main thread does not read."""
 
-    def __init__(self, target: Target, main: Union[DirectMain, LoopMain], max_inputs: int, ground: Ground) -> None:
+    def __init__(self, target: Target, main: Main, max_inputs: int, ground: Ground) -> None:
         self._target = target
         self._main = main
         self._ground = ground
