@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, cast
 
 from nats.aio.client import Client
 from nats.aio.transport import TcpTransport
@@ -62,6 +62,11 @@ class Parser:
         self._rest, self._rest_size, self._needed = [], 0, 0
 
     async def parse(self, data: bytes = b"") -> None:
+        """What nats-py's read loop calls; the bytes themselves come through `feed`."""
+        self.feed(data)
+
+    def feed(self, data: bytes) -> None:
+        """Bytes as they arrive."""
         if self._rest:
             # Joined only when the message is complete: joining after each read of a large one would be quadratic.
             self._rest.append(data)
@@ -70,12 +75,12 @@ class Parser:
                 return
             data = b"".join(self._rest)
             self.reset()
-        consumed, self._needed = await self._consume(data)
+        consumed, self._needed = self._consume(data)
         if consumed < len(data):
             self._rest = [data[consumed:]]
             self._rest_size = len(data) - consumed
 
-    async def _consume(self, data: bytes) -> tuple[int, int]:
+    def _consume(self, data: bytes) -> tuple[int, int]:
         """How many bytes were used up, and how many are needed to go on."""
         sinks = self._client.sinks
         position = 0
@@ -88,9 +93,7 @@ class Parser:
             elif operation == b"HMSG":
                 headers_end, end = body + int(words[-2]), body + int(words[-1])
             else:
-                await self._client.on_control(operation, data[position:line_end])
-                if not self._client.is_connected:
-                    return len(data), 0  # what else this connection said no longer counts
+                self._client.on_control(operation, data[position:line_end])
                 position = body
                 continue
             if end + 2 > len(data):
@@ -104,13 +107,43 @@ class Parser:
         return position, 0
 
 
+class Incoming(asyncio.Protocol):
+    """Bytes of one connection straight to the parser; everything else to the stream that nats-py reads from.
+
+    Through the stream each read costs a future, a turn of the loop and a copy more.
+    """
+
+    def __init__(self, client: RawClient, transport: TcpTransport, stream: asyncio.Protocol) -> None:
+        self._client = client
+        self._transport = transport
+        self._stream = stream
+
+    def data_received(self, data: bytes) -> None:
+        if self._client.is_connected and self._client._transport is self._transport:
+            self._client.parser.feed(data)  # else what this connection still says no longer counts
+
+    def eof_received(self) -> bool | None:
+        return self._stream.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stream.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._stream.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._stream.resume_writing()
+
+
 class RawClient(Client):
     """A nats-py client whose messages go straight to sinks, and whose writes go straight to the socket."""
 
     def __init__(self, on_lost: Callable[[Exception], None], on_denied: Callable[[str], None]) -> None:
         super().__init__()
         self._on_denied = on_denied
-        self._ps = Parser(self)  # type: ignore[assignment]
+        self.parser = Parser(self)
+        self._ps = self.parser  # type: ignore[assignment]
+        self._controls: set[asyncio.Task[None]] = set()
         self._on_lost = on_lost
         self._flush_scheduled = False
         self._socket_backlog = 0
@@ -118,6 +151,17 @@ class RawClient(Client):
         self._loop = asyncio.get_running_loop()
 
     # ------------------------------------------------------------------ in
+
+    async def _read_loop(self) -> None:
+        # nats-py's loop goes on reading from the stream, to which only the end of the connection still comes.
+        transport = self._transport
+        if isinstance(transport, TcpTransport) and transport._io_writer is not None:
+            reader, pipe = transport._io_reader, transport._io_writer.transport
+            pipe.set_protocol(Incoming(self, transport, cast("asyncio.Protocol", pipe.get_protocol())))
+            early = bytes(reader._buffer)  # type: ignore[union-attr]
+            reader._buffer.clear()  # type: ignore[union-attr]
+            self.parser.feed(early)
+        await super()._read_loop()
 
     @property
     def sinks(self) -> dict[int, Sink]:
@@ -141,7 +185,7 @@ class RawClient(Client):
         """Forget the sink: what still comes for it is thrown away, and no reconnect brings it back."""
         self.sinks.pop(sink.sid, None)
 
-    async def on_control(self, operation: bytes, line: bytes) -> None:
+    def on_control(self, operation: bytes, line: bytes) -> None:
         """Everything that is not a message."""
         match operation.upper():
             case b"PING":
@@ -149,11 +193,16 @@ class RawClient(Client):
             case b"PONG":
                 self._on_pong()
             case b"INFO":
-                await self._process_info(json.loads(line[5:]))
+                self._start(self._process_info(json.loads(line[5:])))
             case b"-ERR":
-                await self._process_err(line[5:].decode("utf-8", "replace").strip().strip("'"))
+                self._start(self._process_err(line[5:].decode("utf-8", "replace").strip().strip("'")))
             case _:
                 pass  # +OK, and whatever a newer server may say
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._controls.add(task)
+        task.add_done_callback(self._controls.discard)
 
     def _on_pong(self) -> None:
         self._pings_outstanding = 0

@@ -59,15 +59,18 @@ class SoloMain:
                 job = self._next(on_frame)
             except KeyboardInterrupt:
                 continue  # a late signal that user code sent to itself
+            self._begin()  # also before the end: the exit hooks may take long, and the agent may die meanwhile
             if job is None:
                 return
-            self._begun += 1
-            self._busy = True
-            if self._parked:
-                self._parked = False
-                self._unpark.set()
             job()
             self._busy = False
+
+    def _begin(self) -> None:
+        self._begun += 1
+        self._busy = True
+        if self._parked:
+            self._parked = False
+            self._unpark.set()
 
     def _next(self, on_frame: OnFrame) -> Optional[Job]:
         with self._turn:
