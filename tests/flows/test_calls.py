@@ -14,7 +14,8 @@ import pytest
 from tests.support.platform import Platform, eventually
 
 import squall
-from squall import errors
+from squall import errors, session
+from squall.http_api import Route
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("client")]
 
@@ -48,6 +49,18 @@ def test_map_yields_every_result_once_and_in_order() -> None:
 
 def test_map_without_order_yields_the_same_results() -> None:
     assert Counter(function("square").map(range(300), order_outputs=False)) == Counter(x * x for x in range(300))
+
+
+def test_spawn_map_accepts_every_input_and_all_of_them_run() -> None:
+    call = function("square").experimental_spawn_map(range(1200))
+
+    assert call is not None
+    assert [call.get(timeout=60, index=index) for index in (0, 700, 1199)] == [0, 490_000, 1_437_601]
+    eventually(lambda: ended_inputs(call) == 1200, within_s=60, what="some never ran")
+
+
+def ended_inputs(call: squall.FunctionCall) -> int:
+    return int(session.current().client.json("GET", Route.CALL.format(call=call.object_id))["finished"])
 
 
 def test_map_of_nothing_is_empty() -> None:

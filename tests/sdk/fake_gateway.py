@@ -256,7 +256,7 @@ class _Handler(BaseHTTPRequestHandler):
             if gateway.input_errors:
                 error = gateway.input_errors.pop(0)
                 return self._json(error.http_status, {"error": to_wire(error)})
-            inputs = frames.Decoder().feed(self.body)
+            inputs = [each for frame in frames.Decoder().feed(self.body) for each in _single(frame)]
             gateway.chunks.append([frame.meta["index"] for frame in inputs])
             for frame in inputs:
                 self._record(call, frame.meta["index"], self._payload(frame.meta.get("blob"), frame.payload))
@@ -320,6 +320,18 @@ class _Handler(BaseHTTPRequestHandler):
                 with self.gateway.changed:
                     self.gateway.changed.wait(0.05)
                 yield frames.encode(FrameKind.KEEPALIVE, {})
+
+
+def _single(frame: frames.Frame) -> list[frames.Frame]:
+    """The inputs of an INPUTS frame as INPUT frames."""
+    if frame.kind != FrameKind.INPUTS:
+        return [frame]
+    made, start = [], 0
+    for place, size in enumerate(frame.meta["sizes"]):
+        meta = {"index": frame.meta["first"] + place, "blob": frame.meta.get("blobs", {}).get(str(place))}
+        made.append(frames.Frame(FrameKind.INPUT, meta, frame.payload[start : start + size]))
+        start += size
+    return made
 
 
 class _Server(ThreadingHTTPServer):

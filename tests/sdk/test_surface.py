@@ -122,7 +122,6 @@ def test_what_is_not_built_exists_and_says_what_to_use_instead(name: str) -> Non
         lambda: squall.Function.from_name("a", "b").with_options(cpu=1),
         lambda: squall.Function.from_name("a", "b").update_autoscaler(min_containers=1),
         lambda: squall.Function.from_name("a", "b").autoscaler.update(min_containers=1),
-        lambda: squall.Function.from_name("a", "b").spawn_map([1]),
         lambda: squall.Function.from_name("a", "b").get_web_url(),
         lambda: squall.Function.lookup("a", "b"),
         lambda: squall.Cls.from_name("a", "b").with_options(cpu=1),

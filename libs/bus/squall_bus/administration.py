@@ -182,8 +182,11 @@ class Administration:
         limit = int(answer["limits"]["max_storage"])
         return StoreInfo(used_bytes=answer["storage"], limit_bytes=limit if limit > 0 else None)
 
-    async def purge(self, stream: str, filter_subject: str) -> int:
-        answer = await js.api(self._link, f"STREAM.PURGE.{stream}", {"filter": filter_subject})
+    async def purge(self, stream: str, filter_subject: str, below_seq: int | None) -> int:
+        body: dict[str, Any] = {"filter": filter_subject}
+        if below_seq is not None:
+            body["seq"] = below_seq
+        answer = await js.api(self._link, f"STREAM.PURGE.{stream}", body)
         return int(answer["purged"])
 
     async def delete_message(self, stream: str, seq: int) -> bool:

@@ -170,9 +170,9 @@ class Bus:
             return ">"
         return spec.subjects[0]
 
-    async def purge(self, stream: str, filter_subject: str) -> int:
-        """Remove the messages of matching subjects; how many they were."""
-        return await self._admin.purge(stream, filter_subject)
+    async def purge(self, stream: str, filter_subject: str, *, below_seq: int | None = None) -> int:
+        """Remove the messages of matching subjects (only those before a sequence, if one is given); how many."""
+        return await self._admin.purge(stream, filter_subject, below_seq)
 
     async def delete_message(self, stream: str, seq: int) -> bool:
         """Remove one message. False when it was not there."""

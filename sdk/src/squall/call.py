@@ -85,7 +85,7 @@ for _name, _missing in missing_classmethods(
     "FunctionCall",
     {
         "iter": "Use `get(index=n)` for one input.",
-        "num_inputs": "A spawned call has one input; `squall call get` shows the number for a map.",
+        "num_inputs": "`spawn` makes one input; for `experimental_spawn_map` `squall call get` shows the number.",
         "get_call_graph": "`squall trace CALL` shows what a call did.",
         "get_dashboard_url": "`squall call get` shows the call.",
     },

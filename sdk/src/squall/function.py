@@ -7,6 +7,7 @@ imported by the first call: a container that only runs a function never loads th
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from squall.blocking import blocking, blocking_iterator, immediate, refuse_in_loop, running_loop
@@ -17,6 +18,7 @@ from squall.unimplemented import missing_classmethods
 
 if TYPE_CHECKING:
     from squall.app import App
+    from squall.bulk import BulkSpawn
     from squall.call import FunctionCall
     from squall.mapping import MapResults
 
@@ -86,6 +88,16 @@ class Function:
 
         target = self._origin.target()
         return FunctionCall(invoke.spawn(target, args, kwargs), target.client)
+
+    @property
+    def spawn_map(self) -> SpawnMap:
+        """`f.spawn_map(xs, ys, ...)`: start a durable background input for each item; returns when all are accepted."""
+        return SpawnMap(self, keep=False)
+
+    @property
+    def experimental_spawn_map(self) -> SpawnMap:
+        """As `spawn_map`; returns the `FunctionCall` that has all the inputs."""
+        return SpawnMap(self, keep=True)
 
     def local(self, *args: Any, **kwargs: Any) -> Any:
         """Run the body here, as if it were not decorated. Gives a coroutine if it is `async def`."""
@@ -193,7 +205,6 @@ for _name, _missing in missing_classmethods(
         **dict.fromkeys(("with_options", "with_concurrency", "with_batching"), POOL_INSTEAD),
         **dict.fromkeys(("update_autoscaler", "autoscaler", "keep_warm"), SCALING_INSTEAD),
         **dict.fromkeys(("get_current_stats", "stats", "metrics", "logs", "info", "get_dashboard_url"), SHOW_INSTEAD),
-        **dict.fromkeys(("spawn_map", "experimental_spawn_map"), "Use `spawn` in a loop, or `for_each`."),
         "get_web_url": "Call the function with `.remote()`.",
         "web_url": "Call the function with `.remote()`.",
         "lookup": "Use `squall.Function.from_name`.",
@@ -275,6 +286,55 @@ class ForEach:
         )
         async for _ in results:
             pass
+
+
+class SpawnMap:
+    """`f.spawn_map` and `f.experimental_spawn_map`. Call it, or await its `aio`."""
+
+    __slots__ = ("_function", "_keep")
+
+    def __init__(self, function: Function, keep: bool) -> None:
+        self._function, self._keep = function, keep
+
+    @property
+    def _name(self) -> str:
+        return "Function.experimental_spawn_map" if self._keep else "Function.spawn_map"
+
+    def __call__(self, *iterables: Iterable[Any], kwargs: dict[str, Any] = NO_KWARGS) -> Optional[FunctionCall]:
+        """All inputs belong to one call. They are accepted when this returns, and go on without this program."""
+        if running_loop() is not None:
+            refuse_in_loop(self._name)
+        from squall import bulk
+
+        session = bulk.BulkSpawn(self._function, kwargs)
+        try:
+            for args in zip(*iterables):
+                session.add(args)
+            session.finish()
+        except BaseException as error:
+            session.give_up(error)
+            raise
+        return self._made(session)
+
+    async def aio(self, *iterables: Any, kwargs: dict[str, Any] = NO_KWARGS) -> Optional[FunctionCall]:
+        """The same without blocking the event loop; the iterables may be asynchronous too."""
+        from squall import bulk, mapping_aio
+        from squall.blocking import run
+
+        session = await run(lambda: bulk.BulkSpawn(self._function, kwargs))
+        try:
+            async for some in mapping_aio.grouped(mapping_aio.inputs(iterables, False)):
+                await run(partial(session.add_all, some))
+            await run(session.finish)
+        except BaseException as error:
+            session.give_up(error)
+            raise
+        return self._made(session)
+
+    def _made(self, session: BulkSpawn) -> Optional[FunctionCall]:
+        from squall.call import FunctionCall
+
+        return FunctionCall(session.call, session.target.client) if self._keep else None
 
 
 def _known(app_id: str, name: str, function_id: str, generator: bool) -> Function:

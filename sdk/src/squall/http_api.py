@@ -56,7 +56,7 @@ class Route:
     CALL_RESULT = "/v1/calls/{call}/result"
     """GET ?index=&wait=<s> -> 200 one RESULT frame, or 202 {"call", "waiting"}."""
     CALL_INPUTS = "/v1/calls/{call}/inputs"
-    """POST INPUT frames -> {"accepted": n}."""
+    """POST INPUT or INPUTS frames -> {"accepted": n}."""
     CALL_RESULTS = "/v1/calls/{call}/results"
     """GET ?cursor= -> endless RESULT and KEEPALIVE frames; the client closes."""
     CALL_CANCEL = "/v1/calls/{call}/cancel"
@@ -118,6 +118,9 @@ class FrameKind(enum.IntEnum):
     """Nothing happened for a while; meta may carry `waiting`: why."""
     ERROR = 6
     """meta: the wire form of an error that ended the stream."""
+    INPUTS = 7
+    """Consecutive inputs in one frame. meta: first (index), sizes (bytes of each), blobs (optional: reference by place
+    in this frame); payload: their arguments, one after the other."""
 
 
 def blob_ref(sha256: str, size: int) -> str:

@@ -31,6 +31,18 @@ async def inputs(iterables: Sequence[Any], starred: bool) -> AsyncIterator[tuple
         yield tuple(items[0]) if starred else tuple(items)
 
 
+async def grouped(items: AsyncIterator[tuple[Any, ...]], size: int = INPUTS_A_TURN) -> AsyncIterator[list[Any]]:
+    """Lists of up to `size` items: each is one turn of a worker thread."""
+    some: list[Any] = []
+    async for item in items:
+        some.append(item)
+        if len(some) >= size:
+            yield some
+            some = []
+    if some:
+        yield some
+
+
 _END: Any = object()
 
 

@@ -128,7 +128,11 @@ HOT_PATHS: dict[str, dict[str, Any]] = {
             "summary": "Add inputs to a map",
             "operationId": "add_inputs",
             "parameters": [_path("call"), *_CALL_HEADERS],
-            "requestBody": {"required": True, "content": _FRAMES, "description": "INPUT frames, at most 1,000."},
+            "requestBody": {
+                "required": True,
+                "content": _FRAMES,
+                "description": "INPUT or INPUTS frames, at most 1,000 inputs.",
+            },
             "responses": {
                 "200": {
                     "description": "All of them are accepted.",

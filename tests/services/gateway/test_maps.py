@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx
 import pytest
@@ -15,6 +16,7 @@ from tests.services.gateway.world import (
     call_headers,
     error_of,
     input_frames,
+    sha256,
     succeeded,
 )
 from tests.support.eventually import eventually
@@ -152,3 +154,45 @@ async def test_results_that_were_recorded_before_the_stream_began_are_in_it(worl
     await agent.stop()
 
     assert sum(len(frame.payload) for frame in found) == 3_000_000
+
+
+def bulk_frame(meta: dict[str, Any], payload: bytes) -> bytes:
+    return frames.encode(FrameKind.INPUTS, meta, payload)
+
+
+async def test_inputs_that_share_a_frame_are_accepted_one_by_one(world: World, agent: TinyAgent) -> None:
+    app = await world.publish()
+    stored = sha256(b"large")
+    await world.http.put(f"/v1/blobs/{stored}", content=b"large")
+    call, headers = new_call_id(SHARDS), call_headers(app, kind="spawn")
+    body = bulk_frame({"first": 7, "sizes": [1, 0, 2], "blobs": {"1": f"{stored}:5"}}, b"abb")
+
+    answers = [await world.http.post(f"/v1/calls/{call}/inputs", headers=headers, content=body) for _ in range(2)]
+    await agent.serve(pool_id(app["functions"]["double"]))
+
+    await eventually(lambda: len(agent.seen) == 3)
+    assert [answer.json() for answer in answers] == [{"accepted": 3}] * 2
+    seen = sorted((request.index, request.payload, request.blob, request.kind) for request in agent.seen)
+    assert seen == [(7, b"a", None, "spawn"), (8, b"", f"{stored}:5", "spawn"), (9, b"bb", None, "spawn")]
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [
+        {},
+        {"first": 0, "sizes": [1]},
+        {"first": -1, "sizes": [2]},
+        {"first": 10_000_000, "sizes": [2]},
+        {"first": 0, "sizes": [3, -1]},
+        {"first": 0, "sizes": [1, 1], "blobs": {"0": "ab" * 32 + ":5"}},
+        {"first": 0, "sizes": [2, 0], "blobs": {"2": "ab" * 32 + ":5"}},
+        {"first": 0, "sizes": [2, 0], "blobs": {"1": "nonsense"}},
+        {"first": 0, "sizes": [0] * 1001},
+    ],
+)
+async def test_a_shared_frame_that_contradicts_itself_is_refused(world: World, meta: dict[str, Any]) -> None:
+    app = await world.publish()
+    answer = await world.http.post(
+        f"/v1/calls/{new_call_id(SHARDS)}/inputs", headers=call_headers(app), content=bulk_frame(meta, b"ab")
+    )
+    assert answer.status_code in (400, 413)

@@ -87,7 +87,11 @@ async def read_inputs(receive: Receive) -> list[Input]:
         if size > MAX_CHUNK_BYTES:
             raise RequestSizeError(f"a chunk of more than {MAX_CHUNK_BYTES} bytes", fix="Send fewer inputs at once.")
         try:
-            given += [_input(frame) for frame in decoder.feed(chunk)]
+            for frame in decoder.feed(chunk):
+                if frame.kind == FrameKind.INPUTS:
+                    given += bulk_inputs(frame)
+                else:
+                    given.append(_input(frame))
         except frames.BadFrame as error:
             raise InvalidError(f"the body is not a sequence of frames: {error}") from error
         if len(given) > CHUNK_INPUTS:
@@ -96,6 +100,27 @@ async def read_inputs(receive: Receive) -> list[Input]:
         raise InvalidError("the body ends in the middle of a frame")
     if len({each.index for each in given}) < len(given):
         raise InvalidError("the same input index stands twice in one chunk")
+    return given
+
+
+def bulk_inputs(frame: frames.Frame) -> list[Input]:
+    """The inputs in an INPUTS frame. Raises `InvalidError`, `RequestSizeError`."""
+    first, sizes, blobs = frame.meta.get("first"), frame.meta.get("sizes"), frame.meta.get("blobs", {})
+    if type(first) is not int or not isinstance(sizes, list) or not isinstance(blobs, dict):
+        raise InvalidError("an INPUTS frame needs `first` (an index) and `sizes` (a list)")
+    if len(sizes) > CHUNK_INPUTS:
+        raise RequestSizeError(f"a chunk of more than {CHUNK_INPUTS} inputs", fix="Send fewer inputs at once.")
+    if not 0 <= first <= MAX_INDEX - len(sizes):
+        raise InvalidError(f"indices from {first} are outside of 0 to {MAX_INDEX - 1}")
+    if any(type(size) is not int or size < 0 for size in sizes) or sum(sizes) != len(frame.payload):
+        raise InvalidError("the sizes of an INPUTS frame do not add up to its payload")
+    references = {place: check_blob_ref(str(blobs[place])) for place in blobs}
+    if any(not place.isdigit() or int(place) >= len(sizes) or sizes[int(place)] for place in references):
+        raise InvalidError("`blobs` of an INPUTS frame names no empty input of it")
+    given, start = [], 0
+    for place, size in enumerate(sizes):
+        given.append(Input(first + place, frame.payload[start : start + size], references.get(str(place))))
+        start += size
     return given
 
 
