@@ -61,6 +61,9 @@ class Route:
     """GET ?cursor= -> endless RESULT and KEEPALIVE frames; the client closes."""
     CALL_CANCEL = "/v1/calls/{call}/cancel"
     """POST {"terminate_containers": bool} -> {"cancelled": n}."""
+    CANCELS = "/v1/cancels"
+    """POST CancelMany -> one JSON object a line: {"job", "cancelled", "ended", "done"}, cumulative; `error` if it broke
+    off. Another `job` under the same request: the gateway was restarted, and counts anew what was left."""
     CALL_REDRIVE = "/v1/calls/{call}/redrive"
     """POST -> Redrives: the failed inputs of a spawned call become new calls. Repeating it makes no more."""
     LETTERS = "/v1/letters"
@@ -293,6 +296,21 @@ class CallSummary:
     accepted_at: float
     ended_at: Optional[float] = None
     error: str = ""
+
+
+@dataclass(frozen=True)
+class CancelMany:
+    """POST /v1/cancels: cancel what of a call or of an app is queued or runs."""
+
+    request: str
+    """A name of the caller's making: the same one again joins the cancel that runs, or tells its outcome."""
+    call: str = ""
+    app: str = ""
+    """Name or id."""
+    environment: str = "main"
+    function: str = ""
+    """With `app`: only of this function."""
+    terminate_containers: bool = False
 
 
 @dataclass(frozen=True)

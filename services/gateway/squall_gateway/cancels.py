@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from squall.errors import CallCancelledError, NotFoundError
 from squall.ids import shard_of
@@ -34,6 +35,28 @@ UNKNOWN_LAG = 1
 AT_ONCE = 16
 
 
+class Queued(NamedTuple):
+    """An input in WORK."""
+
+    seq: int
+    request: CallRequested
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a cancel has done so far. Exact: an input counts as cancelled when its record was written by this cancel."""
+
+    terminate_containers: bool = False
+    cancelled: int = 0
+    ended: int = 0
+    """Inputs that had ended before, or ended while they were about to be cancelled."""
+
+    def count(self, cancelled: int, inputs: int) -> None:
+        """Take in some inputs and how many of them were cancelled."""
+        self.cancelled += cancelled
+        self.ended += inputs - cancelled
+
+
 @dataclass(frozen=True, slots=True)
 class Cancels:
     """Ends calls that nobody wants any more."""
@@ -55,39 +78,51 @@ class Cancels:
             if await self._finished(call, workspace):
                 return 0
             raise self.results.missing(call, 0)
-        indices = await self._open_inputs(first)
-        cancelled = await self._record(first, indices)
-        failpoint("gateway.cancel_recorded")
-        self._tell(first.call, first.pool, terminate_containers=terminate_containers)
-        failpoint("gateway.cancel_told")
-        try:
-            await self._clear(shard_of(call), subjects.calls_of(self.region, first.pool, call), len(indices))
-        except NotFound as error:  # the scheduler makes it again, without what has ended
-            log.warning("queue_is_missing", call=call, reason=error.message)
-        return cancelled
+        tally = Tally(terminate_containers)
+        await self.inputs(first, tally)
+        return tally.cancelled
 
-    async def app(self, app: AppRecord) -> int:
-        """Cancel everything of an app that was stopped; how many inputs those were."""
+    async def inputs(self, first: CallRequested, tally: Tally) -> None:
+        """Cancel every input of a call, one of which is given; counts go to `tally` as they become certain."""
+        accepted, ended = await self._inputs_of(first)
+        tally.count(0, len(ended))
+        indices = sorted(accepted - ended)
+        for start in range(0, len(indices), CHUNK):
+            some = indices[start : start + CHUNK]
+            tally.count(await self._record(first, some), len(some))
+        failpoint("gateway.cancel_recorded")
+        self._tell(first.call, first.pool, terminate_containers=tally.terminate_containers)
+        failpoint("gateway.cancel_told")
+        wanted = subjects.calls_of(self.region, first.pool, first.call)
+        try:
+            await self._clear(shard_of(first.call), wanted, len(indices))
+        except NotFound as error:  # the scheduler makes it again, without what has ended
+            log.warning("queue_is_missing", call=first.call, reason=error.message)
+
+    async def app(self, app: AppRecord, tally: Tally | None = None) -> int:
+        """Cancel everything of an app that is queued or runs; how many inputs those were."""
+        tally = tally or Tally(terminate_containers=True)
+        await self.pools([pool.pool for pool in await self.directory.pools_of_now(app.app_id)], tally)
+        return tally.cancelled
+
+    async def pools(self, pools: Sequence[str], tally: Tally) -> None:
+        """Cancel everything of these pools that is queued or runs."""
         slots = asyncio.Semaphore(AT_ONCE)
 
-        async def clear(pool: str, shard: int) -> int:
+        async def clear(pool: str, shard: int) -> None:
             async with slots:
                 try:
-                    return await self._pool(pool, shard)
+                    await self.pool(pool, shard, tally)
                 except NotFound as error:
-                    raise BusUnavailable("a queue is being made again; stop the app once more") from error
+                    raise BusUnavailable("a queue is being made again; cancel or stop once more") from error
 
-        pools = await self.directory.pools_of_now(app.app_id)
         try:
             async with asyncio.TaskGroup() as tasks:
-                counts = [
-                    tasks.create_task(clear(pool.pool, shard))
-                    for pool in pools
-                    for shard in range(self.bus.topology.shards)
-                ]
+                for pool in pools:
+                    for shard in range(self.bus.topology.shards):
+                        tasks.create_task(clear(pool, shard))
         except ExceptionGroup as group:
             raise group.exceptions[0] from group  # the caller is told what is wrong, and repeats it
-        return sum(task.result() for task in counts)
 
     # ------------------------------------------------------------------ one call
 
@@ -96,11 +131,12 @@ class Cancels:
         info = await self.bus.stream_info(stream, subjects.results_of(self.region, workspace, call))
         return {parse_call(subject).index for subject in info.subjects}
 
-    async def _open_inputs(self, first: CallRequested) -> list[int]:
+    async def _inputs_of(self, first: CallRequested) -> tuple[set[int], set[int]]:
+        """Indices of what was accepted, and of what has ended."""
         stream = subjects.journal_stream(self.region, shard_of(first.call))
         info = await self.bus.stream_info(stream, subjects.calls_of(self.region, first.pool, first.call))
         accepted = {parse_call(subject).index for subject in info.subjects}
-        return sorted(accepted - await self._finished(first.call, first.workspace))
+        return accepted, await self._finished(first.call, first.workspace)
 
     async def _record(self, first: CallRequested, indices: Sequence[int]) -> int:
         """Write `cancelled` for each; how many had not ended before."""
@@ -114,38 +150,48 @@ class Cancels:
 
     # ------------------------------------------------------------------ a pool
 
-    async def _pool(self, pool: str, shard: int) -> int:
-        work, wanted = subjects.work_stream(self.region, shard), subjects.calls_of_pool(self.region, shard, pool)
-        total, quiet = 0, 0
-        until = self.clock.monotonic() + PURGE_S
-        # Twice quiet: WORK tells its distance to the journal as of the last message it got.
+    async def pool(self, pool: str, shard: int, tally: Tally) -> None:
+        """Cancel what is queued or runs of a pool; counts go to `tally` as they become certain."""
+        quiet, until = 0, self.clock.monotonic() + PURGE_S
+        # Twice: WORK tells its distance to the journal as of the last message it got.
         while quiet < 2 and self.clock.monotonic() < until:
-            found = 0
-            async for chunk in chunked(self.bus.read(work, wanted)):
-                found += len(chunk)
-                total += await self._cancel_queued(chunk)
-            if found:
-                await self.bus.purge(work, wanted)
-            quiet = 0 if found or await self._lag(shard) else quiet + 1
+            behind = await self._lag(shard)
+            if await self._pass(pool, shard, tally):
+                until = self.clock.monotonic() + PURGE_S
+            quiet = 0 if behind else quiet + 1
             if quiet < 2:
                 await self.clock.sleep(PAUSE_S)
-        return total
 
-    async def _cancel_queued(self, chunk: Sequence[CallRequested]) -> int:
+    async def _pass(self, pool: str, shard: int, tally: Tally) -> int:
+        """Once through the queue: record some, take them off the queue, tell the agents that have them."""
+        work, wanted = subjects.work_stream(self.region, shard), subjects.calls_of_pool(self.region, shard, pool)
+        found = 0
+        async for chunk in chunked(self.bus.read(work, wanted)):
+            found += len(chunk)
+            await self._cancel_queued(chunk, tally)
+            # Up to what was recorded, not further: what came in since has no record.
+            await self.bus.purge(work, wanted, below_seq=chunk[-1].seq + 1)
+            consumer = await self.bus.consumer_info(work, pool)
+            delivered = chunk[-1].seq if consumer is None else consumer.delivered_seq
+            for call in {each.request.call for each in chunk if each.seq <= delivered}:
+                self._tell(call, pool, terminate_containers=tally.terminate_containers)
+        return found
+
+    async def _cancel_queued(self, chunk: Sequence[Queued], tally: Tally) -> None:
         """Inputs of one pool, of any calls."""
         now = self.clock.now()
-        replies = {(each.call, each.index): each.reply_to for each in chunk}
-        ttls = {kind: await self._ttl_s(next(c for c in chunk if c.kind == kind)) for kind in {c.kind for c in chunk}}
-        won: list[CallResult] = []
-        for kind, ttl_s in ttls.items():
-            won += await self._write([cancelled_result(c, c.index, now) for c in chunk if c.kind == kind], ttl_s)
-        for result in won:
-            reply_to = replies[result.call, result.index]
-            if reply_to is not None:
-                self.bus.send(reply_to, result.encode())
-        for call, pool in {(each.call, each.pool) for each in chunk}:
-            self._tell(call, pool, terminate_containers=True)
-        return len(won)
+        by_terms: dict[tuple[str, bool], list[CallRequested]] = {}
+        for each in chunk:
+            by_terms.setdefault((each.request.kind, each.request.keyed), []).append(each.request)
+        for some in by_terms.values():
+            ttl_s = await self._ttl_s(some[0])
+            won = await self._write([cancelled_result(asked, asked.index, now) for asked in some], ttl_s)
+            tally.count(len(won), len(some))
+            replies = {(asked.call, asked.index): asked.reply_to for asked in some}
+            for result in won:
+                reply_to = replies[result.call, result.index]
+                if reply_to is not None:
+                    self.bus.send(reply_to, result.encode())
 
     # ------------------------------------------------------------------ steps
 
@@ -229,11 +275,11 @@ def cancelled_result(asked: CallRequested, index: int, now: float) -> CallResult
     )
 
 
-async def chunked(stored: AsyncIterator[Stored]) -> AsyncIterator[list[CallRequested]]:
+async def chunked(stored: AsyncIterator[Stored]) -> AsyncIterator[list[Queued]]:
     """Decoded records, some at a time: a pool may have a million."""
-    chunk: list[CallRequested] = []
+    chunk: list[Queued] = []
     async for each in stored:
-        chunk.append(CallRequested.decode(each.data))
+        chunk.append(Queued(each.seq, CallRequested.decode(each.data)))
         if len(chunk) >= CHUNK:
             yield chunk
             chunk = []

@@ -17,6 +17,7 @@ from squall_gateway.accept import Acceptor
 from squall_gateway.api.apps import AppRoutes
 from squall_gateway.api.blobs import BlobRoutes
 from squall_gateway.api.calls import CallRoutes
+from squall_gateway.api.cancels import CancelRoutes
 from squall_gateway.api.fleet import FleetRoutes
 from squall_gateway.api.functions import FunctionRoutes
 from squall_gateway.api.history import HistoryRoutes
@@ -26,6 +27,7 @@ from squall_gateway.api.maps import MapRoutes
 from squall_gateway.apps import Apps
 from squall_gateway.auth import Tokens
 from squall_gateway.blobs import Blobs
+from squall_gateway.bulk_cancels import BulkCancels
 from squall_gateway.caller_spans import TICK_S, CallerSpans
 from squall_gateway.cancels import Cancels
 from squall_gateway.condition import CHECK_EVERY_S, Condition
@@ -233,6 +235,7 @@ class Gateway:
         logs, traces = Logs(bus, directory), Traces(bus, self.results, self.caller_spans)
         letters = Letters(bus, directory)
         history = History(bus, directory, self.results, self.waiting, letters)
+        bulk = BulkCancels(self.cancels, self.results, directory, self.context.start, clock)
         redriving = Redriving(bus, letters, self.acceptor, Targets(directory), self.results, clock)
         return [
             FunctionRoutes(bus, directory, self.version, self.settings).router(),
@@ -240,6 +243,7 @@ class Gateway:
             BlobRoutes(self.blobs, self.settings.max_payload_bytes).router(),
             LogRoutes(logs, Images(bus, logs, clock), directory, fleet, self.draining).router(),
             HistoryRoutes(history, self.results, traces, self.cancels, directory).router(),
+            CancelRoutes(bulk, self.draining).router(),
             LetterRoutes(letters, redriving, self.results, directory).router(),
             FleetRoutes(
                 bus, fleet, directory, self.condition, clock, self.version, self.settings.sync_interval

@@ -312,6 +312,19 @@ def test_a_call_is_cancelled_once(shop: Shell) -> None:
 
 
 @pytest.mark.slow
+def test_all_calls_of_a_function_are_cancelled_and_counted(shop: Shell) -> None:
+    spawned = "squall.Function.from_name('shop', 'hold').spawn_map([" + repr(str(shop.work / "none")) + "] * 30)"
+    shop.python(f"import squall; {spawned}").ok()
+
+    first = shop.squall("call", "cancel", "--all", "--app", "shop", "--function", "hold").ok().out
+    second = shop.squall("call", "cancel", "--all", "--app", "shop").ok().out
+
+    assert first == "Cancelled 30 inputs of shop.hold.\n"
+    assert second == "Cancelled 0 inputs of shop.\n"
+    shop.squall("call", "cancel", "--all").refused("usage", "--all with --app", status=2)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [("call", "get"), ("call", "cancel"), ("trace",)])
 def test_what_is_no_call_id_is_refused(shop: Shell, command: tuple[str, ...]) -> None:
     shop.squall(*command, "nonsense").refused("invalid", "'nonsense' is not a call id")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from collections import Counter
+from typing import Any
 
 import pytest
 from tests.services.gateway.world import (
     SHARDS,
     TinyAgent,
     World,
+    a_function,
     call_headers,
     error_of,
     input_frames,
@@ -20,7 +24,9 @@ from tests.support.eventually import eventually
 from squall.http_api import Header
 from squall.ids import new_call_id, shard_of
 from squall_contracts import subjects
+from squall_contracts.calls import CallRequested, CallResult
 from squall_contracts.functions import pool_id
+from squall_gateway.auth import create_token
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -169,3 +175,133 @@ async def test_stopping_twice_is_stopping_once(world: World) -> None:
     answers = [await world.http.post(f"/v1/apps/{app['app_id']}/stop") for _ in range(2)]
 
     assert [answer.json() for answer in answers] == [{"state": "stopped"}] * 2
+
+
+# ---------------------------------------------------------------- in bulk
+
+
+async def cancel_many(world: World, **wanted: Any) -> dict[str, Any]:
+    """The last line of a bulk cancel."""
+    answer = await world.http.post("/v1/cancels", json={"request": new_call_id(SHARDS), **wanted})
+    lines = [json.loads(line) for line in answer.content.splitlines() if line]
+    if answer.status_code != 200:
+        return dict(lines[0])
+    assert [line["done"] for line in lines] == [False] * (len(lines) - 1) + [True]
+    return dict(lines[-1])
+
+
+async def outcomes(world: World, call: str) -> Counter[str]:
+    stream = subjects.results_stream("local", shard_of(call))
+    found = [
+        CallResult.decode(s.data) async for s in world.bus.read(stream, subjects.results_of("local", "main", call))
+    ]
+    return Counter(result.outcome for result in found)
+
+
+async def test_everything_of_an_app_is_cancelled_and_counted_exactly(world: World) -> None:
+    app, other = await world.publish(), await world.publish(name="bystander")
+    pool = pool_id(app["functions"]["double"])
+    big, headers = new_call_id(SHARDS), call_headers(app, kind="spawn")
+    for first in (0, 1000):
+        body = input_frames(*[b"x"] * 1000, first=first)
+        await world.http.post(f"/v1/calls/{big}/inputs", headers=headers, content=body)
+    singles = [call_headers(app, kind="spawn") for _ in range(7)]
+    for each in singles:
+        await world.http.post("/v1/calls", headers=each, content=b"x")
+    survivor = call_headers(other, kind="spawn")
+    await world.http.post("/v1/calls", headers=survivor, content=b"x")
+    ended = await accepted(world, singles[0][Header.CALL])
+    await TinyAgent(world.bus, succeeded).finish(ended, succeeded(ended))
+
+    last = await cancel_many(world, app=app["app_id"])
+    again = await cancel_many(world, app=app["app_id"])
+
+    assert (last["cancelled"], last["ended"]) == (2006, 1)
+    assert (again["cancelled"], again["ended"]) == (0, 0)
+    assert await outcomes(world, big) == {"cancelled": 2000}
+    assert await outcomes(world, singles[0][Header.CALL]) == {"succeeded": 1}
+    assert await queued(world, pool) == 0
+    assert await queued(world, pool_id(other["functions"]["double"])) == 1
+
+
+async def test_a_bulk_cancel_stops_what_runs_and_leaves_what_comes_after(world: World) -> None:
+    app = await world.publish()
+    pool = pool_id(app["functions"]["double"])
+    holding = world.agent(lambda request: None)
+    await holding.serve(pool)
+    running = call_headers(app, kind="spawn")
+    await world.http.post("/v1/calls", headers=running, content=b"x")
+    await eventually(lambda: holding.seen)
+
+    last = await cancel_many(world, app=app["app_id"], terminate_containers=True)
+    await eventually(lambda: [(each.call, each.terminate_containers) for each in holding.cancels])
+    later = call_headers(app, kind="spawn")
+    await world.http.post("/v1/calls", headers=later, content=b"x")
+
+    assert last["cancelled"] == 1
+    assert {(each.call, each.terminate_containers) for each in holding.cancels} == {(running[Header.CALL], True)}
+    await eventually(lambda: later[Header.CALL] in {request.call for request in holding.seen})
+    await holding.stop()
+
+
+async def test_the_inputs_of_a_call_are_cancelled_in_bulk_with_what_had_ended_told(world: World) -> None:
+    app, call = await world.publish(), new_call_id(SHARDS)
+    headers = call_headers(app, kind="spawn")
+    await world.http.post(f"/v1/calls/{call}/inputs", headers=headers, content=input_frames(*[b"x"] * 1000))
+    for index in (3, 5):
+        request = await accepted(world, call, index)
+        await TinyAgent(world.bus, succeeded).finish(request, succeeded(request))
+
+    last, again = await cancel_many(world, call=call), await cancel_many(world, call=call)
+
+    assert (last["cancelled"], last["ended"]) == (998, 2)
+    assert (again["cancelled"], again["ended"]) == (0, 1000)
+
+
+async def test_the_same_request_again_tells_the_same_count(world: World) -> None:
+    app, headers = await world.publish(), None
+    for _ in range(3):
+        headers = call_headers(app, kind="spawn")
+        await world.http.post("/v1/calls", headers=headers, content=b"x")
+    name = new_call_id(SHARDS)
+
+    first = await cancel_many(world, app=app["app_id"], request=name)
+    repeated = await cancel_many(world, app=app["app_id"], request=name)
+
+    assert first == repeated
+    assert first["cancelled"] == 3
+
+
+async def test_only_one_function_of_an_app_is_cancelled(world: World) -> None:
+    app = await world.publish(a_function("one"), a_function("two"))
+    for function in ("one", "two", "two"):
+        await world.http.post("/v1/calls", headers=call_headers(app, function, kind="spawn"), content=b"x")
+
+    last = await cancel_many(world, app=app["app_id"], function="two")
+
+    assert last["cancelled"] == 2
+    assert await queued(world, pool_id(app["functions"]["one"])) == 1
+
+
+async def test_a_bulk_cancel_that_names_nothing_or_too_much_is_refused(world: World) -> None:
+    app = await world.publish()
+    token = await create_token(world.bus, "other", "workspace", "test", now=1.0)
+    stranger = await world.client(str(world.http.base_url), token)
+    foreign = await stranger.post("/v1/cancels", json={"request": "x", "app": app["app_id"]})
+
+    codes = [
+        (await cancel_many(world))["error"]["code"],
+        (await cancel_many(world, app=app["app_id"], call=new_call_id(SHARDS)))["error"]["code"],
+        (await cancel_many(world, app=app["app_id"], request=""))["error"]["code"],
+        (await cancel_many(world, call=new_call_id(SHARDS)))["error"]["code"],
+        (await cancel_many(world, app=app["app_id"], function="three"))["error"]["code"],
+        error_of(foreign)["code"],
+    ]
+
+    assert codes == ["invalid", "invalid", "invalid", "not_found", "invalid", "not_found"]
+
+
+async def accepted(world: World, call: str, index: int = 0) -> CallRequested:
+    stream = subjects.journal_stream("local", shard_of(call))
+    [stored] = (await world.bus.get_many(stream, [subjects.call("local", "*", call, index)])).values()
+    return CallRequested.decode(stored.data)

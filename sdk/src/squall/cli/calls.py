@@ -1,4 +1,4 @@
-"""`squall call list`, `get` and `cancel`."""
+"""`squall call list` and `get`."""
 
 from __future__ import annotations
 
@@ -98,22 +98,6 @@ def _write_attempts(body: dict[str, Any]) -> None:
     traceback = str((body.get("last_error") or {}).get("traceback") or "")
     if traceback:
         sys.stdout.write(f"\n{traceback.rstrip()}\n")
-
-
-def cancel(call: str, *, terminate_containers: bool) -> int:
-    """Cancels a call."""
-    with for_command() as session:
-        answer = session.client.json(
-            "POST",
-            Route.CALL_CANCEL.format(call=ids.check_call_id(call)),
-            {"terminate_containers": terminate_containers},
-        )
-    count = int(answer.get("cancelled", 0))
-    if count:
-        sys.stdout.write(f"Cancelled {count} input{'s' if count != 1 else ''} of {call}.\n")
-    else:
-        sys.stdout.write(f"{call} had already ended.\n")
-    return 0
 
 
 def _row(call: CallSummary) -> dict[str, Any]:

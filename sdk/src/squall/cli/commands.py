@@ -298,13 +298,24 @@ def call_redrive(
 
 @call_group.command("cancel")
 def call_cancel(
-    call: str = CALL,
+    call: Optional[str] = typer.Argument(None, metavar="[CALL]", help="Id of the call (fc-...)."),
+    every: bool = typer.Option(False, "--all", help="Everything of an app that is queued or runs."),
+    name: Optional[str] = typer.Option(None, "--app", help="With --all: of this app (name or id)."),
+    function: Optional[str] = typer.Option(None, "--function", help="With --all: only of this function of the app."),
+    environment: Optional[str] = ENVIRONMENT,
     terminate: bool = typer.Option(False, "--terminate-containers", help="Also end the containers that run it."),
 ) -> int:
-    """Cancel a call: what waits never starts, what runs is interrupted."""
-    import squall.cli.calls as command
+    """Cancel a call, or all of an app: what waits never starts, what runs is interrupted."""
+    import squall.cli.cancel as command
 
-    return command.cancel(call, terminate_containers=terminate)
+    return command.cancel(
+        call,
+        every=every,
+        app=name,
+        function=function,
+        environment=environment,
+        terminate_containers=terminate,
+    )
 
 
 @app.command()
