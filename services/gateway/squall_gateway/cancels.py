@@ -44,7 +44,8 @@ class Queued(NamedTuple):
 
 @dataclass(slots=True)
 class Tally:
-    """What a cancel has done so far. Exact: an input counts as cancelled when its record was written by this cancel."""
+    """What a cancel has done so far. Exact: an input counts as cancelled when its record was written by this cancel, or
+    meanwhile by an agent that it told."""
 
     terminate_containers: bool = False
     cancelled: int = 0
@@ -152,23 +153,23 @@ class Cancels:
 
     async def pool(self, pool: str, shard: int, tally: Tally) -> None:
         """Cancel what is queued or runs of a pool; counts go to `tally` as they become certain."""
-        quiet, until = 0, self.clock.monotonic() + PURGE_S
+        quiet, until, since = 0, self.clock.monotonic() + PURGE_S, await self._results_end(shard)
         # Twice: WORK tells its distance to the journal as of the last message it got.
         while quiet < 2 and self.clock.monotonic() < until:
             behind = await self._lag(shard)
-            if await self._pass(pool, shard, tally):
+            if await self._pass(pool, shard, since, tally):
                 until = self.clock.monotonic() + PURGE_S
             quiet = 0 if behind else quiet + 1
             if quiet < 2:
                 await self.clock.sleep(PAUSE_S)
 
-    async def _pass(self, pool: str, shard: int, tally: Tally) -> int:
+    async def _pass(self, pool: str, shard: int, since: int, tally: Tally) -> int:
         """Once through the queue: record some, take them off the queue, tell the agents that have them."""
         work, wanted = subjects.work_stream(self.region, shard), subjects.calls_of_pool(self.region, shard, pool)
         found = 0
         async for chunk in chunked(self.bus.read(work, wanted)):
             found += len(chunk)
-            await self._cancel_queued(chunk, tally)
+            await self._cancel_queued(chunk, since, tally)
             # Up to what was recorded, not further: what came in since has no record.
             await self.bus.purge(work, wanted, below_seq=chunk[-1].seq + 1)
             consumer = await self.bus.consumer_info(work, pool)
@@ -177,7 +178,7 @@ class Cancels:
                 self._tell(call, pool, terminate_containers=tally.terminate_containers)
         return found
 
-    async def _cancel_queued(self, chunk: Sequence[Queued], tally: Tally) -> None:
+    async def _cancel_queued(self, chunk: Sequence[Queued], since: int, tally: Tally) -> None:
         """Inputs of one pool, of any calls."""
         now = self.clock.now()
         by_terms: dict[tuple[str, bool], list[CallRequested]] = {}
@@ -185,13 +186,31 @@ class Cancels:
             by_terms.setdefault((each.request.kind, each.request.keyed), []).append(each.request)
         for some in by_terms.values():
             ttl_s = await self._ttl_s(some[0])
-            won = await self._write([cancelled_result(asked, asked.index, now) for asked in some], ttl_s)
-            tally.count(len(won), len(some))
+            wanted = [cancelled_result(asked, asked.index, now) for asked in some]
+            won = await self._write(wanted, ttl_s)
+            tally.count(len(won) + await self._by_agents(wanted, won, since), len(some))
             replies = {(asked.call, asked.index): asked.reply_to for asked in some}
             for result in won:
                 reply_to = replies[result.call, result.index]
                 if reply_to is not None:
                     self.bus.send(reply_to, result.encode())
+
+    async def _by_agents(self, wanted: Sequence[CallResult], won: Sequence[CallResult], since: int) -> int:
+        """How many of the others an agent has recorded as cancelled meanwhile, because we had told it of their call."""
+        ours = {(result.call, result.index) for result in won}
+        lost = [result for result in wanted if (result.call, result.index) not in ours]
+        if not lost:
+            return 0
+        names = [subjects.result(self.region, each.workspace, each.call, each.index) for each in lost]
+        found = await self.bus.get_many(subjects.results_stream(self.region, shard_of(lost[0].call)), names)
+        return sum(
+            stored.seq > since and CallResult.decode(stored.data).outcome == Outcome.CANCELLED.value
+            for stored in found.values()
+        )
+
+    async def _results_end(self, shard: int) -> int:
+        """What is recorded after this position was recorded while we cancel."""
+        return (await self.bus.stream_info(subjects.results_stream(self.region, shard))).last_seq
 
     # ------------------------------------------------------------------ steps
 

@@ -1,0 +1,112 @@
+"""Depth: what an enqueue costs at a short and at a long queue, the gateway's memory, and the exact end of all of it.
+
+    .venv/bin/python benchmarks/depth.py                    1,000 and 1,000,000 queued (takes some minutes)
+    .venv/bin/python benchmarks/depth.py --deep 100000
+
+Nothing runs the inputs: the function's only container is busy. At the end everything is cancelled in bulk; the count
+must be that of the accepted inputs, and every one of a sample must be recorded as cancelled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+import squall
+from squall.cli.cancel import Counts, follow
+
+if squall.is_local():  # a container has this file alone
+    from calls import commit, durability, machine, percentile
+    from hops import platform
+
+app = squall.App("bench-depth")
+SHALLOW = 1_000
+SAMPLES = 300
+STEP = 50_000
+CHECKED = 200
+
+
+@app.function(max_containers=1)
+def hold(value: int) -> int:
+    time.sleep(3600)
+    return value
+
+
+def resident_mib(pid: int) -> float:
+    with open(f"/proc/{pid}/status") as status:
+        return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmRSS"))
+
+
+class Depth:
+    """The queue, and what was measured at its depths."""
+
+    def __init__(self, pids: dict[str, int]) -> None:
+        self._pids = pids
+        self.accepted = 0
+        self.samples: list[squall.FunctionCall] = []
+        self.last: squall.FunctionCall | None = None
+
+    def fill(self, depth: int) -> float:
+        """Enqueue in bulk up to a depth; seconds."""
+        began = time.perf_counter()
+        while self.accepted < depth:
+            count = min(STEP, depth - self.accepted)
+            self.last = hold.experimental_spawn_map(range(count))
+            self.accepted += count
+        return time.perf_counter() - began
+
+    def measure(self) -> None:
+        """Single enqueues at the present depth."""
+        depth, took = self.accepted, []
+        for number in range(SAMPLES):
+            began = time.perf_counter()
+            self.samples.append(hold.spawn(number))
+            took.append((time.perf_counter() - began) * 1000)
+        self.accepted += SAMPLES
+        memory = ", ".join(f"{name} {resident_mib(pid):.0f} MiB" for name, pid in self._pids.items())
+        print(f"| {depth:,} | {percentile(took, 0.5):.2f} ms | {percentile(took, 0.99):.2f} ms | {memory} |")
+
+    def cancel(self) -> tuple[Counts, float]:
+        """Cancel everything."""
+        client, began = hold._origin.target().client, time.perf_counter()
+        counts = follow(client, {"app": app.app_id, "terminate_containers": True})
+        return counts, time.perf_counter() - began
+
+    def check(self) -> None:
+        """Each of a sample has ended as cancelled."""
+        assert self.last is not None
+        waited = [(call, 0) for call in self.samples[:CHECKED]] + [(self.last, index) for index in range(CHECKED)]
+        for call, index in waited:
+            try:
+                call.get(timeout=0, index=index)
+            except squall.exception.CallCancelledError:
+                continue
+            raise SystemExit(f"{call.object_id}[{index}] was not cancelled")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--deep", type=int, default=999_000, help="inputs queued in the end (the limit is a million)")
+    wanted = parser.parse_args()
+    with platform(("--processes",)) as server, app.run():
+        print(f"{commit()}, {machine()}; services as processes; durability: {durability()}\n")
+        pids = {str(part["name"]): int(part["pid"]) for part in server.processes}
+        depth = Depth({name: pid for name, pid in pids.items() if name in ("gateway", "scheduler", "bus")})
+        print("| queued | spawn p50 | spawn p99 | resident |\n|---|---|---|---|")
+        depth.fill(SHALLOW)
+        depth.measure()
+        before = depth.accepted
+        took_s = depth.fill(wanted.deep)
+        depth.measure()
+        print(f"\nspawn_map: {depth.accepted - before - SAMPLES:,} inputs in {took_s:.1f} s")
+        counts, cancel_s = depth.cancel()
+        print(f"bulk cancel: {counts.cancelled:,} cancelled, {counts.ended:,} had ended, in {cancel_s:.1f} s")
+        if counts.cancelled + counts.ended != depth.accepted or not counts.exact:
+            raise SystemExit(f"{depth.accepted:,} were accepted: the count is wrong")
+        depth.check()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
