@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -305,3 +306,28 @@ async def accepted(world: World, call: str, index: int = 0) -> CallRequested:
     stream = subjects.journal_stream("local", shard_of(call))
     [stored] = (await world.bus.get_many(stream, [subjects.call("local", "*", call, index)])).values()
     return CallRequested.decode(stored.data)
+
+
+async def test_what_agents_record_because_of_a_bulk_cancel_belongs_to_its_count(world: World) -> None:
+    """Told of a call, an agent ends every input of it that it gets, before the cancel has come to that one."""
+    app, call = await world.publish(), new_call_id(SHARDS)
+    pool, headers = pool_id(app["functions"]["double"]), call_headers(app, kind="spawn")
+    for first in range(0, 4000, 1000):
+        body = input_frames(*[b"x"] * 1000, first=first)
+        await world.http.post(f"/v1/calls/{call}/inputs", headers=headers, content=body)
+    agent = TinyAgent(world.bus, lambda request: None)
+    await agent.serve(pool)
+    last = [await accepted(world, call, index) for index in range(3900, 4000)]
+
+    async def end_the_last() -> None:
+        await eventually(lambda: agent.cancels)
+        for request in last:
+            await agent.finish(request, replace(succeeded(request), outcome="cancelled", attempt=""))
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(end_the_last())
+        told = await cancel_many(world, app=app["app_id"])
+    await agent.stop()
+
+    assert (told["cancelled"], told["ended"]) == (4000, 0)
+    assert await outcomes(world, call) == {"cancelled": 4000}
