@@ -287,6 +287,8 @@ def _agent(n: _Names) -> Permissions:
             (_get_last(stream) for stream in (*n.results, *n.attempts, *n.events)),
             _owner(*n.results, *n.attempts, subjects.letters_stream(n.region)),
             (_get_last(subjects.kv_stream("specs")),),
+            # A claim that the scheduler has changed meanwhile is read again before it is moved on.
+            (_get_last(subjects.kv_stream("containers")),),
             _watch("containers"),
             _set("containers"),
             _set("nodes", n.node),

@@ -221,15 +221,20 @@ class Tenancy:
             while not self._lost:
                 claim = replace(self.claim, state=state, updated_at=self._parts.clock.now(), **changes)
                 try:
-                    self.revision = await self._parts.claims.update(self.key, claim.encode(), self.revision)
-                    self.claim = claim
-                    return
-                except WrongRevision:
-                    if await self._reread():
+                    if await self._written(claim) or await self._reread():
                         return
-                except BusError as error:
+                except BusError as error:  # of the reading too: the container lives on, and ends when it is asked to
                     log.warning("claim_not_written", claim=self.key, state=state, reason=error.message)
                     return
+
+    async def _written(self, claim: ContainerClaim) -> bool:
+        """False when somebody else has changed it since we read it."""
+        try:
+            self.revision = await self._parts.claims.update(self.key, claim.encode(), self.revision)
+        except WrongRevision:
+            return False
+        self.claim = claim
+        return True
 
     async def _reread(self) -> bool:
         """Take over what somebody else wrote; True when our own write is void."""

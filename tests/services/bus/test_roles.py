@@ -208,6 +208,15 @@ async def test_the_scheduler_writes_and_reads_canaries_and_nobody_else_may(serve
             await scheduler.get_last("KV_tokens", "$KV.tokens.x")
 
 
+async def test_an_agent_reads_a_claim_again_that_the_scheduler_has_changed(server: NatsServer) -> None:
+    async with as_user(server, roles.SCHEDULER, "") as scheduler, as_user(server, roles.AGENT, "n1") as agent:
+        revision = await scheduler.kv("containers").create("po-1.0", b"proposed")
+        await scheduler.kv("containers").update("po-1.0", b"draining", revision)
+        entry = await agent.kv("containers").get("po-1.0")
+        assert entry is not None
+        assert entry.value == b"draining"
+
+
 async def test_the_scheduler_makes_a_lost_queue_again(server: NatsServer) -> None:
     async with as_user(server, roles.ADMIN) as admin, as_user(server, roles.SCHEDULER) as scheduler:
         await api(admin._link, f"STREAM.DELETE.{subjects.work_stream('local', 1)}")
