@@ -87,6 +87,7 @@ class Caller:
             "cancel": self._cancel,
             "bulky": self._bulky,
             "twice": self._twice,
+            "keyed": self._keyed,
         }
 
     def carry_out(self, operation: Mapping[str, Any]) -> None:
@@ -198,6 +199,19 @@ class Caller:
         for each in acknowledged:
             self._log.write(op, "ack", call=each)
         self._log.value(op, squall.FunctionCall.from_id(call).get(timeout=GET_S))
+
+    def _keyed(self, op: str, job: Job) -> None:
+        """The same key several times at once, then with other arguments."""
+        function = self._function("plain").with_idempotency_key(op)
+        with ThreadPoolExecutor(3) as several:
+            calls = list(several.map(lambda _: function.spawn(job).object_id, range(3)))
+        for each in calls:
+            self._log.write(op, "ack", call=each)
+        try:
+            self._log.write(op, "ack", call=function.spawn({**job, "other": True}).object_id)
+        except errors.IdempotencyConflictError:
+            self._log.write(op, "conflict")
+        self._log.value(op, squall.FunctionCall.from_id(calls[0]).get(timeout=GET_S))
 
     def reread(self, op: str, call: str) -> None:
         """Read a result again that was read before, or never."""

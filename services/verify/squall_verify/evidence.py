@@ -139,7 +139,7 @@ class Seen:
 
     op: str
     what: str
-    """invoke, ack, value, error, item, cancelling, cancelled, done, refused, unknown."""
+    """invoke, ack, value, error, item, cancelling, cancelled, conflict, done, refused, unknown."""
     at: float
     form: str = ""
     function: str = ""

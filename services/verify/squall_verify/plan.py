@@ -48,6 +48,7 @@ FORMS: Mapping[str, float] = {
     "many": 2,
     "narrow": 1,
     "twice": 1.5,
+    "keyed": 1,
 }
 """How an operation calls, and how often that is drawn."""
 

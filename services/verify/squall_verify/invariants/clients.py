@@ -11,23 +11,24 @@ from squall_verify.invariants.verdict import Findings, Looking
 
 ORDERED = ("map", "starmap", "exceptions")
 MAPS = (*ORDERED, "unordered")
-SEVERAL_REQUESTS = (*MAPS, "twice", "nested")
+REPEATED = ("twice", "keyed")
+SEVERAL_REQUESTS = (*MAPS, *REPEATED, "nested")
 """One of the requests may be refused after others were accepted."""
 BROKEN = ("error", "unknown", "skipped")
 
 
 def repeated_request(evidence: Evidence) -> Findings:
-    """I14, as far as it exists: a request that is sent again with the same call id makes one call."""
+    """I14: requests with the same call id, or the same idempotency key, make one call; other arguments make none."""
     look = Looking()
     journal = by_key(evidence.accepted)
     for op, lines in operations(evidence).items():
         acks = {line.call for line in lines if line.what == "ack"}
-        if lines[0].form != "twice" or not acks:
+        if lines[0].form not in REPEATED or not acks:
             continue
-        look.at(op, len(acks) == 1, f"one call id was acknowledged as {sorted(acks)}")
+        look.at(op, len(acks) == 1, f"one call id or key was acknowledged as {sorted(acks)}")
         records = [len(found) for key, found in journal.items() if key[0] in acks]
         look.at(op, records == [1], f"sent twice, and the journal has {sum(records)} records of it")
-    return look.findings("by call id; idempotency keys of the caller's do not exist yet")
+    return look.findings()
 
 
 def dead_letter(evidence: Evidence) -> Findings:
