@@ -55,6 +55,13 @@ def test_the_state_file_is_in_the_folder_unless_told_otherwise(tmp_path: Path) -
     assert parse(["--data", str(tmp_path), "--state-file", "/x/y.json"]).state_file == Path("/x/y.json")
 
 
+def test_a_cluster_of_bus_servers_needs_processes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert parse(["--data", "/x", "--processes", "--bus-servers", "3"]).bus_names == ("bus", "bus-1", "bus-2")
+    with pytest.raises(SystemExit):
+        parse(["--data", "/x", "--bus-servers", "3"])
+    assert "needs --processes" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("parents", [0, 10])
 def test_temporary_files_go_with_the_folder_also_when_its_path_is_too_long_for_sockets(
     tmp_path: Path, parents: int, monkeypatch: pytest.MonkeyPatch

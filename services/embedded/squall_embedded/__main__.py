@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from squall.errors import SquallError
 from squall_embedded import addresses, announcing, state
-from squall_embedded.bus_program import BusProgram
+from squall_embedded.bus_program import programs
 from squall_embedded.settings import EmbeddedSettings, parse
 
 
@@ -32,15 +32,15 @@ def _run(settings: EmbeddedSettings, parent: int) -> int:
     state.use_scratch(settings.data)
     wanted = [settings.port] + [0] * (settings.gateways - 1)
     ports = tuple(addresses.choose(settings.host, port) for port in wanted)
-    program = BusProgram(settings.data, settings.nats_server, settings.sync_interval, settings.nodes)
-    process = program.start()
+    servers = [(program, program.start()) for program in programs(settings)]
     try:
         from squall_embedded.starting import run_platform
 
-        return run_platform(settings, program, process, ports, parent)
+        return run_platform(settings, servers, ports, parent)
     finally:
-        process.kill()
-        process.wait()
+        for _, process in servers:
+            process.kill()
+            process.wait()
         state.clear_scratch(settings.data)
         os.close(lock)
 

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from squall.errors import LocalPlatformError, ServerTooOldError
 from squall_contracts import users
-from squall_embedded.settings import ALWAYS, NODE, REGION, SHARDS
+from squall_embedded import addresses
+from squall_embedded.settings import ALWAYS, NODE, REGION, SHARDS, EmbeddedSettings
 from squall_embedded.spawn import spawn
 
 MIN_VERSION = (2, 15, 0)
@@ -30,7 +31,7 @@ up to 1 ms late there makes a warm call 20 % cheaper for the server, a map's inp
 
 CONFIG = """\
 # Written by squall_embedded at each start.
-server_name: squall
+server_name: {name}
 listen: "127.0.0.1:{port}"
 ports_file_dir: {run}
 max_payload: 1MB
@@ -43,7 +44,16 @@ jetstream {{
   max_file: 1TB
 }}
 # Other users of this machine can reach the port. Each service has its own rights (squall_contracts/roles.py).
-{authorization}"""
+{authorization}{cluster}"""
+
+CLUSTER = """
+cluster {{
+  name: squall
+  listen: "127.0.0.1:{port}"
+  authorization {{ user: server, password: {password} }}
+  routes: [{routes}]
+}}
+"""
 
 
 class BusProgram:
@@ -55,14 +65,23 @@ class BusProgram:
         program: Path | None = None,
         sync_interval: str = ALWAYS,
         nodes: Sequence[str] = (NODE,),
+        name: str = "bus",
     ) -> None:
         self.path = program or find_program()
-        self.log = data / "bus.log"
+        self.name = name
+        self.log = data / f"{name}.log"
         self.sync_interval = sync_interval
         self.passwords = {user.name: secrets.token_urlsafe(24) for user in users.users(nodes)}
         self._nodes = nodes
-        self._folder = data / "bus"
+        self._cluster = ""
+        self._folder = data / name
         self._run = self._folder / "run"
+
+    def join(self, number: int, ports: Sequence[int], passwords: dict[str, str], secret: str) -> None:
+        """Makes it one of several that replicate: each knows the others' ports for that, and their users."""
+        routes = ", ".join(f'"nats://server:{secret}@127.0.0.1:{port}"' for port in ports)
+        self._cluster = CLUSTER.format(port=ports[number], routes=routes, password=users.quoted(secret))
+        self.passwords = passwords
 
     def start(self, port: int = -1) -> subprocess.Popen[bytes]:
         """Starts it; -1 lets it choose the port."""
@@ -71,6 +90,8 @@ class BusProgram:
             leftover.unlink(missing_ok=True)
         config = self._folder / "nats.conf"
         text = CONFIG.format(
+            name=f"squall-{self.name}",
+            cluster=self._cluster,
             port=port,
             run=json.dumps(str(self._run)),
             store=json.dumps(str(self._folder)),
@@ -106,6 +127,20 @@ class BusProgram:
         """The end of its log, to be appended to a message."""
         lines = self.log.read_text(errors="replace").splitlines()[-8:] if self.log.exists() else []
         return "; the end of its log:\n" + "\n".join(lines) if lines else ""
+
+
+def programs(settings: EmbeddedSettings) -> list[BusProgram]:
+    """The servers of a platform."""
+    found = [
+        BusProgram(settings.data, settings.nats_server, settings.sync_interval, settings.nodes, name)
+        for name in settings.bus_names
+    ]
+    if len(found) > 1:
+        ports = [addresses.choose("127.0.0.1", 0) for _ in found]
+        secret = secrets.token_urlsafe(24)
+        for number, each in enumerate(found):
+            each.join(number, ports, found[0].passwords, secret)
+    return found
 
 
 def find_program() -> Path:

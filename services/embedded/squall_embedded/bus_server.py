@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import subprocess
+from collections.abc import Iterator, Sequence
 
 from squall.errors import LocalPlatformError
 from squall_bus import BusSettings
@@ -17,24 +18,46 @@ STOP_GRACE_S = 5.0
 _POLL_S = 0.002
 
 
+class BusServers:
+    """All servers of one platform: one, or three that replicate."""
+
+    def __init__(self, servers: Sequence[BusServer]) -> None:
+        self._servers = tuple(servers)
+
+    def __iter__(self) -> Iterator[BusServer]:
+        return iter(self._servers)
+
+    def settings(self, role: str, node: str = "") -> BusSettings:
+        """How a role connects: with its own user and its own inbox."""
+        user = roles.user_name(role, node)
+        return BusSettings(
+            url=",".join(server.url for server in self),
+            user=user,
+            password=self._servers[0].password(user),
+            inbox_prefix=roles.inbox_prefix(role, node),
+            name=f"squall-{user}",
+            replicas=len(self._servers),
+        )
+
+    async def ready(self) -> None:
+        """Waits until all listen."""
+        await asyncio.gather(*(server.ready() for server in self))
+
+    async def stop(self, *, keep: bool) -> None:
+        """Ends all."""
+        await asyncio.gather(*(server.stop(keep=keep) for server in self))
+
+
 class BusServer:
     """One nats-server; keeps its port over restarts, so that clients find it again."""
 
     def __init__(self, program: BusProgram, process: subprocess.Popen[bytes]) -> None:
         self._program = program
-        self.child = Child("bus", process)
+        self.child = Child(program.name, process)
         self.port = -1
 
-    def settings(self, role: str, node: str = "") -> BusSettings:
-        """How a role connects to it: with its own user and its own inbox."""
-        user = roles.user_name(role, node)
-        return BusSettings(
-            url=self.url,
-            user=user,
-            password=self._program.passwords[user],
-            inbox_prefix=roles.inbox_prefix(role, node),
-            name=f"squall-{user}",
-        )
+    def password(self, user: str) -> str:
+        return self._program.passwords[user]
 
     @property
     def url(self) -> str:
@@ -56,7 +79,7 @@ class BusServer:
 
     def restart(self) -> None:
         """Starts it again on the same port, after it has ended."""
-        self.child = Child("bus", self._program.start(self.port))
+        self.child = Child(self._program.name, self._program.start(self.port))
 
     async def stop(self, *, keep: bool) -> None:
         """Ends it; everything acknowledged is on disk. When its data goes too it need not close it, for 100 ms."""

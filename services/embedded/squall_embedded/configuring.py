@@ -90,11 +90,11 @@ def environment(name: str, given: Mapping[str, Any], site: Site, number: int = 0
     """The environment of a service process: ours, its own bus user, and `given` as its variables."""
     prefix = settings_class(name).prefix()
     own = bus_settings(name, site, number)
-    bus = {"URL": own.url, "USER": own.user or "", "PASSWORD": own.password or ""}
+    bus = {"URL": own.url, "USER": own.user or "", "PASSWORD": own.password or "", "REPLICAS": own.replicas}
     return {
         **inherited_environment(),
         "TMPDIR": str(site.settings.scratch),
-        **{f"SQUALL_BUS_{key}": value for key, value in bus.items()},
+        **{f"SQUALL_BUS_{key}": str(value) for key, value in bus.items()},
         **{
             prefix + key.upper(): value if isinstance(value, str) else json.dumps(value) for key, value in given.items()
         },

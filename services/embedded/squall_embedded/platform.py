@@ -21,7 +21,7 @@ from squall_contracts import roles, subjects, topology
 from squall_contracts.builds import BuildImage
 from squall_contracts.functions import TOKENS, TokenRecord
 from squall_embedded import state
-from squall_embedded.bus_server import BusServer
+from squall_embedded.bus_server import BusServer, BusServers
 from squall_embedded.parent import stop_on_signals, until_parent_is_gone
 from squall_embedded.restarts import Restarts
 from squall_embedded.settings import REGION, SHARDS, EmbeddedSettings
@@ -35,7 +35,7 @@ class Platform:
     """Built by `__main__` around a bus server that is already starting."""
 
     settings: EmbeddedSettings
-    server: BusServer
+    servers: BusServers
     ports: tuple[int, ...]
     load_form: Callable[[], Form]
     """Imports the services, which takes most of the start: runs in a thread beside the work on the bus."""
@@ -71,15 +71,17 @@ class Platform:
 
     async def _live(self) -> None:
         try:
-            await self.server.ready()
+            await self.servers.ready()
             async with asyncio.TaskGroup() as tasks:
-                keeping = tasks.create_task(self._keep_bus())
-                async with connect(self.server.settings(roles.TOPOLOGY), topology.build(REGION, SHARDS)) as bus:
+                keeping = [tasks.create_task(self._keep(server)) for server in self.servers]
+                layout = topology.build(REGION, SHARDS, self.settings.bus_servers)
+                async with connect(self.servers.settings(roles.TOPOLOGY), layout) as bus:
                     await self._serve(bus)
-                keeping.cancel()
+                for task in keeping:
+                    task.cancel()
         finally:
             state.remove_if_ours(self.settings.state_file)
-            await self.server.stop(keep=not self.settings.ephemeral)
+            await self.servers.stop(keep=not self.settings.ephemeral)
 
     async def _serve(self, bus: Bus) -> None:
         form, site = await asyncio.gather(asyncio.to_thread(self.load_form), self._prepare(bus))
@@ -88,7 +90,7 @@ class Platform:
             log.info("platform_stopping")
             if self.settings.ephemeral:
                 await end_containers()
-                await self.server.stop(keep=False)
+                await self.servers.stop(keep=False)
                 self.vanish()
 
     async def _prepare(self, bus: Bus) -> Site:
@@ -100,7 +102,7 @@ class Platform:
         await self._allow(bus, user, name="local user", scope="workspace")
         await self._allow(bus, service, name="local services", scope="service")
         return Site(
-            settings=self.settings, bus=self.server.settings, ports=self.ports, token=user, service_token=service
+            settings=self.settings, bus=self.servers.settings, ports=self.ports, token=user, service_token=service
         )
 
     async def _ask_for_default_image(self, bus: Bus) -> None:
@@ -138,20 +140,20 @@ class Platform:
                 data=str(site.data),
                 mode="processes" if self.settings.processes else "tasks",
                 started_at=self.clock.now(),
-                processes=[{"name": "bus", "pid": self.server.child.pid}, *parts],
+                processes=[*({"name": each.child.name, "pid": each.child.pid} for each in self.servers), *parts],
             )
         )
 
-    async def _keep_bus(self) -> None:
-        """Starts nats-server again when it ends by itself; every client reconnects to the same port."""
+    async def _keep(self, server: BusServer) -> None:
+        """Starts a nats-server again when it ends by itself; every client reconnects to the same port."""
         restarts = Restarts()
         while True:
             started = self.clock.monotonic()
-            status = await self.server.child.ended()
+            status = await server.child.ended()
             restarts = restarts.after_end(self.clock.monotonic() - started)
-            log.error("bus_ended", status=status, again_in_s=restarts.delay_s)
+            log.error("bus_ended", server=server.child.name, status=status, again_in_s=restarts.delay_s)
             await self.clock.sleep(restarts.delay_s)
-            self.server.restart()
-            await self.server.ready()
+            server.restart()
+            await server.ready()
             if self._announced:
                 self._tell()

@@ -38,6 +38,8 @@ class EmbeddedSettings:
     """Needs `processes` when more than one."""
     gateways: int = 1
     """Needs `processes` when more than one; the others listen on free ports."""
+    bus_servers: int = 1
+    """1, or 3: a cluster in which everything that must survive a server is on all three. Needs `processes`."""
     sync_interval: str = ALWAYS
     """How often nats-server puts acknowledged writes on disk. Anything but "always" loses acknowledged calls of so long
     with the machine: for development, and said by everything that states durability."""
@@ -48,6 +50,11 @@ class EmbeddedSettings:
     def nodes(self) -> tuple[str, ...]:
         """Names of the agents' nodes."""
         return (NODE,) if self.agents == 1 else tuple(f"{NODE}-{number}" for number in range(self.agents))
+
+    @property
+    def bus_names(self) -> tuple[str, ...]:
+        """Names of the bus servers, their folders and their logs."""
+        return ("bus", *(f"bus-{number}" for number in range(1, self.bus_servers)))
 
     @property
     def scratch(self) -> Path:
@@ -67,6 +74,8 @@ def parse(arguments: Sequence[str]) -> EmbeddedSettings:
     given = parser.parse_args(arguments)
     if not given.processes and (given.agents > 1 or given.gateways > 1):
         parser.error("--agents and --gateways above 1 need --processes")
+    if not given.processes and given.bus_servers > 1:
+        parser.error("--bus-servers 3 needs --processes")
     if given.data is None and not given.ephemeral:
         parser.error("--data is needed unless --ephemeral is given")
     data = given.data or Path(tempfile.mkdtemp(prefix="squall-"))
@@ -79,6 +88,7 @@ def parse(arguments: Sequence[str]) -> EmbeddedSettings:
         processes=given.processes,
         agents=given.agents,
         gateways=given.gateways,
+        bus_servers=given.bus_servers,
         sync_interval=given.sync_interval,
         nats_server=given.nats_server,
     )
@@ -96,6 +106,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--processes", action="store_true", help="run each service as its own process")
     parser.add_argument("--agents", type=_count("agents", MAX_AGENTS), default=1, metavar="N")
     parser.add_argument("--gateways", type=_count("gateways", MAX_GATEWAYS), default=1, metavar="N")
+    parser.add_argument(
+        "--bus-servers", type=int, choices=(1, 3), default=1, help="nats-servers; 3 replicate (default: %(default)s)"
+    )
     parser.add_argument(
         "--sync-interval",
         type=_interval,

@@ -8,6 +8,7 @@ import importlib
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import NoReturn
 
 import uvloop
@@ -15,7 +16,7 @@ import uvloop
 from squall.errors import SquallError
 from squall_embedded.announcing import Announcer
 from squall_embedded.bus_program import BusProgram
-from squall_embedded.bus_server import BusServer
+from squall_embedded.bus_server import BusServer, BusServers
 from squall_embedded.platform import Platform
 from squall_embedded.settings import ALWAYS, EmbeddedSettings
 from squall_embedded.site import Form
@@ -28,12 +29,11 @@ IMPORT_SWITCH_INTERVAL_S = 0.001
 
 def run_platform(
     settings: EmbeddedSettings,
-    program: BusProgram,
-    process: subprocess.Popen[bytes],
+    servers: Sequence[tuple[BusProgram, subprocess.Popen[bytes]]],
     ports: tuple[int, ...],
     parent: int,
 ) -> int:
-    """Runs the platform around the started server process; its exit status. Raises what kept it from starting."""
+    """Runs the platform around the started server processes; its exit status. Raises what kept it from starting."""
     configure_logging()
     current_service.set("embedded")
     if settings.sync_interval != ALWAYS:
@@ -43,7 +43,7 @@ def run_platform(
     async def live() -> None:
         await Platform(
             settings=settings,
-            server=BusServer(program, process),
+            servers=BusServers([BusServer(program, process) for program, process in servers]),
             ports=ports,
             load_form=functools.partial(_load_form, settings),
             announce=Announcer(settings.state_file).announce,

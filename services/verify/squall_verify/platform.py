@@ -55,6 +55,8 @@ class Platform:
     """Each service is its own process; otherwise all of them are tasks of one."""
     agents: int = 1
     gateways: int = 1
+    bus_servers: int = 1
+    """3 replicate."""
     port: int = 0
     arguments: tuple[str, ...] = ()
     """More for squall_embedded's command line."""
@@ -152,14 +154,14 @@ class Platform:
     def bus_settings(self) -> BusSettings:
         """A connection of our own to its nats-server, with every right."""
         config = (self.data / "bus" / "nats.conf").read_text()
-        ports = next((self.data / "bus" / "run").glob("*.ports"), None)
-        if ports is None:
+        ports = sorted(self.data.glob("bus*/run/*.ports"))
+        if not ports:
             raise LocalPlatformError("nats-server is just being started")
         found = re.search(rf'user: "{roles.ADMIN}", password: "([^"]+)"', config)
         if found is None:
             raise LocalPlatformError(f"no user {roles.ADMIN} in {self.data / 'bus' / 'nats.conf'}")
         return BusSettings(
-            url=json.loads(ports.read_text())["nats"][0],
+            url=",".join(json.loads(each.read_text())["nats"][0] for each in ports),
             user=roles.ADMIN,
             password=found[1],
             name="test",
@@ -174,6 +176,7 @@ class Platform:
         command += ["--state-file", str(self.folder / "server.json"), "--port", str(self.port)]
         if self.processes:
             command += ["--processes", "--agents", str(self.agents), "--gateways", str(self.gateways)]
+            command += ["--bus-servers", str(self.bus_servers)]
         with (self.folder / "platform.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [*command, *self.arguments],

@@ -61,6 +61,7 @@ class Run:
             agents=self.settings.agents,
             gateways=self.settings.gateways,
             environment={"SQUALL_GATEWAY_MAX_PENDING": str(MAX_PENDING), **points.environment},
+            bus_servers=self.settings.bus_servers,
         )
         self.nemesis = Nemesis(Site(self.platform, self.folder))
         self.watcher = watching.Watcher(self.platform.bus_settings)

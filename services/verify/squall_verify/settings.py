@@ -26,6 +26,7 @@ class VerifySettings:
     """Names of the only faults to inject; empty = every one that this machine can."""
     agents: int = 2
     gateways: int = 2
+    bus_servers: int = 1
     keep: Path | None = None
     """Where the evidence stays; None = it is removed after a run without violation."""
     as_json: bool = False
@@ -36,7 +37,8 @@ class VerifySettings:
         """What runs the same plan again."""
         chosen = f" --faults {','.join(self.faults)}" if self.faults else ""
         sizes = "" if (self.agents, self.gateways) == (2, 2) else f" --agents {self.agents} --gateways {self.gateways}"
-        return f"squall verify --seed {self.seed} --seconds {self.seconds:g}{chosen}{sizes}"
+        bus = "" if self.bus_servers == 1 else f" --bus-servers {self.bus_servers}"
+        return f"squall verify --seed {self.seed} --seconds {self.seconds:g}{chosen}{sizes}{bus}"
 
 
 def neutral_environment() -> dict[str, str]:
@@ -63,6 +65,7 @@ def parse(arguments: Sequence[str]) -> VerifySettings:
         faults=tuple(name for name in given.faults.split(",") if name),
         agents=given.agents,
         gateways=given.gateways,
+        bus_servers=given.bus_servers,
         keep=given.keep.absolute() if given.keep else None,
         as_json=given.json,
         list_faults=given.list_faults,
@@ -84,6 +87,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--agents", type=_count, default=2, metavar="N", help="default: %(default)s, at least 2")
     parser.add_argument("--gateways", type=_count, default=2, metavar="N", help="default: %(default)s, at least 2")
+    parser.add_argument(
+        "--bus-servers", type=int, choices=(1, 3), default=1, help="nats-servers; 3 replicate (default: %(default)s)"
+    )
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave the evidence in this folder")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     return parser

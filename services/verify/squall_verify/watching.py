@@ -37,7 +37,8 @@ class Watcher:
         self.law: dict[str, str] = {}
         """Digest of each record of JOURNAL, RESULTS and ATTEMPTS that was seen, by stream and sequence."""
         self._next: dict[str, int] = defaultdict(lambda: 1)
-        self._open: dict[Key, float] = {}
+        self._open: dict[Key, tuple[float, int, int]] = {}
+        """When it was stored, its shard, and its place in that shard's journal."""
         self._early: set[Key] = set()
         """Ended before their journal record was read: a look takes a while."""
         self._over = threading.Event()
@@ -69,15 +70,22 @@ class Watcher:
                 await self._follow(bus, subjects.journal_stream(region, shard), self._accepted)
                 await self._follow(bus, subjects.attempts_stream(region, shard), lambda _: None)
             at = _CLOCK.now()
+            taken_over: dict[int, int] = {}
             for shard in range(bus.topology.shards):
                 info = await bus.stream_info(subjects.work_stream(region, shard), f"calls.{region}.>")
                 queued |= {(place.call, place.index) for place in map(subjects.parse_call, info.subjects)}
+                taken_over[shard] = info.sources[subjects.journal_stream(region, shard)].seq
             for shard in range(bus.topology.shards):
                 await self._follow(bus, subjects.results_stream(region, shard), self._ended)
             claims = await self._claims(bus)
         except BusError:
             return
-        missing = [key for key, since in self._open.items() if key not in queued and at - since > FRESH_S]
+        # What the queue has not taken over from the journal yet is on its way.
+        missing = [
+            key
+            for key, (since, shard, seq) in self._open.items()
+            if key not in queued and at - since > FRESH_S and seq <= taken_over[shard]
+        ]
         self.samples.append(Sample(at=at, claims=claims, missing=tuple(sorted(missing))))
 
     async def _follow(self, bus: Bus, stream: str, take: Callable[[Stored], None]) -> None:
@@ -92,7 +100,7 @@ class Watcher:
         if key in self._early:
             self._early.remove(key)
         else:
-            self._open[key] = stored.stored_at
+            self._open[key] = (stored.stored_at, place.shard, stored.seq)
 
     def _ended(self, stored: Stored) -> None:
         place = subjects.parse_call(stored.subject)
