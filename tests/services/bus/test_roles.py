@@ -162,6 +162,8 @@ async def test_what_is_denied_fails_at_once_and_says_who_may_not_do_what(
         bus.publish_soon(subjects.build("local", "im-1"), b"")
         await eventually(lambda: bus.stats.soon_dropped == 1)
         assert bus.stats.reconnects == 0
+    # A thief's own client logs nothing of ours: the server's log is where his tries stand.
+    assert 'user:agent-n1" - Publish Violation - Subject "$KV.tokens.x"' in server.log
     (first, *_) = [record for record in caplog.records if record.message == "bus_forbidden"]
     assert first.levelno == logging.ERROR
     assert {"user", "denied", "subject", "fix"} <= set(first.fields)  # type: ignore[attr-defined]
