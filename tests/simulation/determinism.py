@@ -47,6 +47,7 @@ def deterministic(rng: random.Random, wall_ns: Any) -> Iterator[None]:
         (Message, "decode", _remembering(Message.__dict__["decode"].__func__)),
         (HotMessage, "decode", _remembering(HotMessage.__dict__["decode"].__func__)),
         (ids, "time", SimpleNamespace(time_ns=wall_ns)),
+        (ids, "os", SimpleNamespace(urandom=rng.randbytes)),
         *REPLACED,
     ]
     before = [(module, name, module.__dict__[name]) for module, name, _ in replaced]

@@ -95,8 +95,8 @@ def options(seed: int) -> Options:
     rng = random.Random(seed)
     enabled = frozenset(rng.sample(FAULTS, rng.choice((1, 1, 2, 2, 3))))
     functions = tuple(_function(rng, f"f{number}") for number in range(rng.choice((1, 1, 2))))
-    until = rng.uniform(4.0, 8.0)
-    work = tuple(_work(rng, functions, until) for _ in range(rng.randint(2, 5)))
+    until = rng.uniform(3.0, 6.0)
+    work = tuple(_work(rng, functions, until) for _ in range(rng.choice((1, 2, 2, 3, 4))))
     gateways, schedulers, autoscalers = (1 + (rng.random() < share) for share in (0.3, 0.4, 0.4))
     agents = rng.choice((1, 1, 2, 2, 3))
     return Options(
@@ -163,7 +163,7 @@ def _work(rng: random.Random, functions: tuple[FunctionOptions, ...], until: flo
         at=rng.uniform(0.5, until * 0.8),
         kind=kind,
         function=function.name,
-        inputs=rng.choice((2, 4, 8)) if kind == "map" else 1,
+        inputs=rng.choice((2, 3, 6)) if kind == "map" else 1,
         plan=plan,
         cancel_after_s=rng.choice((None, None, None, None, 0.001, 0.02, 0.3, 2.0)),
         ordered=rng.random() < 0.7,
@@ -174,7 +174,7 @@ def _work(rng: random.Random, functions: tuple[FunctionOptions, ...], until: flo
 def _faults(rng: random.Random, enabled: frozenset[str], until: float) -> list[Fault]:
     found = []
     for kind in sorted(enabled):
-        for _ in range(rng.randint(1, 3)):
+        for _ in range(rng.choice((1, 1, 2, 3))):
             at = rng.uniform(0.7, until)
             for_s = rng.choice((0.05, 0.5, 2.0, 3.0, 9.0, 13.0))
             detail = ""

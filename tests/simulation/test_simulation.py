@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 from tests.simulation.mutations import MUTATIONS
-from tests.simulation.running import Found, play_many
+from tests.simulation.running import ROOT, Found, play_many
 
 FEW = 30
-MANY = 400
+MANY = 2000
 CAUGHT_WITHIN = 500
 SOMETIMES = ("redelivered", "superseded", "abandoned", "takeover", "lost_reply", "requeued", "skipped", "counted_infra")
 """What must have happened somewhere, or the runs prove nothing."""
@@ -19,6 +22,17 @@ def assert_nothing_violated(found: Found) -> None:
 
 def test_nothing_is_violated_in_a_few_seeds() -> None:
     assert_nothing_violated(play_many(0, FEW))
+
+
+def test_a_seed_is_the_same_run_in_another_process() -> None:
+    seen = {told_of(seed=2) for _ in range(2)}
+    assert len(seen) == 1
+
+
+def told_of(seed: int) -> str:
+    command = [sys.executable, "-m", "tests.simulation", "--seed", str(seed), "-v"]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stdout
+    return told[: told.rindex("seed ")]  # the last line tells the time that it took
 
 
 @pytest.mark.slow
