@@ -2,7 +2,8 @@
 
 nats-py connects, authenticates, speaks TLS and reconnects. Bytes in and bytes out are ours: its parser, header code
 and queue per subscription cost more than everything else together. This module is the only one that touches
-nats-py's internals; tests/services/bus/test_client.py fails when a new nats-py changes them.
+nats-py's internals; tests/services/bus/test_reconnects.py and test_connection.py fail when a new nats-py
+changes them.
 """
 
 from __future__ import annotations
