@@ -21,6 +21,8 @@ from squall_bus import connect
 from squall_contracts import subjects, topology
 
 QUEUED = 16
+STOPPED_S = 3.0
+"""Code that runs is asked to stop, and killed after 2 s."""
 
 
 @pytest.mark.parametrize("step", ["agent.delivered", "agent.history_read", "agent.handed_over"])
@@ -39,6 +41,7 @@ def test_at_delivery(scene: Scene, effects: Effects, step: str) -> None:
         call.get(timeout=RESULTS_S)
     # If it had begun it is stopped; it must not reach the other side of the gate.
     eventually(lambda: idle(scene), within_s=20)
+    time.sleep(STOPPED_S)
     effects.open_gate()
     scene.expect(effects, 1, range(1))
 

@@ -13,8 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 
 from squall import blocking, invoke, output, payload, tracing
-from squall.client import BROKEN
-from squall.errors import InvalidError, ResourceExhaustedError, SquallError
+from squall.errors import InvalidError, ResourceExhaustedError
 from squall.http_api import FRAMES_CONTENT_TYPE, FrameKind, Route, frames
 from squall.ids import new_call_id
 from squall.spec import CHUNK_INPUTS, Kind
@@ -129,7 +128,7 @@ class BulkSpawn:
                 if self._failure is None:
                     self._abort.check()
                     self._send(chunk)
-            except (SquallError, OSError, *BROKEN, blocking.Aborted) as error:
+            except BaseException as error:  # noqa: BLE001 - whatever it was: `finish` must not report these inputs as accepted
                 if self._failure is None:
                     self._failure = error
             finally:

@@ -81,6 +81,11 @@ class Channel:
         """Whether bytes arrive within that time."""
         return bool(self._poll.poll(within_s * 1000))
 
+    @property
+    def abandoned(self) -> bool:
+        """Whether this process is a child that user code forked."""
+        return self._abandoned
+
     def abandon(self) -> None:
         """Called in a child that user code forked: the socket belongs to the parent."""
         self._lock = threading.Lock()  # another thread may have held the old one when the fork happened

@@ -7,6 +7,7 @@ Only while an input runs for longer than `WATCH_S` does a second thread read, so
 from __future__ import annotations
 
 import collections
+import os
 import threading
 from typing import Any, Callable, Optional
 
@@ -63,6 +64,8 @@ class SoloMain:
             if job is None:
                 return
             job()
+            if self._channel.abandoned:
+                os._exit(0)  # a child that user code forked, and that has come back from the user's code
             self._busy = False
 
     def _begin(self) -> None:

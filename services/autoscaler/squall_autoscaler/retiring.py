@@ -40,11 +40,12 @@ class Retiring:
         region, decision = self._bus.topology.region, self._facts.decision(pool)
         record, specs = self._facts.record(pool), self._bus.kv(SPECS)
         try:
+            if await self._has_inputs(pool):
+                return
             if decision.revision:
                 await self._bus.kv(DESIRED).delete(pool, revision=decision.revision)
             await specs.delete(pool_key(pool))
-            # The messages themselves: a consumer that has lost its memory in a crash of the server says 0.
-            if record is not None and (await self._sampler.inputs_of(pool) != 0 or await self._sampler.holds(pool)):
+            if record is not None and await self._has_inputs(pool):  # accepted a moment ago
                 await specs.create(pool_key(pool), record.encode())
                 return
             for shard in range(self._bus.topology.shards):
@@ -55,3 +56,7 @@ class Retiring:
             log.warning("pool_not_removed", pool=pool, reason=repr(error))
             return
         log.info("pool_removed", pool=pool)
+
+    async def _has_inputs(self, pool: str) -> bool:
+        """Also by the messages themselves: a consumer that has lost its memory in a crash of the server says 0."""
+        return await self._sampler.inputs_of(pool) != 0 or await self._sampler.holds(pool)

@@ -70,7 +70,10 @@ class BulkCancels:
         if known is not None:
             return known
         work = await (self._of_call(wanted, workspace) if wanted.call else self._of_app(wanted, workspace))
-        job = self._jobs.setdefault((workspace, wanted.request), Job(Tally(wanted.terminate_containers)))
+        known = self._jobs.get((workspace, wanted.request))
+        if known is not None:  # the same request, repeated while we looked
+            return known
+        job = self._jobs[workspace, wanted.request] = Job(Tally(wanted.terminate_containers))
         self._start(self._run(job, work), "gateway bulk cancel")
         return job
 
@@ -100,8 +103,9 @@ class BulkCancels:
             await work(job.tally)
         except* SquallError as group:
             job.error = _first(group)
-        job.ended_at = self._clock.monotonic()
-        job.done.set()
+        finally:
+            job.ended_at = self._clock.monotonic()
+            job.done.set()
         log.info("bulk_cancelled", job=job.name, cancelled=job.tally.cancelled, ended=job.tally.ended)
 
     async def _of_call(self, wanted: CancelMany, workspace: str) -> Callable[[Tally], Awaitable[None]]:

@@ -61,7 +61,7 @@ class Attempts:
     def __init__(self, parts: AttemptParts) -> None:
         self._parts = parts
         self._here: set[tuple[str, int]] = set()
-        """Inputs between their delivery and the end of their code. A queue that has forgotten who has what delivers one
+        """Inputs between their delivery and their record. A queue that has forgotten who has what delivers one
         a second time while the history of the first delivery is still being read."""
 
     async def conduct(self, held: Held, pool: Pool) -> None:
@@ -77,15 +77,17 @@ class Attempts:
             return
         self._here.add(held.key)
         try:
-            if await self._may_start(held, pool.function):
-                began_at = parts.clock.monotonic()
-                end = await parts.execution.run(held, container)
-                run_s = parts.clock.monotonic() - began_at
+            try:
+                if await self._may_start(held, pool.function):
+                    began_at = parts.clock.monotonic()
+                    end = await parts.execution.run(held, container)
+                    run_s = parts.clock.monotonic() - began_at
+            finally:
+                pool.slot_free(container, run_s)
+            if end is not None:
+                await self._settle(held, end, container.function)
         finally:
             self._here.discard(held.key)
-            pool.slot_free(container, run_s)
-        if end is not None:
-            await self._settle(held, end, container.function)
 
     # ------------------------------------------------------------------ before
 
@@ -94,7 +96,7 @@ class Attempts:
         past = Past()
         if self._parts.cancels.recent(*held.key):
             held.cancelled = True
-        if self._parts.history.needed(held):
+        if self._parts.history.needed(held, self._parts.clock.now()):
             try:
                 past = await self._parts.history.read(held)
             except BusError as error:

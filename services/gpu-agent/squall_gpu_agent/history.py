@@ -16,6 +16,8 @@ from squall_gpu_agent.held import Held
 from squall_gpu_agent.identity import Identity
 from squall_gpu_agent.policy.retry import Totals
 
+NEW_S = 1.0
+"""A killed server is not back within this."""
 CONNECT_MARGIN_S = 2.0
 """Calls accepted so shortly after our (re)connect are looked up too: the gateway's clock is not ours."""
 
@@ -46,13 +48,19 @@ class History:
     def __init__(self, bus: Bus, identity: Identity) -> None:
         self._bus = bus
         self._identity = identity
+        self._clustered = any(spec.replicas > 1 for spec in bus.topology.streams)
 
-    def needed(self, held: Held) -> bool:
+    def needed(self, held: Held, now: float) -> bool:
         """False only for a first delivery, straight from the journal, of an input that was accepted after we connected:
-        then nobody can have had it, and no cancel can have passed us by."""
+        then nobody can have had it, and no cancel can have passed us by.
+
+        In a cluster the server of the queue may have been killed, and its queue replayed, without a word to us: there
+        only what was accepted a moment ago is new for certain."""
         if held.cancelled or held.delivery.num_delivered > 1:
             return True
         if held.delivery.header(REQUEUED_HEADER) is not None:  # put back by the reconciler: somebody may have had it
+            return True
+        if self._clustered and now - held.request.accepted_at > NEW_S:
             return True
         return held.request.accepted_at < self._bus.connected_at + CONNECT_MARGIN_S
 

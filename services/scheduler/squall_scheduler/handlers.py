@@ -165,9 +165,11 @@ class Scheduler:
         actions = plan(pool, self._cluster_for(pool, now), now)
         written = await self._writer.carry_out(pool, actions, self._need.get(pool_id))
         missing = sum(action.missing for action in actions if isinstance(action, Note))
-        if any(isinstance(action, Note) and action.rejected for action in actions):
+        # A pool that waits for its image, or after failed starts, must not hold room that others can use.
+        no_room = any(isinstance(action, Note) and action.rejected for action in actions)
+        if no_room:
             await self._make_room(self.facts.pool(pool_id, now), missing, now)
-        self._remember(self.facts.pool(pool_id, now), missing > 0, written)
+        self._remember(self.facts.pool(pool_id, now), no_room, written)
         if any(isinstance(action, Forget) for action in actions):
             self.look_at(pool_id, *self._waiting)  # its ordinals, and its room, are free now
         elif not missing and any(isinstance(action, Create) for action in actions):
@@ -219,13 +221,13 @@ class Scheduler:
                 self.facts.evict(other.id, now)
         return bool(victims)
 
-    def _remember(self, pool: Pool, missing: bool, written: bool) -> None:
+    def _remember(self, pool: Pool, no_room: bool, written: bool) -> None:
         """Why the pool has to be looked at again, if it has."""
         live = sum(claim.live for claim in pool.claims)
         wanted = pool.desired.count if pool.desired else 0
         if live >= wanted:
             self._need.pop(pool.id, None)
-        self._in(self._waiting, pool.id, missing)
+        self._in(self._waiting, pool.id, no_room)
         unsettled = not written or live != wanted or any(claim.proposed for claim in pool.claims)
         self._in(self._unsettled, pool.id, unsettled and bool(pool.claims or wanted))
 

@@ -31,6 +31,8 @@ from squall_verify.settings import neutral_environment
 from squall_verify.waiting import eventually
 
 READY_S = 60.0
+BUS_TIMEOUT_S = 30.0
+"""Servers of a cluster may be electing."""
 STOP_S = 30.0
 HEALTH_S = 2.0
 
@@ -165,6 +167,7 @@ class Platform:
             user=roles.ADMIN,
             password=found[1],
             name="test",
+            connect_timeout_s=BUS_TIMEOUT_S,
             inbox_prefix=roles.inbox_prefix(roles.ADMIN),
         )
 

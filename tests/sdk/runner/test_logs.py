@@ -145,6 +145,22 @@ async def test_children_that_user_code_forks_print_too_and_do_not_break_the_cont
     assert value(await call(container)) == [0, 1, 4, 9]
 
 
+async def test_a_child_that_comes_back_from_user_code_ends_and_the_container_goes_on(workshop: Workshop) -> None:
+    container = await workshop.start(
+        """
+        import os
+        def f():
+            child = os.fork()
+            if child == 0:
+                return "from the child"
+            os.waitpid(child, 0)
+            return "from the parent"
+        """
+    )
+    assert value(await call(container)) == "from the parent"
+    assert value(await call(container)) == "from the parent"
+
+
 async def test_much_output_is_complete(workshop: Workshop) -> None:
     container = await workshop.start(
         "def f():\n    for i in range(5000): print('line', i)\n    print('x' * 20_000_000)"

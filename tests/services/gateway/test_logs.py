@@ -109,7 +109,7 @@ async def test_following_from_the_end_leaves_history_out(world: World) -> None:
     logs = await writer(world)
     await logs.write((1.0, "stdout", "old\n"), (2.0, "stdout", "older\n"))
     async with logs.follow(tail=0) as lines, asyncio.timeout(10):
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.3)  # the answer begins before its place in the stream is taken
         await logs.write((3.0, "stdout", "new\n"))
         assert (await anext(lines))["text"] == "new\n"
     async with logs.follow(tail=1) as lines, asyncio.timeout(10):

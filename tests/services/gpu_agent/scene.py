@@ -297,7 +297,7 @@ class Scene:
         async def check() -> bool:
             return await self.queued(pool) == number
 
-        await eventually(check)
+        await eventually(check, within_s=15)  # an acknowledgement that is lost with the server costs a lease
 
     async def emptied(self, pool: str) -> None:
         """Wait until nothing of a pool is queued or leased."""

@@ -67,9 +67,9 @@ def may_give_way(seeker: Seeker, claims: Sequence[Claim], now_held: Shares, clus
         pool, workspace = PoolId(claim.message.pool), claim.message.workspace
         if not claim.ready or pool == seeker.wanted.pool:
             continue
-        first = seeker.wanted.first and live[pool] > 1
+        several, first = live[pool] > 1, seeker.wanted.first
         fair = workspace != seeker.workspace and now_held.of(workspace) - now_held.of_one[workspace] >= after
-        if first or fair:
+        if (several and (first or fair)) or (first and fair):  # a pool's only one never goes for another's second
             found.append(Idle(claim=claim, since=-float(live[pool])))
     return found
 
