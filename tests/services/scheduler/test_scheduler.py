@@ -171,6 +171,7 @@ async def test_a_failing_start_backs_off_and_says_when_it_tries_again(slow_world
         await world.node()
         pool = await world.function()
         await world.desire(pool, 3)
+        await eventually(lambda: count(world, pool, 3))
         for failures, pause_s in ((1, 1), (2, 2), (3, 4)):
             starting = await eventually(lambda: live(world, pool))
             for claim in starting:
