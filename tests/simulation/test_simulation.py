@@ -9,7 +9,7 @@ import pytest
 from tests.simulation.mutations import MUTATIONS
 from tests.simulation.running import ROOT, Found, play_many
 
-FEW = 30
+FEW = 20
 MANY = 2000
 CAUGHT_WITHIN = 500
 SOMETIMES = ("redelivered", "superseded", "abandoned", "takeover", "lost_reply", "requeued", "skipped", "counted_infra")
@@ -24,6 +24,7 @@ def test_nothing_is_violated_in_a_few_seeds() -> None:
     assert_nothing_violated(play_many(0, FEW))
 
 
+@pytest.mark.slow
 def test_a_seed_is_the_same_run_in_another_process() -> None:
     seen = {told_of(seed=2) for _ in range(2)}
     assert len(seen) == 1
