@@ -188,6 +188,25 @@ async def test_a_failing_start_backs_off_and_says_when_it_tries_again(slow_world
         await eventually(lambda: no_verdict(world, pool))
 
 
+async def test_a_pool_whose_starts_fail_holds_no_room(slow_world: tuple[World, FakeClock]) -> None:
+    world, _ = slow_world
+    async with world.scheduler():
+        await world.node(cpu=0.25)
+        broken = await world.function("broken")
+        await world.desire(broken, 1)
+        (claim,) = await eventually(lambda: live(world, broken))
+        await world.move(claim, ClaimState.FAILED, reason="broken")
+        await eventually(lambda: told_failures(world, broken, 1))
+
+        other = await world.function("other")
+        await world.desire(other, 1)
+        await eventually(lambda: count(world, other, 1))
+
+        await world.desire(other, 2)
+
+        await eventually(lambda: count(world, other, 2))
+
+
 async def test_a_restarted_scheduler_remembers_how_often_starts_have_failed(
     slow_world: tuple[World, FakeClock],
 ) -> None:
