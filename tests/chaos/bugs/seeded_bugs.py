@@ -1,13 +1,14 @@
 """Bugs that the harness must catch, as patches of the services' modules. No product code knows of them.
 
 Each is a mistake that somebody could make: `@bug(name, module)` gets the module right after it was executed, and
-replaces something in it by a version that goes wrong while the bug is on. A name that is gone is an AttributeError, and
-the service does not start: the bug must follow the code.
+replaces something in it by a version that goes wrong while the bug is on. A name that is gone is an AttributeError, one
+that takes other arguments a TypeError, and the service does not start: the bug must follow the code.
 """
 
 import asyncio
 import hashlib
 import importlib.machinery
+import inspect
 import os
 import sys
 from collections import defaultdict
@@ -55,7 +56,18 @@ class Patching:
 
 def wrong(owner, name, version):
     """Replace `owner.name` by `version(right)`."""
-    setattr(owner, name, version(getattr(owner, name)))
+    right = getattr(owner, name)
+    replacement = version(right)
+    taken, expected = parameters(replacement), parameters(right)
+    if taken not in (expected, "*args, **more"):
+        raise TypeError(f"a seeded bug has {name}({taken}); the code has {name}({expected})")
+    setattr(owner, name, replacement)
+
+
+def parameters(function):
+    """Names and default values, without types."""
+    every = inspect.signature(function).parameters.values()
+    return ", ".join(str(each.replace(annotation=each.empty)) for each in every)
 
 
 # ---------------------------------------------------------------------- agent
@@ -76,7 +88,7 @@ def _(module, on):
 
 @bug("no-history-read", "squall_gpu_agent.history", "a redelivered call is begun without a look at its history")
 def _(module, on):
-    wrong(module.History, "needed", lambda right: lambda self, held: not on() and right(self, held))
+    wrong(module.History, "needed", lambda right: lambda self, held, now: not on() and right(self, held, now))
 
 
 @bug("stale-failure", "squall_gpu_agent.settlement", "an agent records failures of calls whose leases it has lost")
@@ -200,7 +212,11 @@ def _(module, on):
     wrong(
         module,
         "result_frame",
-        lambda right: lambda record, seq: right(replace(record, index=record.index ^ 1) if on() else record, seq),
+        lambda right: (
+            lambda record, cursor=None, payload=b"": right(
+                replace(record, index=record.index ^ 1) if on() else record, cursor, payload
+            )
+        ),
     )
 
 
