@@ -107,12 +107,12 @@ class CpuTable:
     def __init__(self, processes: Processes) -> None:
         self._processes = processes
         self._columns: dict[str, dict[str, float]] = {}
+        self._totals: dict[str, float] = {}
         self._idle: dict[str, float] = {}
         """Microseconds of CPU per second without calls."""
 
     def measure_idle(self) -> None:
         """What the platform uses for itself, which is no call's cost. Once the templates are there."""
-        noop.remote()
         time.sleep(IDLE_S)
         used, took_s = self._used(lambda: time.sleep(IDLE_S))
         self._idle = {name: us / took_s for name, us in used.items()}
@@ -130,7 +130,12 @@ class CpuTable:
 
         used, took_s = self._used(settled)
         column = {name: (us - self._idle.get(name, 0.0) * took_s) / calls for name, us in used.items()}
+        self._totals[what] = sum(column.values())
         self._columns[f"{what} ({rates[0]:.0f}/s)"] = column
+
+    def totals(self) -> dict[str, float]:
+        """Microseconds of a call in all processes, by kind of work."""
+        return self._totals
 
     def _used(self, work: Callable[[], None]) -> tuple[dict[str, float], float]:
         before, began = self._processes.cpu_us(), time.perf_counter()
@@ -273,6 +278,7 @@ def main() -> int:
         print(f"{commit()}, {machine()}; {form}; durability: {durability()}\n")
         table = CpuTable(Processes(server))
         with app.run():
+            noop.remote()
             table.measure_idle()
             for name in given.only.split(","):
                 MEASUREMENTS[name](table)

@@ -55,6 +55,8 @@ class FakeGateway:
         self.input_errors: list[SquallError] = []
         """Refusals of the next chunks of any map."""
         self.chunks: list[list[int]] = []
+        self.spawned_together: list[list[str]] = []
+        """Calls of each request that brought several."""
         self.keyed: dict[str, str] = {}
         """Calls by idempotency key."""
         self.waiting: dict[str, tuple[str, Any, bytes]] = {}
@@ -64,6 +66,10 @@ class FakeGateway:
         self.restarts_after: int | None = None
         """A generator begins anew after so many items."""
         self.changed = threading.Condition()
+        self.open = threading.Event()
+        """While it is not set, requests that make calls wait for their answer."""
+        self.open.set()
+        self.trace_ratio = 1.0
 
     def serve(self, app: App) -> None:
         """Run what an app declares."""
@@ -183,7 +189,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _info(self, _rest: list[str]) -> None:
         names = ("version", "api_version", "region", "shards", "workspace", "environment")
         told = dict(zip(names, ("0", 1, "local", 4, "main", "main"), strict=True))
-        self._json(200, {**told, "blobs_with_calls": True})
+        features = {"blobs_with_calls": True, "spawns_together": True, "trace_ratio": self.gateway.trace_ratio}
+        self._json(200, {**told, **features})
 
     def _apps(self, rest: list[str]) -> None:
         if not rest:
@@ -283,7 +290,17 @@ class _Handler(BaseHTTPRequestHandler):
             return self._error(404, "not_found", f"no call {call}")
         return self._bytes(200, frames.encode(FrameKind.RESULT, *gateway.calls[call][index]))
 
+    def _spawns(self, _rest: list[str]) -> None:
+        [frame] = frames.Decoder().feed(self.body)
+        start = 0
+        for (call, _, _), size in zip(frame.meta["calls"], frame.meta["sizes"], strict=True):
+            self.gateway.waiting[call] = (self._name(), self.headers, frame.payload[start : start + size])
+            start += size
+        self.gateway.spawned_together.append([call for call, _, _ in frame.meta["calls"]])
+        self._json(200, {"accepted": len(frame.meta["calls"])})
+
     def _new_call(self) -> None:
+        self.gateway.open.wait(30)
         call, payload = self.headers[Header.CALL], self._payload(self.headers.get(Header.BLOB), self.body)
         if key := self.headers.get(Header.IDEMPOTENCY_KEY):
             call = self.gateway.keyed.setdefault(key, call)

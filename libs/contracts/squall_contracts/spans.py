@@ -82,9 +82,9 @@ def parse_traceparent(header: str) -> tuple[str, str]:
     return parts[1], parts[2]
 
 
-def traceparent(trace_id: str, span_id: str) -> str:
-    """The W3C header for a sampled span."""
-    return f"00-{trace_id}-{span_id}-01"
+def traceparent(trace_id: str, span_id: str, sampled: bool = True) -> str:
+    """The W3C header for a span."""
+    return f"00-{trace_id}-{span_id}-{'01' if sampled else '00'}"
 
 
 def span_id(call: str, index: int, attempt: str, name: str) -> str:

@@ -45,9 +45,10 @@ class BulkSpawn:
                 f"{origin.label} is a generator: .spawn_map() cannot keep its items", fix="Use `.remote_gen()`."
             )
         self.target = origin.target()
-        self.call = new_call_id(self.target.client.info().shards)
+        info = self.target.client.info()
+        self.call = new_call_id(info.shards)
         self._kwargs = kwargs
-        self._span = tracing.begin()
+        self._span = tracing.begin(info.trace_ratio)
         self._headers = invoke.headers(self.target, Kind.SPAWN, self._span)
         self._headers["Content-Type"] = FRAMES_CONTENT_TYPE
         self._chunk: list[payload.Payload] = []

@@ -51,6 +51,8 @@ class Route:
     """PUT (streamed, hash verified; idempotent), GET (streamed), HEAD (200 or 404)."""
     CALLS = "/v1/calls"
     """POST ?wait=<s>: see `Header`. GET -> {"calls": [CallSummary]}."""
+    SPAWNS = "/v1/spawns"
+    """POST a SPAWNED frame -> {"accepted": n}: calls of one target in one request, all of them accepted or an error."""
     CALL = "/v1/calls/{call}"
     """GET -> CallSummary."""
     CALL_RESULT = "/v1/calls/{call}/result"
@@ -124,6 +126,9 @@ class FrameKind(enum.IntEnum):
     INPUTS = 7
     """Consecutive inputs in one frame. meta: first (index), sizes (bytes of each), blobs (optional: reference by place
     in this frame); payload: their arguments, one after the other."""
+    SPAWNED = 8
+    """Spawned calls in one frame. meta: calls (values of the headers `Squall-Call`, `traceparent` and `Squall-Sent-Ns`
+    of each), sizes (bytes of each); payload: their arguments, one after the other."""
 
 
 def blob_ref(sha256: str, size: int) -> str:
@@ -192,6 +197,10 @@ class ServerInfo:
     """What an acknowledged call survives; anything else than "fsync always" was chosen by whoever started the bus."""
     blobs_with_calls: bool = False
     """Whether POST /v1/calls stores its body under the hash in `Squall-Blob`, so that nothing is uploaded before."""
+    spawns_together: bool = False
+    """Whether there is POST /v1/spawns."""
+    trace_ratio: float = 1.0
+    """Share of the traces that are recorded, of those that begin in this client."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from squall.errors import InvalidError
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford base 32: sorts like the number, no look-alikes
 _OF_BYTE = (_ALPHABET * 8).encode()  # every digit stands for 8 of the 256 bytes, so random bytes give random digits
+_ODD_DIGITS = frozenset("13579bdf")
 CALL_ID = re.compile(r"fc-[0-9a-hjkmnp-tv-z]{24}[0-9]{2}")
 TOKEN = re.compile(r"[a-z0-9-]+")
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -36,6 +37,17 @@ def new_id(prefix: str) -> str:
 def new_call_id(shards: int) -> str:
     """A new call id on a random one of `shards` shards."""
     return f"{new_id('fc')}{secrets.randbelow(shards):02d}"
+
+
+def in_sample(trace_id: str, ratio: float) -> bool:
+    """Whether a trace that begins here is recorded, if `ratio` of all are: decided by its id, as OpenTelemetry does."""
+    return int(trace_id[16:], 16) < ratio * 2**64
+
+
+def is_sampled(traceparent: str) -> bool:
+    """Whether the trace of a W3C header is recorded: the lowest bit of its flags."""
+    parts = traceparent.split("-")
+    return len(parts) >= 4 and parts[3][-1:] in _ODD_DIGITS
 
 
 def shard_of(call_id: str) -> int:

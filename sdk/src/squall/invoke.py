@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Callable, NamedTuple, Optional
 
-from squall import blocking, output, payload, tracing
+from squall import blocking, output, payload, spawning, tracing
 from squall.client import BROKEN, Answer, Client, Retry, query
 from squall.errors import (
     CallCancelledError,
@@ -99,8 +99,9 @@ class _Call:
     """A call that is being made: its request, and the end of its span."""
 
     def __init__(self, target: Target, kind: Kind, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        self.target, self.span = target, tracing.begin()
-        self.id = new_call_id(target.client.info().shards)
+        info = target.client.info()
+        self.target, self.span = target, tracing.begin(info.trace_ratio)
+        self.id = new_call_id(info.shards)
         encoded = encode(target, args, kwargs)
         sent_ns = time.time_ns()
         self.headers = headers(target, kind, self.span)
@@ -120,6 +121,11 @@ class _Call:
             return client.upload(encoded.sha256, encoded.body)
         finally:
             encoded.close()
+
+    @property
+    def goes_with_others(self) -> bool:
+        """Whether its payload is inline and its id is its own."""
+        return not self.target.key and Header.BLOB not in self.headers and self.target.client.info().spawns_together
 
     def answered(self, answer: Answer) -> None:
         """The call was accepted: with a key it may be one that was made before."""
@@ -165,7 +171,10 @@ def spawn(target: Target, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str
     """Make a call that goes on without its caller; its id."""
     call = _Call(target, Kind.SPAWN, args, kwargs)
     with call.watched():
-        call.answered(target.client.request("POST", query(Route.CALLS, wait=0), call.headers, call.body))
+        if call.goes_with_others:
+            spawning.send(target.client, call.headers, call.body)
+        else:
+            call.answered(target.client.request("POST", query(Route.CALLS, wait=0), call.headers, call.body))
     call.ended()
     return call.id
 

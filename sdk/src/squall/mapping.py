@@ -53,8 +53,9 @@ class MapSession:
                 f"{origin.label} is a generator: .map() cannot return its items", fix="Use `.remote_gen()`."
             )
         self.target = origin.target()
-        self.call = new_call_id(self.target.client.info().shards)
-        self.span = tracing.begin()
+        info = self.target.client.info()
+        self.call = new_call_id(info.shards)
+        self.span = tracing.begin(info.trace_ratio)
         self._kwargs, self._order = kwargs, order
         self._headers = invoke.headers(self.target, Kind.MAP, self.span)
         self._headers["Content-Type"] = FRAMES_CONTENT_TYPE

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 
 from squall.errors import SquallError
 from squall.http_api import Route
+from squall.ids import in_sample, is_sampled
 from squall.place import is_local
 
 if TYPE_CHECKING:
@@ -38,31 +39,38 @@ class CallSpan(NamedTuple):
     span_id: str
     parent_span_id: str
     start_ns: int
+    sampled: bool = True
+    """Whether anybody in the trace records spans."""
 
     @property
     def traceparent(self) -> str:
         """The W3C header that makes everything else its child."""
-        return f"00-{self.trace_id}-{self.span_id}-01"
+        return f"00-{self.trace_id}-{self.span_id}-{'01' if self.sampled else '00'}"
 
 
-def begin() -> CallSpan:
-    """A new span, child of the user's own current one if there is any."""
-    trace_id, parent = _parent()
+def begin(ratio: float = 1.0) -> CallSpan:
+    """A new span, child of the user's own current one if there is any. A trace that begins here is recorded if it is
+    among `ratio` of all; any other if it is recorded by whoever began it."""
+    trace_id, parent, sampled = _parent()
     random = os.urandom(24).hex()
-    return CallSpan(trace_id or random[:32], random[32:], parent, time.time_ns())
+    if not trace_id:
+        trace_id = random[:32]
+        sampled = in_sample(trace_id, ratio)
+    return CallSpan(trace_id, random[32:], parent, time.time_ns(), sampled)
 
 
-def _parent() -> tuple[str, str]:
-    """(trace id, span id) of the user's current span, or in a container of the running attempt."""
+def _parent() -> tuple[str, str, bool]:
+    """Trace id, span id and whether it is recorded: of the user's current span, or in a container of the attempt."""
     # Only if user code imported it: importing OpenTelemetry here would cost every program 100 ms.
     trace = sys.modules.get("opentelemetry.trace")
     if trace is not None:
         context = trace.get_current_span().get_span_context()
         if context.is_valid:
-            return f"{context.trace_id:032x}", f"{context.span_id:016x}"
+            return f"{context.trace_id:032x}", f"{context.span_id:016x}", bool(context.trace_flags & 1)
     # The runner sets it while it runs one input at a time.
-    parts = ("" if is_local() else os.environ.get("TRACEPARENT", "")).split("-")
-    return (parts[1], parts[2]) if len(parts) == 4 else ("", "")
+    header = "" if is_local() else os.environ.get("TRACEPARENT", "")
+    parts = header.split("-")
+    return (parts[1], parts[2], is_sampled(header)) if len(parts) == 4 else ("", "", True)
 
 
 def current_input() -> Any:
@@ -93,7 +101,9 @@ class Recorder:
         self._thread: Optional[threading.Thread] = None
 
     def call_ended(self, span: CallSpan, call: str, function: str, decode_ns: tuple[int, int], error: str) -> None:
-        """Record a call that ended now."""
+        """Record a call that ended now, if it is sampled."""
+        if not span.sampled:
+            return
         attributes: dict[str, Any] = {"span_id": span.span_id, "function": function}
         if span.parent_span_id:
             attributes["parent_span_id"] = span.parent_span_id

@@ -6,7 +6,6 @@ Owns the records in JOURNAL. The same input twice is one record: the subject tak
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -18,6 +17,7 @@ from squall_contracts import spans, subjects
 from squall_contracts.calls import DEADLINE_HEADER, CallRequested, SpanVector
 from squall_gateway.blobs import Blobs
 from squall_gateway.call_headers import CallHeaders, blob_size
+from squall_gateway.call_spans import SERVICE, Accepted, accepting_since, encode_rows, now_ns, trace_of
 from squall_gateway.condition import Condition
 from squall_gateway.directory import Directory
 from squall_gateway.load import Loads
@@ -29,11 +29,8 @@ from squall_service.failpoints import failpoint
 
 PUBLISH_S = 5.0
 """How long the journal write may take; beyond it the caller is told to ask again with the same id."""
-SERVICE = "gateway"
 SLICE = 100
 """Inputs of a map that are encoded in one turn of the event loop (about 3 ms): calls of others go on in between."""
-MAX_SENT_AGE_NS = 60_000_000_000
-"""An older time of sending is another clock, not a slow network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,27 +42,6 @@ class Input:
     blob: str | None = None
     redriven_from: str = ""
     """`<call>.<index>` of the dead letter that it was."""
-
-
-class Accepted(NamedTuple):
-    """The journal has it."""
-
-    duplicate: bool
-    """It had it before: whoever asked first has the reply."""
-    trace_id: str
-    parent_id: str
-    """The caller's span."""
-    times_ns: tuple[int, int, int]
-    """When accepting began, when the journal write began, and when it ended."""
-
-    @property
-    def rows(self) -> SpanVector:
-        """What accepting took."""
-        began, writing, ended = self.times_ns
-        return [
-            spans.row(spans.GATEWAY_ACCEPT, "", SERVICE, began, ended),
-            spans.row(spans.JOURNAL_PUBLISH, spans.GATEWAY_ACCEPT, SERVICE, writing, ended),
-        ]
 
 
 class Terms(NamedTuple):
@@ -89,31 +65,55 @@ class Acceptor:
     condition: Condition
     limits: Limits
     clock: Clock
+    trace_ratio: float
+    """Of calls whose caller says nothing about a trace."""
 
     async def accept(
         self, call: CallHeaders, target: Target, given: Input, *, reply_to: str | None, received_ns: int
     ) -> Accepted:
         """One input. Raises the refusal, or the bus's error."""
-        deadline = await self._admit(call, target, [given])
-        trace_id, parent_id = trace_of(call)
+        [accepted] = await self.accept_together([call], target, [given], reply_to=reply_to, received_ns=received_ns)
+        return accepted
+
+    async def accept_together(
+        self,
+        calls: Sequence[CallHeaders],
+        target: Target,
+        given: Sequence[Input],
+        *,
+        reply_to: str | None = None,
+        received_ns: int,
+    ) -> list[Accepted]:
+        """Calls of one target, sorted by shard, with one input each. Raises if any of them is not in the journal."""
+        deadline = await self._admit(calls[0], target, given)
         began_ns = now_ns(self.clock)
-        # `gateway.accept` ends with the write, so it cannot travel in what is written: it comes with `journal.publish`.
-        *rows, accept = accept_rows(call, received_ns, began_ns)
-        terms = Terms(deadline, spans.traceparent(trace_id, parent_id), rows, reply_to)
-        [duplicate] = await self._publish(call, target, [self._record(call, target, given, terms)])
-        return Accepted(duplicate, trace_id, parent_id, (accept[3], began_ns, now_ns(self.clock)))
+        traces, batches = [trace_of(call, self.trace_ratio) for call in calls], dict[str, list[Record]]()
+        for call, each, trace in zip(calls, given, traces, strict=True):
+            # `gateway.accept` ends with the write, so it cannot be in what is written: it comes with `journal.publish`.
+            rows = encode_rows(call) if trace.sampled else []
+            record = self._record(call, target, each, Terms(deadline, trace.header, rows, reply_to))
+            batches.setdefault(call.call[-2:], []).append(record)
+        duplicates = await self._publish(calls[0].kind, target, *batches.values())
+        ended_ns = now_ns(self.clock)
+        return [
+            Accepted(duplicate, trace, (accepting_since(call, received_ns), began_ns, ended_ns))
+            for call, trace, duplicate in zip(calls, traces, duplicates, strict=True)
+        ]
 
     async def accept_many(self, call: CallHeaders, target: Target, given: Sequence[Input], received_ns: int) -> int:
         """A chunk of a map; how many are in the journal now. Raises if any is not."""
         deadline = await self._admit(call, target, given)
-        trace_id, parent_id = trace_of(call)
-        rows = accept_rows(call, received_ns, now_ns(self.clock))
-        terms = Terms(deadline, spans.traceparent(trace_id, parent_id), rows, None)
+        trace, rows = trace_of(call, self.trace_ratio), []
+        if trace.sampled:
+            since_ns = accepting_since(call, received_ns)
+            accepting = spans.row(spans.GATEWAY_ACCEPT, "", SERVICE, since_ns, now_ns(self.clock))
+            rows = [*encode_rows(call), accepting]
+        terms = Terms(deadline, trace.header, rows, None)
         records: list[Record] = []
         for first in range(0, len(given), SLICE):
             records += [self._record(call, target, each, terms) for each in given[first : first + SLICE]]
             await asyncio.sleep(0)
-        await self._publish(call, target, records)
+        await self._publish(call.kind, target, records)
         return len(given)
 
     # ------------------------------------------------------------------ admission
@@ -188,22 +188,31 @@ class Acceptor:
             target.journal_ttl_s,
         )
 
-    async def _publish(self, call: CallHeaders, target: Target, records: Sequence[Record]) -> list[bool]:
-        """Write all; whether each was there before. Raises the first error, after all were tried."""
+    async def _publish(self, kind: Kind, target: Target, *batches: Sequence[Record]) -> list[bool]:
+        """Write all; whether each was there before. Raises the first error, after all were tried. A batch is of one
+        shard."""
+        records = sum(map(len, batches))
         pool = target.pool.pool
         if not self.pools.is_ready(pool):
             await self.pools.ensure(target.pool)
-        sync = is_waited_for(call.kind)
-        self.loads.took(pool, len(records), sync=sync)
+        sync = is_waited_for(kind)
+        self.loads.took(pool, records, sync=sync)
         failpoint("gateway.admitted")
-        outcomes = await self.bus.publish_batch(records, deadline_s=PUBLISH_S)
+        outcomes = await self._write(batches)
         failpoint("gateway.stored")
         new = sum(isinstance(outcome, Published) and not outcome.duplicate for outcome in outcomes)
-        self.loads.gave_back(pool, len(records) - new, sync=sync)
+        self.loads.gave_back(pool, records - new, sync=sync)
         if not self.pools.is_ready(pool):
             # Removed as idle while we wrote: without its consumer nobody would ever see the input.
             await self.pools.ensure(target.pool)
         return [was_there(outcome) for outcome in outcomes]
+
+    async def _write(self, batches: Sequence[Sequence[Record]]) -> list[Published | BusError]:
+        """Each batch into its stream, all at the same time."""
+        if len(batches) == 1:
+            return await self.bus.publish_batch(batches[0], deadline_s=PUBLISH_S)
+        written = await asyncio.gather(*(self.bus.publish_batch(batch, deadline_s=PUBLISH_S) for batch in batches))
+        return [outcome for outcomes in written for outcome in outcomes]
 
 
 def largest(given: Sequence[Input]) -> tuple[int, int]:
@@ -223,31 +232,3 @@ def was_there(outcome: Published | BusError) -> bool:
     if isinstance(outcome, SubjectTaken):
         return True
     raise outcome
-
-
-def trace_of(call: CallHeaders) -> tuple[str, str]:
-    """Trace id and span id of the caller's span `call`; made from the call id when the caller sent none."""
-    trace_id, parent_id = spans.parse_traceparent(call.traceparent)
-    if not trace_id:
-        trace_id = hashlib.sha256(call.call.encode()).hexdigest()[:32]
-        parent_id = spans.span_id(call.call, 0, "", spans.CALL)
-    return trace_id, parent_id
-
-
-def accept_rows(call: CallHeaders, received_ns: int, now: int) -> SpanVector:
-    """The phases until the journal write begins. The way here belongs to `gateway.accept`: it starts when the caller
-    had encoded its arguments, if our clocks agree."""
-    if call.sent_ns is None:
-        return [spans.row(spans.GATEWAY_ACCEPT, "", SERVICE, received_ns, now)]
-    began_ns, sent_ns = call.sent_ns
-    if not 0 <= received_ns - sent_ns <= MAX_SENT_AGE_NS:
-        sent_ns = received_ns
-    return [
-        spans.row(spans.ARGS_ENCODE, "", "sdk", began_ns, call.sent_ns[1]),
-        spans.row(spans.GATEWAY_ACCEPT, "", SERVICE, sent_ns, now),
-    ]
-
-
-def now_ns(clock: Clock) -> int:
-    """Wall clock in nanoseconds, as spans want it."""
-    return int(clock.now() * 1e9)

@@ -22,7 +22,7 @@ CONTAINER = "container"
 _BEARER = b"bearer "
 
 # Paths by scope; a workspace token may do everything. User code makes calls as itself, agents move blobs.
-_CALLING = ("/v1/info", "/v1/calls", "/v1/blobs/", "/v1/functions", "/v1/spans")
+_CALLING = ("/v1/info", "/v1/calls", "/v1/blobs/", "/v1/functions", "/v1/spans", "/v1/spawns")
 _ALLOWED = {"container": _CALLING, "service": _CALLING}
 
 

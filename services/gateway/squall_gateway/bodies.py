@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 from urllib.parse import parse_qsl
 
 from squall.errors import InvalidError, RequestSizeError
+from squall.http_api import frames
+from squall.spec import CHUNK_INPUTS
 from squall_gateway.waits import Receive
 
 MAX_WAIT_S = 60.0
@@ -52,6 +54,22 @@ def _check_size(size: int, limit_bytes: int) -> None:
             f"a request body of more than {limit_bytes} bytes",
             fix="Upload larger payloads with PUT /v1/blobs first and send their reference.",
         )
+
+
+def parts(frame: frames.Frame) -> list[bytes]:
+    """The payloads that a frame has one after the other, by its `sizes`. Raises `InvalidError`, `RequestSizeError`."""
+    sizes, payload = frame.meta.get("sizes"), frame.payload
+    if not isinstance(sizes, list) or any(type(size) is not int or size < 0 for size in sizes):
+        raise InvalidError("the frame needs `sizes`, a list of whole numbers")
+    if len(sizes) > CHUNK_INPUTS:
+        raise RequestSizeError(f"more than {CHUNK_INPUTS} inputs in one frame", fix="Send fewer inputs at once.")
+    if sum(sizes) != len(payload):
+        raise InvalidError("the sizes of a frame do not add up to its payload")
+    found, start = [], 0
+    for size in sizes:
+        found.append(payload[start : start + size])
+        start += size
+    return found
 
 
 def query_values(query: bytes) -> dict[str, str]:

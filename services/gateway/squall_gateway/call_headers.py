@@ -76,7 +76,7 @@ def read_call_headers(found: RawHeaders, shards: int, call: str | None = None) -
         check_blob_ref(blob) if blob else None,
         check_call_id(parent) if parent else None,
         _text(get(_TRACEPARENT)),
-        _sent(_text(get(_SENT))),
+        sent_ns(_text(get(_SENT))),
         check_idempotency_key(_text(get(_IDEMPOTENCY_KEY))),
     )
 
@@ -157,7 +157,8 @@ def _text(value: bytes | None) -> str:
     return "" if value is None else value.decode("latin-1")
 
 
-def _sent(text: str) -> tuple[int, int] | None:
+def sent_ns(text: str) -> tuple[int, int] | None:
+    """When encoding began and ended, where a caller says so."""
     start, _, end = text.partition(":")
     if start.isdigit() and end.isdigit() and int(start) <= int(end):
         return int(start), int(end)

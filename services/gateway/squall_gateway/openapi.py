@@ -86,6 +86,10 @@ _SPANS = {
         }
     },
 }
+_ACCEPTED = {
+    "description": "All of them are accepted.",
+    "content": {"application/json": {"schema": {"type": "object", "properties": {"accepted": {"type": "integer"}}}}},
+}
 _WAIT = _query("wait", "Seconds to wait for the result, at most 60.", "number")
 
 HOT_PATHS: dict[str, dict[str, Any]] = {
@@ -113,6 +117,21 @@ HOT_PATHS: dict[str, dict[str, Any]] = {
             "responses": {"200": _RESULT, "202": _WAITING},
         }
     },
+    Route.SPAWNS: {
+        "post": {
+            "tags": ["calls"],
+            "summary": "Make several spawned calls of one function",
+            "description": "For callers that have more than one at the same time. A call id is taken once.",
+            "operationId": "make_calls",
+            "parameters": _CALL_HEADERS,
+            "requestBody": {
+                "required": True,
+                "content": _FRAMES,
+                "description": "One SPAWNED frame with at most 1,000 calls; their payloads are inline.",
+            },
+            "responses": {"200": _ACCEPTED},
+        }
+    },
     Route.CALL_RESULT: {
         "get": {
             "tags": ["calls"],
@@ -133,16 +152,7 @@ HOT_PATHS: dict[str, dict[str, Any]] = {
                 "content": _FRAMES,
                 "description": "INPUT or INPUTS frames, at most 1,000 inputs.",
             },
-            "responses": {
-                "200": {
-                    "description": "All of them are accepted.",
-                    "content": {
-                        "application/json": {
-                            "schema": {"type": "object", "properties": {"accepted": {"type": "integer"}}}
-                        }
-                    },
-                }
-            },
+            "responses": {"200": _ACCEPTED},
         }
     },
     Route.CALL_RESULTS: {

@@ -20,9 +20,10 @@ from squall_contracts import subjects
 from squall_contracts.calls import CallRequested
 from squall_contracts.letters import DeadLetter, Redriven
 from squall_contracts.retention import HOUR_S
-from squall_gateway.accept import Acceptor, Input, now_ns
+from squall_gateway.accept import Acceptor, Input
 from squall_gateway.answers import public
 from squall_gateway.call_headers import CallHeaders
+from squall_gateway.call_spans import now_ns
 from squall_gateway.letters import Letter, Letters, position
 from squall_gateway.results import Results
 from squall_gateway.targets import Targets

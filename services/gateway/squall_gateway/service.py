@@ -24,6 +24,7 @@ from squall_gateway.api.history import HistoryRoutes
 from squall_gateway.api.letters import LetterRoutes
 from squall_gateway.api.logs import LogRoutes
 from squall_gateway.api.maps import MapRoutes
+from squall_gateway.api.spawns import SpawnRoutes
 from squall_gateway.apps import Apps
 from squall_gateway.auth import Tokens
 from squall_gateway.blobs import Blobs
@@ -130,6 +131,7 @@ class Gateway:
             condition=self.condition,
             limits=self.limits,
             clock=self.context.clock,
+            trace_ratio=self.settings.trace_ratio,
         )
 
     # ------------------------------------------------------------------ life
@@ -225,6 +227,7 @@ class Gateway:
         return {
             ("POST", Route.CALLS): calls.post,
             ("POST", Route.SPANS): calls.post_spans,
+            ("POST", Route.SPAWNS): SpawnRoutes(self.acceptor, targets, self.requests, self.caller_spans).post,
             ("GET", Route.CALL_RESULT.format(call="*")): calls.result,
             ("POST", Route.CALL_INPUTS.format(call="*")): maps.post_inputs,
             ("GET", Route.CALL_RESULTS.format(call="*")): maps.get_results,
@@ -232,7 +235,7 @@ class Gateway:
 
     def _routers(self) -> list[APIRouter]:
         bus, directory, fleet, clock = self.bus, self.directory, self.fleet, self.context.clock
-        logs, traces = Logs(bus, directory), Traces(bus, self.results, self.caller_spans)
+        logs, traces = Logs(bus, directory), Traces(bus, self.results, self.caller_spans, self.settings.trace_ratio)
         letters = Letters(bus, directory)
         history = History(bus, directory, self.results, self.waiting, letters)
         bulk = BulkCancels(self.cancels, self.results, directory, self.context.start, clock)

@@ -35,6 +35,9 @@ class GatewaySettings(ServiceSettings):
     """Largest argument, result or code bundle."""
     drain_s: float = Field(default=10.0, ge=0)
     """How long a stopping gateway lets open requests finish."""
+    trace_ratio: float = Field(default=1.0, ge=0, le=1)
+    """Share of the calls of which spans are recorded, from 0 to 1. Decided where a trace begins; a call within another
+    trace (of the calling program or container) is recorded if that one is."""
     otlp_endpoint: str = ""
     """Collector that gets the spans of calls; empty = the one of SQUALL_TELEMETRY_OTLP_ENDPOINT, if any."""
     otlp_protocol: Literal["grpc", "http"] = "grpc"

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from squall.errors import NotFoundError
 from squall.http_api import PhaseInfo, SpanInfo, Trace
+from squall.ids import is_sampled
 from squall.spec import Kind
 from squall_bus import Bus, Stored
 from squall_contracts import spans, subjects
@@ -28,12 +30,16 @@ class Traces:
     bus: Bus
     results: Results
     caller_spans: CallerSpans
+    ratio: float
+    """Of the traces that begin here."""
 
     async def of_call(self, call: str, index: int, workspace: str) -> Trace:
-        """The trace of one input. Raises `NotFoundError`, `OutputExpiredError`."""
+        """The trace of one input. Raises `NotFoundError` also when it was never recorded, `OutputExpiredError`."""
         asked = await self.results.journal_record(call, index, workspace)
         if asked is None:
             raise self.results.missing(call, index)
+        if asked.traceparent and not is_sampled(asked.traceparent):
+            raise not_sampled(call, self.ratio)
         trace_id, root = spans.parse_traceparent(asked.traceparent)
         found = await self._read(trace_id)
         if (held := self.caller_spans.held(call)) is not None:
@@ -61,6 +67,15 @@ class Traces:
                 if len(found) >= MAX_SPANS:
                     break
         return list(found.values())
+
+
+def not_sampled(call: str, ratio: float) -> NotFoundError:
+    """Why a call has no trace."""
+    return NotFoundError(
+        f"{call} has no trace: it is not among the calls of which spans are recorded "
+        f"(the gateway's trace_ratio is {ratio:g}, and a call within another trace follows that one)",
+        fix="Set SQUALL_GATEWAY_TRACE_RATIO=1 for the gateway, or sample the trace that the call is made in.",
+    )
 
 
 def spans_in(stored: Stored) -> list[SpanInfo]:

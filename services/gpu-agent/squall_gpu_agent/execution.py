@@ -10,6 +10,7 @@ import asyncio
 from pathlib import Path
 
 from squall.errors import DataLossError, SquallError
+from squall.ids import is_sampled
 from squall.spec import Kind
 from squall_contracts.spans import ATTEMPT, parse_traceparent, span_id, traceparent
 from squall_gpu_agent.backend import End, Failed, FailureKind, InputRequest, OnItem
@@ -128,7 +129,7 @@ class Execution:
             encoding=ENCODINGS[request.encoding],
             payload=request.payload if path is None else None,
             path=path,
-            traceparent=traceparent(trace_id, own_span) if trace_id else None,
+            traceparent=traceparent(trace_id, own_span, is_sampled(request.traceparent)) if trace_id else None,
         )
         held.advance(Event.STARTED)
         held.cold = not container.served and container.ready_ns > request.accepted_at * 1e9

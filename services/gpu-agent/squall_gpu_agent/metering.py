@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from squall.ids import is_sampled
 from squall_contracts import subjects
 from squall_contracts.calls import SpanVector
 from squall_contracts.spans import (
@@ -48,7 +49,7 @@ class Metering:
         if held.started_ns:
             self._use(held, container, outcome)
         trace_id, parent_id = parse_traceparent(held.request.traceparent)
-        if trace_id:
+        if trace_id and is_sampled(held.request.traceparent):
             batch = SpanBatch(
                 trace_id=trace_id,
                 parent_id=parent_id,

@@ -179,6 +179,38 @@ async def test_rows_that_nobody_could_read_back_are_refused(world: World, change
     assert (answer.status_code, error_of(answer)["code"]) == (400, "invalid")
 
 
+async def test_a_call_of_a_trace_that_is_not_recorded_leaves_no_spans_and_says_so(
+    world: World, agent: TinyAgent
+) -> None:
+    app, trace = await world.publish(), "9" * 32
+    headers = call_headers(app, traceparent=spans.traceparent(trace, ROOT, sampled=False))
+    await agent.serve(pool_id(app["functions"]["double"]))
+
+    answered = await world.http.post("/v1/calls?wait=10", headers=headers, content=b"x")
+    answer = await world.http.get(f"/v1/calls/{headers[Header.CALL]}/trace")
+
+    assert answered.status_code == 200
+    assert (agent.seen[0].spans, agent.seen[0].traceparent[-3:]) == ([], "-00")
+    assert (answer.status_code, error_of(answer)["code"]) == (404, "not_found")
+    assert "SQUALL_GATEWAY_TRACE_RATIO" in error_of(answer)["fix"]
+
+
+async def test_the_ratio_decides_about_calls_that_come_without_a_trace(tmp_path: Path) -> None:
+    async with a_world(tmp_path, trace_ratio=0.0) as world:
+        app = await world.publish()
+        alone, within = call_headers(app), traced(app)
+        for headers in (alone, within):
+            await world.http.post("/v1/calls", headers=headers, content=b"x")
+
+        assert (await world.http.get("/v1/info")).json()["trace_ratio"] == 0.0
+        assert (await world.http.get(f"/v1/calls/{alone[Header.CALL]}/trace")).status_code == 404
+        await trace_of(world, within[Header.CALL], "journal.publish")
+        [gateway] = world.gateways
+        await gateway.stop()
+        info = await world.bus.stream_info(subjects.spans_stream("local"), subjects.spans("local", ">"))
+        assert set(info.subjects) == {subjects.spans("local", TRACE)}
+
+
 async def test_the_trace_of_an_unknown_call_is_not_found(world: World) -> None:
     answer = await world.http.get(f"/v1/calls/{new_call_id(2)}/trace")
 

@@ -227,6 +227,25 @@ async def test_only_the_first_call_of_a_container_is_cold(scene: Scene) -> None:
         assert names == ["queue.wait", "dispatch", "attempt", "user.code", "result.publish"]
 
 
+async def test_a_call_of_a_trace_that_is_not_recorded_leaves_no_spans(scene: Scene) -> None:
+    given: list[str | None] = []
+
+    async def keep(container: FakeContainer, request: InputRequest) -> End:
+        given.append(request.traceparent)
+        return output()
+
+    async with scene.agent(FakeBackend({"f": keep})):
+        pool, function = await scene.ready()
+        silent = await scene.call(pool, function, traceparent=f"00-{'a' * 32}-{'b' * 16}-00")
+        await scene.result(silent)
+        request = await scene.call(pool, function)
+        await scene.result(request)
+        await batches(scene, request)  # by then those of the first one would be there
+        stream = subjects.spans_stream(scene.region)
+        assert {SpanBatch.decode(stored.data).call async for stored in scene.bus.read(stream)} == {request.call}
+        assert [(header or "")[-3:] for header in given] == ["-00", "-01"]
+
+
 async def test_each_attempt_has_one_usage_interval(scene: Scene) -> None:
     async with scene.agent(FakeBackend({"f": echo})):
         pool, function = await scene.ready()

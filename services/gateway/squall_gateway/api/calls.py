@@ -10,11 +10,12 @@ from squall.ids import check_call_id
 from squall.spec import Kind
 from squall_contracts import spans
 from squall_contracts.calls import CallResult
-from squall_contracts.spans import SpanBatch, row
-from squall_gateway.accept import SERVICE, Accepted, Acceptor, Input, now_ns
+from squall_contracts.spans import row
+from squall_gateway.accept import Acceptor, Input
 from squall_gateway.answers import send_json
 from squall_gateway.bodies import chunks, integer, query_values, wait_s, whole
 from squall_gateway.call_headers import CallHeaders, blob_size, read_call_headers
+from squall_gateway.call_spans import SERVICE, Accepted, now_ns
 from squall_gateway.caller_spans import MAX_BODY_BYTES, CallerSpans, read_batches
 from squall_gateway.edge import Exchange
 from squall_gateway.generators import Generators
@@ -135,8 +136,8 @@ class CallRoutes:
             self.requests.accepted[call.kind.value] += 1
 
     def _trace(self, call: CallHeaders, accepted: Accepted, rows: list[list[object]]) -> None:
-        batch = SpanBatch(accepted.trace_id, accepted.parent_id, call.call, 0, "", [*accepted.rows, *rows])
-        self.caller_spans.hold(batch)
+        if accepted.trace.sampled:
+            self.caller_spans.hold(accepted.batch(call.call, rows))
 
     async def post_spans(self, exchange: Exchange, _: str) -> None:
         """Take in what a caller has measured itself."""

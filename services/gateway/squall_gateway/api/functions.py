@@ -43,6 +43,8 @@ class FunctionRoutes:
             embedded=self.settings.embedded,
             durability=durability(self.settings.sync_interval),
             blobs_with_calls=True,
+            spawns_together=True,
+            trace_ratio=self.settings.trace_ratio,
         )
 
     async def function(

@@ -10,10 +10,11 @@ from squall.errors import InvalidError, RequestSizeError
 from squall.http_api import FrameKind, Header, frames
 from squall.spec import CHUNK_INPUTS, Kind
 from squall_contracts.calls import CallResult
-from squall_gateway.accept import Acceptor, Input, now_ns
+from squall_gateway.accept import Acceptor, Input
 from squall_gateway.answers import FRAMES, error_frame, keepalive_frame, result_frame, send_json
-from squall_gateway.bodies import chunks, integer, query_values
+from squall_gateway.bodies import chunks, integer, parts, query_values
 from squall_gateway.call_headers import check_blob_ref, read_call_headers
+from squall_gateway.call_spans import now_ns
 from squall_gateway.edge import Exchange
 from squall_gateway.feeds import Feed
 from squall_gateway.metrics import Requests
@@ -105,23 +106,15 @@ async def read_inputs(receive: Receive) -> list[Input]:
 
 def bulk_inputs(frame: frames.Frame) -> list[Input]:
     """The inputs in an INPUTS frame. Raises `InvalidError`, `RequestSizeError`."""
-    first, sizes, blobs = frame.meta.get("first"), frame.meta.get("sizes"), frame.meta.get("blobs", {})
-    if type(first) is not int or not isinstance(sizes, list) or not isinstance(blobs, dict):
-        raise InvalidError("an INPUTS frame needs `first` (an index) and `sizes` (a list)")
-    if len(sizes) > CHUNK_INPUTS:
-        raise RequestSizeError(f"a chunk of more than {CHUNK_INPUTS} inputs", fix="Send fewer inputs at once.")
-    if not 0 <= first <= MAX_INDEX - len(sizes):
+    first, blobs, given = frame.meta.get("first"), frame.meta.get("blobs", {}), parts(frame)
+    if type(first) is not int or not isinstance(blobs, dict):
+        raise InvalidError("an INPUTS frame needs `first` (an index); `blobs` is a map")
+    if not 0 <= first <= MAX_INDEX - len(given):
         raise InvalidError(f"indices from {first} are outside of 0 to {MAX_INDEX - 1}")
-    if any(type(size) is not int or size < 0 for size in sizes) or sum(sizes) != len(frame.payload):
-        raise InvalidError("the sizes of an INPUTS frame do not add up to its payload")
     references = {place: check_blob_ref(str(blobs[place])) for place in blobs}
-    if any(not place.isdigit() or int(place) >= len(sizes) or sizes[int(place)] for place in references):
+    if any(not place.isdigit() or int(place) >= len(given) or given[int(place)] for place in references):
         raise InvalidError("`blobs` of an INPUTS frame names no empty input of it")
-    given, start = [], 0
-    for place, size in enumerate(sizes):
-        given.append(Input(first + place, frame.payload[start : start + size], references.get(str(place))))
-        start += size
-    return given
+    return [Input(first + place, payload, references.get(str(place))) for place, payload in enumerate(given)]
 
 
 def _input(frame: frames.Frame) -> Input:
