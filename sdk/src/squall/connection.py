@@ -17,6 +17,8 @@ from squall.errors import InvalidError
 
 CONNECT_TIMEOUT_S = 10.0
 CHUNK_BYTES = 1 << 20
+JOIN_BYTES = 64 * 1024
+"""So much of a body is sent together with its head; to copy all of a large one would cost more than sending it."""
 MAX_HEADERS = 100
 
 
@@ -116,7 +118,9 @@ class Connection:
             self._sock.settimeout(timeout_s)
             self._timeout_s = timeout_s
         if isinstance(body, bytes):
-            self._sock.sendall(head + body)
+            self._sock.sendall(head + body[:JOIN_BYTES])  # one packet, where it fits into one
+            if len(body) > JOIN_BYTES:
+                self._sock.sendall(memoryview(body)[JOIN_BYTES:])
             return
         self._sock.sendall(head)
         body.file.seek(0)

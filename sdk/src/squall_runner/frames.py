@@ -14,8 +14,7 @@ from __future__ import annotations
 import json
 import socket
 import struct
-from collections.abc import Iterator
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple, Optional, Union
 
 HEADER = struct.Struct("!BIQ")
 # Payloads above the inline limit (64 KiB) go through files or blobs; 8 MiB leaves room for batches of inline
@@ -104,31 +103,38 @@ class Decoder:
 
     def feed(self, data: bytes) -> list[Frame]:
         """The frames completed by `data`. Raises `BadFrame` on bytes that cannot be a frame."""
-        self._buffer += data
-        return list(self._complete())
+        ready: list[Frame] = []
+        if self._buffer:
+            self._buffer += data
+            with memoryview(self._buffer) as view:
+                used = _take(view, ready)
+            del self._buffer[:used]
+        else:  # as nearly always: whole frames, which are cut out of what came without a copy in between
+            used = _take(data, ready)
+            if used < len(data):
+                self._buffer += memoryview(data)[used:]
+        return ready
 
     @property
     def pending_bytes(self) -> int:
         """Bytes of a frame that has not fully arrived; not 0 at the end of a stream means it was cut."""
         return len(self._buffer)
 
-    def _complete(self) -> Iterator[Frame]:
-        start, buffer = 0, self._buffer
-        try:
-            while len(buffer) - start >= HEADER.size:
-                kind, meta_len, payload_len = HEADER.unpack_from(buffer, start)
-                if meta_len + payload_len > MAX_FRAME_BYTES:
-                    raise BadFrame(f"a frame announces {meta_len + payload_len} bytes, limit {MAX_FRAME_BYTES}")
-                body = start + HEADER.size
-                end = body + meta_len + payload_len
-                if len(buffer) < end:
-                    return
-                meta = _meta(bytes(buffer[body : body + meta_len]))
-                payload = bytes(buffer[body + meta_len : end])
-                start = end
-                yield Frame(kind, meta, payload)
-        finally:
-            del buffer[:start]
+
+def _take(data: Union[bytes, memoryview], ready: list[Frame]) -> int:
+    """Append the whole frames at the start of `data` to `ready`; how many bytes they are."""
+    start, length = 0, len(data)
+    while length - start >= HEADER.size:
+        kind, meta_len, payload_len = HEADER.unpack_from(data, start)
+        if meta_len + payload_len > MAX_FRAME_BYTES:
+            raise BadFrame(f"a frame announces {meta_len + payload_len} bytes, limit {MAX_FRAME_BYTES}")
+        body = start + HEADER.size
+        payload, end = body + meta_len, body + meta_len + payload_len
+        if length < end:
+            break
+        ready.append(Frame(kind, _meta(bytes(data[body:payload])), bytes(data[payload:end])))
+        start = end
+    return start
 
 
 def _meta(raw: bytes) -> dict[str, Any]:
