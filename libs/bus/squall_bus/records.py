@@ -91,6 +91,12 @@ class StreamInfo:
     sources: dict[str, Sourcing] = field(default_factory=dict)
     """By name of the sourced stream."""
 
+    @property
+    def others(self) -> int:
+        """Messages that `subjects_filter` does not match, without listing them. Counted one after the other: may be one
+        too few for a moment."""
+        return self.messages - sum(self.subjects.values())
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreInfo:

@@ -229,6 +229,11 @@ def canary(region: str, stream: str) -> str:
     return f"canary.{region}.{stream.lower().replace('_', '-')}"
 
 
+def canaries(region: str) -> str:
+    """Those of all streams. A queue holds its own and its journal's."""
+    return f"canary.{region}.>"
+
+
 def journal_stream(region: str, shard: int) -> str:
     """Stream names, one function each."""
     return f"JOURNAL_{region}_{shard:02d}"

@@ -17,12 +17,14 @@ class Sampler:
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
         self._region = bus.topology.region
+        self._canaries = subjects.canaries(self._region)
         self._shards = range(bus.topology.shards)
 
     async def all_inputs(self) -> dict[str, int] | None:
         """Waiting and running inputs by pool; pools without any are left out. None = a queue could not be asked.
 
-        A work queue holds nothing but what waits or runs: an empty one is not asked about its consumers."""
+        A work queue holds nothing but what waits or runs, and canaries: an empty one is not asked about its
+        consumers."""
         try:
             counts = await asyncio.gather(*(self._shard_inputs(shard) for shard in self._shards))
         except BusError as error:
@@ -36,7 +38,7 @@ class Sampler:
 
     async def _shard_inputs(self, shard: int) -> dict[str, int]:
         stream = subjects.work_stream(self._region, shard)
-        if (await self._bus.stream_info(stream)).messages == 0:
+        if (await self._bus.stream_info(stream, self._canaries)).others <= 0:
             return {}
         return {c.name: there for c in await self._bus.list_consumers(stream) if (there := _inputs(c)) > 0}
 

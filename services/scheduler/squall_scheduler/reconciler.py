@@ -49,6 +49,7 @@ class Reconciler:
         self._region = bus.topology.region
         self._shard = shard
         self._work = subjects.work_stream(self._region, shard)
+        self._canaries = subjects.canaries(self._region)
         self._next_round = 0.0
         self._next_sync = 0.0
         self._settling: list[float] = []
@@ -122,7 +123,7 @@ class Reconciler:
         lag = sum(source.lag for source in work.sources.values())
         if self._refilling and not await self._refilled(work, lag, now):
             return
-        if work.messages == 0 and not len(self.tail.open):
+        if work.others <= 0 and not len(self.tail.open):
             self._surplus.clear()
             return
         consumers = {consumer.name: consumer for consumer in await self._bus.list_consumers(self._work)}
@@ -150,7 +151,7 @@ class Reconciler:
     async def _work_stream(self) -> StreamInfo | None:
         """WORK; when it was lost it is made again, and fills itself from the journal."""
         try:
-            return await self._bus.stream_info(self._work)
+            return await self._bus.stream_info(self._work, self._canaries)
         except NotFound:
             log.error("queue_lost", stream=self._work, open=len(self.tail.open))
             await self._bus.ensure_stream(self._work)

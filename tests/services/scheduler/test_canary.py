@@ -11,10 +11,11 @@ from tests.services.scheduler.world import World, a_world
 from tests.support.clock import FakeClock
 from tests.support.eventually import eventually
 
+from squall_bus import Delivery
 from squall_bus.js import api
 from squall_contracts import subjects
 from squall_contracts.health import HEALTH, StreamsChecked, streams_key
-from squall_scheduler.canary import AGAIN_S, EVERY_S, TTL_S, Canaries
+from squall_scheduler.canary import AGAIN_S, EVERY_S, QUEUE_TTL_S, TTL_S, Canaries
 from squall_scheduler.shard_tail import ShardTail
 
 JOURNAL, RESULTS = subjects.journal_stream("local", 0), subjects.results_stream("local", 0)
@@ -53,7 +54,36 @@ async def test_every_stream_and_bucket_has_one_and_their_readers_do_not_see_it(w
             assert [stored async for stored in world.bus.read(stream.name)] == []
     for bucket in (spec.name for spec in topology.buckets if spec.name != HEALTH):
         assert await world.bus.kv(bucket).entries() == []
-    assert (await world.bus.stream_info(WORK)).messages == 0
+    queue = await world.bus.stream_info(WORK, subjects.canaries("local"))
+    assert (queue.messages > 0, queue.others) == (True, 0)
+
+
+async def test_a_queue_keeps_its_canary_until_the_next_so_that_lone_calls_find_its_file(world: World) -> None:
+    canaries, _, _ = of(world, ShardTail(world.bus, 0))
+    await canaries.tick()
+    assert QUEUE_TTL_S > EVERY_S + AGAIN_S
+    files = world.server.store.glob(f"data/jetstream/*/streams/{WORK}/msgs/*.blk")
+    before = {file.name for file in files}
+
+    pool, done = await world.function(), list[str]()
+
+    def take(delivery: Delivery) -> None:
+        done.append(delivery.subject)
+        delivery.ack()
+
+    async with await world.bus.pull(WORK, pool, take) as puller:
+        for number in range(1, 6):
+            puller.want(1)
+            await world.call(pool)
+            await eventually(lambda: len(done) == number)  # noqa: B023
+            await eventually(lambda: empty(world))
+
+    assert {file.name for file in world.server.store.glob(f"data/jetstream/*/streams/{WORK}/msgs/*.blk")} == before
+
+
+async def empty(world: World) -> bool:
+    """Whether its queue holds nothing but canaries."""
+    return (await world.bus.stream_info(WORK, subjects.canaries("local"))).others == 0
 
 
 async def test_a_canary_between_two_inputs_is_no_gap_for_the_reconciler(world: World) -> None:
