@@ -229,7 +229,16 @@ def test_message_written_by_an_earlier_release_is_understood(message: Message) -
 def test_fields_of_the_golden_file_are_still_written(message: Message) -> None:
     golden = from_json(json.loads(golden_file(message).read_text()))
     written = msgpack.unpackb(message.encode())
-    assert {key: written.get(key) for key in golden} == golden
+    assert kept(written, golden) == golden
+
+
+def kept(written: Any, golden: Any) -> Any:
+    """What is written now, without the fields that came later: contracts grow, also nested."""
+    if isinstance(golden, dict) and isinstance(written, dict):
+        return {key: kept(written.get(key), golden[key]) for key in golden}
+    if isinstance(golden, list) and isinstance(written, list) and len(golden) == len(written):
+        return [kept(one, other) for one, other in zip(written, golden, strict=True)]
+    return written
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=by_type)

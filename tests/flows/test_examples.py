@@ -138,6 +138,35 @@ def test_token_stream(served: Shell) -> None:
     assert count == "7 tokens"
 
 
+def test_dynamic_batching(served: Shell) -> None:
+    calls, first, alone = run(served, "dynamic_batching")
+
+    made = re.fullmatch(r"64 texts in (\d+) calls of the model", calls)
+    assert made
+    assert 4 <= int(made[1]) < 64
+    assert first == "the first vector: [3, 4, 2, 1, 2]"
+    assert alone == "alone: [1, 1, 1, 1, 1]"
+
+
+def test_parametrised_class(served: Shell) -> None:
+    assert run(served, "parametrised_class") == [
+        "de gut morgen",
+        "fr bon matin",
+        "loud ['BON', 'NUIT']",
+        "large gut nacht",
+    ]
+
+
+def test_job_queue(served: Shell) -> None:
+    assert run(served, "job_queue") == [
+        "thumbnail done: thumbnail.png",
+        "poster pending",
+        "broken failed: there is nothing to render",
+        "poster cancelled",
+        "3 jobs: ['a.png', 'b.png', 'c.png']",
+    ]
+
+
 def test_a_package_that_is_only_in_the_image(served: Shell) -> None:
     assert run(served, "package_image") == ["123456789 bytes are 123.5 MB"]
 

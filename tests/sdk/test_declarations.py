@@ -12,7 +12,7 @@ from tests.sdk.fake_gateway import FakeGateway
 import squall
 from squall import exception, publish, session
 from squall.app import App
-from squall.spec import FunctionSpec, GpuRequest, Resources, RetryPolicy, ScalingPolicy
+from squall.spec import BatchPolicy, FunctionSpec, GpuRequest, Resources, RetryPolicy, ScalingPolicy
 
 
 def plain(x: int = 0) -> int:
@@ -42,18 +42,18 @@ class Plain:
         """Does nothing."""
 
 
-def spec_of(app: App, gateway: FakeGateway, here: session.Session) -> FunctionSpec:
+def spec_of(app: App, gateway: FakeGateway, connected: session.Session) -> FunctionSpec:
     """The one function of an app, as the server gets it."""
     from squall.spec import from_wire
 
-    publish.publish(app, here, "ephemeral", "x", "main")
+    publish.publish(app, connected, "ephemeral", "x", "main")
     return from_wire(FunctionSpec, gateway.apps[-1]["functions"][0])
 
 
-def declared(gateway: FakeGateway, here: session.Session, **keywords: Any) -> FunctionSpec:
+def declared(gateway: FakeGateway, connected: session.Session, **keywords: Any) -> FunctionSpec:
     app = App()
     app.function(**keywords)(plain)
-    return spec_of(app, gateway, here)
+    return spec_of(app, gateway, connected)
 
 
 # --- what becomes of the values --------------------------------------------------------------------------------------
@@ -156,8 +156,6 @@ def test_unknown_keywords_are_type_errors() -> None:
         {"cloud": "aws"},
         {"region": "eu"},
         {"enable_memory_snapshot": True},
-        {"single_use_containers": True},
-        {"max_inputs": 1},
         {"nonpreemptible": True},
         {"ephemeral_disk": 1024},
         {"block_network": True},
@@ -177,17 +175,116 @@ def test_a_value_that_means_not_used_is_accepted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new"),
+    ("old", "new", "scaling"),
     [
-        ("keep_warm", "min_containers"),
-        ("concurrency_limit", "max_containers"),
-        ("container_idle_timeout", "scaledown_window"),
-        ("allow_concurrent_inputs", "concurrent"),
+        ("keep_warm", "min_containers", ScalingPolicy(min_containers=3)),
+        ("concurrency_limit", "max_containers", ScalingPolicy(max_containers=3)),
+        ("container_idle_timeout", "scaledown_window", ScalingPolicy(scaledown_window_s=3)),
+        ("allow_concurrent_inputs", "squall.concurrent", ScalingPolicy(max_inputs=3, target_inputs=3)),
     ],
 )
-def test_old_names_are_told_with_their_new_ones(old: str, new: str) -> None:
-    with pytest.raises(exception.DeprecationError, match=new):
-        App().function(**{old: 3})
+def test_old_names_work_and_are_told_with_their_new_ones(
+    gateway: FakeGateway, connected: session.Session, old: str, new: str, scaling: ScalingPolicy
+) -> None:
+    with pytest.warns(DeprecationWarning, match=f"`{old}=`.*{new}") as told:
+        spec = declared(gateway, connected, **{old: 3})
+    assert spec.scaling == scaling
+    assert told[0].filename == __file__
+
+
+def test_an_old_name_beside_its_new_one_is_refused() -> None:
+    with (
+        pytest.warns(DeprecationWarning, match="is called"),
+        pytest.raises(exception.InvalidError, match="same setting"),
+    ):
+        App().function(keep_warm=1, min_containers=2)
+
+
+def test_single_use_containers_by_both_names(gateway: FakeGateway, connected: session.Session) -> None:
+    assert declared(gateway, connected, single_use_containers=True).single_use
+    with pytest.warns(DeprecationWarning, match="single_use_containers"):
+        assert declared(gateway, connected, max_inputs=1).single_use
+    with (
+        pytest.warns(DeprecationWarning, match="is called"),
+        pytest.raises(exception.InvalidError, match="one input, or any number"),
+    ):
+        App().function(max_inputs=2)
+
+
+def test_single_use_containers_take_no_two_inputs_at_once() -> None:
+    with pytest.raises(exception.InvalidError, match="max_inputs must be 1"):
+        App().function(single_use_containers=True)(squall.concurrent(max_inputs=2)(fresh()))
+
+
+# --- batches ---------------------------------------------------------------------------------------------------------
+
+
+def fresh() -> Any:
+    """A function that no other test has marked."""
+    return functools.update_wrapper(type(plain)(plain.__code__, globals()), plain)
+
+
+def test_a_batch_is_declared_with_its_slots(gateway: FakeGateway, connected: session.Session) -> None:
+    app = App()
+    app.function()(
+        squall.batched(max_batch_size=8, wait_ms=50)(squall.concurrent(max_inputs=3, target_inputs=2)(fresh()))
+    )
+    spec = spec_of(app, gateway, connected)
+    assert spec.batching == BatchPolicy(8, 50)
+    assert (spec.scaling.max_inputs, spec.scaling.target_inputs) == (24, 16)
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        ({"max_batch_size": 0, "wait_ms": 1}, "max_batch_size must be 1 to 1000"),
+        ({"max_batch_size": 1001, "wait_ms": 1}, "max_batch_size must be 1 to 1000"),
+        ({"max_batch_size": 2.5, "wait_ms": 1}, "max_batch_size must be 1 to 1000"),
+        ({"max_batch_size": 2, "wait_ms": -1}, "wait_ms must be 0 to 600000"),
+        ({"max_batch_size": 2, "wait_ms": 600_001}, "wait_ms must be 0 to 600000"),
+    ],
+)
+def test_batches_outside_of_the_limits_are_refused(limits: dict[str, Any], said: str) -> None:
+    with pytest.raises(exception.InvalidError, match=said):
+        squall.batched(**limits)
+
+
+def test_what_cannot_be_batched_is_told() -> None:
+    batched = squall.batched(max_batch_size=2, wait_ms=1)
+    with pytest.raises(exception.InvalidError, match="cannot have defaults"):
+        batched(plain)
+    with pytest.raises(exception.InvalidError, match="is a generator"):
+        batched(items)
+    with pytest.raises(exception.InvalidError, match=r"\*args"):
+        batched(lambda *args: list(args))
+    with pytest.raises(exception.InvalidError, match="is a class"):
+        batched(type("Model", (), {}))
+
+
+def test_a_batched_method_is_the_only_one_of_its_class(gateway: FakeGateway, connected: session.Session) -> None:
+    with pytest.raises(exception.InvalidError, match="must be the only one"):
+        App().cls()(TwoMethods)
+    app = App()
+    app.cls()(Batched)
+    spec = spec_of(app, gateway, connected)
+    assert [method.name for method in spec.methods] == ["run"]
+    assert spec.batching == BatchPolicy(4, 10)
+
+
+class Batched:
+    """A class whose method is batched."""
+
+    @squall.batched(max_batch_size=4, wait_ms=10)
+    def run(self, x: list[int]) -> list[int]:
+        return x
+
+
+class TwoMethods(Batched):
+    """And another method."""
+
+    @squall.method()
+    def other(self) -> None:
+        """Does nothing."""
 
 
 @pytest.mark.parametrize(

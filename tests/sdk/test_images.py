@@ -99,8 +99,6 @@ def test_remote_paths_are_absolute_and_a_slash_keeps_the_files_name() -> None:
         lambda image: image.apt_install("git"),
         lambda image: image.run_commands("ls"),
         lambda image: image.dockerfile_commands("RUN ls"),
-        lambda image: image.uv_sync(),
-        lambda image: image.workdir("/x"),
         lambda image: Image.from_registry("python:3.12"),
         lambda image: Image.from_dockerfile("Dockerfile"),
         lambda image: Image.micromamba(),
@@ -118,7 +116,6 @@ def test_other_builders_say_that_they_are_not_built(use: Any) -> None:
         lambda image: image.add_local_file("x", "/x", copy=True),
         lambda image: image.pip_install("a", force_build=True),
         lambda image: image.pip_install("a", secrets=[1]),
-        lambda image: image.uv_pip_install("a", requirements=["r.txt"]),
         lambda image: image.uv_pip_install("a", uv_version="1"),
         lambda image: Image.debian_slim(force_build=True),
     ],
@@ -151,3 +148,84 @@ def test_pipe_passes_the_image_on() -> None:
         return image.pip_install(f"numpy=={version}")
 
     assert steps(Image.debian_slim().pipe(with_numpy, "2.0")) == [("pip_install", {"packages": ["numpy==2.0"]})]
+
+
+# --- requirements from files -----------------------------------------------------------------------------------------
+
+
+def test_a_requirements_file_is_read_with_the_files_it_names(tmp_path: Path) -> None:
+    (tmp_path / "base.txt").write_text("beta==1  # pinned\n")
+    listed = tmp_path / "requirements.txt"
+    listed.write_text("# comment\n-r base.txt\nalpha>=1 \\\n  ; python_version > '3'\n\n--index-url https://i\n")
+    image = Image.debian_slim().pip_install_from_requirements(listed, find_links="/wheels")
+    (step,) = steps(image)
+    assert step[1]["find_links"] == "/wheels"
+    assert [" ".join(line.split()) for line in step[1]["requirements"].splitlines()] == [
+        "beta==1",
+        "alpha>=1 ; python_version > '3'",
+        "--index-url https://i",
+    ]
+    assert steps(Image.debian_slim().uv_pip_install("gamma", requirements=[str(listed)]))[0][1] == {
+        "packages": ["gamma"]
+    }
+
+
+def test_a_file_is_read_when_the_image_is_needed_not_before(tmp_path: Path) -> None:
+    image = Image.debian_slim().pip_install_from_requirements(tmp_path / "missing.txt")
+    with pytest.raises(exception.InvalidError, match=r"missing\.txt"):
+        image.spec()
+
+
+@pytest.mark.parametrize("line", ["-e .", "./own", "--constraint c.txt", "/abs/pkg"])
+def test_what_only_this_machine_has_is_refused(tmp_path: Path, line: str) -> None:
+    listed = tmp_path / "requirements.txt"
+    listed.write_text(line + "\n")
+    with pytest.raises(exception.InvalidError, match="of this machine"):
+        Image.debian_slim().pip_install_from_requirements(listed).spec()
+
+
+def test_the_dependencies_of_a_project(tmp_path: Path) -> None:
+    project = tmp_path / "pyproject.toml"
+    project.write_text('[project]\ndependencies = ["b", "a>1"]\n[project.optional-dependencies]\ngpu = ["torch"]\n')
+    assert steps(Image.debian_slim().pip_install_from_pyproject(project, ["gpu"])) == [
+        ("pip_install", {"packages": ["a>1", "b", "torch"]})
+    ]
+    with pytest.raises(exception.InvalidError, match="no optional dependencies 'docs'"):
+        Image.debian_slim().pip_install_from_pyproject(project, ["docs"]).spec()
+
+
+LOCK = """
+version = 1
+requires-python = ">=3.9"
+
+[[package]]
+name = "alpha"
+version = "1.0"
+source = { registry = "https://pypi.org/simple" }
+sdist = { url = "https://files.example/alpha-1.0.tar.gz", hash = "sha256:DIGEST", size = 1 }
+
+[[package]]
+name = "mine"
+version = "0.1"
+source = { virtual = "." }
+dependencies = [{ name = "alpha" }]
+
+[package.metadata]
+requires-dist = [{ name = "alpha", specifier = "==1.0" }]
+"""
+
+
+def test_a_uv_lock_file_is_installed_as_it_is_without_the_project_itself(tmp_path: Path) -> None:
+    project = '[project]\nname = "mine"\nversion = "0.1"\nrequires-python = ">=3.9"\ndependencies = ["alpha==1.0"]\n'
+    (tmp_path / "pyproject.toml").write_text(project)
+    with pytest.raises(exception.InvalidError, match=r"uv\.lock is not there"):
+        Image.debian_slim().uv_sync(tmp_path).spec()
+    (tmp_path / "uv.lock").write_text(LOCK.replace("DIGEST", "0" * 64))
+    assert steps(Image.debian_slim().uv_sync(tmp_path)) == [("pip_install", {"requirements": "alpha==1.0\n"})]
+
+
+def test_workdir_is_a_step_and_must_be_a_path_of_a_container() -> None:
+    assert steps(Image.debian_slim().workdir("/root/data")) == [("workdir", {"path": "/root/data"})]
+    for wrong in ("", "../up"):
+        with pytest.raises(exception.InvalidError):
+            Image.debian_slim().workdir(wrong)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from squall.spec import FunctionSpec, digest
+from squall.spec import FunctionSpec, ScalingPolicy, digest
 from squall_contracts.envelope import Message
 from squall_contracts.roles import container_token_key
 
@@ -71,12 +71,21 @@ class FunctionRecord(Message):
     ephemeral: bool
     spec: FunctionSpec
     created_at: float
+    variant_of: str = ""
+    """Id of the version that the options below were applied to; empty for what was declared and published."""
+    options: str = ""
+    """`squall.http_api.encode_options` of them."""
+
+    @property
+    def published_id(self) -> str:
+        """Id under which the app's record names it, while that version is the present one."""
+        return self.variant_of or self.function_id
 
 
 @dataclass(frozen=True)
 class PoolRecord(Message):
-    """The containers of one function version and parameter set. Bucket `specs`, key `pool.<pool>`; written once, by the
-    gateway, before the pool's first call."""
+    """The containers of one function version and parameter set. Bucket `specs`, key `pool.<pool>`; written by the
+    gateway, before the pool's first call, and again when its scaling is changed while it is deployed."""
 
     TYPE: ClassVar[str] = "pool_record"
 
@@ -87,6 +96,14 @@ class PoolRecord(Message):
     parameters: str = ""
     """`squall.http_api.encode_parameters` of the class parameters; empty for none."""
     created_at: float = 0.0
+    scaling: ScalingPolicy | None = None
+    """In place of the declared one, since somebody said `update_autoscaler`. A deploy makes pools that have none."""
+
+    def scaled(self, function: FunctionRecord) -> FunctionRecord:
+        """The function as this pool's containers are scaled."""
+        if self.scaling is None:
+            return function
+        return replace(function, spec=replace(function.spec, scaling=self.scaling))
 
 
 def pool_key(pool: str) -> str:

@@ -42,6 +42,8 @@ class Environment:
     interpreter: Path
     """The interpreter that it was made from; outside of `prefix`."""
     env: Mapping[str, str] = field(default_factory=dict)
+    workdir: str = ""
+    """Folder that containers start in; empty for /root."""
 
 
 class EnvironmentStore:
@@ -97,7 +99,14 @@ class EnvironmentStore:
         on_line(layer.title)
         await _to_its_end(_clone, before, staging)
         command = ["pip", "install", "--python", str(staging / "bin" / "python"), "--link-mode", "hardlink"]
-        await self._run(layer.title, [*command, *layer.options, "--", *layer.packages], on_line)
+        listed = staging.with_name(f"{staging.name}.requirements.txt")
+        try:
+            if layer.requirements:
+                listed.write_text(layer.requirements)
+                command += ["--requirements", str(listed)]
+            await self._run(layer.title, [*command, *layer.options, "--", *layer.packages], on_line)
+        finally:
+            listed.unlink(missing_ok=True)
         tag = f"cpython-{python.version[0]}{python.version[1]}"
         packages = _site_packages(staging, python)
         await _to_its_end(bytecode.compile_new, packages, staging / "bin" / "python", tag, self._home / "bytecode")
@@ -163,6 +172,7 @@ def _environment(steps: ImagePlan, prefix: Path, python: Interpreter) -> Environ
         site_packages=_site_packages(prefix, python),
         interpreter=python.path,
         env=steps.env,
+        workdir=steps.workdir,
     )
 
 

@@ -6,6 +6,7 @@ A key names a prefix of the chain: `key(step) = H(key(before), kind, arguments)`
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ from squall.spec import ImageSpec, ImageStep, digest, to_wire
 BASE_KINDS = frozenset({"base", "debian_slim"})
 PIP_KINDS = frozenset({"pip_install", "uv_pip_install"})
 ENV_KIND = "env"
+WORKDIR_KIND = "workdir"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +30,8 @@ class Layer:
     packages: tuple[str, ...]
     options: tuple[str, ...]
     """Arguments for `uv pip install`."""
+    requirements: str = ""
+    """Content of a requirements file that is installed as well."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +43,8 @@ class ImagePlan:
     base_key: str
     layers: tuple[Layer, ...]
     env: Mapping[str, str] = field(default_factory=dict)
+    workdir: str = ""
+    """Folder that containers start in; empty for /root."""
 
     @property
     def key(self) -> str:
@@ -51,32 +57,44 @@ def plan(image: ImageSpec) -> ImagePlan:
     base_key = digest({"python": image.python_version})
     layers: list[Layer] = []
     env: dict[str, str] = {}
+    workdir = ""
     for number, step in enumerate(image.steps, start=1):
         if step.kind in BASE_KINDS:
             continue
         if step.kind == ENV_KIND:
             env.update(_variables(step))
+        elif step.kind == WORKDIR_KIND:
+            workdir = posixpath.join(workdir or "/root", str(step.arguments.get("path", "")))
         elif step.kind in PIP_KINDS:
             before = layers[-1].key if layers else base_key
-            if packages := _packages(step):
+            packages = _packages(step)
+            if packages or step.arguments.get("requirements"):
                 layers.append(_layer(before, step, packages))
         else:
             raise ImageBuildError(
                 f"image step {number} is {step.kind!r}, which this machine cannot build",
-                fix="Use debian_slim, pip_install, uv_pip_install and env.",
+                fix="Use debian_slim, the steps that install Python packages, env and workdir.",
                 step=step.kind,
             )
     return ImagePlan(
-        image_id=image.id, python_version=image.python_version, base_key=base_key, layers=tuple(layers), env=env
+        image_id=image.id,
+        python_version=image.python_version,
+        base_key=base_key,
+        layers=tuple(layers),
+        env=env,
+        workdir=workdir,
     )
 
 
 def _layer(before: str, step: ImageStep, packages: tuple[str, ...]) -> Layer:
+    requirements = str(step.arguments.get("requirements") or "")
+    named = [*packages, f"{len(requirements.splitlines())} lines of requirements"] if requirements else packages
     return Layer(
         key=digest({"before": before, "kind": "pip", "arguments": to_wire(step.arguments)}),
-        title=f"{step.kind} {' '.join(packages)}",
+        title=f"{step.kind} {' '.join(named)}",
         packages=packages,
         options=_options(step.arguments),
+        requirements=requirements,
     )
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from squall.errors import Error as Error
     from squall.function import Function as Function
     from squall.image import Image as Image
+    from squall.markers import batched as batched
     from squall.markers import concurrent as concurrent
     from squall.markers import enter as enter
     from squall.markers import exit as exit
@@ -49,6 +50,7 @@ _HOMES = {
     "FunctionCall": "squall.call",
     "Image": "squall.image",
     "Retries": "squall.retries",
+    "batched": "squall.markers",
     "concurrent": "squall.markers",
     "current_function_call_id": "squall.place",
     "current_input_id": "squall.place",

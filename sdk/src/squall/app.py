@@ -12,12 +12,14 @@ import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Union
 
-from squall.blocking import blocking, running_loop, warn_in_loop
+from squall.blocking import blocking, blocking_static, running_loop, warn_in_loop
 from squall.blocking import run as run_in_thread
-from squall.cls import Cls, declared_class
+from squall.cls import Cls, batch_of, declared_class
 from squall.declaration import Cpu, Declaration, Gpu, Memory
 from squall.errors import ExecutionError, InvalidError, UnimplementedArgument
 from squall.function import Function, declared
+from squall.markers import BATCHED, CONCURRENT
+from squall.old_names import with_old_names
 from squall.origin import refuse_client
 from squall.place import is_local
 from squall.unimplemented import FUNCTION_KEYWORDS, missing_classmethods, refuse_keywords
@@ -81,6 +83,7 @@ class App:
         self.registered_entrypoints: dict[str, LocalEntrypoint] = {}
         self._state: Optional[AppState] = None
         self._running: Optional[Running] = None
+        self._included_in: list[App] = []
         _warn_of_namesake(self, name)
 
     @property
@@ -91,7 +94,7 @@ class App:
     @property
     def app_id(self) -> Optional[str]:
         """Id on the server while it runs or after it was deployed."""
-        return self._state.app_id if self._state else None
+        return self.state.app_id if self.state else None
 
     @property
     def description(self) -> Optional[str]:
@@ -100,8 +103,10 @@ class App:
 
     @property
     def state(self) -> Optional[AppState]:
-        """Where it runs; None when it does not."""
-        return self._state
+        """Where it runs, by itself or as a part of an app that includes it; None when it does not."""
+        if self._state is not None:
+            return self._state
+        return next((other.state for other in self._included_in if other.state is not None), None)
 
     @property
     def image(self) -> Optional[Image]:
@@ -115,7 +120,7 @@ class App:
 
     def function_id(self, name: str) -> Optional[str]:
         """Id of a function while the app runs."""
-        return self._state.functions.get(name) if self._state else None
+        return self.state.functions.get(name) if self.state else None
 
     # --- declarations ---
 
@@ -132,6 +137,7 @@ class App:
         max_containers: Optional[int] = None,
         buffer_containers: Optional[int] = None,
         scaledown_window: Optional[int] = None,
+        single_use_containers: bool = False,
         retries: Union[int, Retries, None] = None,
         timeout: float = 300,
         startup_timeout: Optional[float] = None,
@@ -143,11 +149,12 @@ class App:
         """Declare a function of the app. See the reference for every parameter."""
         if _without_parentheses is not None:
             raise TypeError("write `@app.function()`: the decorator needs its parentheses")
-        refuse_keywords("@app.function", others, FUNCTION_KEYWORDS)
         declaration = Declaration(
             image, env, gpu, cpu, memory, min_containers, max_containers, buffer_containers, scaledown_window,
-            retries, timeout, startup_timeout, include_source,
+            retries, timeout, startup_timeout, include_source, single_use=single_use_containers,
         )  # fmt: skip
+        declaration = with_old_names("@app.function", declaration, others)
+        refuse_keywords("@app.function", others, FUNCTION_KEYWORDS)
 
         def decorate(raw: Callable[..., Any]) -> Function:
             _check_function(raw)
@@ -176,6 +183,7 @@ class App:
         max_containers: Optional[int] = None,
         buffer_containers: Optional[int] = None,
         scaledown_window: Optional[int] = None,
+        single_use_containers: bool = False,
         retries: Union[int, Retries, None] = None,
         timeout: float = 300,
         startup_timeout: Optional[float] = None,
@@ -185,12 +193,14 @@ class App:
         """Declare a class of the app: its methods share containers, `@squall.enter` prepares them."""
         if _without_parentheses is not None:
             raise TypeError("write `@app.cls()`: the decorator needs its parentheses")
-        known = {name: rule for name, rule in FUNCTION_KEYWORDS.items() if name != "schedule"}
-        refuse_keywords("@app.cls", others, known)
         declaration = Declaration(
             image, env, gpu, cpu, memory, min_containers, max_containers, buffer_containers, scaledown_window,
-            retries, timeout, startup_timeout, include_source,
+            retries, timeout, startup_timeout, include_source, single_use=single_use_containers,
         )  # fmt: skip
+        declaration = with_old_names("@app.cls", declaration, others)
+        refuse_keywords(
+            "@app.cls", others, {name: rule for name, rule in FUNCTION_KEYWORDS.items() if name != "schedule"}
+        )
 
         def decorate(raw: type) -> Cls:
             if isinstance(raw, Cls):
@@ -200,7 +210,7 @@ class App:
                     f"@app.cls decorates classes, got {type(raw).__name__}; use @app.function for functions"
                 )
             _check_not_nested(raw)
-            complete = _with_concurrency(declaration, raw)
+            complete = _with_concurrency(declaration, raw)._replace(batch=batch_of(raw))
             handle = declared_class(self, raw, complete)
             if is_local():
                 _check_object_name(raw.__name__)
@@ -228,8 +238,28 @@ class App:
 
         return decorate
 
-    def _register(self, name: str) -> None:
-        if name in self.registered_functions or name in self.registered_classes:
+    def include(self, other_app: App, inherit_tags: bool = True) -> App:
+        """Take in the functions and classes of another app: they run and are deployed with this one. Gives this app.
+
+        There is one namespace: of two functions with one name the later one counts, with a warning."""
+        if not isinstance(other_app, App):
+            raise InvalidError(f"include() takes a squall.App, got {type(other_app).__name__}")
+        if other_app is self or self in other_app._included_in:
+            raise InvalidError("an app cannot include itself", fix="Include it in one other app.")
+        for name, function in other_app.registered_functions.items():
+            self._register(name, function)
+            self.registered_functions[name] = function
+        for name, handle in other_app.registered_classes.items():
+            self._register(name, handle)
+            self.registered_classes[name] = handle
+        other_app._included_in.append(self)
+        if inherit_tags:
+            self.tags = {**other_app.tags, **self.tags}
+        return self
+
+    def _register(self, name: str, handle: Union[Function, Cls, None] = None) -> None:
+        known = self.registered_functions.get(name) or self.registered_classes.get(name)
+        if known is not None and known is not handle:
             warnings.warn(f"the app has two functions named {name!r}: the later one counts", UserWarning, stacklevel=4)
             self.registered_functions.pop(name, None)
             self.registered_classes.pop(name, None)
@@ -285,6 +315,44 @@ class App:
         output.current().app_deployed(published.state.app_id, own_name, published.state.version, published.unchanged)
         return self
 
+    @blocking_static
+    def lookup(
+        name: str,
+        *,
+        client: None = None,
+        environment_name: Optional[str] = None,
+        create_if_missing: bool = False,
+    ) -> App:
+        """The deployed app of that name (or id). Raises `NotFoundError`, or makes it, without functions."""
+        refuse_client(client)
+        _check_app_name(name)
+        from squall import publish, session
+
+        return publish.lookup(name, session.current(), environment_name, create_if_missing)
+
+    @blocking
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Replace the tags of the app that runs or is deployed: all of them, those that are not given are gone."""
+        from squall.http_api import Route
+
+        state = self._known_state()
+        self.tags = dict(tags)
+        state.session.client.json("POST", Route.APP_TAGS.format(app=state.app_id), {"tags": self.tags})
+
+    @blocking
+    def get_tags(self) -> dict[str, str]:
+        """The tags that the app has on the server."""
+        from squall.http_api import Route
+
+        state = self._known_state()
+        answer = state.session.client.json("GET", Route.APP_TAGS.format(app=state.app_id))
+        return dict(answer["tags"])
+
+    def _known_state(self) -> AppState:
+        if self.state is None:
+            raise ExecutionError("the app is not running", fix="Use `with app.run():`, deploy it, or `App.lookup`.")
+        return self.state
+
     @blocking
     def stop(self) -> None:
         """Stop it on the server: queued and running calls are cancelled."""
@@ -305,11 +373,7 @@ LIST_INSTEAD = "`squall app list` and `squall app logs` show it."
 for _name, _missing in missing_classmethods(
     "App",
     {
-        "include": "Import the other module and decorate its functions with one app.",
-        "lookup": "Use `squall.Function.from_name` or `squall.Cls.from_name`.",
         "server": "Call functions with `.remote()` from your own web server for now.",
-        "set_tags": "Give `tags=` to `squall.App`.",
-        "get_tags": "Read `app.tags`.",
         **dict.fromkeys(("logs", "stats", "info", "sandboxes", "get_dashboard_url"), LIST_INSTEAD),
     },
 ).items():
@@ -366,8 +430,11 @@ class AppRun:
 
 
 def _with_concurrency(declaration: Declaration, raw: Any) -> Declaration:
-    marked = vars(raw).get("__squall_concurrent__") if hasattr(raw, "__dict__") else None
-    return declaration._replace(max_inputs=marked[0], target_inputs=marked[1]) if marked else declaration
+    own = vars(raw) if hasattr(raw, "__dict__") else {}
+    if own.get(CONCURRENT):
+        max_inputs, target_inputs = own[CONCURRENT]
+        declaration = declaration._replace(max_inputs=max_inputs, target_inputs=target_inputs)
+    return declaration._replace(batch=own[BATCHED]) if own.get(BATCHED) else declaration
 
 
 def _check_function(raw: Any) -> None:

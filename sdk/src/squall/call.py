@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Optional
 
-from squall.blocking import blocking, blocking_static, gather, immediate
+from squall.blocking import blocking, blocking_iterator, blocking_static, gather, immediate
 from squall.origin import refuse_client
 from squall.unimplemented import missing_classmethods
 
 if TYPE_CHECKING:
+    from squall.call_graph import InputInfo
     from squall.client import Client
 
 
@@ -50,6 +52,29 @@ class FunctionCall:
         path = Route.CALL_CANCEL.format(call=self._id)
         self._server().json("POST", path, {"terminate_containers": terminate_containers})
 
+    @blocking
+    def num_inputs(self) -> int:
+        """How many inputs it has: one, or those of `experimental_spawn_map`."""
+        from squall.http_api import Route
+
+        return int(self._server().json("GET", Route.CALL.format(call=self._id))["inputs"])
+
+    @blocking_iterator
+    def iter(self, start: int = 0, end: Optional[int] = None) -> Iterator[Any]:
+        """The results of its inputs in their order, each as soon as it is there; `end` is not included.
+
+        The first failure is raised at its place."""
+        last = self.num_inputs() if end is None else end
+        for index in range(start, last):
+            yield self._get(None, index)
+
+    @blocking
+    def get_call_graph(self) -> list[InputInfo]:
+        """Its inputs, with the inputs of the calls that their code made, and so on: who ran where, and how it ended."""
+        from squall import call_graph
+
+        return call_graph.of_call(self._server(), self._id)
+
     @blocking_static
     def gather(*function_calls: FunctionCall) -> list[Any]:
         """The results of several calls in their order. The first failure is raised at once."""
@@ -84,9 +109,6 @@ class FunctionCall:
 for _name, _missing in missing_classmethods(
     "FunctionCall",
     {
-        "iter": "Use `get(index=n)` for one input.",
-        "num_inputs": "`spawn` makes one input; for `experimental_spawn_map` `squall call get` shows the number.",
-        "get_call_graph": "`squall trace CALL` shows what a call did.",
         "get_dashboard_url": "`squall call get` shows the call.",
     },
 ).items():

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional
 
 from squall.errors import ExecutionError, InvalidError
-from squall.markers import METHOD, PARAMETER_TYPES, Parameter, yields
+from squall.markers import BATCHED, METHOD, PARAMETER_TYPES, Parameter, yields
 from squall.origin import Lookup, target_by_id, target_in
 
 if TYPE_CHECKING:
@@ -35,6 +35,14 @@ class ClassSource:
 
     label = ""
     """The name in messages."""
+    options = ""
+    """`http_api.encode_options` of what is different from the declaration; empty for nothing."""
+
+    def with_options(self, options: str) -> ClassSource:
+        """The same class, for instances whose calls run with other options."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__, options=options)
+        return other
 
     @property
     def raw(self) -> type:
@@ -66,7 +74,7 @@ class ClassSource:
         """Arguments of the `KnownClass` that another process gets."""
         target = self.target()
         rules = {name: tuple(rule) for name, rule in self.parameters().items()}
-        return target.app_id, target.function, target.function_id, self.methods(), rules
+        return target.app_id, target.function, target.function_id, self.methods(), rules, self.options
 
 
 class DeclaredClass(ClassSource):
@@ -129,7 +137,8 @@ class KnownClass(ClassSource):
     """Came as a value from another process."""
 
     def __init__(self, reference: tuple[Any, ...]) -> None:
-        self._app_id, self.label, self._function_id, self._methods, rules = reference
+        self._app_id, self.label, self._function_id, self._methods, rules, *more = reference
+        self.options = more[0] if more else ""
         self._rules = {name: ParameterRule(*rule) for name, rule in rules.items()}
 
     def target(self) -> Target:
@@ -169,7 +178,7 @@ def undecorated(value: Any) -> Any:
 def _methods(raw: type) -> Iterator[tuple[str, Callable[..., Any]]]:
     for name, value in attributes(raw).items():
         function = undecorated(value)
-        if getattr(function, METHOD, False):
+        if getattr(function, METHOD, False) or hasattr(function, BATCHED):
             yield name, function
 
 

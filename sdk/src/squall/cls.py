@@ -8,8 +8,8 @@ from squall.blocking import blocking, immediate
 from squall.class_source import ClassSource, DeclaredClass, KnownClass, NamedClass, attributes, undecorated
 from squall.declaration import Declaration, is_async
 from squall.errors import InvalidError, UnimplementedArgument
-from squall.function import POOL_INSTEAD, SCALING_INSTEAD, Function
-from squall.markers import CONCURRENT, HOOK, METHOD, concurrent_method
+from squall.function import Function
+from squall.markers import BATCHED, CONCURRENT, HOOK, METHOD, concurrent_method
 from squall.obj import Obj, ObjState, OnSelf, Unbound
 from squall.origin import refuse_client
 from squall.place import is_local
@@ -17,7 +17,7 @@ from squall.unimplemented import missing_classmethods
 
 if TYPE_CHECKING:
     from squall.app import App
-    from squall.spec import MethodSpec, ParameterSpec
+    from squall.spec import MethodSpec, Options, ParameterSpec
 
 
 class Cls:
@@ -66,6 +66,31 @@ class Cls:
         """Look it up now rather than at the first use."""
         self._source.target()
         return self
+
+    def with_options(self, **options: Any) -> Cls:
+        """The class with other settings than declared: instances made of it have containers of their own.
+
+        See `Function.with_options`."""
+        from squall import options as given
+
+        return self._variant(given.from_keywords(options))
+
+    def with_concurrency(self, *, max_inputs: int, target_inputs: Optional[int] = None) -> Cls:
+        """The class with containers that run several inputs at once."""
+        from squall import options as given
+
+        return self._variant(given.of_concurrency(max_inputs, target_inputs))
+
+    def with_batching(self, *, max_batch_size: int, wait_ms: int) -> Cls:
+        """The class with another batch size or waiting time."""
+        from squall import options as given
+
+        return self._variant(given.of_batching(max_batch_size, wait_ms))
+
+    def _variant(self, options: Options) -> Cls:
+        from squall.options import together
+
+        return Cls(self._source.with_options(together(self._source.options, options)))
 
     def _squall_raw(self) -> type:
         """The undecorated class, for the runner."""
@@ -116,8 +141,9 @@ class Cls:
 for _name, _missing in missing_classmethods(
     "Cls",
     {
-        **dict.fromkeys(("with_options", "with_concurrency", "with_batching"), POOL_INSTEAD),
-        **dict.fromkeys(("update_autoscaler", "autoscaler"), SCALING_INSTEAD),
+        **dict.fromkeys(
+            ("update_autoscaler", "autoscaler"), "Make an instance first: each set of parameters has its own."
+        ),
         "lookup": "Use `squall.Cls.from_name`.",
     },
 ).items():
@@ -140,6 +166,19 @@ def declared_class(app: App, raw: type, declaration: Declaration) -> Cls:
     return Cls(source)
 
 
+def batch_of(raw: type) -> Optional[tuple[int, int]]:
+    """Batch size and waiting time of a class whose one method is batched."""
+    functions = [undecorated(value) for value in attributes(raw).values()]
+    methods = [each for each in functions if getattr(each, METHOD, False) or hasattr(each, BATCHED)]
+    batches = [getattr(each, BATCHED) for each in methods if hasattr(each, BATCHED)]
+    if batches and len(methods) > 1:
+        raise InvalidError(
+            f"{raw.__name__} has a batched method and {len(methods) - 1} more: a batched method must be the only one",
+            fix="Put the other methods into a class of their own.",
+        )
+    return batches[0] if batches else None
+
+
 def _check_body(raw: type, body: dict[str, Any]) -> None:
     for name, value in body.items():
         if isinstance(value, Function):
@@ -150,7 +189,7 @@ def _check_body(raw: type, body: dict[str, Any]) -> None:
                 f"@enter(snap=True) of {raw.__name__}.{name} needs memory snapshots, which squall does not have yet",
                 fix="Use @squall.enter().",
             )
-        if getattr(function, METHOD, False) and hasattr(function, CONCURRENT):
+        if (getattr(function, METHOD, False) or hasattr(function, BATCHED)) and hasattr(function, CONCURRENT):
             raise concurrent_method(function)
 
 

@@ -14,13 +14,15 @@ from squall.errors import InvalidError
 if TYPE_CHECKING:
     from squall.image import Image
     from squall.retries import Retries
-    from squall.spec import GpuRequest, Resources, RetryPolicy, ScalingPolicy
+    from squall.spec import BatchPolicy, GpuRequest, Resources, RetryPolicy, ScalingPolicy
 
 Cpu = Union[float, tuple[float, float], None]
 Memory = Union[int, tuple[int, int], None]
 Gpu = Union[str, Sequence[str], None]
 
 CO_COROUTINE, CO_GENERATOR, CO_ASYNC_GENERATOR = 0x80, 0x20, 0x200
+CO_VARIADIC = 0x04 | 0x08
+"""*args or **kwargs."""
 RESERVED_ENV = "SQUALL_"
 MAX_GPUS = 8
 
@@ -42,7 +44,12 @@ class Declaration(NamedTuple):
     startup_timeout: Optional[float] = None
     include_source: Optional[bool] = None
     max_inputs: int = 1
+    """Of `@concurrent`; with `@batched` the batches that run at once."""
     target_inputs: int = 1
+    single_use: bool = False
+    """A container ends after one input."""
+    batch: Optional[tuple[int, int]] = None
+    """max_batch_size and wait_ms of `@batched`."""
 
     def check(self, is_generator: bool) -> None:
         """Raise `InvalidError` for what is wrong whatever the server can offer."""
@@ -62,6 +69,8 @@ class Declaration(NamedTuple):
                 retry=self.retry(),
                 timeout_s=self.timeout_s(),
                 startup_timeout_s=self.startup_timeout_s(),
+                batching=self.batching(),
+                single_use=self.single_use,
             )
         )
 
@@ -74,15 +83,21 @@ class Declaration(NamedTuple):
         """How many containers, and how many inputs at once."""
         from squall.spec import DEFAULT_SCALEDOWN_WINDOW_S, ScalingPolicy
 
-        window = self.scaledown_window
+        window, size = self.scaledown_window, self.batch[0] if self.batch else 1
         return ScalingPolicy(
             min_containers=_count("min_containers", self.min_containers) or 0,
             max_containers=_count("max_containers", self.max_containers),
             buffer_containers=_count("buffer_containers", self.buffer_containers) or 0,
             scaledown_window_s=DEFAULT_SCALEDOWN_WINDOW_S if window is None else _number("scaledown_window", window),
-            max_inputs=self.max_inputs,
-            target_inputs=self.target_inputs,
+            max_inputs=self.max_inputs * size,
+            target_inputs=self.target_inputs * size,
         )
+
+    def batching(self) -> Optional[BatchPolicy]:
+        """How inputs are collected; None if they are not."""
+        from squall.spec import BatchPolicy
+
+        return BatchPolicy(*self.batch) if self.batch else None
 
     def retry(self) -> RetryPolicy:
         """When failed attempts are repeated."""

@@ -13,14 +13,17 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 from squall.blocking import blocking, blocking_iterator, immediate, refuse_in_loop, running_loop
 from squall.declaration import Declaration, is_generator
 from squall.errors import ExecutionError, InvalidError
-from squall.origin import Declared, Keyed, Known, Named, Origin, refuse_client
+from squall.origin import Declared, Keyed, Known, Named, Origin, Variant, refuse_client
 from squall.unimplemented import missing_classmethods
 
 if TYPE_CHECKING:
     from squall.app import App
+    from squall.autoscaler import Autoscaler, AutoscalerSettings, FunctionStats
     from squall.bulk import BulkSpawn
     from squall.call import FunctionCall
+    from squall.invoke import Target
     from squall.mapping import MapResults
+    from squall.spec import Options
 
 NO_KWARGS: dict[str, Any] = {}
 
@@ -138,6 +141,82 @@ class Function:
         origin = self._origin.inner if isinstance(self._origin, Keyed) else self._origin
         return Function(Keyed(origin, key))
 
+    def with_options(self, **options: Any) -> Function:
+        """A handle whose calls run with other settings than declared, in containers of their own.
+
+        `cpu`, `memory`, `gpu`, `env`, `retries`, `timeout`, `max_containers`, `buffer_containers`, `scaledown_window`;
+        what is left out, or None, stays as it is. Handles with equal options share containers, also across programs."""
+        from squall import options as given
+
+        return self._variant(given.from_keywords(options))
+
+    def with_concurrency(self, *, max_inputs: int, target_inputs: Optional[int] = None) -> Function:
+        """A handle whose calls share containers that run several inputs at once."""
+        from squall import options as given
+
+        return self._variant(given.of_concurrency(max_inputs, target_inputs))
+
+    def with_batching(self, *, max_batch_size: int, wait_ms: int) -> Function:
+        """A handle whose calls are collected in batches of another size or waiting time."""
+        from squall import options as given
+
+        return self._variant(given.of_batching(max_batch_size, wait_ms))
+
+    def _variant(self, options: Options) -> Function:
+        from squall.options import together
+
+        origin = self._origin
+        if isinstance(origin, Keyed):
+            return Function(Keyed(Function(origin.inner)._variant(options)._origin, origin.key))
+        if origin.is_method:
+            raise InvalidError(
+                f"{origin.label} is a method: all methods share containers",
+                fix="Use `.with_options(...)` of the class, then make an instance.",
+            )
+        if isinstance(origin, Variant):
+            return Function(Variant(origin.inner, together(origin.options, options)))
+        return Function(Variant(origin, together("", options)))
+
+    # --- its containers ---
+
+    @property
+    def autoscaler(self) -> Autoscaler:
+        """`f.autoscaler.settings()` and `f.autoscaler.update(...)`."""
+        from squall.autoscaler import Autoscaler
+
+        return Autoscaler(self._containers)
+
+    @blocking
+    def update_autoscaler(
+        self,
+        *,
+        min_containers: Optional[int] = None,
+        max_containers: Optional[int] = None,
+        buffer_containers: Optional[int] = None,
+        scaledown_window: Optional[float] = None,
+    ) -> AutoscalerSettings:
+        """Change how many containers it may have: at once, and until the next deploy. What is None stays as it is."""
+        from squall import autoscaler
+
+        names = ("min_containers", "max_containers", "buffer_containers", "scaledown_window")
+        values = (min_containers, max_containers, buffer_containers, scaledown_window)
+        return autoscaler.update(self._containers(), dict(zip(names, values)))
+
+    @blocking
+    def get_current_stats(self) -> FunctionStats:
+        """How much waits and runs at the moment, and in how many containers."""
+        from squall import autoscaler
+
+        return autoscaler.stats(self._containers())
+
+    def _containers(self) -> Target:
+        if self._origin.is_method:
+            raise InvalidError(
+                f"{self._origin.label} is a method: all methods share containers",
+                fix="Use `.update_autoscaler(...)` of the instance.",
+            )
+        return self._origin.target()
+
     # --- the handle itself ---
 
     @blocking
@@ -157,7 +236,9 @@ class Function:
     @property
     def app(self) -> App:
         """The app that declares it."""
-        origin = self._origin.inner if isinstance(self._origin, Keyed) else self._origin
+        origin = self._origin
+        while isinstance(origin, (Keyed, Variant)):
+            origin = origin.inner
         if not isinstance(origin, Declared):
             raise ExecutionError(f"the app of {origin.label} is not declared here", fix="Import its file.")
         return origin.app
@@ -186,6 +267,8 @@ class Function:
     def __reduce__(self) -> tuple[Any, ...]:
         if isinstance(self._origin, Keyed):
             return _keyed, (Function(self._origin.inner), self._origin.key)
+        if isinstance(self._origin, Variant):
+            return _variant, (Function(self._origin.inner), self._origin.options)
         return self._origin.reduce() or (_known, self._reference())
 
     def _reference(self) -> tuple[str, str, str, bool]:
@@ -196,15 +279,12 @@ class Function:
         return f"squall.Function({self._origin.label})"
 
 
-POOL_INSTEAD = "Declare a second function with the other options."
-SCALING_INSTEAD = "Change the declaration and deploy again."
 SHOW_INSTEAD = "Use the `squall` command: `app list`, `app logs`, `call list`, `container list`."
 for _name, _missing in missing_classmethods(
     "Function",
     {
-        **dict.fromkeys(("with_options", "with_concurrency", "with_batching"), POOL_INSTEAD),
-        **dict.fromkeys(("update_autoscaler", "autoscaler", "keep_warm"), SCALING_INSTEAD),
-        **dict.fromkeys(("get_current_stats", "stats", "metrics", "logs", "info", "get_dashboard_url"), SHOW_INSTEAD),
+        "keep_warm": "Use `update_autoscaler(min_containers=...)`.",
+        **dict.fromkeys(("stats", "metrics", "logs", "info", "get_dashboard_url"), SHOW_INSTEAD),
         "get_web_url": "Call the function with `.remote()`.",
         "web_url": "Call the function with `.remote()`.",
         "lookup": "Use `squall.Function.from_name`.",
@@ -345,6 +425,11 @@ def _known(app_id: str, name: str, function_id: str, generator: bool) -> Functio
 def _keyed(function: Function, key: str) -> Function:
     """A keyed handle that was a value in another process."""
     return function.with_idempotency_key(key)
+
+
+def _variant(function: Function, options: str) -> Function:
+    """A handle with options that was a value in another process."""
+    return Function(Variant(function._origin, options))
 
 
 def declared(

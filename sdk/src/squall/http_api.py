@@ -12,9 +12,11 @@ import enum
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from dataclasses import fields as dataclass_fields
 from typing import Any, Optional
 
-from squall.spec import FunctionSpec, Kind, MethodSpec, ParameterSpec
+from squall.errors import InvalidError
+from squall.spec import FunctionSpec, Kind, MethodSpec, Options, ParameterSpec, from_wire, to_wire
 from squall_runner import frames
 
 __all__ = ["frames"]  # and everything below: the SDK and the gateway take the frame format from here
@@ -23,6 +25,8 @@ API_VERSION = 1
 FRAMES_CONTENT_TYPE = "application/vnd.squall.frames"
 MAX_HEADER_PARAMETERS_BYTES = 16 * 1024
 """Largest set of class parameters (encoded)."""
+MAX_HEADER_OPTIONS_BYTES = 16 * 1024
+"""Largest set of options (encoded); `env` is what can be large."""
 MAX_IDEMPOTENCY_KEY_CHARS = 255
 
 
@@ -39,11 +43,17 @@ class Route:
     """POST {"reason": text} -> {"state": "stopped"}."""
     APP_STATUS = "/v1/apps/{app}/status"
     """GET -> AppStatus."""
+    APP_TAGS = "/v1/apps/{app}/tags"
+    """GET -> {"tags": {...}}. POST the same: they replace the ones that the app has."""
     APP_LOGS = "/v1/apps/{app}/logs"
     """GET ?follow=1&cursor=&tail= -> one LogEntry as JSON a line. A followed stream ends by itself when the app is
     stopped and its last container is gone; blank lines keep it alive."""
     FUNCTIONS = "/v1/functions"
     """GET ?app=<name or id>&name=&environment=[&version=] -> FunctionInfo; 404 when there is none."""
+    FUNCTION_SCALING = "/v1/functions/scaling"
+    """POST UpdateScaling -> ScalingSettings: as they are from now on, until the next deploy."""
+    FUNCTION_STATS = "/v1/functions/stats"
+    """POST PoolOf -> PoolStats."""
     IMAGES = "/v1/images"
     """POST {"image": ImageSpec} -> JSON lines: LogEntry objects while it is built, the last line is {"image": id} or
     {"error": ...}. Building what exists answers with the last line at once."""
@@ -93,6 +103,8 @@ class Header:
     METHOD = "Squall-Method"
     PARAMETERS = "Squall-Parameters"
     """Class parameters, see `encode_parameters`."""
+    OPTIONS = "Squall-Options"
+    """What of the declaration is different for this call, see `encode_options`: it runs in a pool of its own."""
     KIND = "Squall-Kind"
     ENCODING = "Squall-Encoding"
     BLOB = "Squall-Blob"
@@ -106,6 +118,27 @@ class Header:
     TRACEPARENT = "traceparent"
     CLIENT_VERSION = "Squall-Client-Version"
     """Release of the client; a server that cannot serve it answers with a VersionError."""
+
+
+OPTION_NAMES = frozenset(each.name for each in dataclass_fields(Options))
+
+
+def encode_options(options: Options) -> str:
+    """Options as a header value, the same for equal options; empty for none."""
+    given = {name: value for name, value in to_wire(options).items() if value is not None}
+    return base64.urlsafe_b64encode(_canonical(given).encode()).decode() if given else ""
+
+
+def decode_options(header: str) -> Options:
+    """The inverse of `encode_options`. Raises `InvalidError`, also for an option that this release does not have."""
+    try:
+        given = json.loads(base64.urlsafe_b64decode(header.encode()))
+        unknown = sorted(set(given) - OPTION_NAMES)
+    except (ValueError, TypeError) as error:
+        raise InvalidError(f"options cannot be read: {error}") from error
+    if unknown:
+        raise InvalidError(f"this server does not know the option {unknown[0]!r}", fix="Update the server.")
+    return from_wire(Options, given)
 
 
 class FrameKind(enum.IntEnum):
@@ -145,8 +178,11 @@ def parse_blob_ref(ref: str) -> tuple[str, int]:
 def encode_parameters(values: Mapping[str, Any]) -> str:
     """Class parameters as a header value, the same for equal values; bytes are tagged base64."""
     tagged = {k: {"b64": base64.b64encode(v).decode()} if isinstance(v, bytes) else v for k, v in values.items()}
-    text = json.dumps(tagged, sort_keys=True, separators=(",", ":"))
-    return base64.urlsafe_b64encode(text.encode()).decode()
+    return base64.urlsafe_b64encode(_canonical(tagged).encode()).decode()
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
 def decode_parameters(header: str) -> dict[str, Any]:
@@ -215,6 +251,8 @@ class PublishApp:
     app_id: Optional[str] = None
     """Given when more functions are added to a running ephemeral app."""
     tags: Mapping[str, str] = field(default_factory=dict)
+    only_new: bool = False
+    """Change nothing if the app is there."""
 
 
 @dataclass(frozen=True)
@@ -242,6 +280,52 @@ class FunctionInfo:
     is_class: bool = False
     methods: tuple[MethodSpec, ...] = ()
     parameters: tuple[ParameterSpec, ...] = ()
+
+
+@dataclass(frozen=True)
+class PoolOf:
+    """POST /v1/functions/stats: which pool is meant; the fields are those of a call's headers."""
+
+    app_id: str
+    function: str
+    function_id: str = ""
+    parameters: str = ""
+    options: str = ""
+
+
+@dataclass(frozen=True)
+class UpdateScaling:
+    """POST /v1/functions/scaling. What is left out stays as it is; without any of them it is a look."""
+
+    pool: PoolOf
+    min_containers: Optional[int] = None
+    max_containers: Optional[int] = None
+    """0: no limit."""
+    buffer_containers: Optional[int] = None
+    scaledown_window_s: Optional[float] = None
+
+
+@dataclass(frozen=True)
+class ScalingSettings:
+    """Answer of POST /v1/functions/scaling."""
+
+    min_containers: int
+    max_containers: Optional[int]
+    buffer_containers: int
+    scaledown_window_s: float
+
+
+@dataclass(frozen=True)
+class PoolStats:
+    """Answer of POST /v1/functions/stats."""
+
+    backlog: int
+    """Inputs that wait for a container."""
+    num_total_runners: int
+    """Containers that take inputs."""
+    num_running_inputs: int
+    input_headroom: int
+    """Inputs that the present containers could take at once, on top of those that run."""
 
 
 @dataclass(frozen=True)

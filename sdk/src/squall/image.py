@@ -49,6 +49,24 @@ class LocalPython(NamedTuple):
 LocalSource = Union[LocalFile, LocalDir, LocalPython]
 
 
+class Later:
+    """A value that is read when it is first needed, once."""
+
+    def __init__(self, read: Callable[[], Any]) -> None:
+        self._read = read
+        self._found: Any = None
+
+    def get(self) -> Any:
+        """The value. Raises `InvalidError` if it cannot be read."""
+        if self._found is None:
+            self._found = self._read()
+        return self._found
+
+
+def _now(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {name: value.get() if isinstance(value, Later) else value for name, value in arguments.items()}
+
+
 class _Chain(NamedTuple):
     python_version: str
     steps: tuple[tuple[str, dict[str, Any]], ...] = ()
@@ -112,15 +130,74 @@ class Image:
         **keywords: Any,
     ) -> Image:
         """The same as `pip_install`: squall installs with uv in any case."""
-        if requirements:
-            raise UnimplementedArgument(
-                "squall does not have `requirements=` of Image.uv_pip_install yet", fix="List the packages."
-            )
         if uv_version is not None:
             raise UnimplementedArgument(
                 "squall does not have `uv_version=` of Image.uv_pip_install", fix="Remove it: the builder has one uv."
             )
-        return self.pip_install(*packages, **keywords)
+        image = self.pip_install(*packages, **keywords)
+        for path in requirements or ():
+            image = image.pip_install_from_requirements(path, **keywords)
+        return image
+
+    def pip_install_from_requirements(
+        self, requirements_txt: Union[str, os.PathLike[str]], *, find_links: Optional[str] = None, **options: Any
+    ) -> Image:
+        """Install what a requirements file lists. Options as of `pip_install`."""
+        from squall import requirements
+
+        path = os.fspath(requirements_txt)
+        return self._install_later("requirements", lambda: requirements.of_file(path), find_links, options)
+
+    def pip_install_from_pyproject(
+        self,
+        pyproject_toml: Union[str, os.PathLike[str]],
+        optional_dependencies: Sequence[str] = (),
+        *,
+        find_links: Optional[str] = None,
+        **options: Any,
+    ) -> Image:
+        """Install the dependencies of a project, and those of some of its extras. Options as of `pip_install`."""
+        from squall import requirements
+
+        path, extras = os.fspath(pyproject_toml), list(optional_dependencies)
+        return self._install_later(
+            "packages", lambda: sorted(requirements.of_pyproject(path, extras)), find_links, options
+        )
+
+    def uv_sync(
+        self,
+        uv_project_dir: Union[str, os.PathLike[str]] = "./",
+        *,
+        groups: Optional[Sequence[str]] = None,
+        extras: Optional[Sequence[str]] = None,
+        frozen: bool = True,
+        **others: Any,
+    ) -> Image:
+        """Install what the uv.lock of a project has, its own code left out. `frozen`: the lock file as it is."""
+        from squall import requirements
+
+        if others.pop("uv_version", None) is not None:
+            raise UnimplementedArgument(
+                "squall does not have `uv_version=` of Image.uv_sync", fix="Remove it: the uv of this machine is used."
+            )
+        _refuse_build_keywords("Image.uv_sync", others)
+        folder, wanted = os.fspath(uv_project_dir), (list(groups or ()), list(extras or ()))
+        return self._install_later("requirements", lambda: requirements.of_lock(folder, *wanted, frozen), None, {})
+
+    def _install_later(
+        self, kind: str, read: Callable[[], Any], find_links: Optional[str], options: dict[str, Any]
+    ) -> Image:
+        """A pip step whose content is read when the image is first needed: a container does not have the file."""
+        arguments = dict(Image(_Chain("")).pip_install("x", find_links=find_links, **options)._chain.steps[0][1])
+        del arguments["packages"]
+        return self._step("pip_install", {**arguments, kind: Later(read)})
+
+    def workdir(self, path: Union[str, os.PathLike[str]]) -> Image:
+        """The folder that containers start in; a relative path is below the one before (at first /root)."""
+        folder = os.fspath(path)
+        if not folder or "\0" in folder or ".." in folder.split("/"):
+            raise InvalidError(f"workdir {folder!r} is not a path of a container", fix='Write it as "/root/data".')
+        return self._step("workdir", {"path": folder})
 
     def env(self, variables: dict[str, str]) -> Image:
         """Set environment variables for later steps and for the container."""
@@ -176,14 +253,17 @@ class Image:
         if is_local():
             return False
         here = os.environ.get(config.IMAGE_ID)
-        return not here or here == self.spec().id
+        try:
+            return not here or here == self.spec().id
+        except InvalidError:  # its requirements were read from a file, which is not in the container
+            return False
 
     def spec(self) -> ImageSpec:
         """The recipe as the builder gets it."""
         from squall.spec import ImageSpec, ImageStep
 
         return ImageSpec(
-            self._chain.python_version, tuple(ImageStep(kind, arguments) for kind, arguments in self._chain.steps)
+            self._chain.python_version, tuple(ImageStep(kind, _now(arguments)) for kind, arguments in self._chain.steps)
         )
 
     @property
@@ -211,9 +291,8 @@ for _name, _missing in missing_classmethods(
         (
             "apt_install", "build", "cmd", "dockerfile_commands", "entrypoint", "from_aws_ecr", "from_dockerfile",
             "from_gcp_artifact_registry", "from_id", "from_name", "from_registry", "from_scratch", "micromamba",
-            "micromamba_install", "pip_install_from_pyproject", "pip_install_from_requirements",
-            "pip_install_private_repos", "poetry_install_from_file", "publish", "run_commands", "run_function", "shell",
-            "uv_sync", "workdir",
+            "micromamba_install", "pip_install_private_repos", "poetry_install_from_file", "publish", "run_commands",
+            "run_function", "shell",
         ),
         PIP_INSTEAD,
     ),

@@ -54,6 +54,8 @@ class Target(NamedTuple):
     """Name of the user's `__main__` in the container, if it is there."""
     names: Callable[[], Sequence[str]] = no_names
     """Names of the positional parameters, for error messages."""
+    options: str = ""
+    """`http_api.encode_options` of what is different from the declaration; empty for nothing."""
     key: str = ""
     """Idempotency key of its calls; empty for none."""
 
@@ -77,6 +79,8 @@ def headers(target: Target, kind: Kind, span: tracing.CallSpan) -> dict[str, str
         values[Header.METHOD] = target.method
     if target.parameters:
         values[Header.PARAMETERS] = target.parameters
+    if target.options:
+        values[Header.OPTIONS] = target.options
     if target.key:
         if kind not in (Kind.REMOTE, Kind.SPAWN):
             raise InvalidError(

@@ -8,10 +8,16 @@ from __future__ import annotations
 
 from typing import Any, Callable, Optional
 
-from squall.declaration import is_generator, is_whole, parameter_names
+from squall.declaration import CO_VARIADIC, code_flags, is_generator, is_whole, parameter_names
 from squall.errors import InvalidError
 
-HOOK, METHOD, CONCURRENT = "__squall_hook__", "__squall_method__", "__squall_concurrent__"
+HOOK, METHOD, CONCURRENT, BATCHED = (
+    "__squall_hook__",
+    "__squall_method__",
+    "__squall_concurrent__",
+    "__squall_batched__",
+)
+MAX_BATCH_SIZE, MAX_WAIT_MS = 1000, 600_000
 PARAMETER_TYPES = (str, int, bool, bytes)
 _NO_DEFAULT: Any = type("NoDefault", (), {"__repr__": lambda self: "no default"})()
 
@@ -62,21 +68,69 @@ def concurrent(
 
     The autoscaler aims at `target_inputs` for each container (by default `max_inputs`)."""
     _need_parentheses("concurrent", _without_parentheses)
-    target = max_inputs if target_inputs is None else target_inputs
-    for name, value in (("max_inputs", max_inputs), ("target_inputs", target)):
-        if not is_whole(value) or value < 1:
-            raise InvalidError(f"@concurrent: {name} must be a whole number from 1, got {value!r}")
-    if target > max_inputs:
-        raise InvalidError(f"@concurrent: target_inputs ({target}) must not be more than max_inputs ({max_inputs})")
+    marked = check_concurrency(max_inputs, target_inputs, "@concurrent")
 
     def mark(raw: Any) -> Any:
         _check_markable("concurrent", raw)
         if hasattr(raw, METHOD) and not isinstance(raw, type):
             raise concurrent_method(raw)
-        setattr(raw, CONCURRENT, (max_inputs, target))
+        setattr(raw, CONCURRENT, marked)
         return raw
 
     return mark
+
+
+def check_concurrency(max_inputs: Any, target_inputs: Any, where: str) -> tuple[int, int]:
+    """Both limits. Raises `InvalidError` for ones that do not fit each other."""
+    target = max_inputs if target_inputs is None else target_inputs
+    for name, value in (("max_inputs", max_inputs), ("target_inputs", target)):
+        if not is_whole(value) or value < 1:
+            raise InvalidError(f"{where}: {name} must be a whole number from 1, got {value!r}")
+    if target > max_inputs:
+        raise InvalidError(f"{where}: target_inputs ({target}) must not be more than max_inputs ({max_inputs})")
+    return max_inputs, target
+
+
+def batched(_without_parentheses: None = None, *, max_batch_size: int, wait_ms: int) -> Callable[[Any], Any]:
+    """Collect inputs: the body gets one list for each parameter and returns a list with a result for each input.
+
+    Callers pass and get single values. A batch runs when it is full, or when its first input has waited `wait_ms`."""
+    _need_parentheses("batched", _without_parentheses)
+    check_batch(max_batch_size, wait_ms, "@batched")
+
+    def mark(raw: Any) -> Any:
+        _check_markable("batched", raw)
+        _check_batchable(raw)
+        setattr(raw, BATCHED, (max_batch_size, wait_ms))
+        return raw
+
+    return mark
+
+
+def check_batch(max_batch_size: Any, wait_ms: Any, where: str) -> None:
+    """Raise `InvalidError` for limits that no batch can have."""
+    if not is_whole(max_batch_size) or not 1 <= max_batch_size <= MAX_BATCH_SIZE:
+        raise InvalidError(f"{where}: max_batch_size must be 1 to {MAX_BATCH_SIZE}, got {max_batch_size!r}")
+    if not is_whole(wait_ms) or not 0 <= wait_ms <= MAX_WAIT_MS:
+        raise InvalidError(f"{where}: wait_ms must be 0 to {MAX_WAIT_MS}, got {wait_ms!r}")
+
+
+def _check_batchable(raw: Any) -> None:
+    if isinstance(raw, type):
+        raise InvalidError(
+            f"@squall.batched decorates functions, {raw.__qualname__} is a class", fix="Mark its method."
+        )
+    if is_generator(raw):
+        raise InvalidError(f"{raw.__qualname__} is a generator", fix="Return a list with one result for each input.")
+    if getattr(raw, "__defaults__", None) or getattr(raw, "__kwdefaults__", None):
+        raise InvalidError(
+            f"{raw.__qualname__} is batched: its parameters cannot have defaults",
+            fix="Every call gives every parameter; apply the default where you call it, or to `None` in the body.",
+        )
+    if code_flags(raw) & CO_VARIADIC:
+        raise InvalidError(
+            f"{raw.__qualname__} is batched: it cannot take *args or **kwargs", fix="Name its parameters."
+        )
 
 
 class Parameter:

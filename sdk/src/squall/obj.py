@@ -9,13 +9,16 @@ from squall.blocking import running_loop
 from squall.class_source import ClassSource, DeclaredClass, KnownClass
 from squall.declaration import is_async, parameter_names
 from squall.errors import InvalidError
-from squall.function import SCALING_INSTEAD, Function
+from squall.function import Function
 from squall.markers import HOOK, METHOD
 from squall.origin import Origin
-from squall.unimplemented import Missing
 
 if TYPE_CHECKING:
     from squall.invoke import Target
+
+
+CONTAINERS = ("update_autoscaler", "autoscaler", "get_current_stats")
+"""What an instance has besides its methods: these are about its containers."""
 
 
 class Obj:
@@ -28,8 +31,8 @@ class Obj:
         if name.startswith("__"):
             raise AttributeError(name)
         state: ObjState = object.__getattribute__(self, "_squall")
-        if name == "update_autoscaler" and name not in state.source.raw_methods:
-            return Missing(name, SCALING_INSTEAD)
+        if name in CONTAINERS and name not in state.source.raw_methods:
+            return getattr(Function(ContainersOrigin(state)), name)
         if state.source.may_be_method(name):
             return Function(MethodOrigin(state, name))
         if not isinstance(state.source, DeclaredClass):
@@ -121,6 +124,8 @@ class ObjState:
 class MethodOrigin(Origin):
     """A method of an instance."""
 
+    is_method = True
+
     def __init__(self, state: ObjState, name: str) -> None:
         self._state, self._name = state, name
         self.label = f"{state.source.label}.{name}"
@@ -129,7 +134,8 @@ class MethodOrigin(Origin):
     def target(self) -> Target:
         target, raw = self._state.source.target(), self.raw
         names = (lambda: parameter_names(raw)) if raw is not None else target.names
-        return target._replace(method=self._name, parameters=self._state.encoded(), names=names)
+        state = self._state
+        return target._replace(method=self._name, parameters=state.encoded(), options=state.source.options, names=names)
 
     def is_generator(self) -> bool:
         methods = self._state.source.methods()
@@ -149,6 +155,17 @@ class MethodOrigin(Origin):
         for hook in hooks:
             _run_hook(hook)
         return self.raw(instance, *args, **kwargs)
+
+
+class ContainersOrigin(Origin):
+    """The containers of an instance: those of its set of parameters."""
+
+    def __init__(self, state: ObjState) -> None:
+        self._state, self.label = state, state.source.label
+
+    def target(self) -> Target:
+        source = self._state.source
+        return source.target()._replace(parameters=self._state.encoded(), options=source.options)
 
 
 async def _enter_and_await(

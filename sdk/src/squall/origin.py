@@ -25,6 +25,7 @@ class Origin:
     """The name in messages."""
     raw: Optional[Callable[..., Any]] = None
     """The user's own function, if it is here."""
+    is_method = False
 
     def target(self) -> Target:
         """What is called, and on which server. May ask the server."""
@@ -100,6 +101,26 @@ class Known(Origin):
 
     def is_generator(self) -> bool:
         return self._generator
+
+
+class Variant(Origin):
+    """Another handle whose calls run with other options, in a pool of their own."""
+
+    def __init__(self, inner: Origin, options: str) -> None:
+        self.inner, self.options = inner, options
+        self.label, self.raw = inner.label, inner.raw
+
+    def target(self) -> Target:
+        return self.inner.target()._replace(options=self.options)
+
+    def is_generator(self) -> bool:
+        return self.inner.is_generator()
+
+    def known_id(self) -> Optional[str]:
+        return self.inner.known_id()
+
+    def local(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        return self.inner.local(args, kwargs)
 
 
 class Keyed(Origin):

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Optional, Union
 
 from squall import bundle, output
 from squall.app import App, AppState
-from squall.client import BROKEN, Retry
+from squall.client import BROKEN, Retry, query
 from squall.cls import Cls
 from squall.declaration import Declaration, is_async
-from squall.errors import InvalidError
+from squall.errors import InvalidError, NotFoundError
 from squall.errors import from_wire as error_from_wire
 from squall.function import Function
 from squall.http_api import LogEntry, PublishApp, PublishedApp, Route
@@ -66,6 +66,26 @@ def publish(app: App, session: Session, mode: str, name: str, environment: str) 
         # What containers send back names classes of the script by this module: here it is `__main__`.
         sys.modules.setdefault(script, sys.modules["__main__"])
     return Published(AppState(session, answer.app_id, answer.version, dict(answer.functions), script), answer.unchanged)
+
+
+def lookup(name: str, session: Session, environment: Optional[str], create: bool) -> App:
+    """A deployed app by name or id; made if it is missing and that is wanted."""
+    place = environment or session.environment
+    path = query(Route.APP_STATUS.format(app=name), environment=place)
+    try:
+        found = session.client.json("GET", path)
+        if found["state"] == "stopped":
+            raise NotFoundError(f"app {name!r} is stopped", fix="Deploy it again.")
+        app_id, own_name = found["app_id"], found["name"]
+    except NotFoundError:
+        if not create:
+            raise
+        request = PublishApp(name=name, functions=(), mode="deployed", environment=place, only_new=True)
+        app_id, own_name = session.client.json("POST", Route.APPS, to_wire(request))["app_id"], name
+    app = App()
+    app._name = own_name  # not as an argument: it declares no second app of that name
+    app._state = AppState(session, app_id, 0, {}, None)
+    return app
 
 
 def _parts(app: App) -> Iterator[_Part]:
@@ -156,6 +176,8 @@ def _spec(part: _Part, code: CodeRef) -> FunctionSpec:
             timeout_s=declared.timeout_s(),
             startup_timeout_s=declared.startup_timeout_s(),
             env=declared.variables(),
+            batching=declared.batching(),
+            single_use=declared.single_use,
         )
     )
 

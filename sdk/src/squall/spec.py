@@ -13,6 +13,7 @@ import enum
 import functools
 import hashlib
 import json
+import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -109,14 +110,24 @@ class ScalingPolicy:
 
 
 @dataclass(frozen=True)
+class BatchPolicy:
+    """How inputs of a function are collected: its code is called once for all of a batch, with lists."""
+
+    max_batch_size: int
+    wait_ms: int
+    """How long the first input of a batch waits for others."""
+
+
+@dataclass(frozen=True)
 class ImageStep:
     """One build step: what it does and its arguments. Equal prefixes of steps are built once."""
 
     kind: str
-    """"base", "pip_install" or "env"."""
+    """"base", "pip_install", "env" or "workdir"."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    """pip_install: `packages` (sorted requirement strings) and, only where given, `index_url`, `extra_index_url`,
-    `find_links`, `pre`, `extra_options`. env: `variables` (str to str). base: `name`."""
+    """pip_install: `packages` (sorted requirement strings) or `requirements` (content of a requirements file) and, only
+    where given, `index_url`, `extra_index_url`, `find_links`, `pre`, `extra_options`. env: `variables` (str to str).
+    workdir: `path`. base: `name`."""
 
 
 @dataclass(frozen=True)
@@ -186,6 +197,15 @@ class FunctionSpec:
     """Fork containers from an initialised template where that is safe."""
     isolation: str = "process"
     """Least isolation that a node must offer: "process", "sandbox" or "gvisor"."""
+    single_use: bool = False
+    """A container ends after its first input."""
+    batching: Optional[BatchPolicy] = None
+    """`scaling.max_inputs` is then the batch size times the batches that one container runs at once."""
+
+    @property
+    def batches_at_once(self) -> int:
+        """Calls of the code that one container runs at once: of batches, or of single inputs."""
+        return self.scaling.max_inputs // (self.batching.max_batch_size if self.batching else 1)
 
     def method(self, name: str) -> MethodSpec:
         """The method of that name. Raises `InvalidError` when there is none."""
@@ -193,6 +213,32 @@ class FunctionSpec:
             if candidate.name == name:
                 return candidate
         raise InvalidError(f"function {self.name!r} has no method {name!r}")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a handle made by `with_options`, `with_concurrency` or `with_batching` asks for; None: as declared."""
+
+    cpu: Optional[float] = None
+    cpu_limit: Optional[float] = None
+    memory_mib: Optional[int] = None
+    memory_limit_mib: Optional[int] = None
+    gpus: Optional[tuple[GpuRequest, ...]] = None
+    env: Optional[Mapping[str, str]] = None
+    """Added to the declared ones; the same name wins over them."""
+    retry: Optional[RetryPolicy] = None
+    timeout_s: Optional[float] = None
+    max_containers: Optional[int] = None
+    buffer_containers: Optional[int] = None
+    scaledown_window_s: Optional[float] = None
+    max_inputs: Optional[int] = None
+    target_inputs: Optional[int] = None
+    batching: Optional[BatchPolicy] = None
+
+    def over(self, earlier: Options) -> Options:
+        """These, and where they say nothing the earlier ones."""
+        given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return dataclasses.replace(earlier, **{name: value for name, value in given.items() if value is not None})
 
 
 def validate(spec: FunctionSpec) -> FunctionSpec:
@@ -221,6 +267,12 @@ def validate(spec: FunctionSpec) -> FunctionSpec:
         "target_inputs must be 1 to max_inputs",
         scaling.target_inputs,
     )
+    _check_batching(spec)
+    _check(
+        not spec.single_use or scaling.max_inputs == 1,
+        "single_use_containers take one input: max_inputs must be 1, without batches",
+        scaling.max_inputs,
+    )
     _check(1 <= spec.timeout_s <= 86400, "timeout must be 1 to 86400 seconds", spec.timeout_s)
     _check(
         1 <= spec.startup_timeout_s <= 86400,
@@ -246,6 +298,18 @@ def validate(spec: FunctionSpec) -> FunctionSpec:
     return spec
 
 
+def _check_batching(spec: FunctionSpec) -> None:
+    batching = spec.batching
+    if batching is None:
+        return
+    size, slots = batching.max_batch_size, spec.scaling.max_inputs
+    _check(1 <= size <= 1000, "max_batch_size must be 1 to 1000", size)
+    _check(0 <= batching.wait_ms <= 600_000, "wait_ms must be 0 to 600000", batching.wait_ms)
+    _check(slots >= size and slots % size == 0, f"max_inputs must be a multiple of max_batch_size ({size})", slots)
+    _check(len(spec.methods) == 1, "a class with a batched method can have no other method", len(spec.methods))
+    _check(not spec.methods[0].is_generator, "a batched function cannot be a generator", spec.name)
+
+
 def _check(valid: bool, rule: str, value: Any) -> None:
     if not valid:
         raise InvalidError(f"{rule}, got {value!r}")
@@ -254,6 +318,8 @@ def _check(valid: bool, rule: str, value: Any) -> None:
 # --- wire form -------------------------------------------------------------------------------------------------------
 
 T = TypeVar("T")
+UNIONS = (typing.Union, getattr(types, "UnionType", typing.Union))
+"""`Optional[X]`, and `X | None` as services write it."""
 
 
 def to_wire(value: Any) -> Any:
@@ -291,7 +357,7 @@ def _hints(cls: Any) -> dict[str, Any]:
 
 def _decode(hint: Any, value: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is typing.Union:
+    if origin in UNIONS:
         return None if value is None else _decode(next(a for a in arguments if a is not type(None)), value, where)
     if origin is tuple:
         _expect(isinstance(value, (list, tuple)), "a list", value, where)

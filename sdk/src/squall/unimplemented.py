@@ -59,7 +59,6 @@ TOP_LEVEL: dict[str, str] = {
     "wsgi_app": WEB_INSTEAD,
     "fastapi_endpoint": WEB_INSTEAD,
     "web_server": WEB_INSTEAD,
-    "batched": "Call the function with lists, or let it take several inputs with `@squall.concurrent`.",
     "clustered": 'Ask for several GPUs of one machine with `gpu="H100:8"`.',
     "sessioned": WEB_INSTEAD,
     "forward": WEB_INSTEAD,
@@ -85,11 +84,6 @@ FUNCTION_KEYWORDS: dict[str, tuple[tuple[Any, ...], str]] = {
         (False, None),
         "Remove it: containers are forked from a template that has done the imports anyway.",
     ),
-    "single_use_containers": (
-        (False, None),
-        "Clean up at the end of the function, or start a subprocess for each input.",
-    ),
-    "max_inputs": ((None,), "Clean up at the end of the function, or start a subprocess for each input."),
     "block_network": ((False, None), "Remove it: containers use the network of their machine."),
     "restrict_modal_access": ((False, None), "Remove it."),
     "i6pn": ((None, False), "Remove it: containers use the network of their machine."),
@@ -98,10 +92,6 @@ FUNCTION_KEYWORDS: dict[str, tuple[tuple[Any, ...], str]] = {
 }
 
 RENAMED: Mapping[str, str] = {
-    "keep_warm": "`min_containers=`",
-    "concurrency_limit": "`max_containers=`",
-    "container_idle_timeout": "`scaledown_window=`",
-    "allow_concurrent_inputs": "`@squall.concurrent(max_inputs=...)`",
     "secret": "`env=`",
     "checkpointing_enabled": "nothing: containers are forked from a template that has done the imports anyway",
     "mounts": "`Image.add_local_file`, `add_local_dir` and `add_local_python_source`",

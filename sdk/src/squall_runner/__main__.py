@@ -48,11 +48,16 @@ def live(sock: socket.socket, loaded: Optional[Loaded], capture: Optional[Captur
     _keep_out_of_forks(ground)
     if not settings.template:
         ground.capture.start_timer()
+    try:
+        if loaded is not None:
+            environment.adjust(settings)
+        elif settings.module:
+            environment.prepare(settings)
+    except OSError as error:  # the image's `workdir` is not there
+        fail_start(error, ground, started)
     if loaded is not None:
-        environment.adjust(settings)
         warm.after_fork()
     elif settings.module:
-        environment.prepare(settings)
         loaded = _import(settings, ground, started)
     if settings.template:
         _wait_for_forks(sock, loaded, ground, started)

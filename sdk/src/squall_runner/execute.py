@@ -54,8 +54,8 @@ class Execution:
         self._meta = meta
         self._payload = frame.payload
         self._ground = ground
-        self._traceparent: str = meta.get("traceparent", "")
-        self._current = context.CurrentInput(*self.key, meta.get("attempt", 0), self._traceparent)
+        self.traceparent: str = meta.get("traceparent", "")
+        self.current = context.CurrentInput(*self.key, meta.get("attempt", 0), self.traceparent)
         self._encoding: str = meta.get("encoding", "pickle")
         self._step = _LOAD
         self._spans: list[tuple[str, int, int]] = []
@@ -85,7 +85,7 @@ class Execution:
             if self.cancel_requested:
                 raise cancellation_types()[0]("the call was cancelled")
             args, kwargs = self._arguments()
-            with tracing.parent(self._traceparent, self._ground.alone), context.running(self._current):
+            with tracing.parent(self.traceparent, self._ground.alone), context.running(self.current):
                 result = self._call_sync(args, kwargs)
             self._output(result)
         except BaseException as error:  # noqa: BLE001  # SystemExit of user code is a failure too
@@ -98,7 +98,7 @@ class Execution:
             if self.cancel_requested:
                 raise sys.modules["asyncio"].CancelledError
             args, kwargs = self._arguments()
-            with tracing.parent(self._traceparent, self._ground.alone), context.running(self._current):
+            with tracing.parent(self.traceparent, self._ground.alone), context.running(self.current):
                 result = await self._call_async(args, kwargs)
             self._output(result)
         except BaseException as error:  # noqa: BLE001  # as above; CancelledError ends this task anyway
@@ -107,6 +107,33 @@ class Execution:
     def refuse(self, error: BaseException) -> None:
         """End it without running it."""
         self._step = _USER
+        self._failed(error)
+
+    # --- as a part of a batch, which runs the code ---
+
+    def load(self) -> Optional[tuple[tuple[Any, ...], dict[str, Any]]]:
+        """Its arguments; None when they could not be loaded, or when it was cancelled: then it has ended."""
+        try:
+            if self.cancel_requested:
+                raise cancellation_types()[0]("the call was cancelled")
+            return self._arguments()
+        except BaseException as error:  # noqa: BLE001  # whatever unpickling raises
+            self._failed(error)
+            return None
+
+    def begin(self) -> None:
+        """The code begins."""
+        self._started_ns = time.time_ns()
+
+    def output(self, result: Any) -> None:
+        """The code has made its result."""
+        try:
+            self._output(result)
+        except BaseException as error:  # noqa: BLE001  # whatever pickling raises; the other results are sent
+            self._failed(error)
+
+    def fail(self, error: BaseException) -> None:
+        """The code has failed, for all of the batch."""
         self._failed(error)
 
     # --- steps ---
@@ -125,7 +152,7 @@ class Execution:
         return loaded
 
     def _call_sync(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        with self._ground.interrupter.armed(self.key) if self._in_main() else _Unarmed():
+        with self._ground.interrupter.armed(self.key) if is_main_thread() else Unarmed():
             if self.cancel_requested:  # it came between the check above and the arming
                 raise cancellation_types()[0]("the call was cancelled")
             if not self.callee.is_generator:
@@ -201,9 +228,6 @@ class Execution:
             return f"the arguments of {name} could not be loaded in the container ({what})"
         return f"what {name} returned or yielded cannot be sent as {self._encoding} ({what})"
 
-    def _in_main(self) -> bool:
-        return threading.current_thread() is threading.main_thread()
-
     def _done(self, step: str, begun_ns: int) -> int:
         now = time.time_ns()
         self._spans.append((step, begun_ns, now - begun_ns))
@@ -222,7 +246,7 @@ class Execution:
         }
 
 
-class _Unarmed:
+class Unarmed:
     """For threads: a signal cannot raise there."""
 
     def __enter__(self) -> None:
@@ -230,6 +254,11 @@ class _Unarmed:
 
     def __exit__(self, *_: object) -> None:
         """Nothing to disarm."""
+
+
+def is_main_thread() -> bool:
+    """Whether code here can be interrupted by a signal."""
+    return threading.current_thread() is threading.main_thread()
 
 
 def _is_cancellation(error: BaseException) -> bool:

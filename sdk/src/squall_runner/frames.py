@@ -69,6 +69,8 @@ class FromRunner:
     """From a template: {ticket, pid}."""
     EXITED = 40
     """From a template: {pid, status}, status as of waitpid."""
+    BEGUN = 41
+    """{inputs: [[call, index]...]}: the code of these begins now; before that they waited for their batch."""
 
 
 # One encoder for all frames: `json.dumps` with arguments makes a new one each time, which costs more than encoding.

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import collections
 import queue
-from typing import Any, Callable, Optional
+from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 
 from squall_runner.execute import Execution
 from squall_runner.interrupt import Key
 
+if TYPE_CHECKING:
+    from squall_runner.batch import Batch
+
 Job = Callable[[], None]
+Work = Union[Execution, "Batch"]
 
 
 class DirectMain:
@@ -67,10 +71,10 @@ class LoopMain:
         """Run something short on the loop; from any thread."""
         self._loop.call_soon_threadsafe(job)
 
-    def spawn(self, execution: Execution, done: Job) -> None:
+    def spawn(self, work: Work, done: Job) -> None:
         """Run an async input as a task; `done` is called on the loop after its end. From any thread."""
-        execution.stop = lambda: self._stop(execution)
-        self._loop.call_soon_threadsafe(self._start, execution, done)
+        work.stop = lambda: self._stop(work)
+        self._loop.call_soon_threadsafe(self._start, work, done)
 
     def run_hook(self, hook: Callable[[], Any]) -> None:
         """Run a hook, sync or async, to its end. Main thread only, while the loop does not run."""
@@ -96,10 +100,10 @@ class LoopMain:
         self._jobs.append(job)
         self._loop.stop()
 
-    def _start(self, execution: Execution, done: Job) -> None:
-        task = self._loop.create_task(execution.run_async())
-        self._tasks[execution.key] = task
-        task.add_done_callback(lambda _: self._ended(execution.key, done))
+    def _start(self, work: Work, done: Job) -> None:
+        task = self._loop.create_task(work.run_async())
+        self._tasks[work.key] = task
+        task.add_done_callback(lambda _: self._ended(work.key, done))
 
     def _ended(self, key: Key, done: Job) -> None:
         self._tasks.pop(key, None)
@@ -107,13 +111,13 @@ class LoopMain:
         if self._finishing and not self._tasks:
             self._loop.stop()
 
-    def _stop(self, execution: Execution) -> bool:
-        self._loop.call_soon_threadsafe(self._cancel, execution)
+    def _stop(self, work: Work) -> bool:
+        self._loop.call_soon_threadsafe(self._cancel, work)
         return True
 
-    def _cancel(self, execution: Execution) -> None:
-        task = self._tasks.get(execution.key)
-        if task is not None and execution.begun:  # before that, it sees `cancel_requested` itself
+    def _cancel(self, work: Work) -> None:
+        task = self._tasks.get(work.key)
+        if task is not None and work.begun:  # before that, it sees `cancel_requested` itself
             task.cancel()
 
     def _finish(self) -> None:

@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 import time
-from typing import Any, NoReturn, Union
+from typing import TYPE_CHECKING, Any, Callable, NoReturn, Optional, Union
 
 from squall_runner import failures
 from squall_runner.channel import end_now
@@ -24,6 +24,9 @@ from squall_runner.mainthread import DirectMain, LoopMain
 from squall_runner.settings import Settings
 from squall_runner.solo import SoloMain
 from squall_runner.threads import Threads
+
+if TYPE_CHECKING:
+    from squall_runner.batch import Batch, Batcher
 
 Main = Union[DirectMain, LoopMain, SoloMain]
 Span = tuple[str, int, int]
@@ -73,6 +76,8 @@ def serve(raw: Any, settings: Settings, ground: Ground, started: Started) -> NoR
     except BaseException as error:  # noqa: BLE001  # SystemExit in a hook is the user's error as well
         fail_start(error, ground, started)
     container = Container(target, main, settings.max_inputs, ground)
+    if settings.batch_size:
+        container.collect(settings)
     ground.capture.flush()
     ground.channel.send(FromRunner.READY, started.as_meta())
     if isinstance(main, SoloMain):
@@ -86,7 +91,7 @@ def serve(raw: Any, settings: Settings, ground: Ground, started: Started) -> NoR
 def _main_for(target: Target, settings: Settings, ground: Ground) -> Main:
     if target.needs_loop:
         return LoopMain()
-    return DirectMain() if settings.max_inputs > 1 else SoloMain(ground.channel)
+    return DirectMain() if settings.max_inputs > 1 or settings.batch_size else SoloMain(ground.channel)
 
 
 def _end(target: Target, main: Main, ground: Ground) -> NoReturn:
@@ -112,7 +117,20 @@ class Container:
         self._threads = Threads() if max_inputs > 1 else None
         self._running: dict[Key, Execution] = {}
         self._stopping = False
+        self._batcher: Optional[Batcher] = None
         ground.alone = max_inputs == 1
+
+    def collect(self, settings: Settings) -> None:
+        """Inputs are to be run in batches."""
+        from squall_runner.batch import Batcher
+
+        at_once = settings.max_inputs // settings.batch_size
+        self._threads = Threads() if at_once > 1 else None
+        self._ground.alone = at_once == 1
+        (callee,) = self._target.callees.values()
+        self._batcher = Batcher(callee, settings.batch_size, settings.batch_wait_ms / 1000, at_once, self._ground)
+        self._batcher.start = self._run
+        self._batcher.open()
 
     def read(self) -> None:
         """Take frames until the agent is gone."""
@@ -151,16 +169,22 @@ class Container:
         def done() -> None:
             self._running.pop(execution.key, None)
 
+        if self._batcher is not None:
+            self._batcher.add(execution, done)
+        else:
+            self._run(execution, done)
+
+    def _run(self, work: Union[Execution, Batch], done: Callable[[], None]) -> None:
         def run() -> None:
-            execution.run_sync()
+            work.run_sync()
             done()
 
-        if callee.is_async and isinstance(self._main, LoopMain):
-            self._main.spawn(execution, done)
+        if work.callee.is_async and isinstance(self._main, LoopMain):
+            self._main.spawn(work, done)
         elif self._threads is not None:
             self._threads.call(run)
         else:
-            execution.stop = lambda: self._interrupt(execution)
+            work.stop = lambda: self._interrupt(work)
             self._main.call(run)
 
     def _credit(self, execution: Execution, n: int) -> None:
@@ -169,9 +193,9 @@ class Container:
         else:
             execution.credit(n)  # the loop may stand still while this very generator runs
 
-    def _interrupt(self, execution: Execution) -> bool:
+    def _interrupt(self, work: Union[Execution, Batch]) -> bool:
         # Not running yet or not any more: it sees `cancel_requested`, or its end frame is on the way.
-        self._ground.interrupter.request(execution.key)
+        self._ground.interrupter.request(work.key)
         return True
 
     def _interrupt_all(self, cancelled: Execution) -> None:

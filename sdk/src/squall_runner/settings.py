@@ -40,6 +40,9 @@ class Settings(NamedTuple):
     unset: list[str]
     """Variables that only the template needed."""
     max_inputs: int
+    batch_size: int
+    """Inputs that one call of the code takes at most; 0 if it takes one, not in a list."""
+    batch_wait_ms: int
     params: Optional[dict[str, Any]]
     template: bool
     """This process only imports, then forks on request."""
@@ -68,6 +71,8 @@ NEUTRAL: dict[str, Any] = {
     "whole_env": False,
     "unset": [],
     "max_inputs": 1,
+    "batch_size": 0,
+    "batch_wait_ms": 0,
     "params": None,
     "template": False,
 }

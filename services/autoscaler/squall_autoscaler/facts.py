@@ -133,7 +133,8 @@ class Facts:
 
     def function(self, pool: str) -> FunctionRecord | None:
         record = self._records.get(pool)
-        return self._functions.get(record.function_id) if record else None
+        function = self._functions.get(record.function_id) if record else None
+        return record.scaled(function) if record and function else None
 
     def decision(self, pool: str) -> Decided:
         return self._decided.get(pool) or Decided()
@@ -165,7 +166,7 @@ class Facts:
             policy=ScalingPolicy() if stopped else function.spec.scaling,
             desired=self.decision(pool).count,
             stopped=stopped,
-            retired=app.functions.get(function.spec.name) != function.function_id,
+            retired=app.functions.get(function.spec.name) != function.published_id,
             failing=pool in self._failing,
             no_room=pool in self._no_room,
             woken_at=desired.decided_at if desired is not None and desired.cold_call else float("-inf"),

@@ -23,6 +23,7 @@ from squall_contracts.functions import (
     PoolRecord,
     app_name_key,
     pool_id,
+    pool_key,
 )
 from squall_contracts.retention import SPAWNED_S
 from squall_gateway.blobs import Blobs
@@ -39,6 +40,9 @@ KEPT_S = SPAWNED_S + 24 * 3600.0
 """Every `squall run` leaves an app behind: it is of use as long as its calls can be looked at."""
 HISTORY = 50
 """Versions that a deployed app remembers."""
+
+MAX_TAG_CHARACTERS = 63
+_POOL_PREFIX = pool_key("")
 
 Change = Callable[[AppRecord], AppRecord]
 """The record as it should be; the same object when nothing is to be done."""
@@ -61,6 +65,8 @@ class Apps:
         await self._check(wanted)
         for _ in range(TRIES):
             known = await self._present(wanted, workspace)
+            if wanted.only_new and known is not None and known.record.version and known.record.state != "stopped":
+                return published(known.record, unchanged=True)
             record = next_version(known.record if known else None, wanted, workspace, self.clock.now())
             if known is not None and record is known.record:
                 return published(record, unchanged=True)
@@ -165,6 +171,13 @@ class Apps:
 
         return await self._change(app_id, workspace, renew)
 
+    async def set_tags(self, app_id: str, workspace: str, tags: Mapping[str, str]) -> AppRecord:
+        """Replace the tags. Raises `InvalidError` for a value that is too long."""
+        for name, value in tags.items():
+            if not 0 < len(name) <= MAX_TAG_CHARACTERS or len(value) > MAX_TAG_CHARACTERS:
+                raise InvalidError(f"tag {name!r}: names and values have at most {MAX_TAG_CHARACTERS} characters")
+        return await self._change(app_id, workspace, lambda record: replace(record, tags=dict(tags)))
+
     async def mark_stopped(self, app_id: str, workspace: str, reason: str) -> AppRecord:
         """No call is accepted from here on; autoscaler and agents follow."""
 
@@ -197,11 +210,14 @@ class Apps:
         records = [known.record for known in self.directory.apps()]
         return [r for r in records if r.state == "stopped" and not r.history and r.updated_at < before]
 
-    async def forget(self, record: AppRecord) -> None:
-        """Remove an app and its functions."""
-        for function in record.functions.values():
-            await self.bus.kv(SPECS).delete(function)
-        await self.bus.kv(APPS).delete(record.app_id)
+    async def forget(self, records: Sequence[AppRecord]) -> None:
+        """Remove apps and everything declared for them. Variants are named nowhere: one look at all functions."""
+        gone, specs = {record.app_id for record in records}, self.bus.kv(SPECS)
+        for entry in await specs.entries() if gone else []:
+            if not entry.key.startswith(_POOL_PREFIX) and FunctionRecord.decode(entry.value).app_id in gone:
+                await specs.delete(entry.key)
+        for app_id in gone:
+            await self.bus.kv(APPS).delete(app_id)
 
     def is_abandoned(self, record: AppRecord) -> bool:
         """Whether its client is gone."""

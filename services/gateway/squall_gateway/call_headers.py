@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from squall.errors import InvalidError, RequestSizeError, VersionError
 from squall.http_api import (
+    MAX_HEADER_OPTIONS_BYTES,
     MAX_HEADER_PARAMETERS_BYTES,
     MAX_IDEMPOTENCY_KEY_CHARS,
     Header,
@@ -39,6 +40,7 @@ _KINDS = {kind.value.encode(): kind for kind in Kind}
     )
 )
 _IDEMPOTENCY_KEY = Header.IDEMPOTENCY_KEY.lower().encode()
+_OPTIONS = Header.OPTIONS.lower().encode()
 _CLIENT_VERSION = Header.CLIENT_VERSION.lower().encode()
 
 RawHeaders = Mapping[bytes, bytes]
@@ -63,6 +65,8 @@ class CallHeaders(NamedTuple):
     sent_ns: tuple[int, int] | None
     """When encoding of the arguments began and ended, by the caller's clock."""
     idempotency_key: str = ""
+    options: str = ""
+    """What of the declaration is different for this call."""
 
 
 def read_call_headers(found: RawHeaders, shards: int, call: str | None = None) -> CallHeaders:
@@ -78,6 +82,7 @@ def read_call_headers(found: RawHeaders, shards: int, call: str | None = None) -
         _text(get(_TRACEPARENT)),
         sent_ns(_text(get(_SENT))),
         check_idempotency_key(_text(get(_IDEMPOTENCY_KEY))),
+        _options(get(_OPTIONS)),
     )
 
 
@@ -151,6 +156,14 @@ def check_client_version(found: RawHeaders, server: bytes) -> None:
 def _generation(version: bytes) -> list[bytes]:
     parts = version.split(b".")
     return parts[:2] if parts[0] == b"0" else parts[:1]
+
+
+def _options(value: bytes | None) -> str:
+    if value is None:
+        return ""
+    if len(value) > MAX_HEADER_OPTIONS_BYTES:
+        raise RequestSizeError(f"options of {len(value)} bytes; at most {MAX_HEADER_OPTIONS_BYTES}")
+    return _text(value)
 
 
 def _text(value: bytes | None) -> str:

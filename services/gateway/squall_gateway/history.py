@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from squall.errors import NotFoundError
 from squall.http_api import CallSummary
 from squall.ids import created_at, shard_of
 from squall.spec import Outcome, to_wire
@@ -110,12 +111,19 @@ class History:
             **await self._letters_of(found, workspace),
             "pool": found.pool,
             "version": (await self._letters.function_of(found.function, workspace))[1],
+            "module": await self._module_of(found.function, workspace),
             "input": input_of(found.first),
             "last_error": found.last_error,
             "waiting": self._waiting.text(found.pool) if summary.state == QUEUED else "",
             "attempts": [to_wire(attempt) for attempt in attempts[:MAX_LINES]],
             "history": [to_wire(event) for event in events[:MAX_LINES]],
         }
+
+    async def _module_of(self, function_id: str, workspace: str) -> str:
+        try:
+            return (await self._directory.function(function_id, workspace)).spec.code.module
+        except NotFoundError:
+            return ""
 
     async def _letters_of(self, found: Found, workspace: str) -> dict[str, Any]:
         """Which inputs are dead letters, what became of them, and which one this call repeats."""

@@ -111,6 +111,10 @@ class Letters:
             return function_id, 0
         return record.spec.name, record.version
 
+    async def options_of(self, function_id: str, workspace: str) -> str:
+        """What its caller wanted otherwise than declared; empty for nothing."""
+        return (await self._directory.function(function_id, workspace)).options
+
     # ------------------------------------------------------------------ one
 
     async def read(self, some: Iterable[LetterSubject]) -> dict[Key, DeadLetter]:

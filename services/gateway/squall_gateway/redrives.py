@@ -157,6 +157,7 @@ class Redriving:
             parent=None,
             traceparent="",
             sent_ns=None,
+            options=await self.letters.options_of(asked.function, asked.workspace),
         )
 
     # ------------------------------------------------------------------ links

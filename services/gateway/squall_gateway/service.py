@@ -49,11 +49,13 @@ from squall_gateway.policy.admission import Limits
 from squall_gateway.pools import Pools
 from squall_gateway.redrives import Redriving
 from squall_gateway.results import Results
+from squall_gateway.scaling import Scaling
 from squall_gateway.server import listen, serving, url_of
 from squall_gateway.settings import GatewaySettings
 from squall_gateway.stopping import SWEEP_S, TIDY_S, Stopping
 from squall_gateway.targets import Targets
 from squall_gateway.traces import Traces
+from squall_gateway.variants import Variants
 from squall_gateway.waiting import Waiting
 from squall_gateway.waits import Waits
 from squall_service.run import ServiceContext
@@ -118,6 +120,7 @@ class Gateway:
         self.pools = Pools(bus, self.directory, clock)
         self.cancels = Cancels(bus, self.directory, self.results, clock)
         self.apps = Apps(bus, self.directory, self.pools, self.blobs, clock)
+        self.targets = Targets(self.directory, Variants(bus, self.directory, clock))
         self.stopping = Stopping(self.apps, self.cancels, clock)
         self.acceptor = self._acceptor()
 
@@ -199,7 +202,7 @@ class Gateway:
         return Edge(Tokens(self.bus, context.clock), self.condition, self.requests, self._hot(), app)
 
     def _hot(self) -> dict[tuple[str, str], Handler]:
-        targets = Pinning(Targets(self.directory), self.results, self.context.clock)
+        targets = Pinning(self.targets, self.results, self.context.clock)
         generators = Generators(
             acceptor=self.acceptor,
             waits=self.waits,
@@ -237,12 +240,13 @@ class Gateway:
         bus, directory, fleet, clock = self.bus, self.directory, self.fleet, self.context.clock
         logs, traces = Logs(bus, directory), Traces(bus, self.results, self.caller_spans, self.settings.trace_ratio)
         letters = Letters(bus, directory)
+        scaling = Scaling(bus, directory, self.targets, self.pools, fleet, clock)
         history = History(bus, directory, self.results, self.waiting, letters)
         bulk = BulkCancels(self.cancels, self.results, directory, self.context.start, clock)
-        redriving = Redriving(bus, letters, self.acceptor, Targets(directory), self.results, clock)
+        redriving = Redriving(bus, letters, self.acceptor, self.targets, self.results, clock)
         return [
-            FunctionRoutes(bus, directory, self.version, self.settings).router(),
-            AppRoutes(bus, self.apps, self.stopping, directory, fleet, self.waiting, clock).router(),
+            FunctionRoutes(bus, directory, self.version, self.settings, scaling).router(),
+            AppRoutes(bus, self.apps, self.stopping, directory, fleet, self.waiting, clock, scaling).router(),
             BlobRoutes(self.blobs, self.settings.max_payload_bytes).router(),
             LogRoutes(logs, Images(bus, logs, clock), directory, fleet, self.draining).router(),
             HistoryRoutes(history, self.results, traces, self.cancels, directory).router(),

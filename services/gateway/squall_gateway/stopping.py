@@ -50,8 +50,9 @@ class Stopping:
 
     async def tidy(self) -> None:
         """Forget what nobody can look at any more."""
-        for record in self.apps.forgettable():
-            await self.apps.forget(record)
+        records = self.apps.forgettable()
+        await self.apps.forget(records)
+        for record in records:
             log.info("app_forgotten", app=record.app_id, name=record.name)
 
     async def _clear_again(self) -> None:

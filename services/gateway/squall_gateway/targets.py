@@ -13,6 +13,7 @@ from squall_contracts.functions import FunctionRecord, PoolRecord, pool_id
 from squall_contracts.retention import journal_ttl_s
 from squall_gateway.call_headers import CallHeaders
 from squall_gateway.directory import Directory, KnownApp
+from squall_gateway.variants import Variants
 
 MAX_TARGETS = 50_000
 """Resolved targets kept in memory; all are forgotten at once beyond that."""
@@ -37,13 +38,14 @@ class Target:
 class Targets:
     """Resolves calls, and remembers what it resolved until the app changes."""
 
-    def __init__(self, directory: Directory) -> None:
+    def __init__(self, directory: Directory, variants: Variants) -> None:
         self._directory = directory
+        self._variants = variants
         self._cache: dict[tuple[str, ...], Target] = {}
 
     async def of(self, call: CallHeaders, workspace: str) -> Target:
         """The target of a call. Raises `NotFoundError` or `InvalidError`."""
-        key = (workspace, call.app, call.function, call.function_id, call.method, call.parameters)
+        key = (workspace, call.app, call.function, call.function_id, call.method, call.parameters, call.options)
         known, app = self._cache.get(key), self._directory.known_app(call.app)
         if known is not None and app is not None and known.app_revision == app.revision:
             return known
@@ -54,30 +56,38 @@ class Targets:
         return target
 
     async def _resolve(self, call: CallHeaders, workspace: str) -> Target:
-        app = await self._directory.app(call.app, workspace)
-        if call.function not in app.record.functions and not call.function_id:
-            # Another gateway may have added it a moment ago.
-            app = await self._directory.app(call.app, workspace, fresh=True)
-        function_id = call.function_id or app.record.functions.get(call.function, "")
-        if not function_id:
-            raise NotFoundError(f"app {app.record.name!r} has no function {call.function!r}")
-        function = await self._directory.function(function_id, workspace)
-        if function.app_id != call.app:
-            raise NotFoundError(f"function {function_id} is not of app {call.app}")
-        return self._target(call, app, function)
+        app, function = await self.function(call.app, call.function, call.function_id, call.options, workspace)
+        method = function.spec.method(call.method)
+        pool = pool_of(function, call.parameters)
+        return Target(pool, function, method.is_generator, journal_ttl_s(function.spec), app.revision)
 
-    def _target(self, call: CallHeaders, app: KnownApp, function: FunctionRecord) -> Target:
-        spec = function.spec
-        method = spec.method(call.method)
-        parameters = canonical_parameters(spec, call.parameters)
-        pool = PoolRecord(
-            pool=pool_id(function.function_id, parameters),
-            function_id=function.function_id,
-            app_id=function.app_id,
-            workspace=function.workspace,
-            parameters=parameters,
-        )
-        return Target(pool, function, method.is_generator, journal_ttl_s(spec), app.revision)
+    async def function(
+        self, app_id: str, name: str, function_id: str, options: str, workspace: str
+    ) -> tuple[KnownApp, FunctionRecord]:
+        """The version of a function that is meant, or its variant. Raises `NotFoundError` or `InvalidError`."""
+        app = await self._directory.app(app_id, workspace)
+        if name not in app.record.functions and not function_id:
+            # Another gateway may have added it a moment ago.
+            app = await self._directory.app(app_id, workspace, fresh=True)
+        wanted = function_id or app.record.functions.get(name, "")
+        if not wanted:
+            raise NotFoundError(f"app {app.record.name!r} has no function {name!r}")
+        function = await self._directory.function(wanted, workspace)
+        if function.app_id != app_id:
+            raise NotFoundError(f"function {wanted} is not of app {app_id}")
+        return app, await self._variants.of(function, options) if options else function
+
+
+def pool_of(function: FunctionRecord, parameters: str) -> PoolRecord:
+    """The pool of a version and a set of class parameters. Raises `InvalidError`."""
+    canonical = canonical_parameters(function.spec, parameters)
+    return PoolRecord(
+        pool=pool_id(function.function_id, canonical),
+        function_id=function.function_id,
+        app_id=function.app_id,
+        workspace=function.workspace,
+        parameters=canonical,
+    )
 
 
 def canonical_parameters(spec: FunctionSpec, encoded: str) -> str:

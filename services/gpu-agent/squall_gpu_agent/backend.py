@@ -153,6 +153,8 @@ class InputRequest:
     """File with the arguments, readable by the container; the caller deletes it after the end."""
     traceparent: str | None = None
     """W3C context of the span `attempt`; spans of user code become its children."""
+    on_begun: Callable[[], None] | None = None
+    """Called when the code begins, for inputs that wait in their container until a batch is complete."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

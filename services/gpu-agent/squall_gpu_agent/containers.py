@@ -27,6 +27,8 @@ class PooledContainer:
     """Inputs that it may run at once."""
     yields: bool = field(init=False)
     """Some of its methods are generators."""
+    single_use: bool = field(init=False)
+    """It ends after one input."""
     running: int = 0
     """Inputs that occupy a slot."""
     served: int = 0
@@ -42,6 +44,7 @@ class PooledContainer:
 
     def __post_init__(self) -> None:
         self.slots = self.function.spec.scaling.max_inputs
+        self.single_use = self.function.spec.single_use
         self.yields = any(method.is_generator for method in self.function.spec.methods)
 
     @property

@@ -40,7 +40,18 @@ class RunningInput:
         self._loop = asyncio.get_running_loop()
         self._kill: asyncio.TimerHandle | None = None
         self._over = False
-        self._timeout = self._loop.call_later(container.function.spec.timeout_s, self._over_time)
+        spec = container.function.spec
+        timeout_s = spec.timeout_s
+        if spec.batching is not None:
+            # Until its batch begins: it waits for others, and for a batch that runs and has its own limit.
+            timeout_s += spec.timeout_s + spec.batching.wait_ms / 1000
+        self._timeout = self._loop.call_later(timeout_s, self._over_time)
+
+    def begun(self) -> None:
+        """Its batch begins: the time limit counts from here."""
+        if not self._over:
+            self._timeout.cancel()
+            self._timeout = self._loop.call_later(self._container.function.spec.timeout_s, self._over_time)
 
     def _over_time(self) -> None:
         self.held.timed_out = True
@@ -121,6 +132,7 @@ class Execution:
         request = held.request
         trace_id, _ = parse_traceparent(request.traceparent)
         own_span = span_id(request.call, request.index, held.attempt, ATTEMPT) if trace_id else ""
+        running = RunningInput(held, container, self._grace_s)
         input_request = InputRequest(
             call=request.call,
             index=request.index,
@@ -130,11 +142,11 @@ class Execution:
             payload=request.payload if path is None else None,
             path=path,
             traceparent=traceparent(trace_id, own_span, is_sampled(request.traceparent)) if trace_id else None,
+            on_begun=running.begun if container.function.spec.batching else None,
         )
         held.advance(Event.STARTED)
         held.cold = not container.served and container.ready_ns > request.accepted_at * 1e9
         container.served += 1
-        running = RunningInput(held, container, self._grace_s)
         self._running.setdefault(request.call, {})[request.index] = running
         held.started_at = self._clock.now()
         held.started_ns = int(held.started_at * 1e9)

@@ -161,6 +161,8 @@ class Pool:
         container.slot_taken()
         self._busy += 1
         held.container = container
+        if container.single_use:
+            self.retire(container)
         self._unrecorded += 1
         self._work.changed()
         self._work.tasks.start(self._conduct(held), "call")
@@ -240,6 +242,8 @@ class Pool:
         return Demand(free_slots=free, prefetch=self._prefetch_limit(), waiting=len(self._waiting))
 
     def _prefetch_limit(self) -> int:
+        if self.function.spec.single_use:
+            return 0  # the container that takes the next input is not there yet
         return prefetch_limit(self._slots, self._mean_run_s, self._work.prefetch_s)
 
     def on_cancelled(self, call: str, index: int | None) -> None:

@@ -195,6 +195,8 @@ class RunnerLink(asyncio.Protocol):
                 self._on_end(frame)
             case FromRunner.READY | FromRunner.START_FAILED:
                 self._on_started(frame)
+            case FromRunner.BEGUN:
+                self._on_begun(frame)
             case FromRunner.ENDING:
                 self.ending = str(frame.meta.get("reason", ""))[:1000]
             case _:
@@ -227,6 +229,12 @@ class RunnerLink(asyncio.Protocol):
                     path=path,
                 )
             )
+
+    def _on_begun(self, frame: Frame) -> None:
+        for call, index in frame.meta["inputs"]:
+            running = self._running.get((call, index))
+            if running is not None and running.request.on_begun is not None:
+                running.request.on_begun()
 
     def _on_end(self, frame: Frame) -> None:
         running = self._running.get(_key(frame))

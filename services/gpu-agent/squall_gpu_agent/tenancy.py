@@ -181,13 +181,19 @@ class Tenancy:
             await self._parts.pools.close_if_empty(self.claim.pool)
 
     async def _drained(self, pooled: PooledContainer) -> None:
-        """Told to drain, and nothing runs any more (or there is no time to wait for it)."""
-        await self._drain.wait()
+        """Told to drain, and nothing runs any more (or there is no time to wait for it); or its one input has ended."""
+        if pooled.single_use:
+            await self._first_of(self._drain, pooled.emptied)
+        else:
+            await self._drain.wait()
         pool = self._parts.pools.get(self.claim.pool)
         if pool is not None:
             pool.retire(pooled)
+        await self._first_of(pooled.emptied, self._hurry)
+
+    async def _first_of(self, *events: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as group:
-            waits = [group.create_task(pooled.emptied.wait()), group.create_task(self._hurry.wait())]
+            waits = [group.create_task(event.wait()) for event in events]
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             for wait in waits:
                 wait.cancel()

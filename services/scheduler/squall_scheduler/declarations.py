@@ -24,9 +24,10 @@ class Declarations:
         return self._records.get(pool)
 
     def function(self, pool: PoolId) -> FunctionRecord | None:
-        """The version of the function that a pool runs."""
+        """The version of the function that a pool runs, with the pool's own scaling."""
         record = self._records.get(pool)
-        return self._functions.get(record.function_id) if record else None
+        function = self._functions.get(record.function_id) if record else None
+        return record.scaled(function) if record and function else None
 
     def spec(self, pool: PoolId) -> FunctionSpec | None:
         """What the pool's function declares."""

@@ -12,6 +12,7 @@ from tests.sdk.runner.containers import Workshop, call, images_dir, value, works
 
 from squall.errors import ImageBuildError
 from squall.spec import ImageSpec, ImageStep
+from squall_gpu_agent.backend import StartFailed
 from squall_images.environments import EnvironmentStore
 from squall_images.keys import plan
 
@@ -190,3 +191,25 @@ async def test_every_python_of_this_machine_runs_functions(workshop: Workshop) -
             assert container.how == ("fork" if use_template else "fresh")
             assert workshop.printed(container).startswith("on (3, ")
             assert (await container.stop()).reason == "stopped"
+
+
+async def test_a_requirements_file_is_installed(workshop: Workshop, wheels: Path) -> None:
+    listed = ImageStep(
+        "pip_install",
+        {"requirements": "gamma==1.0\nalpha\n", "find_links": str(wheels), "extra_options": "--no-index --offline"},
+    )
+    container = await workshop.start("def f():\n import alpha, beta, gamma\n return gamma.version", image=image(listed))
+    assert value(await call(container)) == "1.0"
+
+
+async def test_containers_start_in_the_working_folder_of_their_image(workshop: Workshop) -> None:
+    steps = [ImageStep("workdir", {"path": "data"}), ImageStep("workdir", {"path": "deep"})]
+    request = workshop.request("import os\ndef f(): return os.getcwd()", image=image(*steps))
+    container = await workshop.launch(request)
+    assert value(await call(container)).endswith("/root/data/deep")
+
+
+async def test_a_working_folder_that_is_not_there_fails_the_start(workshop: Workshop) -> None:
+    steps = ImageStep("workdir", {"path": "/no/such/folder"})
+    with pytest.raises(StartFailed, match="/no/such/folder"):
+        await workshop.start("def f(): pass", image=image(steps))

@@ -15,6 +15,7 @@ from squall_gateway.apps import Apps
 from squall_gateway.directory import Directory
 from squall_gateway.fleet import Fleet
 from squall_gateway.load import backlog
+from squall_gateway.scaling import Scaling
 from squall_gateway.stopping import Stopping
 from squall_gateway.waiting import Waiting
 from squall_service.clock import Clock
@@ -38,6 +39,13 @@ class AppState:
 
 
 @dataclass(frozen=True)
+class AppTags:
+    """GET and POST /v1/apps/{app}/tags."""
+
+    tags: dict[str, str]
+
+
+@dataclass(frozen=True)
 class AppList:
     """GET /v1/apps."""
 
@@ -55,6 +63,7 @@ class AppRoutes:
     fleet: Fleet
     waiting: Waiting
     clock: Clock
+    scaling: Scaling
 
     def router(self) -> APIRouter:
         """The routes."""
@@ -64,11 +73,16 @@ class AppRoutes:
         router.post(Route.APP_HEARTBEAT)(self.heartbeat)
         router.post(Route.APP_STOP)(self.stop)
         router.get(Route.APP_STATUS)(self.status)
+        router.get(Route.APP_TAGS)(self.tags)
+        router.post(Route.APP_TAGS)(self.set_tags)
         return router
 
     async def publish(self, request: Request, wanted: PublishApp) -> PublishedApp:
         """Make an ephemeral app, add functions to one, or deploy a version of a named app."""
-        return await self.apps.publish(wanted, workspace_of(request))
+        published = await self.apps.publish(wanted, workspace_of(request))
+        if published.unchanged and wanted.mode == "deployed" and not wanted.only_new:
+            await self.scaling.reset(published.app_id)
+        return published
 
     async def list_apps(self, request: Request, environment: str = "") -> AppList:
         """The apps of the workspace, those that changed last first."""
@@ -105,6 +119,17 @@ class AppRoutes:
         reason = wanted.reason if wanted else ""
         record = await self.stopping.stop(known.record.app_id, workspace, reason or "stopped by a client")
         return AppState(record.state)
+
+    async def tags(self, request: Request, app: str, environment: str = "main") -> AppTags:
+        """The tags of an app."""
+        known = await self.directory.find_app(app, workspace_of(request), environment)
+        return AppTags(dict(known.record.tags))
+
+    async def set_tags(self, request: Request, app: str, wanted: AppTags, environment: str = "main") -> AppTags:
+        """Replace the tags of an app."""
+        workspace = workspace_of(request)
+        known = await self.directory.find_app(app, workspace, environment)
+        return AppTags(dict((await self.apps.set_tags(known.record.app_id, workspace, wanted.tags)).tags))
 
     async def status(self, request: Request, app: str, environment: str = "main") -> AppStatus:
         """What the app's pools do, and why inputs wait."""

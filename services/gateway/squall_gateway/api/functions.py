@@ -7,11 +7,21 @@ from dataclasses import dataclass
 from fastapi import APIRouter, Request
 
 from squall.errors import NotFoundError
-from squall.http_api import API_VERSION, FunctionInfo, Route, ServerInfo
+from squall.http_api import (
+    API_VERSION,
+    FunctionInfo,
+    PoolOf,
+    PoolStats,
+    Route,
+    ScalingSettings,
+    ServerInfo,
+    UpdateScaling,
+)
 from squall_bus import Bus
 from squall_contracts.functions import AppRecord
 from squall_gateway.api.requests import workspace_of
 from squall_gateway.directory import Directory
+from squall_gateway.scaling import Scaling
 from squall_gateway.settings import GatewaySettings
 
 
@@ -23,12 +33,15 @@ class FunctionRoutes:
     directory: Directory
     version: str
     settings: GatewaySettings
+    scaling: Scaling
 
     def router(self) -> APIRouter:
         """The routes."""
         router = APIRouter(tags=["functions"])
         router.get(Route.INFO)(self.info)
         router.get(Route.FUNCTIONS)(self.function)
+        router.post(Route.FUNCTION_SCALING)(self.scale)
+        router.post(Route.FUNCTION_STATS)(self.stats)
         return router
 
     async def info(self, request: Request) -> ServerInfo:
@@ -69,6 +82,14 @@ class FunctionRoutes:
             methods=function.spec.methods,
             parameters=function.spec.parameters,
         )
+
+    async def scale(self, request: Request, wanted: UpdateScaling) -> ScalingSettings:
+        """Change how many containers a function may have, until the next deploy; or look what it is."""
+        return await self.scaling.update(wanted, workspace_of(request))
+
+    async def stats(self, request: Request, wanted: PoolOf) -> PoolStats:
+        """What waits and what runs."""
+        return await self.scaling.stats(wanted, workspace_of(request))
 
 
 def durability(sync_interval: str) -> str:

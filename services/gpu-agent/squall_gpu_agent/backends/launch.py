@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,9 +79,17 @@ class Wanted:
         return {**self.environment.env, **self.request.env}
 
     @property
-    def cwd(self) -> str:
+    def home_folder(self) -> str:
         """`/root` as the container sees it."""
         return "/root" if self.view_reason else str(self.scratch / "root")
+
+    @property
+    def cwd(self) -> str:
+        """The folder that its code starts in."""
+        wanted = posixpath.normpath(self.environment.workdir or "/root")
+        if self.view_reason or posixpath.commonpath([wanted, "/root"]) != "/root":
+            return wanted
+        return posixpath.normpath(posixpath.join(self.home_folder, posixpath.relpath(wanted, "/root")))
 
     @property
     def code_root(self) -> str:
@@ -97,6 +106,14 @@ def prepare_scratch(wanted: Wanted) -> None:
         if source.is_dir():
             for entry in os.scandir(source):
                 os.symlink(entry.path, wanted.scratch / "root" / entry.name)
+        _make_workdir(wanted)
+
+
+def _make_workdir(wanted: Wanted) -> None:
+    """A working folder below /root that the bundle does not bring. Never through a link: the bundle is others' too."""
+    home, folder = Path(wanted.home_folder), Path(wanted.cwd)
+    if folder.is_relative_to(home) and not any(parent.is_symlink() for parent in [folder, *folder.parents]):
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 def view(wanted: Wanted) -> View | None:
@@ -186,6 +203,8 @@ def setup(wanted: Wanted, env: Mapping[str, str], *, whole_env: bool, template: 
         "whole_env": whole_env,
         "unset": [name for name in TEMPLATE_VARIABLES if forked and name not in wanted.declared],
         "max_inputs": spec.scaling.max_inputs,
+        "batch_size": spec.batching.max_batch_size if spec.batching else 0,
+        "batch_wait_ms": spec.batching.wait_ms if spec.batching else 0,
         "params": dict(request.params) if request.params is not None else None,
         "template": template,
     }

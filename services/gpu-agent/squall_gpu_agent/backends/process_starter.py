@@ -76,7 +76,7 @@ class Starter:
         spawning = Launch(
             argv=launch.command(wanted.environment, wanted.sdk),
             env=env,
-            cwd=wanted.cwd if wanted.view_reason is None else "/",
+            cwd=wanted.home_folder if wanted.view_reason is None else "/",
             view=launch.view(wanted),
             on_exit=on_exit,
         )

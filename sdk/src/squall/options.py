@@ -1,0 +1,72 @@
+"""Options: what `with_options`, `with_concurrency` and `with_batching` change, checked and turned into spec parts.
+
+Loaded when a handle with options is made; containers that only run a function never load it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from squall.declaration import Declaration
+from squall.errors import InvalidError
+from squall.http_api import MAX_HEADER_OPTIONS_BYTES, encode_options
+from squall.markers import check_batch, check_concurrency
+from squall.spec import BatchPolicy, Options
+from squall.unimplemented import FUNCTION_KEYWORDS, refuse_keywords
+
+ALSO_IN_OPTIONS = ("secrets", "volumes", "region", "cloud", "routing_region")
+NAMES = ("cpu", "memory", "gpu", "env", "retries", "timeout", "max_containers", "buffer_containers", "scaledown_window")
+
+
+def from_keywords(keywords: dict[str, Any]) -> Options:
+    """The options of `with_options(...)`. Raises `InvalidError`, or `TypeError` for an unknown one."""
+    given = {name: keywords.pop(name) for name in NAMES if keywords.get(name) is not None}
+    for name in [name for name in keywords if name in NAMES]:
+        del keywords[name]
+    if "min_containers" in keywords:
+        raise InvalidError(
+            "with_options cannot set min_containers: nothing is kept warm for the calls of one handle",
+            fix="Use `update_autoscaler(min_containers=...)`, or declare it.",
+        )
+    refuse_keywords("with_options", keywords, {name: FUNCTION_KEYWORDS[name] for name in ALSO_IN_OPTIONS})
+    declared = Declaration(**{"timeout": 300, **given})
+    declared.check(is_generator=False)
+    resources, scaling = declared.resources(), declared.scaling()
+    return Options(
+        cpu=resources.cpu if "cpu" in given else None,
+        cpu_limit=resources.cpu_limit if "cpu" in given else None,
+        memory_mib=resources.memory_mib if "memory" in given else None,
+        memory_limit_mib=resources.memory_limit_mib if "memory" in given else None,
+        gpus=resources.gpus if "gpu" in given else None,
+        env=declared.variables() if "env" in given else None,
+        retry=declared.retry() if "retries" in given else None,
+        timeout_s=declared.timeout_s() if "timeout" in given else None,
+        max_containers=scaling.max_containers,
+        buffer_containers=scaling.buffer_containers if "buffer_containers" in given else None,
+        scaledown_window_s=scaling.scaledown_window_s if "scaledown_window" in given else None,
+    )
+
+
+def of_concurrency(max_inputs: Any, target_inputs: Any) -> Options:
+    """The options of `with_concurrency(...)`."""
+    max_inputs, target = check_concurrency(max_inputs, target_inputs, "with_concurrency")
+    return Options(max_inputs=max_inputs, target_inputs=target)
+
+
+def of_batching(max_batch_size: Any, wait_ms: Any) -> Options:
+    """The options of `with_batching(...)`."""
+    check_batch(max_batch_size, wait_ms, "with_batching")
+    return Options(batching=BatchPolicy(max_batch_size, wait_ms))
+
+
+def together(earlier: str, later: Options) -> str:
+    """Options on top of encoded ones, encoded. Raises `InvalidError` if they are too large for a request."""
+    from squall.http_api import decode_options
+
+    encoded = encode_options(later.over(decode_options(earlier)) if earlier else later)
+    if len(encoded) > MAX_HEADER_OPTIONS_BYTES:
+        raise InvalidError(
+            f"the options take {len(encoded)} bytes, at most {MAX_HEADER_OPTIONS_BYTES} are possible",
+            fix="Give large values as arguments.",
+        )
+    return encoded
