@@ -1,13 +1,17 @@
-"""Writes the pages of docs/reference from the code: settings.md and errors.md. Run it through `scripts/docs`."""
+"""Writes the pages of docs/reference from the code: settings, errors, commands. Run it through `scripts/docs`."""
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 from pathlib import Path
+from typing import Any
 
+import typer
 from pydantic_settings import BaseSettings
 
+from squall.cli import commands
 from squall.errors import SquallError
 
 HERE = Path(__file__).parent
@@ -77,8 +81,40 @@ def _section(title: str, model: type[BaseSettings]) -> list[str]:
     return [*lines, ""]
 
 
+def cli_page() -> str:
+    lines = [
+        HEAD + "# Commands\n",
+        "What `squall COMMAND --help` says. Every failure is `Error [code]: cause` and `Fix: what to do`, with",
+        "status 1 (2 for a wrong command line, 130 after Ctrl-C); `squall run` also shows the user's traceback.\n",
+    ]
+    lines += _commands("squall", typer.main.get_command(commands.app))
+    return "\n".join(lines) + "\n"
+
+
+def _commands(path: str, command: Any) -> list[str]:
+    """One section for each command that does something."""
+    if hasattr(command, "commands"):
+        return [line for name in command.commands for line in _commands(f"{path} {name}", command.commands[name])]
+    arguments = [each for each in command.params if each.param_type_name == "argument"]
+    options = [each for each in command.params if each.param_type_name == "option" and not each.hidden]
+    words = [str(each.metavar or each.name.upper()) for each in arguments]
+    usage = " ".join([path, *(["[OPTIONS]"] if options else []), *words])
+    lines = [f"## {path}\n", f"`{usage}`\n", " ".join(inspect.cleandoc(command.help or "").split()) + "\n"]
+    rows = list(zip(words, arguments, strict=True))
+    rows += [(", ".join([*each.opts, *each.secondary_opts]), each) for each in options]
+    if rows:
+        lines += ["| | |", "|---|---|"]
+        lines += [f"| `{_cell(name)}` | {_cell(' '.join((each.help or '').split()))} |" for name, each in rows]
+        lines.append("")
+    return lines
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
 def main() -> int:
-    pages = {"errors.md": errors_page(), "settings.md": settings_page()}
+    pages = {"errors.md": errors_page(), "settings.md": settings_page(), "cli.md": cli_page()}
     stale = [name for name, text in pages.items() if not (HERE / name).exists() or (HERE / name).read_text() != text]
     if "--check" in sys.argv:
         for name in stale:

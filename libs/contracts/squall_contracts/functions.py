@@ -24,6 +24,8 @@ class DeployedVersion(Message):
     version: int
     deployed_at: float
     functions: Mapping[str, str]
+    rolled_back_to: int = 0
+    """It has the functions of that version; 0 = its own."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,8 @@ class TokenRecord(Message):
     workspace: str
     name: str
     scope: str
-    """"workspace" (all of the API), "container" (calls of one app's containers) or "service" (agents)."""
+    """"workspace" (all of the API), "caller" (makes calls, reads results), "container" (calls of one app's
+    containers) or "service" (agents)."""
     created_at: float
     app_id: str = ""
     expires_at: float = 0.0

@@ -125,3 +125,52 @@ class ContainerStats(HotMessage):
     """Inputs that ended here since the agent started, by pool: the autoscaler's measure of throughput."""
     cpu_percent: float = 0.0
     memory_used_mib: int = 0
+
+
+class Command:
+    """What a node can be told."""
+
+    DRAIN = "drain"
+    """Take no new containers; end those that are there once their inputs have ended."""
+    RESUME = "resume"
+    """Take containers again."""
+    STOP_CONTAINER = "stop_container"
+    EXECUTE = "execute"
+
+
+@dataclass(frozen=True)
+class NodeCommand(HotMessage):
+    """Core subject `command.r.<node>`: somebody at a gateway wants something of this machine. Answered by `NodeAnswer`
+    messages to `reply_to`; lost commands are given again by who wants them."""
+
+    TYPE: ClassVar[str] = "node_command"
+
+    command: str
+    reply_to: str
+    container: str = ""
+    graceful: bool = False
+    """Of stop_container: what runs may end; otherwise it is interrupted and starts again elsewhere."""
+    words: list[str] = field(default_factory=list)
+    """Of execute: the command line."""
+    timeout_s: float = 0.0
+    """Of execute."""
+
+
+@dataclass(frozen=True)
+class NodeAnswer(HotMessage):
+    """An answer of a node to a command: one, or for `execute` what the command printed and then its end."""
+
+    TYPE: ClassVar[str] = "node_answer"
+
+    node: str
+    last: bool = True
+    error: str = ""
+    """Why it was not done; empty when it was."""
+    fix: str = ""
+    containers: int = 0
+    """On the node, as the command found it."""
+    stream: str = ""
+    """stdout or stderr."""
+    data: bytes = b""
+    status: int | None = None
+    """Of an executed command."""

@@ -193,7 +193,7 @@ def _gateway(n: _Names) -> Permissions:
     spans, letters = subjects.spans_stream(n.region), subjects.letters_stream(n.region)
     return Permissions(
         publish=_join(
-            n.to("calls", "results", "redrives", "events", "spans", "cancel", "credit", "builds"),
+            n.to("calls", "results", "redrives", "events", "spans", "cancel", "credit", "builds", "command"),
             _answers(),
             _get(*n.journal, *n.work, *n.results, *n.attempts, *n.events, *n.logs, spans, letters),
             _count(*n.journal, *n.work, *n.results, *n.logs, letters),
@@ -295,7 +295,7 @@ def _agent(n: _Names) -> Permissions:
             # Its own containers' tokens, and nobody else's: no direct get of the bucket, which would show them all.
             [subjects.kv_subject("tokens", tokens), *_watch("tokens", tokens)],
         ),
-        subscribe=_join(n.to("cancel", "credit")),
+        subscribe=_join(n.to("cancel", "credit"), [subjects.command(n.region, n.node)]),
     )
 
 

@@ -7,6 +7,7 @@ service, and user code in a container, can name a span as its parent before it i
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -52,6 +53,9 @@ FILLING_PHASES = frozenset((QUEUE_WAIT, ATTEMPT))
 back."""
 
 
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+
+
 @dataclass(frozen=True)
 class SpanBatch(HotMessage):
     """Rows of one attempt (or of the caller's side). Subject `spans.r.<trace id>`.
@@ -72,6 +76,11 @@ class SpanBatch(HotMessage):
 def row(name: str, parent: str, service: str, start_ns: int, end_ns: int, **attributes: Any) -> list[Any]:
     """One row of a `SpanBatch`."""
     return [name, parent, service, start_ns, max(0, end_ns - start_ns), attributes]
+
+
+def checked_traceparent(header: str) -> str:
+    """`header` itself if it is a W3C traceparent; empty otherwise, for a broken one is to be ignored."""
+    return header if _TRACEPARENT.fullmatch(header) else ""
 
 
 def parse_traceparent(header: str) -> tuple[str, str]:

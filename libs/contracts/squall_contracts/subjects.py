@@ -224,6 +224,11 @@ def fire(region: str, function_id: str) -> str:
     return f"fire.{region}.{function_id}"
 
 
+def command(region: str, node: str) -> str:
+    """Core subject of a node's agent: what gateways ask of it."""
+    return f"command.{region}.{node}"
+
+
 def canary(region: str, stream: str) -> str:
     """Where the canary of a stream sings: `canary.local.journal-local-00`."""
     return f"canary.{region}.{stream.lower().replace('_', '-')}"

@@ -8,7 +8,8 @@ SquallError (alias Error)
 ├── UnimplementedError, VersionError, ServerTooOldError
 ├── ServiceError            the platform is not answering; ConnectionError, PortInUseError, LocalPlatformError below it
 ├── InternalError, InternalFailure (a call lost too often), DataLossError
-├── RemoteError             something ended badly in a container; ImageBuildError, ExecutionError, CallCancelledError
+├── RemoteError             something ended badly in a container; FunctionFailedError, ImageBuildError, ExecutionError,
+│                           CallCancelledError below it
 ├── SerializationError, DeserializationError
 └── TimeoutError            FunctionTimeoutError, StartupTimeoutError, CallExpiredError, OutputExpiredError below it
 InputCancellation is a BaseException: user code must not swallow it with `except Exception`.
@@ -255,6 +256,14 @@ class CallCancelledError(RemoteError):
     code = "cancelled"
     http_status = 409
     fix = "Call again if you still want the result."
+
+
+class FunctionFailedError(RemoteError):
+    """The function raised an exception (as callers without an SDK are told)."""
+
+    code = "function_failed"
+    http_status = 422  # not 5xx: clients and proxies repeat those, and the function's own retries are used up
+    fix = "`data.traceback` shows where {type} was raised; correct the function or its arguments."
 
 
 class ImageBuildError(RemoteError):

@@ -45,15 +45,26 @@ class Route:
     """GET -> AppStatus."""
     APP_TAGS = "/v1/apps/{app}/tags"
     """GET -> {"tags": {...}}. POST the same: they replace the ones that the app has."""
+    APP_HISTORY = "/v1/apps/{app}/history"
+    """GET -> {"versions": [AppVersion]}, newest first."""
+    APP_ROLLBACK = "/v1/apps/{app}/rollback"
+    """POST Rollback -> PublishedApp."""
     APP_LOGS = "/v1/apps/{app}/logs"
-    """GET ?follow=1&cursor=&tail= -> one LogEntry as JSON a line. A followed stream ends by itself when the app is
+    """GET ?follow=1&cursor=&tail=&since=&until=&search= -> one LogEntry as JSON a line.
+    A followed stream ends by itself when the app is
     stopped and its last container is gone; blank lines keep it alive."""
     FUNCTIONS = "/v1/functions"
-    """GET ?app=<name or id>&name=&environment=[&version=] -> FunctionInfo; 404 when there is none."""
+    """GET ?app=<name or id>&name=&environment=[&version=][&spec=1] -> FunctionInfo; 404 when there is none."""
     FUNCTION_SCALING = "/v1/functions/scaling"
     """POST UpdateScaling -> ScalingSettings: as they are from now on, until the next deploy."""
     FUNCTION_STATS = "/v1/functions/stats"
     """POST PoolOf -> PoolStats."""
+    FUNCTION_CALL = "/v1/apps/{app}/functions/{function}/call"
+    """POST JSON -> JSON, for callers without an SDK; `{app}` may be a name, `{function}` may be `Class.method`."""
+    FUNCTION_SPAWN = "/v1/apps/{app}/functions/{function}/spawn"
+    """POST JSON -> 202 as soon as the call is stored."""
+    FUNCTION_MAP = "/v1/apps/{app}/functions/{function}/map"
+    """POST JSON -> a line of JSON for each result."""
     IMAGES = "/v1/images"
     """POST {"image": ImageSpec} -> JSON lines: LogEntry objects while it is built, the last line is {"image": id} or
     {"error": ...}. Building what exists answers with the last line at once."""
@@ -67,6 +78,10 @@ class Route:
     """GET -> CallSummary."""
     CALL_RESULT = "/v1/calls/{call}/result"
     """GET ?index=&wait=<s> -> 200 one RESULT frame, or 202 {"call", "waiting"}."""
+    CALL_OUTPUT = "/v1/calls/{call}/output"
+    """GET ?index=&wait=<s> -> the result of a call in JSON, or 202."""
+    CALL_OUTPUTS = "/v1/calls/{call}/outputs"
+    """GET ?cursor= -> a line of JSON for each result, until all inputs have ended."""
     CALL_INPUTS = "/v1/calls/{call}/inputs"
     """POST INPUT or INPUTS frames -> {"accepted": n}."""
     CALL_RESULTS = "/v1/calls/{call}/results"
@@ -88,6 +103,18 @@ class Route:
     """GET -> {"containers": [ContainerInfo]}."""
     NODES = "/v1/nodes"
     """GET -> {"nodes": [NodeInfo]}."""
+    TOKENS = "/v1/tokens"
+    """GET -> {"tokens": [TokenInfo]}. POST MakeToken -> NewToken."""
+    TOKEN = "/v1/tokens/{token}"
+    """DELETE -> TokenInfo. `{token}` is its id, not the token itself."""
+    NODE_DRAIN = "/v1/nodes/{node}/drain"
+    """POST -> DrainedNode."""
+    NODE_RESUME = "/v1/nodes/{node}/resume"
+    """POST -> DrainedNode."""
+    CONTAINER_STOP = "/v1/containers/{container}/stop"
+    """POST StopContainer -> StoppedContainer."""
+    CONTAINER_EXEC = "/v1/containers/{container}/exec"
+    """POST Execute -> lines of {"stream", "text"}, then {"status"} or {"error"}."""
     SPANS = "/v1/spans"
     """POST {"batches": [SpanBatch fields]} -> 202."""
 
@@ -250,6 +277,8 @@ class PublishApp:
     environment: str = "main"
     app_id: Optional[str] = None
     """Given when more functions are added to a running ephemeral app."""
+    replaces: bool = False
+    """With `app_id`: functions that are not in this request are no longer part of the app."""
     tags: Mapping[str, str] = field(default_factory=dict)
     only_new: bool = False
     """Change nothing if the app is there."""
@@ -269,6 +298,26 @@ class PublishedApp:
 
 
 @dataclass(frozen=True)
+class AppVersion:
+    """One row of GET /v1/apps/{app}/history."""
+
+    version: int
+    deployed_at: float
+    functions: tuple[str, ...]
+    rolled_back_to: int = 0
+    """The version whose functions it has, if it came from a rollback."""
+    current: bool = False
+
+
+@dataclass(frozen=True)
+class Rollback:
+    """POST /v1/apps/{app}/rollback."""
+
+    version: Optional[int] = None
+    """None = the one before the present."""
+
+
+@dataclass(frozen=True)
 class FunctionInfo:
     """GET /v1/functions?app=&name=&environment=: what a looked-up handle needs."""
 
@@ -280,6 +329,8 @@ class FunctionInfo:
     is_class: bool = False
     methods: tuple[MethodSpec, ...] = ()
     parameters: tuple[ParameterSpec, ...] = ()
+    spec: Optional[FunctionSpec] = None
+    """With `?spec=1`: everything that it declares, without the values of its variables."""
 
 
 @dataclass(frozen=True)
@@ -497,6 +548,75 @@ class ContainerInfo:
     started_at: float
     how: str = ""
     """"fork" of a template or "fresh", and why."""
+
+
+@dataclass(frozen=True)
+class MakeToken:
+    """POST /v1/tokens."""
+
+    name: str
+    """For people: whose or what for."""
+    scope: str = "workspace"
+    """"workspace" (everything) or "caller" (calls functions, reads results)."""
+    lifetime_s: Optional[float] = None
+    """None = until it is revoked."""
+
+
+@dataclass(frozen=True)
+class TokenInfo:
+    """One row of GET /v1/tokens. The token itself is stored nowhere."""
+
+    id: str
+    name: str
+    scope: str
+    created_at: float
+    expires_at: float = 0.0
+    """0 = never."""
+
+
+@dataclass(frozen=True)
+class NewToken:
+    """Answer of POST /v1/tokens; the only time that the token is told."""
+
+    token: str
+    id: str
+    name: str
+    scope: str
+    expires_at: float = 0.0
+
+
+@dataclass(frozen=True)
+class StopContainer:
+    """POST /v1/containers/{container}/stop."""
+
+    graceful: bool = False
+    """Let what runs end first."""
+
+
+@dataclass(frozen=True)
+class StoppedContainer:
+    """Its answer: the node has been told, and has said that it does it."""
+
+    container: str
+    node: str
+
+
+@dataclass(frozen=True)
+class Execute:
+    """POST /v1/containers/{container}/exec."""
+
+    command: tuple[str, ...]
+    timeout_s: float = 60.0
+
+
+@dataclass(frozen=True)
+class DrainedNode:
+    """Answer to the drain or the resume of a node."""
+
+    node: str
+    containers: int
+    """That it had at that moment."""
+    draining: bool
 
 
 @dataclass(frozen=True)

@@ -52,14 +52,25 @@ class _Part(NamedTuple):
     handle: Union[Function, Cls]
 
 
-def publish(app: App, session: Session, mode: str, name: str, environment: str) -> Published:
-    """Make the app exist on the server. `mode`: see `PublishApp`."""
+def publish(
+    app: App, session: Session, mode: str, name: str, environment: str, *, into: Optional[str] = None
+) -> Published:
+    """Make the app exist on the server. `mode`: see `PublishApp`. `into`: id of an ephemeral app that runs, whose
+    functions are replaced."""
     session.client.info()
     parts = list(_parts(app))
     codes = _upload(session, parts)
     _build(session, {part.image.spec().id: part.image.spec() for part in parts})
     specs = tuple(_spec(part, codes[part.name]) for part in parts)
-    request = PublishApp(name=name, functions=specs, mode=mode, environment=environment, tags=app.tags)
+    request = PublishApp(
+        name=name,
+        functions=specs,
+        mode=mode,
+        environment=environment,
+        tags=app.tags,
+        app_id=into,
+        replaces=into is not None,
+    )
     answer = from_wire(PublishedApp, session.client.json("POST", Route.APPS, to_wire(request)))
     script = script_module() if any(part.raw.__module__ == "__main__" for part in parts) else None
     if script is not None:
@@ -120,6 +131,15 @@ def _upload(session: Session, parts: list[_Part]) -> dict[str, CodeRef]:
         sha256, size = uploaded[key]
         codes[part.name] = CodeRef(sha256, source.module, part.raw.__qualname__, size)
     return codes
+
+
+def local_files(app: App) -> set[str]:
+    """Paths of everything on this machine that is sent to the app's containers."""
+    found: set[str] = set()
+    for part in _parts(app):
+        files = {**bundle.source_of(part.raw, part.include_source).files, **bundle.local_files(part.image)}
+        found.update(files.values())
+    return found
 
 
 def _build(session: Session, images: dict[str, ImageSpec]) -> None:

@@ -81,6 +81,28 @@ class Running:
             self._stack.close()
 
 
+class Watch:
+    """What keeps an ephemeral app alive and shows what it does, for as long as it is wanted."""
+
+    def __init__(self, client: Client, app_id: str, shown: output.Output) -> None:
+        self._logs = _Logs(client, app_id, shown)
+        self._threads = [
+            _Background("squall-heartbeat", lambda: _heartbeats(client, app_id)),
+            _Background("squall-status", lambda: _status(client, app_id, shown)),
+        ]
+
+    def finish(self) -> None:
+        """Wait for the last lines of an app that was stopped, then end."""
+        self._logs.finish()
+        self.stop()
+
+    def stop(self) -> None:
+        """Watch no more."""
+        for thread in self._threads:
+            thread.stop()
+        self._logs.stop()
+
+
 class _Background:
     """A daemon thread for work that ends when it is told to."""
 

@@ -59,7 +59,8 @@ def _cloudpickle_or(first: Exception, value: Any) -> bytes:
 
 
 def _json(value: Any) -> bytes:
-    return json.dumps(value, separators=(",", ":"), allow_nan=True).encode()
+    # NaN is not JSON: no other language's parser would take it.
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
 
 
 def _unjson(data: bytes) -> Any:

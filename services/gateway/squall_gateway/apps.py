@@ -141,11 +141,12 @@ class Apps:
             except KeyExists:
                 pass  # the same version in full: its id is its content
             self.directory.saw_function(record)
-            if spec.scaling.min_containers > 0 and not spec.is_class:
-                await self._open_pool(record)
+            await self.open_pool_if_kept_warm(record)
 
-    async def _open_pool(self, function: FunctionRecord) -> None:
+    async def open_pool_if_kept_warm(self, function: FunctionRecord) -> None:
         """Containers that are wanted without any call: the pool must be known before its first input."""
+        if function.spec.scaling.min_containers == 0 or function.spec.is_class:
+            return
         pool = PoolRecord(
             pool=pool_id(function.function_id),
             function_id=function.function_id,
@@ -169,14 +170,14 @@ class Apps:
                 return record
             return replace(record, alive_until=self.clock.now() + ALIVE_S)
 
-        return await self._change(app_id, workspace, renew)
+        return await self.change(app_id, workspace, renew)
 
     async def set_tags(self, app_id: str, workspace: str, tags: Mapping[str, str]) -> AppRecord:
         """Replace the tags. Raises `InvalidError` for a value that is too long."""
         for name, value in tags.items():
             if not 0 < len(name) <= MAX_TAG_CHARACTERS or len(value) > MAX_TAG_CHARACTERS:
                 raise InvalidError(f"tag {name!r}: names and values have at most {MAX_TAG_CHARACTERS} characters")
-        return await self._change(app_id, workspace, lambda record: replace(record, tags=dict(tags)))
+        return await self.change(app_id, workspace, lambda record: replace(record, tags=dict(tags)))
 
     async def mark_stopped(self, app_id: str, workspace: str, reason: str) -> AppRecord:
         """No call is accepted from here on; autoscaler and agents follow."""
@@ -186,9 +187,10 @@ class Apps:
                 return record
             return replace(record, state="stopped", stop_reason=reason, alive_until=0.0, updated_at=self.clock.now())
 
-        return await self._change(app_id, workspace, stop)
+        return await self.change(app_id, workspace, stop)
 
-    async def _change(self, app_id: str, workspace: str, change: Change) -> AppRecord:
+    async def change(self, app_id: str, workspace: str, change: Change) -> AppRecord:
+        """Write what `change` makes of the record; again on the newer one if somebody else was faster."""
         for attempt in range(TRIES):
             known = await self.directory.app(app_id, workspace, fresh=attempt > 0)
             record = change(known.record)
@@ -274,7 +276,8 @@ def _with_functions(app: AppRecord, wanted: PublishApp, now: float) -> AppRecord
         raise ConflictError(f"app {app.app_id} is stopped", fix="Run the app again.")
     if app.state == "deployed":
         raise ConflictError(f"app {app.app_id} is deployed", fix="Deploy it to change it.")
-    functions = {**app.functions, **versions_of(app, 1, wanted.functions)}
+    kept = {} if wanted.replaces else app.functions
+    functions = {**kept, **versions_of(app, 1, wanted.functions)}
     if functions == app.functions and app.version:
         return app
     alive_until = now + ALIVE_S if app.state == "ephemeral" else 0.0

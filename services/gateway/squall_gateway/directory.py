@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from squall.errors import InvalidError, NotFoundError
+from squall.ids import check_name
 from squall_bus import Bus, Change, Entry
 from squall_contracts.functions import APPS, SPECS, AppRecord, FunctionRecord, PoolRecord, app_name_key, pool_key
 from squall_service.telemetry import log
@@ -112,7 +113,8 @@ class Directory:
         return await self._apps_bucket.get(app_id) if is_app_id(app_id) else None
 
     async def named_app(self, workspace: str, environment: str, name: str) -> KnownApp:
-        """The deployed app of that name. Raises `NotFoundError`."""
+        """The deployed app of that name. Raises `NotFoundError`, `InvalidError`."""
+        check_name(environment, "environment")  # it becomes a part of a key
         pointer = await self._apps_bucket.get(app_name_key(workspace, environment, name))
         if pointer is None:
             raise NotFoundError(f"there is no deployed app {name!r} in environment {environment!r}")

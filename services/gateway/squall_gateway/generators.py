@@ -21,7 +21,7 @@ from squall_bus.subscribing import Subscription
 from squall_contracts import subjects
 from squall_contracts.calls import CallResult, ItemsTaken, ItemYielded
 from squall_gateway.accept import Acceptor, Input
-from squall_gateway.answers import FRAMES, error_frame, keepalive_frame, result_frame
+from squall_gateway.answers import FRAMES, Headers, error_frame, keepalive_frame, result_frame
 from squall_gateway.call_headers import CallHeaders
 from squall_gateway.cancels import Cancels
 from squall_gateway.edge import Exchange
@@ -40,6 +40,22 @@ CREDIT_EVERY = 32
 """Items between two credits; an eighth of the agent's window."""
 LAST_ITEMS_S = 2.0
 """Items are sent before the result; on several bus servers they may still arrive after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamForm:
+    """How a stream is written to its caller."""
+
+    headers: Headers
+    keepalive: Callable[[str], bytes]
+    """From the reason why the call waits."""
+    on_error: Callable[[SquallError], bytes]
+    of: Callable[[AsyncGenerator[bytes, None]], AsyncGenerator[bytes, None]]
+    """What becomes of the frames."""
+
+
+AS_FRAMES = StreamForm((FRAMES,), keepalive_frame, error_frame, lambda stream: stream)
+"""For the SDK."""
 
 
 class ItemStream:
@@ -164,7 +180,13 @@ class Generators:
     streams: dict[str, ItemStream] = field(default_factory=dict)
 
     async def answer(
-        self, exchange: Exchange, call: CallHeaders, target: Target, given: Input, received_ns: int
+        self,
+        exchange: Exchange,
+        call: CallHeaders,
+        target: Target,
+        given: Input,
+        received_ns: int,
+        form: StreamForm = AS_FRAMES,
     ) -> None:
         """Accept the call, unless it is one that its caller resumes, and stream it."""
         workspace = exchange.token.workspace
@@ -179,8 +201,8 @@ class Generators:
                 raise
         mine = stream.attach()
         feed = Feed(exchange, self.draining)
-        keepalive = lambda: keepalive_frame(self.waiting.text(target.pool.pool))  # noqa: E731
-        await feed.run(stream.frames(mine), (FRAMES,), keepalive, error_frame)
+        keepalive = lambda: form.keepalive(self.waiting.text(target.pool.pool))  # noqa: E731
+        await feed.run(form.of(stream.frames(mine)), form.headers, keepalive, form.on_error)
         if stream.wait.future.done():
             await self._forget(stream)
         else:

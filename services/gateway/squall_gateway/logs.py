@@ -43,6 +43,10 @@ class LogQuery:
     """Name or id of a function."""
     stream: str = ""
     since: float = 0.0
+    until: float = 0.0
+    """0 = no end."""
+    search: str = ""
+    """Part of the line, whatever its case."""
     cursor: tuple[int, int] = (0, -1)
     """Stream sequence and line of the last one read."""
 
@@ -50,6 +54,8 @@ class LogQuery:
         """Whether a line is asked for."""
         return (
             entry.at >= self.since
+            and (not self.until or entry.at <= self.until)
+            and self.search.casefold() in entry.text.casefold()
             and self.stream in ("", entry.stream)
             and self.function in ("", entry.function, lines.function)
         )

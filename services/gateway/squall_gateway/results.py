@@ -75,6 +75,29 @@ class Results:
         info = await self._bus.stream_info(stream, subjects.results_of(self.region, workspace, call))
         return len(info.subjects)
 
+    async def count_until(self, call: str, workspace: str, cursor: int) -> int:
+        """How many inputs of a call had ended when the record at `cursor` was written."""
+        stream = subjects.results_stream(self.region, shard_of(call))
+        wanted = subjects.results_of(self.region, workspace, call)
+        found = 0
+        async with closing(self._bus.read(stream, wanted, headers_only=True)) as records:
+            async for stored in records:
+                if stored.seq > cursor:
+                    break
+                found += 1
+        return found
+
+    async def inputs(self, call: str, workspace: str) -> int:
+        """How many inputs a call has. Raises `NotFoundError` or `OutputExpiredError`."""
+        ended = await self.count(call, workspace)
+        if await self.first_record(call, workspace) is None:
+            if not ended:
+                raise self.missing(call, 0)
+            return ended
+        journal = subjects.journal_stream(self.region, shard_of(call))
+        info = await self._bus.stream_info(journal, subjects.calls_of(self.region, ANY_POOL, call))
+        return max(ended, len(info.subjects))
+
     async def exists(self, call: str, workspace: str) -> bool:
         """Whether a call was accepted: then it has a result, or the journal still has it."""
         if await self.count(call, workspace):

@@ -18,19 +18,25 @@ from squall_gateway.api.apps import AppRoutes
 from squall_gateway.api.blobs import BlobRoutes
 from squall_gateway.api.calls import CallRoutes
 from squall_gateway.api.cancels import CancelRoutes
+from squall_gateway.api.commands import CommandRoutes
 from squall_gateway.api.fleet import FleetRoutes
 from squall_gateway.api.functions import FunctionRoutes
 from squall_gateway.api.history import HistoryRoutes
+from squall_gateway.api.json_calls import JsonCallRoutes
+from squall_gateway.api.json_outputs import JsonOutputRoutes
 from squall_gateway.api.letters import LetterRoutes
 from squall_gateway.api.logs import LogRoutes
 from squall_gateway.api.maps import MapRoutes
 from squall_gateway.api.spawns import SpawnRoutes
+from squall_gateway.api.tokens import TokenRoutes
+from squall_gateway.api.versions import VersionRoutes
 from squall_gateway.apps import Apps
 from squall_gateway.auth import Tokens
 from squall_gateway.blobs import Blobs
 from squall_gateway.bulk_cancels import BulkCancels
 from squall_gateway.caller_spans import TICK_S, CallerSpans
 from squall_gateway.cancels import Cancels
+from squall_gateway.commands import NodeCommands
 from squall_gateway.condition import CHECK_EVERY_S, Condition
 from squall_gateway.directory import Directory
 from squall_gateway.edge import VERSION, Edge, Handler
@@ -39,6 +45,8 @@ from squall_gateway.generators import Generators
 from squall_gateway.history import History
 from squall_gateway.idempotency import IdempotencyKeys
 from squall_gateway.images import Images
+from squall_gateway.json_answers import JsonValues
+from squall_gateway.json_requests import JsonRequests
 from squall_gateway.large_results import ResultAnswers
 from squall_gateway.letters import Letters
 from squall_gateway.load import Loads
@@ -56,6 +64,7 @@ from squall_gateway.stopping import SWEEP_S, TIDY_S, Stopping
 from squall_gateway.targets import Targets
 from squall_gateway.traces import Traces
 from squall_gateway.variants import Variants
+from squall_gateway.versions import Versions
 from squall_gateway.waiting import Waiting
 from squall_gateway.waits import Waits
 from squall_service.run import ServiceContext
@@ -123,6 +132,17 @@ class Gateway:
         self.targets = Targets(self.directory, Variants(bus, self.directory, clock))
         self.stopping = Stopping(self.apps, self.cancels, clock)
         self.acceptor = self._acceptor()
+        self.generators = Generators(
+            acceptor=self.acceptor,
+            waits=self.waits,
+            results=self.results,
+            cancels=self.cancels,
+            waiting=self.waiting,
+            requests=self.requests,
+            draining=self.draining,
+            start=context.start,
+        )
+        self.keys = IdempotencyKeys(bus, self.acceptor, self.results, clock)
 
     def _acceptor(self) -> Acceptor:
         return Acceptor(
@@ -203,24 +223,13 @@ class Gateway:
 
     def _hot(self) -> dict[tuple[str, str], Handler]:
         targets = Pinning(self.targets, self.results, self.context.clock)
-        generators = Generators(
-            acceptor=self.acceptor,
-            waits=self.waits,
-            results=self.results,
-            cancels=self.cancels,
-            waiting=self.waiting,
-            requests=self.requests,
-            draining=self.draining,
-            start=self.context.start,
-        )
-        keys = IdempotencyKeys(self.bus, self.acceptor, self.results, self.context.clock)
         calls = CallRoutes(
             self.acceptor,
             targets,
             self.waits,
             self.results,
-            generators,
-            keys,
+            self.generators,
+            self.keys,
             self.waiting,
             self.requests,
             self.caller_spans,
@@ -236,6 +245,23 @@ class Gateway:
             ("GET", Route.CALL_RESULTS.format(call="*")): maps.get_results,
         }
 
+    def _json_calls(self) -> list[APIRouter]:
+        values = JsonValues(self.blobs)
+        outputs = JsonOutputRoutes(self.waits, self.results, self.waiting, self.loads, values, self.draining)
+        calls = JsonCallRoutes(
+            requests=JsonRequests(self.acceptor, self.targets, self.directory),
+            outputs=outputs,
+            acceptor=self.acceptor,
+            waits=self.waits,
+            generators=self.generators,
+            keys=self.keys,
+            cancels=self.cancels,
+            counts=self.requests,
+            caller_spans=self.caller_spans,
+            values=values,
+        )
+        return [calls.router(), outputs.router()]
+
     def _routers(self) -> list[APIRouter]:
         bus, directory, fleet, clock = self.bus, self.directory, self.fleet, self.context.clock
         logs, traces = Logs(bus, directory), Traces(bus, self.results, self.caller_spans, self.settings.trace_ratio)
@@ -247,10 +273,14 @@ class Gateway:
         return [
             FunctionRoutes(bus, directory, self.version, self.settings, scaling).router(),
             AppRoutes(bus, self.apps, self.stopping, directory, fleet, self.waiting, clock, scaling).router(),
+            VersionRoutes(Versions(self.apps, directory)).router(),
             BlobRoutes(self.blobs, self.settings.max_payload_bytes).router(),
             LogRoutes(logs, Images(bus, logs, clock), directory, fleet, self.draining).router(),
             HistoryRoutes(history, self.results, traces, self.cancels, directory).router(),
             CancelRoutes(bulk, self.draining).router(),
+            CommandRoutes(NodeCommands(bus, fleet), self.draining).router(),
+            *self._json_calls(),
+            TokenRoutes(bus, clock).router(),
             LetterRoutes(letters, redriving, self.results, directory).router(),
             FleetRoutes(
                 bus, fleet, directory, self.condition, clock, self.version, self.settings.sync_interval

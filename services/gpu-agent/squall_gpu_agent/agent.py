@@ -18,6 +18,7 @@ from squall_gpu_agent.bundles import Bundles
 from squall_gpu_agent.cancels import CancelListener, Cancels
 from squall_gpu_agent.capacity import Capacity
 from squall_gpu_agent.claims import Claims
+from squall_gpu_agent.commands import Commands
 from squall_gpu_agent.events import Events
 from squall_gpu_agent.execution import Execution
 from squall_gpu_agent.facts import NODE_FACT_S, STATS_S, NodeFacts, Stats
@@ -172,6 +173,7 @@ class Agent:
         """Takes claims and calls while the block runs; drained when it has ended."""
         await self.tokens.revoke_left_over()
         cancels = await CancelListener(self.bus, self.identity, self.cancels, self._on_cancel).listen()
+        commands = await self._commands().listen()
         async with Splice(self.settings.gateway_url).listen(self.socket_path):
             loops = await self._start_loops(group)
             try:
@@ -181,6 +183,10 @@ class Agent:
                 for loop in loops:
                     loop.cancel()
                 await cancels.close()
+                await commands.close()
+
+    def _commands(self) -> Commands:
+        return Commands(self.bus, self.identity, self.capacity, facts=self.facts, claims=self.claims, tasks=self.tasks)
 
     async def _start_loops(self, group: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
         await self.facts.publish()

@@ -275,6 +275,14 @@ class NoTemplate:
     """It will be the same next time."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inside:
+    """Where and with what a command runs that shall see what the container's code sees."""
+
+    cwd: str
+    env: Mapping[str, str]
+
+
 class Template(Protocol):
     """An initialised parent of one function version. Containers are forked from it."""
 
@@ -316,6 +324,14 @@ class Container(Protocol):
     @property
     def scratch(self) -> Path:
         """Its folder on the host; deleted when the container has ended."""
+
+    @property
+    def inside(self) -> Inside | None:
+        """For commands beside its runner; None where that is not possible."""
+
+    @property
+    def not_inside(self) -> str:
+        """Why not, in words for users."""
 
     @property
     def running(self) -> frozenset[tuple[str, int]]:

@@ -83,7 +83,7 @@ DENIED = {
         $JS.API.CONSUMER.DELETE.{WORK}.{POOL} $JS.API.CONSUMER.MSG.NEXT.{WORK}.{POOL}
         $JS.ACK.{WORK}.{POOL}.1.1.1.1.1""",
     roles.SCHEDULER: f"""
-        calls.local.00.po-1.x.0 cancel.local.po-1
+        calls.local.00.po-1.x.0 cancel.local.po-1 command.local.n1
         $KV.desired.po-1 $KV.specs.fu-1 $KV.tokens.x $KV.leases.autoscaler
         $JS.API.DIRECT.GET.KV_tokens $JS.API.STREAM.CREATE.KV_specs
         $JS.API.CONSUMER.DELETE.{WORK}.{POOL} $JS.API.CONSUMER.MSG.NEXT.{WORK}.{POOL}""",
@@ -98,6 +98,7 @@ DENIED = {
         $JS.API.DIRECT.GET.{JOURNAL} $JS.API.DIRECT.GET.{RESULTS} $JS.API.DIRECT.GET.KV_tokens""",
     roles.AGENT: f"""
         calls.local.00.po-1.x.0 requeue.local.00.po-1.x.0 cancel.local.po-1 stats.local.n2
+        command.local.n1
         $KV.nodes.n2 $KV.tokens.x $KV.tokens.containers.n2.x $KV.specs.fu-1 $KV.desired.po-1 $KV.leases.reconciler-00
         $JS.API.DIRECT.GET.KV_tokens $JS.API.CONSUMER.CREATE.KV_tokens.r1.$KV.tokens.>
         $JS.API.DIRECT.GET.{JOURNAL} $JS.API.DIRECT.GET.{WORK} $JS.API.STREAM.INFO.{JOURNAL}
@@ -115,6 +116,7 @@ DEAF_TO: dict[str, list[str]] = {
         "arrived.local.>",
         "items.local.*",
         "stats.local.*",
+        "command.local.n2",
         "_INBOX_gateway.>",
         "_INBOX_agent.>",
         "_INBOX_agent.n2.>",

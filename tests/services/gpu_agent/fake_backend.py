@@ -83,6 +83,14 @@ class FakeContainer:
         return 1
 
     @property
+    def inside(self) -> None:
+        return None
+
+    @property
+    def not_inside(self) -> str:
+        return "it is a fake"
+
+    @property
     def how(self) -> str:
         return "fresh"
 

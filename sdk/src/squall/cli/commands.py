@@ -7,14 +7,15 @@ from typing import Any, Optional
 
 import typer
 
+from squall.cli import fleet_commands
+from squall.cli.fleet_commands import CONTEXT, ENVIRONMENT, JSON
 from squall.errors import UsageError
 
-CONTEXT = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
     name="squall",
     help="Serverless Python functions on machines you own.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     context_settings=CONTEXT,
     rich_markup_mode="rich",
@@ -23,15 +24,9 @@ app_group = typer.Typer(
     help="Apps: what is running and what is deployed.", no_args_is_help=True, context_settings=CONTEXT
 )
 call_group = typer.Typer(help="Calls: look at them, cancel them.", no_args_is_help=True, context_settings=CONTEXT)
-container_group = typer.Typer(help="Containers.", no_args_is_help=True, context_settings=CONTEXT)
-node_group = typer.Typer(help="Machines.", no_args_is_help=True, context_settings=CONTEXT)
 app.add_typer(app_group, name="app")
 app.add_typer(call_group, name="call")
-app.add_typer(container_group, name="container")
-app.add_typer(node_group, name="node")
 
-ENVIRONMENT: Any = typer.Option(None, "-e", "--env", help="Environment (default: the configured one, or main).")
-JSON: Any = typer.Option(False, "--json", help="Print JSON.")
 TIMESTAMPS: Any = typer.Option(False, "--timestamps", help="Print the time before each log line.")
 MODULE: Any = typer.Option(False, "-m", help="The program is a module (pkg.mod), not a file.")
 
@@ -77,6 +72,10 @@ def run(
     write_result: Optional[Path] = typer.Option(
         None, "-w", "--write-result", help="Write the result (str or bytes) to a file."
     ),
+    as_json: bool = typer.Option(False, "--json", help="Print the result as a line of JSON; logs go to errors."),
+    interactive: bool = typer.Option(
+        False, "-i", "--interactive", help="Open a Python prompt with the program's names while the app runs."
+    ),
     environment: Optional[str] = ENVIRONMENT,
     module: bool = MODULE,
     timestamps: bool = TIMESTAMPS,
@@ -91,7 +90,14 @@ def run(
         context = typer.main.get_command(app)
         return _show_help(context, wants_help)
     options = command.RunOptions(
-        name=name, quiet=quiet, detach=detach, write_result=write_result, environment=environment, timestamps=timestamps
+        name=name,
+        quiet=quiet,
+        detach=detach,
+        write_result=write_result,
+        as_json=as_json,
+        interactive=interactive,
+        environment=environment,
+        timestamps=timestamps,
     )
     return command.run(reference, list(arguments or []), options, as_module=module, wants_help=wants_help)
 
@@ -120,6 +126,30 @@ def deploy(
     import squall.cli.deploy as command
 
     return command.deploy(reference, name=name, environment=environment, as_module=module)
+
+
+@app.command()
+def serve(
+    reference: str = typer.Argument(..., metavar="PROGRAM[::APP]", help="file.py, or file.py::variable of the app."),
+    name: Optional[str] = typer.Option(None, "-n", "--name", help="Name of the app while it is served."),
+    timeout_s: Optional[float] = typer.Option(
+        None, "--timeout", min=1, envvar="SQUALL_SERVE_TIMEOUT", help="End after so many seconds."
+    ),
+    environment: Optional[str] = ENVIRONMENT,
+    module: bool = MODULE,
+    timestamps: bool = TIMESTAMPS,
+) -> int:
+    """Run an app while you edit it: each save is loaded into the running app. Ctrl-C stops it.
+
+    Calls that run end on the code they began with; the app keeps its id, so callers go on. A program that cannot be
+    loaded leaves the app as it was.
+    """
+    import squall.cli.serve as command
+
+    options = command.ServeOptions(
+        name=name, environment=environment, as_module=module, timeout_s=timeout_s, timestamps=timestamps
+    )
+    return command.serve(reference, options)
 
 
 # ---------------------------------------------------------------- the platform of this machine
@@ -196,7 +226,9 @@ LOG_FUNCTION: Any = typer.Option(None, "--function", help="Only of this function
 LOG_CALL: Any = typer.Option(None, "--call", help="Only of this call.")
 LOG_CONTAINER: Any = typer.Option(None, "--container", help="Only of this container.")
 LOG_STREAM: Any = typer.Option(None, "-s", "--stream", help="Only stdout, stderr or system.")
-LOG_SINCE: Any = typer.Option(None, "--since", help="Only lines of the last 30s, 10m, 2h or 1d.")
+LOG_SINCE: Any = typer.Option(None, "--since", help="Only lines after that: 30s, 10m, 2h or 1d ago, or a time.")
+LOG_UNTIL: Any = typer.Option(None, "--until", help="Only lines before that, e.g. 5m or 2026-05-31T14:00.")
+LOG_SEARCH: Any = typer.Option(None, "--search", help="Only lines with this text, whatever its case.")
 APP: Any = typer.Argument(..., metavar="APP", help="Name or id of the app; or the id of a call.")
 
 
@@ -216,6 +248,29 @@ def app_stop(name: str = APP, environment: Optional[str] = ENVIRONMENT) -> int:
     return command.stop(name, environment=environment)
 
 
+@app_group.command("history")
+def app_history(name: str = APP, environment: Optional[str] = ENVIRONMENT, as_json: bool = JSON) -> int:
+    """Show the versions of a deployed app, newest first."""
+    import squall.cli.versions as command
+
+    return command.history(name, environment=environment, as_json=as_json)
+
+
+@app_group.command("rollback")
+def app_rollback(
+    name: str = APP,
+    version: Optional[str] = typer.Argument(
+        None, metavar="[VERSION]", help="As `squall app history` shows it, e.g. v3 (default: the one before)."
+    ),
+    environment: Optional[str] = ENVIRONMENT,
+    as_json: bool = JSON,
+) -> int:
+    """Go back to an earlier version at once: new calls use it, calls that were accepted end where they began."""
+    import squall.cli.versions as command
+
+    return command.rollback(name, version, environment=environment, as_json=as_json)
+
+
 @app_group.command("logs")
 @app.command("logs")
 def logs(
@@ -227,6 +282,8 @@ def logs(
     container: Optional[str] = LOG_CONTAINER,
     stream: Optional[str] = LOG_STREAM,
     since: Optional[str] = LOG_SINCE,
+    until: Optional[str] = LOG_UNTIL,
+    search: Optional[str] = LOG_SEARCH,
     timestamps: bool = TIMESTAMPS,
     environment: Optional[str] = ENVIRONMENT,
     as_json: bool = JSON,
@@ -234,8 +291,8 @@ def logs(
     """Print what an app's containers wrote."""
     import squall.cli.logs as command
 
-    age_s = None if since is None else command.seconds(since)
-    wanted = command.Wanted(function, call, container, stream, age_s, tail)
+    begin, end = command.moment(since, "--since"), command.moment(until, "--until")
+    wanted = command.Wanted(function, call, container, stream, begin, end, search, tail)
     return command.logs(name, wanted, follow=follow, timestamps=timestamps, environment=environment, as_json=as_json)
 
 
@@ -326,24 +383,4 @@ def trace(call: str = CALL, as_json: bool = JSON) -> int:
     return command.trace(call, as_json=as_json)
 
 
-# ---------------------------------------------------------------- machines
-
-
-@container_group.command("list")
-def container_list(
-    name: Optional[str] = typer.Option(None, "--app", help="Only of this app (name or id)."),
-    environment: Optional[str] = ENVIRONMENT,
-    as_json: bool = JSON,
-) -> int:
-    """List containers."""
-    import squall.cli.inventory as command
-
-    return command.containers(app=name, environment=environment, as_json=as_json)
-
-
-@node_group.command("list")
-def node_list(as_json: bool = JSON) -> int:
-    """List machines: what they have, and what of it is used."""
-    import squall.cli.inventory as command
-
-    return command.nodes(as_json=as_json)
+fleet_commands.add_to(app)

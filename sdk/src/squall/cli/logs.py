@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from typing import Optional
 
 from squall import ids
@@ -30,8 +31,12 @@ class Wanted:
     call: Optional[str] = None
     container: Optional[str] = None
     stream: Optional[str] = None
-    since_s: Optional[float] = None
-    """At most so many seconds old."""
+    since: Optional[float] = None
+    """Unix seconds: only what was written after it."""
+    until: Optional[float] = None
+    """Only what was written before it."""
+    search: Optional[str] = None
+    """Only lines with that text, whatever its case."""
     tail: Optional[int] = None
     """How many of the last ones to begin with; None = all."""
 
@@ -40,6 +45,8 @@ def logs(
     name: str, wanted: Wanted, *, follow: bool, timestamps: bool, environment: Optional[str], as_json: bool
 ) -> int:
     """Prints the log of an app, or of one call."""
+    if follow and wanted.until is not None:
+        raise UsageError("--until does not go with --follow", fix="Leave out one of them.")
     with for_command() as session:
         if name.startswith("fc-"):
             summary = from_wire(
@@ -61,7 +68,6 @@ def entries(client: Client, app_id: str, wanted: Wanted, *, follow: bool) -> Ite
     cursor, retry = "", Retry(client)
     # The server does not know containers: those lines are counted here.
     tail = wanted.tail if wanted.container is None else None
-    since = None if wanted.since_s is None else time.time() - wanted.since_s
     while True:
         path = query(
             Route.APP_LOGS.format(app=app_id),
@@ -71,7 +77,9 @@ def entries(client: Client, app_id: str, wanted: Wanted, *, follow: bool) -> Ite
             call=wanted.call,
             function=wanted.function,
             stream=wanted.stream,
-            since=since,
+            since=wanted.since,
+            until=wanted.until,
+            search=wanted.search,
         )
         try:
             with client.stream("GET", path) as stream:
@@ -85,11 +93,25 @@ def entries(client: Client, app_id: str, wanted: Wanted, *, follow: bool) -> Ite
             retry.wait(error)
 
 
-def seconds(age: str) -> float:
+def moment(text: Optional[str], option: str) -> Optional[float]:
+    """`10m` ago, or a date or time of this machine's clock, as unix seconds. Raises `UsageError`."""
+    if text is None:
+        return None
+    if re.fullmatch(r"\d{4}-\d{2}-\d{2}.*", text):
+        try:
+            return datetime.fromisoformat(text).timestamp()
+        except ValueError:
+            pass
+    if not re.fullmatch(r"[\d.]+[smhd]", text):
+        raise UsageError(f"{option} {text!r} is not a time", fix="Use 30s, 10m, 2h, 1d ago, or 2026-05-31T14:00.")
+    return time.time() - seconds(text, option)
+
+
+def seconds(age: str, option: str = "--since") -> float:
     """`10m` in seconds. Raises `UsageError`."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", age)
     if not found:
-        raise UsageError(f"--since {age!r} is not a time", fix="Use 30s, 10m, 2h or 1d.")
+        raise UsageError(f"{option} {age!r} is not a time", fix="Use 30s, 10m, 2h or 1d.")
     return float(found[1]) * _UNITS[found[2]]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import sys
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from typing import Any, Optional
 from squall.cli import entries, failure, program, screen, server
 from squall.cli.options import HelpWanted, Options
 from squall.cli.reference import parse
-from squall.errors import InvalidError
+from squall.errors import InvalidError, UsageError
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class RunOptions:
     quiet: bool = False
     detach: bool = False
     write_result: Optional[Path] = None
+    as_json: bool = False
+    interactive: bool = False
     environment: Optional[str] = None
     timestamps: bool = False
 
@@ -42,8 +45,7 @@ def run(
 ) -> int:
     """Runs what `text` points at; the exit status. Raises whatever goes wrong."""
     reference = parse(text, as_module)
-    if options.detach:
-        server.must_outlive("--detach")
+    _check(options)
     entry = entries.choose(program.load(reference), reference)
     takes = entry.options()
     if wants_help:
@@ -60,19 +62,67 @@ def run(
     return _run(_Job(entry, args, kwargs, options))
 
 
+def _check(options: RunOptions) -> None:
+    """Options that say opposite things, or want what is not there."""
+    if options.detach and (options.as_json or options.write_result or options.interactive):
+        raise UsageError(
+            "--detach ends before there is a result",
+            fix="Leave out --json, --write-result and --interactive; read it later with `squall call get`.",
+        )
+    if options.interactive and not (sys.stdin and sys.stdin.isatty()):
+        raise UsageError("--interactive needs a terminal", fix="Run it in one, or leave the option out.")
+    if options.detach:
+        server.must_outlive("--detach")
+
+
 def _run(job: _Job) -> int:
+    options, stdout = job.options, sys.stdout
+    with contextlib.redirect_stdout(sys.stderr) if options.as_json else contextlib.nullcontext():
+        status, result = _run_app(job)
+    if status == 0 and options.write_result is not None:
+        _write(options.write_result, result)
+    if status == 0 and options.as_json:
+        stdout.write(_as_json(result, job.entry.name) + "\n")
+    return status
+
+
+def _run_app(job: _Job) -> tuple[int, Any]:
+    """(exit status, result)."""
     options, app = job.options, job.entry.app
     with screen.shown(quiet=options.quiet, timestamps=options.timestamps) as out, server.for_run(out.doing) as session:
         environment = options.environment or session.environment
         with app.run(name=options.name, detach=options.detach, environment_name=environment):
             interrupted, result = _call(job)
             app_id = app.app_id
+            if options.interactive:
+                _prompt(job, result, out)
     if interrupted:
         sys.stderr.write(f"The app goes on: `squall logs -f {app_id}`, `squall app stop {app_id}`.\n")
-        return failure.EXIT_INTERRUPTED
-    if options.write_result is not None:
-        _write(options.write_result, result)
-    return 0
+        return failure.EXIT_INTERRUPTED, None
+    return 0, result
+
+
+def _prompt(job: _Job, result: Any, out: screen.Screen) -> None:
+    """A Python prompt while the app still runs: its functions can be called with `.remote()`."""
+    import code
+
+    out.doing("")
+    module = sys.modules[job.entry.raw.__module__]
+    names = {**vars(module), "result": result}
+    told = f"The app runs; the names of {module.__name__} and `result` are here. Ctrl-D ends it."
+    code.interact(banner=told, local=names, exitmsg="")
+
+
+def _as_json(result: Any, name: str) -> str:
+    import json
+
+    try:
+        return json.dumps(result, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidError(
+            f"what {name} returned cannot be written as JSON: {error}",
+            fix="Return plain data, or use --write-result with text or bytes.",
+        ) from None
 
 
 def _call(job: _Job) -> tuple[bool, Any]:

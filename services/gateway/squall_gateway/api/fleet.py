@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from squall.http_api import ContainerInfo, NodeInfo
 from squall_bus import Bus, StoreInfo
 from squall_contracts.health import HEALTH, StreamsChecked
-from squall_contracts.nodes import ContainerClaim, NodeFact
+from squall_contracts.nodes import ClaimState, ContainerClaim, NodeFact
 from squall_gateway.api.functions import durability
 from squall_gateway.api.requests import workspace_of
 from squall_gateway.condition import Condition
@@ -95,7 +95,7 @@ class FleetRoutes:
             app=claim.app_id,
             function=await self.directory.function_name(claim.function_id, claim.workspace),
             node=claim.node,
-            state=claim.state,
+            state=running.state if running and running.state == ClaimState.DRAINING else claim.state,
             running=running.inputs if running else 0,
             started_at=claim.created_at,
             how=claim.how,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fastapi import APIRouter, Request
 
@@ -61,9 +61,16 @@ class FunctionRoutes:
         )
 
     async def function(
-        self, request: Request, app: str, name: str, environment: str = "main", version: int | None = None
+        self,
+        request: Request,
+        app: str,
+        name: str,
+        environment: str = "main",
+        version: int | None = None,
+        spec: bool = False,
     ) -> FunctionInfo:
-        """A function by the name of its app and its own; `version` pins an earlier deployment."""
+        """A function by the name of its app and its own; `version` pins an earlier deployment. With `spec` everything
+        that it declares, without the values of its variables."""
         workspace = workspace_of(request)
         record = (await self.directory.find_app(app, workspace, environment)).record
         if record.state == "stopped":
@@ -81,6 +88,7 @@ class FunctionRoutes:
             is_class=function.spec.is_class,
             methods=function.spec.methods,
             parameters=function.spec.parameters,
+            spec=replace(function.spec, env=dict.fromkeys(function.spec.env, "")) if spec else None,
         )
 
     async def scale(self, request: Request, wanted: UpdateScaling) -> ScalingSettings:

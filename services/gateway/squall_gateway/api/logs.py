@@ -57,6 +57,8 @@ class LogRoutes:
         function: str = "",
         stream: str = "",
         since: float = 0.0,
+        until: float = 0.0,
+        search: Annotated[str, Query(max_length=1000)] = "",
     ) -> Response:
         """Lines of an app, one JSON object each; `follow` goes on until the app and its last container are gone."""
         workspace = workspace_of(request)
@@ -68,6 +70,8 @@ class LogRoutes:
             function=function,
             stream=stream,
             since=since,
+            until=until,
+            search=search,
             cursor=parse_cursor(cursor),
         )
         lines = self._follow(query, tail) if follow else self._history(query, tail)

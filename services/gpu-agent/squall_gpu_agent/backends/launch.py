@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from squall.spec import FunctionSpec
-from squall_gpu_agent.backend import ContainerRequest
+from squall_gpu_agent.backend import ContainerRequest, Inside
 from squall_gpu_agent.backends.bundle_view import View
 from squall_gpu_agent.backends.sdk_files import SdkFiles
 from squall_images.environments import Environment
@@ -174,6 +174,13 @@ def own_variables(wanted: Wanted) -> dict[str, str]:
     if request.token:
         own["SQUALL_TOKEN"] = request.token
     return own
+
+
+def inside(wanted: Wanted) -> Inside | None:
+    """For commands beside the runner. None with mounts, which belong to the runner's own namespace."""
+    if wanted.view_reason is not None:
+        return None
+    return Inside(cwd=wanted.cwd, env={**shared_variables(wanted), **own_variables(wanted)})
 
 
 def thread_count(spec: FunctionSpec) -> int:

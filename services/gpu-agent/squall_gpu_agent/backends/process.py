@@ -183,6 +183,7 @@ class ProcessBackend:
         container = ProcessContainer(
             wanted.name, wanted.scratch, link, Limits(memory_mib=request.spec.resources.memory_limit_mib)
         )
+        container.inside = launch.inside(wanted)
         self._containers.add(container)
         container.on_ended = self._ended
         try:

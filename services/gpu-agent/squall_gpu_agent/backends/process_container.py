@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from squall_gpu_agent.backend import EXIT_GRACE_S, End, Exit, InputRequest, OnItem, Phase
+from squall_gpu_agent.backend import EXIT_GRACE_S, End, Exit, InputRequest, Inside, OnItem, Phase
 from squall_gpu_agent.backends import memory
 from squall_gpu_agent.runner_link import RunnerLink
 
@@ -41,6 +41,8 @@ class ProcessContainer:
         self.why = ""
         self.phases: tuple[Phase, ...] = ()
         self.scratch = scratch
+        self.inside: Inside | None = None
+        self.not_inside = "it has files at absolute paths, which only its own processes see"
         self.on_ended: Callable[[ProcessContainer], None] = _nothing
         """Set by the backend: called once, when nothing of its runner is left."""
         self._link = link

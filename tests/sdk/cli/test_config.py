@@ -1,0 +1,57 @@
+"""`squall config`: the settings file, and shell completion; nothing here needs a server."""
+
+from __future__ import annotations
+
+import json
+import stat
+
+import pytest
+from tests.sdk.cli.shell import Shell
+
+pytestmark = pytest.mark.slow
+
+
+def test_settings_are_written_shown_and_removed(shell: Shell) -> None:
+    shell.squall("config", "set", "server_url", "https://squall.example:8443").ok()
+    shell.squall("config", "set", "token", 'se"cret\\token').ok()
+    told = json.loads(shell.squall("config", "show", "--json", "--secrets").ok().out)
+    found = {row["name"]: row for row in told["settings"]}
+    assert found["server_url"]["value"] == "https://squall.example:8443"
+    assert found["token"]["value"] == 'se"cret\\token'
+    assert found["server_url"]["origin"] == told["file"] == str(shell.home / "config.toml")
+    assert found["environment"]["origin"] == "default"
+    assert stat.S_IMODE((shell.home / "config.toml").stat().st_mode) == 0o600
+
+    shown = shell.squall("config", "show").ok().out
+    assert "cret\\token" not in shown
+
+    shell.squall("config", "unset", "token").ok()
+    assert (shell.home / "config.toml").read_text() == 'server_url = "https://squall.example:8443"\n'
+
+
+def test_the_environment_wins_and_is_named(shell: Shell) -> None:
+    ended = shell.squall("config", "set", "environment", "staging", SQUALL_ENVIRONMENT="prod").ok()
+    assert "SQUALL_ENVIRONMENT is set in the environment, which wins" in ended.out
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (("set", "colour", "red"), "usage", "no setting 'colour'"),
+        (("set", "server_url", "localhost"), "usage", "not a server URL"),
+        (("set", "async_warnings", "maybe"), "usage", "not 0 or 1"),
+        (("set", "token", "two\nlines"), "usage", "one line"),
+        (("unset", "token"), "not_found", "token is not set"),
+    ],
+)
+def test_what_cannot_be_a_setting_is_refused(shell: Shell, words: tuple[str, ...], code: str, told: str) -> None:
+    shell.squall("config", *words).refused(code, told, status=2 if code == "usage" else 1)
+    assert not (shell.home / "config.toml").exists()
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"), [("squall ser", ["serve"]), ("squall app h", ["history"]), ("squall node d", ["drain"])]
+)
+def test_the_shell_completes_commands(shell: Shell, typed: str, offered: list[str]) -> None:
+    more = {"COMP_WORDS": typed, "COMP_CWORD": str(len(typed.split()) - 1)}
+    assert shell.squall(_SQUALL_COMPLETE="complete_bash", **more).ok().out.split() == offered

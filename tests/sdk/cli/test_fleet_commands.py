@@ -1,0 +1,215 @@
+"""The commands about versions, functions, containers, machines and tokens, on a platform that stays."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+from tests.sdk.cli.shell import Shell
+from tests.support.platform import eventually
+
+PROGRAM = """\
+import os
+import time
+
+import squall
+
+app = squall.App("depot")
+
+@app.function()
+def release():
+    print("Release ONE")
+    return 1
+
+@app.function(retries=2, timeout=7, cpu=0.25)
+def declared():
+    pass
+
+@app.function()
+def hold(started, go):
+    open(started, "a").close()
+    while not os.path.exists(go):
+        time.sleep(0.01)
+    return "held"
+
+@app.cls()
+class Shelf:
+    size: int = squall.parameter(default=3)
+
+    @squall.method()
+    def fill(self):
+        yield from range(self.size)
+"""
+
+
+@pytest.fixture(scope="module")
+def depot(served: Shell) -> Shell:
+    served.write("depot.py", PROGRAM)
+    served.squall("deploy", "depot.py").ok()
+    return served
+
+
+def told(shell: Shell, *words: object) -> Any:
+    return json.loads(shell.squall(*words, "--json").ok().out)
+
+
+def result(shell: Shell, function: str = "release") -> str:
+    return (
+        shell.python(f"import squall; print(squall.Function.from_name('depot', {function!r}).remote())")
+        .ok()
+        .out.strip()
+    )
+
+
+def spawn(shell: Shell, function: str, *arguments: object) -> str:
+    given = ", ".join(repr(str(argument)) for argument in arguments)
+    program = f"import squall; print(squall.Function.from_name('depot', {function!r}).spawn({given}).object_id)"
+    return shell.python(program).ok().out.strip()
+
+
+def containers(shell: Shell, function: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = told(shell, "container", "list")
+    return [row for row in found if row["function"] == function]
+
+
+# ---------------------------------------------------------------- versions
+
+
+def test_a_rollback_brings_the_earlier_version_back_and_says_so(depot: Shell) -> None:
+    assert result(depot) == "1"
+    depot.write("depot.py", PROGRAM.replace("return 1", "return 2"))
+    depot.squall("deploy", "depot.py").ok()
+    assert result(depot) == "2"
+
+    assert "depot runs version 1 again, as version 3" in depot.squall("app", "rollback", "depot").ok().out
+    assert result(depot) == "1"
+    versions = told(depot, "app", "history", "depot")
+    assert [(row["version"], row["rolled_back_to"], row["current"]) for row in versions] == [
+        (3, 1, True),
+        (2, 0, False),
+        (1, 0, False),
+    ]
+    assert "v3 (= v1)" in depot.squall("app", "history", "depot").ok().out
+
+    depot.squall("app", "rollback", "depot", "v2").ok()
+    assert result(depot) == "2"
+
+
+def test_what_cannot_be_gone_back_to_is_refused(depot: Shell) -> None:
+    depot.squall("app", "rollback", "depot", "v99").refused("not_found", "no version 99", "squall app history")
+    depot.squall("app", "rollback", "depot", "newest").refused("usage", "'newest' is not a version", status=2)
+    depot.squall("app", "rollback", "nowhere").refused("not_found", "no app 'nowhere'")
+
+
+# ---------------------------------------------------------------- functions and logs
+
+
+def test_a_function_tells_what_it_declares_and_does(depot: Shell) -> None:
+    shown = depot.squall("function", "info", "depot", "declared").ok().out
+    for words in ("0.25 cores", "7 s a call", "retries      2", "POST /v1/apps/depot/functions/declared/call"):
+        assert words in shown
+    assert "fill (generator)" in depot.squall("function", "info", "depot", "Shelf").ok().out
+    assert told(depot, "function", "info", "depot", "Shelf")["spec"]["parameters"][0]["name"] == "size"
+    depot.squall("function", "info", "depot", "nope").refused("not_found", "no function 'nope'", "Shelf")
+
+    result(depot)
+    rows = told(depot, "function", "stats", "depot", "release")
+    assert {row["function"] for row in rows} == {"release"}
+    assert any(row["ready"] for row in rows)
+
+
+def test_logs_are_searched_and_bounded_in_time(depot: Shell) -> None:
+    result(depot)
+    search = ("logs", "depot", "--search", "release one")
+    eventually(lambda: "Release ONE" in depot.squall(*search).ok().out, within_s=20)
+    assert "Release ONE" in depot.squall(*search, "--since", "1h").ok().out
+    assert depot.squall(*search, "--until", "1h").ok().out == ""
+    assert depot.squall("logs", "depot", "--search", "nobody printed this").ok().out == ""
+    depot.squall("logs", "depot", "--until", "yesterday").refused("usage", "not a time", status=2)
+    depot.squall("logs", "depot", "-f", "--until", "1h").refused("usage", "--until does not go with", status=2)
+
+
+# ---------------------------------------------------------------- containers and machines
+
+
+def test_a_command_runs_beside_a_container(depot: Shell) -> None:
+    result(depot)
+    container = containers(depot, "release")[0]["container"]
+    program = "import os, sys; print(os.environ['SQUALL_CONTAINER_ID']); print('bad', file=sys.stderr); sys.exit(3)"
+    ended = depot.squall("container", "exec", container, "python", "-c", program)
+    assert (ended.status, ended.out, ended.err) == (3, f"{container}\n", "bad\n")
+
+    code = "import depot; print(depot.app.name)"
+    assert depot.squall("container", "exec", container, "python", "-c", code).ok().out == "depot\n"
+    depot.squall("container", "exec", container, "no-such-program").refused("conflict", "cannot be started")
+    late = depot.squall("container", "exec", "--timeout", "1", container, "sleep", "30")
+    late.refused("conflict", "not ended after 1 s")
+    depot.squall("container", "exec", "co-nowhere", "ls").refused("not_found", "no container")
+
+
+def test_a_stopped_container_gives_its_input_to_another_one(depot: Shell) -> None:
+    started, go = depot.work / "started", depot.work / "go"
+    call = spawn(depot, "hold", started, go)
+    eventually(started.exists, within_s=20)
+    container = containers(depot, "hold")[0]["container"]
+    started.unlink()
+
+    depot.squall("container", "stop", container).ok()
+    eventually(started.exists, within_s=40)  # it began again, without using up a retry
+    go.touch()
+    eventually(lambda: told(depot, "call", "get", call)["state"] == "succeeded", within_s=20)
+    assert all(row["container"] != container for row in containers(depot, "hold"))
+
+
+def test_a_drained_machine_ends_what_runs_and_takes_nothing_new(depot: Shell) -> None:
+    started, go = depot.work / "started-2", depot.work / "go-2"
+    call = spawn(depot, "hold", started, go)
+    eventually(started.exists, within_s=20)
+    [node] = told(depot, "node", "list")
+    try:
+        depot.squall("node", "drain", node["node"]).ok()
+        assert told(depot, "node", "list")[0]["draining"]
+        waiting = spawn(depot, "release")
+        reason = lambda: told(depot, "call", "get", waiting)["waiting"]  # noqa: E731
+        eventually(lambda: "is draining" in reason(), within_s=20, what=reason)
+        late = depot.squall("node", "drain", node["node"], "--wait", "0")
+        late.refused("timeout", "still on")
+
+        go.touch()
+        eventually(lambda: told(depot, "call", "get", call)["state"] == "succeeded", within_s=20)
+        assert told(depot, "node", "drain", node["node"], "--wait", "20")["containers"] == 0
+    finally:
+        depot.squall("node", "resume", node["node"]).ok()
+    eventually(lambda: told(depot, "call", "get", waiting)["state"] == "succeeded", within_s=20)
+    depot.squall("node", "drain", "nowhere").refused("not_found", "no node 'nowhere'", node["node"])
+
+
+# ---------------------------------------------------------------- tokens
+
+
+def test_tokens_are_made_used_listed_and_revoked(depot: Shell) -> None:
+    made = depot.squall("token", "create", "backend", "--scope", "caller", "--expires", "1h").ok()
+    token, found = made.out.strip(), re.search(r"tk-[0-9a-f]+", made.err)
+    assert found is not None
+    row = next(row for row in told(depot, "token", "list") if row["id"] == found[0])
+    assert (row["name"], row["scope"]) == ("backend", "caller")
+    assert row["expires_at"] > row["created_at"]
+
+    url = told(depot, "status")["url"]
+    mine = {"SQUALL_SERVER_URL": url, "SQUALL_TOKEN": token}
+    depot.squall("app", "list", **mine).refused("permission_denied", "caller")
+    depot.squall("token", "revoke", row["id"]).ok()
+    assert row["id"] not in [each["id"] for each in told(depot, "token", "list")]
+    depot.squall("token", "revoke", row["id"]).refused("not_found", "no token")
+    depot.squall("token", "create", "x", "--scope", "service").refused("invalid", "cannot be given")
+
+
+def test_run_prints_the_result_as_json(depot: Shell) -> None:
+    depot.write("stock.py", PROGRAM)
+    ended = depot.squall("run", "--json", "stock.py::release").ok()
+    assert json.loads(ended.out) == 1
+    assert "Release ONE" in ended.err
+    depot.squall("run", "-d", "--json", "stock.py::release").refused("usage", "--detach", status=2)
+    depot.squall("run", "-i", "stock.py::release").refused("usage", "needs a terminal", status=2)
