@@ -288,6 +288,7 @@ for _name, _missing in missing_classmethods(
         "get_web_url": "Call the function with `.remote()`.",
         "web_url": "Call the function with `.remote()`.",
         "lookup": "Use `squall.Function.from_name`.",
+        "call": "Use `.remote()`.",
     },
 ).items():
     setattr(Function, _name, _missing)

@@ -300,6 +300,13 @@ for _name, _missing in missing_classmethods(
     setattr(Image, _name, _missing)
 
 
+COPY_INSTEAD = "Use `add_local_file` or `add_local_dir`."
+for _name, _missing in missing_classmethods(
+    "Image", dict.fromkeys(("copy_local_file", "copy_local_dir", "copy_mount"), COPY_INSTEAD)
+).items():
+    setattr(Image, _name, _missing)
+
+
 def _refuse_build_keywords(where: str, keywords: dict[str, Any]) -> None:
     from squall.unimplemented import refuse_keywords
 

@@ -1,0 +1,308 @@
+"""The surface that programs are written against, name by name: each is served, or refused with an error that says why.
+
+The tables follow the sections of the reference that the surface was taken from: apps (A1), decorator parameters (A2),
+functions (A3), calls (A4), classes (A5), decorators (A6), retries and schedules (A11), module functions (A12),
+exceptions (A13), old names (A14). A parameter is served if it changes what the server is told: none is parsed and
+ignored.
+"""
+
+# ruff: noqa: PLW0108  # a member that is refused must not be looked up before the test
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from tests.sdk.fake_gateway import FakeGateway
+
+import squall
+from squall import exception, publish, session
+from squall.spec import FunctionSpec, from_wire
+from squall.unimplemented import Missing
+
+CALL = "fc-" + "0" * 26
+REFUSALS = (exception.UnimplementedError, exception.UnimplementedArgument, exception.DeprecationError)
+
+
+def plain(x: Any = 0) -> Any:
+    return x
+
+
+def function() -> squall.Function:
+    return squall.Function.from_name("app", "f")
+
+
+# --- members: there, or refused when they are used -------------------------------------------------------------------
+
+SERVED: dict[str, tuple[Any, list[str]]] = {
+    "A1": (
+        squall.App,
+        [
+            *("function", "cls", "local_entrypoint", "run", "deploy", "lookup", "include", "set_tags", "get_tags"),
+            *("stop", "name", "app_id", "description"),
+        ],
+    ),
+    "A3": (
+        squall.Function,
+        [
+            *("local", "remote", "remote_gen", "spawn", "map", "starmap", "for_each", "spawn_map"),
+            *("experimental_spawn_map", "from_name", "with_options", "with_concurrency", "with_batching", "autoscaler"),
+            *("update_autoscaler", "get_current_stats", "object_id", "hydrate"),
+        ],
+    ),
+    "A4": (
+        squall.FunctionCall,
+        ["get", "iter", "num_inputs", "cancel", "get_call_graph", "from_id", "gather", "object_id"],
+    ),
+    "A5": (squall.Cls, ["from_name", "with_options", "with_concurrency", "with_batching", "hydrate"]),
+    "A6": (squall, ["concurrent", "batched", "method", "enter", "exit", "parameter"]),
+    "A12": (squall, ["is_local", "current_input_id", "current_function_call_id", "enable_output"]),
+}
+REFUSED: dict[str, list[tuple[str, Callable[[], Any]]]] = {
+    "A1": [
+        ("server", lambda: squall.App().server()),
+        ("logs.fetch", lambda: squall.App().logs.fetch()),
+        ("stats", lambda: squall.App().stats()),
+        ("info", lambda: squall.App().info()),
+        ("sandboxes.stats", lambda: squall.App().sandboxes.stats()),
+        ("get_dashboard_url", lambda: squall.App().get_dashboard_url()),
+        ("run(interactive)", lambda: squall.App().run(interactive=True)),
+        ("run(client)", lambda: squall.App().run(client=object())),  # type: ignore[arg-type]
+        ("deploy(strategy)", lambda: squall.App().deploy(name="x", strategy="recreate")),
+        ("deploy(tag)", lambda: squall.App().deploy(name="x", tag="v1")),
+        ("App(secrets)", lambda: squall.App(secrets=[object()])),
+        ("App(volumes)", lambda: squall.App(volumes={"/v": object()})),
+    ],
+    "A3": [
+        ("get_web_url", lambda: function().get_web_url()),
+        ("stats", lambda: function().stats()),  # type: ignore[attr-defined]
+        ("metrics", lambda: function().metrics()),  # type: ignore[attr-defined]
+        ("logs.tail", lambda: function().logs.tail()),  # type: ignore[attr-defined]
+        ("info", lambda: function().info()),  # type: ignore[attr-defined]
+        ("get_dashboard_url", lambda: function().get_dashboard_url()),  # type: ignore[attr-defined]
+        ("with_options(secrets)", lambda: function().with_options(secrets=[object()])),
+        ("with_options(volumes)", lambda: function().with_options(volumes={"/v": object()})),
+        ("with_options(region)", lambda: function().with_options(region="eu")),
+        ("with_options(cloud)", lambda: function().with_options(cloud="aws")),
+        ("with_options(routing_region)", lambda: function().with_options(routing_region="us-east")),
+    ],
+    "A4": [("get_dashboard_url", lambda: squall.FunctionCall.from_id(CALL).get_dashboard_url())],  # type: ignore[attr-defined]
+    "A5": [("Cls.update_autoscaler", lambda: squall.Cls.from_name("a", "C").update_autoscaler(min_containers=1))],
+    "A6": [
+        (name, lambda name=name: getattr(squall, name)())  # type: ignore[misc]
+        for name in ("fastapi_endpoint", "asgi_app", "wsgi_app", "web_server", "clustered", "sessioned")
+    ],
+    "A11": [("Cron", lambda: squall.Cron("* * * * *")), ("Period", lambda: squall.Period(hours=1))],
+    "A12": [
+        ("interact", lambda: squall.interact()),
+        *(
+            (f"experimental.{name}", lambda name=name: getattr(squall.experimental, name)())  # type: ignore[misc]
+            for name in (
+                *("stop_fetching_inputs", "get_local_input_concurrency", "set_local_input_concurrency"),
+                *("get_cluster_info", "clustered", "list_deployed_apps", "stop_app", "image_delete"),
+            )
+        ),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [pytest.param(owner, name, id=f"{section} {name}") for section, (owner, names) in SERVED.items() for name in names],
+)
+def test_members_that_are_served_are_there(owner: Any, name: str) -> None:
+    assert not isinstance(getattr(owner, name), Missing)
+
+
+@pytest.mark.parametrize(
+    "use", [pytest.param(use, id=f"{section} {name}") for section, rows in REFUSED.items() for name, use in rows]
+)
+def test_members_that_are_not_served_say_why_when_used(use: Callable[[], Any]) -> None:
+    with pytest.raises(REFUSALS) as caught:
+        use()
+    assert caught.value.hint, "an error that does not say what to do instead"
+
+
+# --- A2: parameters --------------------------------------------------------------------------------------------------
+
+PARAMETERS: dict[str, Any] = {
+    "image": squall.Image.debian_slim().pip_install("numpy"),
+    "env": {"A": "1"},
+    "gpu": "H100",
+    "cpu": 2,
+    "memory": 1024,
+    "min_containers": 1,
+    "max_containers": 2,
+    "buffer_containers": 1,
+    "scaledown_window": 30,
+    "retries": 2,
+    "timeout": 10,
+    "startup_timeout": 20,
+    "single_use_containers": True,
+    "include_source": False,
+}
+REFUSED_PARAMETERS: dict[str, Any] = {
+    "schedule": object(),
+    "secrets": [object()],
+    "volumes": {"/v": object()},
+    "network_file_systems": {"/v": object()},
+    "ephemeral_disk": 1024,
+    "proxy": object(),
+    "cloud": "aws",
+    "region": "eu",
+    "routing_region": "us-east",
+    "enable_memory_snapshot": True,
+    "block_network": True,
+    "restrict_modal_access": True,
+    "i6pn": True,
+    "experimental_options": {"x": 1},
+}
+
+
+class Model:
+    """A class with a method."""
+
+    @squall.method()
+    def run(self) -> None:
+        """Does nothing."""
+
+
+def told(gateway: FakeGateway, here: session.Session, app: squall.App) -> dict[str, FunctionSpec]:
+    """What the server is told of the functions of an app, by their names."""
+    publish.publish(app, here, "ephemeral", "x", "main")
+    return {spec["name"]: from_wire(FunctionSpec, spec) for spec in gateway.apps[-1]["functions"]}
+
+
+def without_effect(specs: dict[str, FunctionSpec]) -> list[str]:
+    """Names of those that differ from `nothing` in their name only."""
+    bare = replace(specs["nothing"], name="", code=replace(specs["nothing"].code, qualname=""))
+    return [
+        name
+        for name, spec in specs.items()
+        if name != "nothing" and replace(spec, name="", code=replace(spec.code, qualname="")) == bare
+    ]
+
+
+def test_every_parameter_of_functions_changes_what_the_server_is_told(
+    gateway: FakeGateway, connected: session.Session
+) -> None:
+    app = squall.App()
+    app.function(name="nothing")(plain)
+    for name, value in {**PARAMETERS, "is_generator": True}.items():
+        app.function(**{name: value, "name": name})(plain)
+    specs = told(gateway, connected, app)
+    assert set(specs) == {"nothing", "is_generator", *PARAMETERS}, "`name=` counts"
+    assert without_effect(specs) == []
+
+
+def test_every_parameter_of_classes_changes_what_the_server_is_told(
+    gateway: FakeGateway, connected: session.Session
+) -> None:
+    app = squall.App()
+    app.cls()(type("nothing", (Model,), {}))
+    for name, value in PARAMETERS.items():
+        app.cls(**{name: value})(type(name, (Model,), {}))
+    assert without_effect(told(gateway, connected, app)) == []
+
+
+@pytest.mark.parametrize("name", REFUSED_PARAMETERS)
+def test_a_parameter_that_is_not_served_says_why(name: str) -> None:
+    with pytest.raises(exception.UnimplementedArgument, match=name) as caught:
+        squall.App().function(**{name: REFUSED_PARAMETERS[name]})
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["schedule", "name", "is_generator"])
+def test_what_only_functions_have_is_unknown_to_classes(name: str) -> None:
+    with pytest.raises(TypeError, match=name):
+        squall.App().cls(**{name: "x"})
+
+
+# --- A13: exceptions -------------------------------------------------------------------------------------------------
+
+EXCEPTIONS = [
+    *("AuthError", "PermissionDeniedError", "NotFoundError", "AlreadyExistsError", "ConflictError", "InvalidError"),
+    *("ResourceExhaustedError", "UnimplementedError", "InternalError", "ServiceError", "DataLossError", "RemoteError"),
+    *("ImageBuildError", "ExecutionError", "SerializationError", "DeserializationError", "RequestSizeError"),
+    *("InternalFailure", "ConnectionError", "VersionError", "ClientClosed", "ModuleNotMountable", "TimeoutError"),
+    *("FunctionTimeoutError", "OutputExpiredError", "InputCancellation", "DeprecationError", "AsyncUsageWarning"),
+]
+NEVER_RAISED = [
+    *("SandboxTimeoutError", "ExecTimeoutError", "SandboxTerminatedError", "MountUploadTimeoutError"),
+    *(
+        "VolumeUploadTimeoutError",
+        "InteractiveTimeoutError",
+        "SnapshotCreationError",
+        "LogsFetchError",
+        "ServerWarning",
+    ),
+]
+
+
+@pytest.mark.parametrize("name", EXCEPTIONS)
+def test_exceptions_are_there(name: str) -> None:
+    assert issubclass(getattr(exception, name), BaseException)
+
+
+@pytest.mark.parametrize("name", NEVER_RAISED)
+def test_exceptions_of_what_squall_does_not_have_say_so(name: str) -> None:
+    with pytest.raises(AttributeError, match=f"{name}.*squall does not have"):
+        getattr(exception, name)
+
+
+# --- A14: old names --------------------------------------------------------------------------------------------------
+
+WORK_WITH_A_WARNING: dict[str, Any] = {
+    "keep_warm": 1,
+    "concurrency_limit": 2,
+    "container_idle_timeout": 30,
+    "allow_concurrent_inputs": 5,
+    "max_inputs": 1,
+}
+OLD_KEYWORDS: dict[str, Any] = {
+    "secret": object(),
+    "mounts": [object()],
+    "checkpointing_enabled": True,
+    "interactive": True,
+}
+
+
+def test_every_old_keyword_counts_and_warns(gateway: FakeGateway, connected: session.Session) -> None:
+    app = squall.App()
+    app.function(name="nothing")(plain)
+    for name, value in WORK_WITH_A_WARNING.items():
+        with pytest.warns(DeprecationWarning, match=f"`{name}=`"):
+            app.function(**{name: value, "name": name})(plain)
+    assert without_effect(told(gateway, connected, app)) == []
+
+
+@pytest.mark.parametrize("name", OLD_KEYWORDS)
+def test_an_old_keyword_without_a_heir_names_what_to_do(name: str) -> None:
+    with pytest.raises(exception.DeprecationError, match=name):
+        squall.App().function(**{name: OLD_KEYWORDS[name]})
+
+
+@pytest.mark.parametrize("name", ["Stub", "web_endpoint", "Mount", "SharedVolume", "build", "gpu"])
+def test_an_old_name_of_the_module_names_its_heir(name: str) -> None:
+    with pytest.raises(AttributeError, match=f"{name}.*; use "):
+        getattr(squall, name)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda: squall.Function.lookup("a", "b"),  # type: ignore[attr-defined]
+        lambda: squall.Cls.lookup("a", "b"),  # type: ignore[attr-defined]
+        lambda: function().web_url(),  # type: ignore[attr-defined]
+        lambda: squall.Image.debian_slim().copy_local_file("a", "/b"),  # type: ignore[attr-defined]
+        lambda: squall.Image.debian_slim().copy_local_dir("a", "/b"),  # type: ignore[attr-defined]
+        lambda: function().call(1),  # type: ignore[attr-defined]
+    ],
+    ids=["Function.lookup", "Cls.lookup", "web_url", "copy_local_file", "copy_local_dir", "f.call"],
+)
+def test_an_old_member_fails_with_its_heir_named(use: Callable[[], Any]) -> None:
+    with pytest.raises((exception.UnimplementedError, AttributeError)) as caught:
+        use()
+    said = f"{caught.value} {getattr(caught.value, 'hint', '')}"
+    assert any(heir in said for heir in ("from_name", "remote", "add_local_")), said
