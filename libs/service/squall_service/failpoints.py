@@ -1,4 +1,5 @@
-"""Fail points: named steps of a call at which a test lets a service die, stop, wait or fail. Off unless asked for.
+"""Fail points: named steps of a call at which a test lets a service die, stop, wait or fail; and conditions under which
+a test lets it live for a while, a wrong clock or a full disk. Off unless asked for.
 
 Owns the table of steps and what can be made to happen there. A step is one line in a service,
 `failpoint("agent.recorded")`; while nothing is armed that line is one call and one `if` (about 40 ns). The state is of
@@ -9,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import errno
+import math
 import os
 import signal
 import time
@@ -17,6 +20,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from squall_service.clock import SystemClock
 from squall_service.logs import log
 from squall_service.settings import ServiceSettings, SettingsError, settings_config
 
@@ -42,6 +46,12 @@ POINTS: Mapping[str, str] = {
     "agent.acked": "the queue has been told; the end of a call",
     "agent.counted": "a failed attempt is counted in ATTEMPTS, the input is not given back",
 }
+CLOCK, DISK = "clock", "disk"
+CONDITIONS: Mapping[str, str] = {
+    CLOCK: "`jump:SECONDS`: the wall clock is so far ahead (behind, if negative)",
+    DISK: "`full`: what the agent writes to its disk fails with ENOSPC",
+}
+"""They hold from when they are armed until something else is, or nothing."""
 WRITTEN_OUT_S = 0.02
 """What was written to a socket leaves the process at the end of the turn after next of the event loop."""
 MAX_DELAY_S = 3600.0
@@ -58,6 +68,14 @@ class Action(Enum):
     """`delay:0.5`: the whole process stands still for so many seconds."""
     ERROR = "error"
     """An exception that no code expects."""
+    JUMP = "jump"
+    """Of the condition `clock`."""
+    FULL = "full"
+    """Of the condition `disk`."""
+
+
+OF_STEPS = (Action.KILL, Action.STOP, Action.DELAY, Action.ERROR)
+OF_CONDITION = {CLOCK: Action.JUMP, DISK: Action.FULL}
 
 
 class InjectedFault(Exception):
@@ -71,7 +89,8 @@ class FailPointSettings(ServiceSettings):
 
     failpoints: str = ""
     """Steps of a call at which this process fails: `STEP=ACTION[@N]`, several separated by semicolons. ACTION is
-    `kill`, `stop`, `delay:SECONDS` or `error`; it happens once, the Nth time that the step is reached."""
+    `kill`, `stop`, `delay:SECONDS` or `error`; it happens once, the Nth time that the step is reached. Also
+    `clock=jump:SECONDS` and `disk=full`."""
     failpoints_dir: str = ""
     """Folder from which a process reads fail points when it gets SIGUSR2: the file named like its process id."""
 
@@ -92,9 +111,10 @@ def parse(text: str) -> dict[str, Armed]:
         point, equals, what = part.partition("=")
         if not equals:
             raise SettingsError(f"fail point {part!r} is not of the form STEP=ACTION[@N]")
-        if point not in POINTS:
-            near = difflib.get_close_matches(point, POINTS, n=1)
-            hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(POINTS)}"
+        known = [*POINTS, *CONDITIONS]
+        if point not in known:
+            near = difflib.get_close_matches(point, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
             raise SettingsError(f"unknown fail point {point!r}{hint}")
         found[point] = _parse_action(point, what)
     return found
@@ -103,33 +123,43 @@ def parse(text: str) -> dict[str, Armed]:
 def _parse_action(point: str, what: str) -> Armed:
     what, at, number = what.partition("@")
     name, colon, seconds = what.partition(":")
-    try:
-        action = Action(name)
-    except ValueError:
-        known = ", ".join(known.value for known in Action)
-        raise SettingsError(f"fail point {point}: unknown action {name!r}; there are {known}") from None
-    if at and not (number.isdecimal() and int(number)):
+    possible = [OF_CONDITION[point]] if point in CONDITIONS else OF_STEPS
+    action = next((each for each in possible if each.value == name), None)
+    if action is None:
+        known = ", ".join(each.value for each in possible)
+        raise SettingsError(f"fail point {point}: unknown action {name!r}; there are {known}")
+    if at and (point in CONDITIONS or not (number.isdecimal() and int(number))):
         raise SettingsError(f"fail point {point}: {number!r} is not a count (1 = the first time)")
-    if bool(colon) != (action is Action.DELAY):
-        raise SettingsError(f"fail point {point}: `delay` takes seconds (delay:0.5), the other actions take nothing")
+    if bool(colon) != (action in (Action.DELAY, Action.JUMP)):
+        raise SettingsError(
+            f"fail point {point}: `delay` and `jump` take seconds (delay:0.5), the other actions take nothing"
+        )
     try:
         delay_s = float(seconds or 0)
     except ValueError:
-        delay_s = -1.0
-    if not 0 <= delay_s <= MAX_DELAY_S:
-        raise SettingsError(f"fail point {point}: {seconds!r} is not a delay of at most {MAX_DELAY_S:g} s")
+        delay_s = math.nan
+    least = -MAX_DELAY_S if action is Action.JUMP else 0.0
+    if not least <= delay_s <= MAX_DELAY_S:
+        raise SettingsError(f"fail point {point}: {seconds!r} is not a {name} of at most {MAX_DELAY_S:g} s")
     return Armed(action, delay_s, int(number or 1))
 
 
 # ---------------------------------------------------------------------- in services
 
 _armed: dict[str, Armed] = {}
+_disk_is_full = False
 
 
 def failpoint(point: str) -> None:
     """This step is reached."""
     if _armed:
         _reached(point)
+
+
+def failpoint_disk() -> None:
+    """Something is about to be written to the disk."""
+    if _disk_is_full:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def failpoint_written(point: str, then: Callable[[], None] | None = None) -> None:
@@ -162,14 +192,27 @@ def _act(point: str, armed: Armed) -> None:
             time.sleep(armed.delay_s)
         case Action.ERROR:
             raise InjectedFault(f"fail point {point}")
+        case Action.JUMP | Action.FULL:
+            raise AssertionError("conditions are not reached")
 
 
 # ---------------------------------------------------------------------- arming
 
 
+def arm(text: str) -> None:
+    """Replace what is armed. SettingsError names what is wrong, and nothing changes."""
+    global _disk_is_full  # noqa: PLW0603 — the state is of the process, see above
+    wanted = parse(text)
+    clock, disk = wanted.pop(CLOCK, None), wanted.pop(DISK, None)
+    _armed.clear()
+    _armed.update(wanted)
+    SystemClock.offset_s = 0.0 if clock is None else clock.delay_s
+    _disk_is_full = disk is not None
+
+
 def enable(settings: FailPointSettings) -> None:
     """Arm what the settings say; listen for more if they say so. For the running event loop's process."""
-    _armed.update(parse(settings.failpoints))
+    arm(settings.failpoints)
     if settings.failpoints:
         log.error("failpoints_armed", points=settings.failpoints)
     if settings.failpoints_dir:
@@ -182,8 +225,7 @@ def _arm_from(file: Path) -> None:
     """Replace what is armed by what the file says. It is removed: whoever wrote it knows then that it was read."""
     try:
         text = file.read_text()
-        _armed.clear()
-        _armed.update(parse(text))
+        arm(text)
         log.error("failpoints_armed", points=text)
     except (OSError, SettingsError) as error:
         log.error("failpoints_refused", file=str(file), error=error)

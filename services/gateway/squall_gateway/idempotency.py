@@ -49,15 +49,14 @@ class IdempotencyKeys:
         check_kind(call)
         workspace, payload_hash = target.function.workspace, hash_of(call, target, given)
         await self._acceptor.admit(call, target, [given])
-        known = await self._known_or_mine(
-            key_of(call, workspace), KeyedCall(call.call, payload_hash, self._clock.now())
-        )
+        mine = KeyedCall(call.call, payload_hash, self._clock.now())
+        known = await self._known_or_mine(key_of(call, workspace), mine)
         if known.payload_hash != payload_hash:
             raise IdempotencyConflictError(
                 f"idempotency key {call.idempotency_key!r} belongs to {known.call}, which has other arguments",
                 call=known.call,
             )
-        if known.call == call.call:
+        if known is mine:
             return Claim(call, accepted=False)
         accepted = await self._results.exists(known.call, workspace)
         return Claim(call._replace(call=known.call), accepted)

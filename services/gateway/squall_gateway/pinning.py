@@ -6,7 +6,7 @@ Under the new version's pool the same call would be another record, and run a se
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from squall.ids import created_at
 from squall_gateway.call_headers import CallHeaders
@@ -19,6 +19,10 @@ FRESH_S = 5.0
 id, whatever its subject. Most requests are milliseconds old."""
 
 
+MAX_MAPS = 10_000
+"""Maps whose version a gateway remembers; the journal has it too."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pinning:
     """Finds targets, as `Targets` does, for requests that may be about a call accepted before."""
@@ -26,12 +30,31 @@ class Pinning:
     targets: Targets
     results: Results
     clock: Clock
+    _maps: dict[tuple[str, str], str] = field(default_factory=dict)
+    """Function version by workspace and call, the longest known first."""
 
     async def of(self, call: CallHeaders, workspace: str) -> Target:
-        """The target of a call. Raises `NotFoundError` or `InvalidError`."""
+        """The target of a single call. Raises `NotFoundError` or `InvalidError`."""
         # The caller's clock may be wrong either way.
         if not call.function_id and abs(self.clock.now() - created_at(call.call)) > FRESH_S:
-            first = await self.results.first_record(call.call, workspace)
-            if first is not None:
-                call = call._replace(function_id=first.function)
+            call = await self._as_recorded(call, workspace)
         return await self.targets.of(call, workspace)
+
+    async def of_chunk(self, call: CallHeaders, workspace: str) -> Target:
+        """The target of a chunk of inputs: the version of the chunks before it, however young the call is. Raises as
+        `of` does."""
+        if call.function_id:
+            return await self.targets.of(call, workspace)
+        known = self._maps.get((workspace, call.call))
+        if known is None:
+            target = await self.targets.of(await self._as_recorded(call, workspace), workspace)
+        else:
+            target = await self.targets.of(call._replace(function_id=known), workspace)
+        self._maps.setdefault((workspace, call.call), target.function.function_id)
+        if len(self._maps) > MAX_MAPS:
+            del self._maps[next(iter(self._maps))]
+        return target
+
+    async def _as_recorded(self, call: CallHeaders, workspace: str) -> CallHeaders:
+        first = await self.results.first_record(call.call, workspace)
+        return call if first is None else call._replace(function_id=first.function)

@@ -36,13 +36,22 @@ class Results:
 
     async def journal_record(self, call: str, index: int, workspace: str) -> CallRequested | None:
         """What was accepted; None when it is not there (any more), or is of another workspace."""
-        subject = subjects.call(self.region, ANY_POOL, call, index)
-        found = await self._bus.get_many(subjects.journal_stream(self.region, shard_of(call)), [subject])
+        stream, subject = (
+            subjects.journal_stream(self.region, shard_of(call)),
+            subjects.call(self.region, ANY_POOL, call, index),
+        )
+        found = await self._bus.get_many(stream, [subject])
         for stored in found.values():
             record = CallRequested.decode(stored.data)
             if record.workspace == workspace:
                 return record
-        return None
+        return None if found else await self._at_the_leader(stream, subject, workspace)
+
+    async def _at_the_leader(self, stream: str, subject: str, workspace: str) -> CallRequested | None:
+        """What a replica did not have: it may not have seen yet what was just acknowledged."""
+        stored = await self._bus.get_last(stream, subject, from_leader=True)
+        record = None if stored is None else CallRequested.decode(stored.data)
+        return record if record is not None and record.workspace == workspace else None
 
     async def pool_of(self, call: str, index: int, workspace: str) -> str:
         """The pool of an input that has no result yet. Raises `NotFoundError` or `OutputExpiredError`."""
@@ -63,11 +72,12 @@ class Results:
     async def first_record(self, call: str, workspace: str, pool: str = ANY_POOL) -> CallRequested | None:
         """The lowest input in the journal: what all inputs of a call have in common."""
         stream = subjects.journal_stream(self.region, shard_of(call))
-        async with closing(self._bus.read(stream, subjects.calls_of(self.region, pool, call))) as records:
+        wanted = subjects.calls_of(self.region, pool, call)
+        async with closing(self._bus.read(stream, wanted)) as records:
             async for stored in records:
                 record = CallRequested.decode(stored.data)
                 return record if record.workspace == workspace else None
-        return None
+        return await self._at_the_leader(stream, wanted, workspace)
 
     async def count(self, call: str, workspace: str) -> int:
         """How many inputs of a call have ended."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import http.client
 import io
@@ -21,12 +22,13 @@ from urllib.parse import urlsplit
 
 from squall.errors import DataLossError, ServiceError, SquallError
 from squall.http_api import parse_blob_ref
+from squall_service.failpoints import failpoint_disk
 
 CHUNK_BYTES = 1 << 20
 PARALLEL = 8
 TIMEOUT_S = 60.0
 RETRY_DELAYS_S = (0.1, 0.5, 2.0, 5.0)
-"""A gateway that restarts is back within seconds; an attempt must not be lost to that."""
+"""A gateway that restarts is back within seconds; an attempt must not be lost to that, nor to a disk that was full."""
 
 T = TypeVar("T")
 
@@ -155,6 +157,7 @@ class Blobs:
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         try:
+            failpoint_disk()
             with part.open("wb") as target:
                 self._store.get(sha256, target)
             found, found_size = _digest(part)
@@ -169,11 +172,18 @@ class Blobs:
             for delay_s in RETRY_DELAYS_S:
                 try:
                     return await asyncio.to_thread(work)
-                except SquallError as error:
-                    if not error.retryable:
+                except (SquallError, OSError) as error:
+                    if not _may_pass(error):
                         raise
                 await asyncio.sleep(delay_s)
             return await asyncio.to_thread(work)
+
+
+def _may_pass(error: SquallError | OSError) -> bool:
+    """Whether it may go better in some seconds: a disk that is full soon has room again, or another node is asked."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return error.retryable
 
 
 def _memory(payload: bytes) -> BinaryIO:
@@ -195,6 +205,7 @@ def _write_durably(path: Path, write: Callable[[BinaryIO], None]) -> None:
     """A file that is there in full after a power cut, or not at all."""
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
+        failpoint_disk()
         with part.open("wb") as target:
             write(target)
             target.flush()

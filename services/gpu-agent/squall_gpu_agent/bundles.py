@@ -20,6 +20,7 @@ from squall.errors import DataLossError, InvalidError
 from squall.http_api import blob_ref
 from squall.spec import CodeRef
 from squall_gpu_agent.blobs import Blobs
+from squall_service.failpoints import failpoint_disk
 
 COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 CHUNK_BYTES = 1 << 20
@@ -75,6 +76,7 @@ def extract(archive: Path, target: Path, limits: Limits = DEFAULT_LIMITS) -> Non
     part = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     part.mkdir(parents=True)
     try:
+        failpoint_disk()
         with zipfile.ZipFile(archive) as bundle:
             members = bundle.infolist()
             _check_sizes(members, archive.stat().st_size, limits)

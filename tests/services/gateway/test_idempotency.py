@@ -60,6 +60,22 @@ async def test_the_same_key_and_payload_is_the_same_call_also_at_once_and_on_two
     assert await inputs_of(world, pool_id(app["functions"]["double"])) == 1
 
 
+async def test_a_repeat_of_the_same_request_finds_its_call_when_the_journal_has_forgotten_it(
+    world: World, agent: TinyAgent
+) -> None:
+    app, call = await world.publish(), new_call_id(SHARDS)
+    pool = pool_id(app["functions"]["double"])
+    await agent.serve(pool)
+    headers = call_headers(app, kind="remote", idempotency_key="order-16", call=call)
+    first = await world.http.post("/v1/calls?wait=20", headers=headers, content=b"x")
+    await world.bus.purge(subjects.journal_stream("local", shard_of(call)), subjects.calls_of("local", pool, call))
+
+    again = await world.http.post("/v1/calls?wait=20", headers=headers, content=b"x")
+
+    assert [only_frame(answer.content).meta["index"] for answer in (first, again)] == [0, 0]
+    assert await inputs_of(world, pool) == 0
+
+
 async def test_another_payload_under_the_same_key_is_refused(world: World) -> None:
     app = await world.publish()
     first = await spawn(world.http, app, "order-18")

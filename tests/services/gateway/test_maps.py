@@ -13,6 +13,7 @@ from tests.services.gateway.world import (
     SHARDS,
     TinyAgent,
     World,
+    a_function,
     call_headers,
     error_of,
     input_frames,
@@ -88,6 +89,27 @@ async def test_a_chunk_sent_twice_adds_nothing(world: World, agent: TinyAgent) -
         subjects.calls_of("local", pool_id(app["functions"]["double"]), call),
     )
     assert len(info.subjects) == 4
+
+
+async def test_every_chunk_of_a_map_goes_to_the_version_of_the_first_also_through_another_gateway(world: World) -> None:
+    before = await world.publish(a_function(timeout_s=30.0))
+    _, other = await world.start_gateway()
+    call, headers = new_call_id(SHARDS), call_headers(before, kind="spawn")
+    first = await world.http.post(f"/v1/calls/{call}/inputs", headers=headers, content=input_frames(b"a"))
+
+    after = await world.publish(a_function(timeout_s=60.0))
+    later = [
+        await client.post(f"/v1/calls/{call}/inputs", headers=headers, content=input_frames(b"b", first=number))
+        for number, client in enumerate((world.http, other), start=1)
+    ]
+
+    assert before["functions"] != after["functions"]
+    assert [answer.status_code for answer in (first, *later)] == [200, 200, 200]
+    info = await world.bus.stream_info(
+        subjects.journal_stream("local", shard_of(call)), subjects.calls_of("local", "*", call)
+    )
+    old_pool = pool_id(before["functions"]["double"])
+    assert sorted(info.subjects) == [subjects.call("local", old_pool, call, number) for number in range(3)]
 
 
 async def test_a_stream_resumes_after_its_cursor_on_another_gateway(world: World, agent: TinyAgent) -> None:

@@ -11,10 +11,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from tests.support.eventually import eventually
 
 from squall.errors import DataLossError, ServiceError
 from squall.http_api import blob_ref
+from squall_gpu_agent import blobs as blobs_module
 from squall_gpu_agent.blobs import Blobs, BlobStore, FolderStore, GatewayStore
+from squall_service import failpoints
 
 CONTENT = b"content " * 1000
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -113,3 +116,32 @@ async def test_a_gateway_that_is_not_there_is_an_error_that_may_pass() -> None:
     store = GatewayStore("http://127.0.0.1:1", "secret")
     with pytest.raises(ServiceError, match="PUT of blob"):
         await asyncio.to_thread(store.put, DIGEST, len(CONTENT), lambda: io.BytesIO(CONTENT))
+
+
+async def test_a_disk_that_is_full_for_a_moment_costs_no_result(tmp_path: Path) -> None:
+    blobs = Blobs(FolderStore(tmp_path / "blobs"))
+    failpoints.arm("disk=full")
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            putting = tasks.create_task(blobs.put_bytes(CONTENT))
+            await eventually((tmp_path / "blobs" / DIGEST[:2]).is_dir)
+            assert not putting.done()
+            failpoints.arm("")
+    finally:
+        failpoints.arm("")
+
+    assert putting.result() == (DIGEST, len(CONTENT))
+    await blobs.fetch(REF, tmp_path / "fetched")
+    assert (tmp_path / "fetched").read_bytes() == CONTENT
+
+
+async def test_what_cannot_be_stored_is_no_blob(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blobs_module, "RETRY_DELAYS_S", (0.01,))
+    failpoints.arm("disk=full")
+    try:
+        with pytest.raises(OSError, match="No space left"):
+            await Blobs(FolderStore(tmp_path / "blobs")).put_bytes(CONTENT)
+    finally:
+        failpoints.arm("")
+
+    assert not any(file.is_file() for file in tmp_path.rglob("*"))

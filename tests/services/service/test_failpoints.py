@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,16 @@ import pytest
 from tests.support.eventually import eventually
 
 from squall_service import failpoints
-from squall_service.failpoints import POINTS, FailPointSettings, InjectedFault, enable, failpoint, failpoint_written
+from squall_service.clock import SystemClock
+from squall_service.failpoints import (
+    POINTS,
+    FailPointSettings,
+    InjectedFault,
+    enable,
+    failpoint,
+    failpoint_disk,
+    failpoint_written,
+)
 from squall_service.settings import SettingsError
 
 ROOT = Path(__file__).parents[3]
@@ -41,7 +51,7 @@ raise SystemExit(run("example", serve, ServiceSettings.load))
 @pytest.fixture(autouse=True)
 def _disarmed() -> Iterator[None]:
     yield
-    failpoints._armed.clear()
+    failpoints.arm("")
 
 
 def settings(points: str) -> FailPointSettings:
@@ -92,6 +102,29 @@ async def test_what_follows_an_armed_step_comes_after_it() -> None:
     await eventually(lambda: done == ["acked"])
 
 
+def test_a_clock_jumps_forward_and_back_until_nothing_is_armed() -> None:
+    clock, before = SystemClock(), time.time()
+
+    failpoints.arm("clock=jump:1000")
+    assert 1000 <= clock.now() - before < 1900
+    failpoints.arm("clock=jump:-1000")
+    assert -1900 < clock.now() - before <= -900
+    failpoints.arm("")
+
+    assert abs(clock.now() - time.time()) < 100
+
+
+def test_a_full_disk_fails_every_write_until_there_is_room() -> None:
+    failpoints.arm("disk=full; agent.recorded=kill")
+    for _ in range(2):
+        with pytest.raises(OSError, match="No space left"):
+            failpoint_disk()
+
+    failpoints.arm("")
+
+    failpoint_disk()
+
+
 @pytest.mark.parametrize(
     ("points", "says"),
     [
@@ -101,10 +134,16 @@ async def test_what_follows_an_armed_step_comes_after_it() -> None:
         ("agent.recorded", "STEP=ACTION"),
         ("agent.recorded=kill@0", "'0' is not a count"),
         ("agent.recorded=kill@", "'' is not a count"),
-        ("agent.recorded=kill:3", "`delay` takes seconds"),
-        ("agent.recorded=delay", "`delay` takes seconds"),
+        ("agent.recorded=kill:3", "`delay` and `jump` take seconds"),
+        ("agent.recorded=delay", "`delay` and `jump` take seconds"),
         ("agent.recorded=delay:soon", "'soon' is not a delay"),
         ("agent.recorded=delay:-1", "'-1' is not a delay"),
+        ("agent.recorded=jump:3", "unknown action 'jump'; there are kill, stop, delay, error"),
+        ("clock=kill", "unknown action 'kill'; there are jump"),
+        ("clock=jump", "`delay` and `jump` take seconds"),
+        ("clock=jump:nan", "'nan' is not a jump"),
+        ("clock=jump:3@2", "'2' is not a count"),
+        ("disk=jump:3", "unknown action 'jump'; there are full"),
     ],
 )
 def test_a_service_refuses_to_start_with_a_wrong_fail_point(points: str, says: str) -> None:

@@ -51,7 +51,7 @@ class MapRoutes:
                 f"{Header.IDEMPOTENCY_KEY} is for single calls, not for maps",
                 fix="Leave the header out: the call id and the index of an input make repeated chunks harmless.",
             )
-        target = await self.targets.of(call, exchange.token.workspace)
+        target = await self.targets.of_chunk(call, exchange.token.workspace)
         given = await read_inputs(exchange.receive)
         accepted = await self.acceptor.accept_many(call, target, given, received_ns)
         failpoint("gateway.accepted")
