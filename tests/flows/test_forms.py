@@ -130,6 +130,27 @@ def test_an_included_app_runs_as_a_part_of_the_other() -> None:
     assert function("of_part").remote(1) == 2
 
 
+def helper() -> int:
+    """Of this module, which no container can import."""
+    return 1
+
+
+def test_a_nested_function_travels_by_value() -> None:
+    app, base = squall.App("nested"), 40
+
+    @app.function(serialized=True)
+    def inner(x: int) -> int:
+        return x + base + helper()
+
+    @app.function(serialized=True)
+    async def outer(x: int) -> int:
+        return await inner.remote.aio(x) * 10
+
+    with app.run():
+        assert inner.remote(1) == 42
+        assert list(outer.map([1, 2])) == [420, 430]
+
+
 def test_apps_are_looked_up_and_tagged() -> None:
     app = squall.App.lookup("forms")
     assert app.get_tags() == {"kind": "test", "part": "yes"}

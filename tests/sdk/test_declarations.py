@@ -151,7 +151,6 @@ def test_unknown_keywords_are_type_errors() -> None:
         {"secrets": [object()]},
         {"volumes": {"/data": object()}},
         {"schedule": object()},
-        {"serialized": True},
         {"proxy": object()},
         {"cloud": "aws"},
         {"region": "eu"},
@@ -214,6 +213,38 @@ def test_single_use_containers_by_both_names(gateway: FakeGateway, connected: se
 def test_single_use_containers_take_no_two_inputs_at_once() -> None:
     with pytest.raises(exception.InvalidError, match="max_inputs must be 1"):
         App().function(single_use_containers=True)(squall.concurrent(max_inputs=2)(fresh()))
+
+
+# --- functions by value ----------------------------------------------------------------------------------------------
+
+
+def test_a_function_by_value_needs_the_python_of_its_image(gateway: FakeGateway, connected: session.Session) -> None:
+    app = App(image=squall.Image.debian_slim("3.9"))
+    app.function(serialized=True)(plain)
+    with pytest.raises(exception.InvalidError, match=r"its image has Python 3\.9"):
+        spec_of(app, gateway, connected)
+
+
+def test_a_function_by_value_that_holds_what_cannot_travel_is_named(
+    gateway: FakeGateway, connected: session.Session
+) -> None:
+    items_of_it = (x for x in ())
+
+    def holds() -> object:
+        return items_of_it
+
+    app = App()
+    app.function(serialized=True)(holds)
+    with pytest.raises(exception.SerializationError, match=r"holds cannot be serialized: .*generator"):
+        spec_of(app, gateway, connected)
+
+
+def test_a_function_by_value_comes_without_its_file(gateway: FakeGateway, connected: session.Session) -> None:
+    app = App()
+    app.function(serialized=True)(plain)
+    spec = spec_of(app, gateway, connected)
+    assert spec.code.module.startswith("squall_serialized_")
+    assert spec.code.qualname == "function"
 
 
 # --- batches ---------------------------------------------------------------------------------------------------------

@@ -142,6 +142,7 @@ PARAMETERS: dict[str, Any] = {
     "single_use_containers": True,
     "include_source": False,
 }
+OF_FUNCTIONS: dict[str, Any] = {"is_generator": True, "serialized": True}
 REFUSED_PARAMETERS: dict[str, Any] = {
     "schedule": object(),
     "secrets": [object()],
@@ -189,10 +190,10 @@ def test_every_parameter_of_functions_changes_what_the_server_is_told(
 ) -> None:
     app = squall.App()
     app.function(name="nothing")(plain)
-    for name, value in {**PARAMETERS, "is_generator": True}.items():
+    for name, value in {**PARAMETERS, **OF_FUNCTIONS}.items():
         app.function(**{name: value, "name": name})(plain)
     specs = told(gateway, connected, app)
-    assert set(specs) == {"nothing", "is_generator", *PARAMETERS}, "`name=` counts"
+    assert set(specs) == {"nothing", *PARAMETERS, *OF_FUNCTIONS}, "`name=` counts"
     assert without_effect(specs) == []
 
 

@@ -143,6 +143,7 @@ class App:
         startup_timeout: Optional[float] = None,
         name: Optional[str] = None,
         is_generator: Optional[bool] = None,
+        serialized: bool = False,
         include_source: Optional[bool] = None,
         **others: Any,
     ) -> Callable[[Callable[..., Any]], Function]:
@@ -151,13 +152,13 @@ class App:
             raise TypeError("write `@app.function()`: the decorator needs its parentheses")
         declaration = Declaration(
             image, env, gpu, cpu, memory, min_containers, max_containers, buffer_containers, scaledown_window,
-            retries, timeout, startup_timeout, include_source, single_use=single_use_containers,
+            retries, timeout, startup_timeout, include_source, serialized=serialized, single_use=single_use_containers,
         )  # fmt: skip
         declaration = with_old_names("@app.function", declaration, others)
         refuse_keywords("@app.function", others, FUNCTION_KEYWORDS)
 
         def decorate(raw: Callable[..., Any]) -> Function:
-            _check_function(raw)
+            _check_function(raw, serialized)
             own_name = name or raw.__name__
             complete = _with_concurrency(declaration, raw)
             function = declared(self, raw, own_name, complete, is_generator)
@@ -437,7 +438,7 @@ def _with_concurrency(declaration: Declaration, raw: Any) -> Declaration:
     return declaration._replace(batch=own[BATCHED]) if own.get(BATCHED) else declaration
 
 
-def _check_function(raw: Any) -> None:
+def _check_function(raw: Any, serialized: bool) -> None:
     if isinstance(raw, (Function, Cls)):
         raise InvalidError("@app.function is applied twice", fix="Remove one of them, or give the plain function.")
     if isinstance(raw, type):
@@ -450,6 +451,8 @@ def _check_function(raw: Any) -> None:
         raise InvalidError(
             f"{raw.__qualname__} is marked as part of a class", fix="Use @app.cls on the class, without @app.function."
         )
+    if serialized:
+        return  # wherever it is defined
     _check_not_nested(raw)
     if "." in raw.__qualname__:
         raise InvalidError(
@@ -461,7 +464,7 @@ def _check_not_nested(raw: Any) -> None:
     if "<locals>" in raw.__qualname__:
         raise InvalidError(
             f"{raw.__qualname__} is defined inside another function, where a container cannot import it",
-            fix="Move it to the top level of its file.",
+            fix="Move it to the top level of its file, or declare a function with `serialized=True`.",
         )
 
 

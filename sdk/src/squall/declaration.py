@@ -46,6 +46,8 @@ class Declaration(NamedTuple):
     max_inputs: int = 1
     """Of `@concurrent`; with `@batched` the batches that run at once."""
     target_inputs: int = 1
+    serialized: bool = False
+    """Its code travels by value."""
     single_use: bool = False
     """A container ends after one input."""
     batch: Optional[tuple[int, int]] = None

@@ -103,6 +103,24 @@ class Known(Origin):
         return self._generator
 
 
+class Neighbour(Origin):
+    """A function of the app that this container belongs to, as one that travelled by value knows it."""
+
+    def __init__(self, name: str, generator: bool) -> None:
+        self.label, self._generator = name, generator
+
+    def target(self) -> Target:
+        return target_of_container(self.label, no_names)
+
+    def is_generator(self) -> bool:
+        return self._generator
+
+
+def no_names() -> Sequence[str]:
+    """For functions whose signature is not known here."""
+    return ()
+
+
 class Variant(Origin):
     """Another handle whose calls run with other options, in a pool of their own."""
 
@@ -148,7 +166,7 @@ class Keyed(Origin):
 
 def target_in(app: App, name: str, names: Callable[[], Sequence[str]]) -> Target:
     """A function of an app that runs, or of the app that this container belongs to."""
-    from squall import invoke, session
+    from squall import invoke
 
     state = app.state
     if state is not None:
@@ -159,6 +177,13 @@ def target_in(app: App, name: str, names: Callable[[], Sequence[str]]) -> Target
             )
         here = state.session
         return invoke.Target(here.client, here.recorder, state.app_id, name, script=state.script, names=names)
+    return target_of_container(name, names)
+
+
+def target_of_container(name: str, names: Callable[[], Sequence[str]]) -> Target:
+    """A function of the app that this container belongs to."""
+    from squall import invoke, session
+
     app_id = session.app_of_container()
     if app_id is None:
         raise ExecutionError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional, Union
@@ -51,6 +52,11 @@ class _Part(NamedTuple):
     include_source: bool
     handle: Union[Function, Cls]
 
+    @property
+    def in_script(self) -> bool:
+        """Whether its containers import the user's `__main__`."""
+        return self.raw.__module__ == "__main__" and not self.declaration.serialized
+
 
 def publish(
     app: App, session: Session, mode: str, name: str, environment: str, *, into: Optional[str] = None
@@ -72,7 +78,7 @@ def publish(
         replaces=into is not None,
     )
     answer = from_wire(PublishedApp, session.client.json("POST", Route.APPS, to_wire(request)))
-    script = script_module() if any(part.raw.__module__ == "__main__" for part in parts) else None
+    script = script_module() if any(part.in_script for part in parts) else None
     if script is not None:
         # What containers send back names classes of the script by this module: here it is `__main__`.
         sys.modules.setdefault(script, sys.modules["__main__"])
@@ -120,25 +126,35 @@ def _upload(session: Session, parts: list[_Part]) -> dict[str, CodeRef]:
     """The code of every part; what several have in common is uploaded once."""
     uploaded: dict[frozenset[tuple[str, str]], tuple[str, int]] = {}
     codes = {}
-    for part in parts:
-        source = bundle.source_of(part.raw, part.include_source)
-        files = {**source.files, **bundle.local_files(part.image)}
-        key = frozenset(files.items())
-        if key not in uploaded:
-            with bundle.zipped(files) as archive:
-                session.client.upload(archive.sha256, archive.body)
-                uploaded[key] = (archive.sha256, archive.body.size)
-        sha256, size = uploaded[key]
-        codes[part.name] = CodeRef(sha256, source.module, part.raw.__qualname__, size)
+    with tempfile.TemporaryDirectory(prefix="squall-serialized-") as folder:
+        for part in parts:
+            source, qualname = _source(part, folder)
+            files = {**source.files, **bundle.local_files(part.image)}
+            key = frozenset(files.items())
+            if key not in uploaded:
+                with bundle.zipped(files) as archive:
+                    session.client.upload(archive.sha256, archive.body)
+                    uploaded[key] = (archive.sha256, archive.body.size)
+            sha256, size = uploaded[key]
+            codes[part.name] = CodeRef(sha256, source.module, qualname, size)
     return codes
+
+
+def _source(part: _Part, folder: str) -> tuple[bundle.Source, str]:
+    """The files of a part, and what it is called in its module. `folder` is for files that are made."""
+    if not part.declaration.serialized:
+        return bundle.source_of(part.raw, part.include_source), part.raw.__qualname__
+    from squall import serialized
+
+    return serialized.source_of(part.raw, folder, part.image.spec().python_version), serialized.NAME
 
 
 def local_files(app: App) -> set[str]:
     """Paths of everything on this machine that is sent to the app's containers."""
     found: set[str] = set()
     for part in _parts(app):
-        files = {**bundle.source_of(part.raw, part.include_source).files, **bundle.local_files(part.image)}
-        found.update(files.values())
+        own = {} if part.declaration.serialized else bundle.source_of(part.raw, part.include_source).files
+        found.update({**own, **bundle.local_files(part.image)}.values())
     return found
 
 
