@@ -321,6 +321,7 @@ class SimBus:
         callback: Callable[[Any], None] | Callable[[Any], Awaitable[None]],
         *,
         queue: str | None = None,
+        in_bunches: bool = False,
     ) -> SimSubscription:
         subscription = SimSubscription(self, subject, callback, queue)
         self._interests.append(subscription)

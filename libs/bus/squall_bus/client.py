@@ -22,6 +22,9 @@ from squall_bus.settings import MAX_BUFFERED_BYTES
 Deliver = Callable[[bytes, bytes, bytes, bytes], None]
 """subject, reply, header block, data"""
 
+BUNCH_BYTES = 64 * 1024
+"""Of one read: after less than that nothing more waits, after more we are behind and go on at once."""
+
 
 class Sink:
     """One subscription: what nats-py must know to repeat it after a reconnect, and where its messages go."""
@@ -114,14 +117,24 @@ class Incoming(asyncio.Protocol):
     Through the stream each read costs a future, a turn of the loop and a copy more.
     """
 
-    def __init__(self, client: RawClient, transport: TcpTransport, stream: asyncio.Protocol) -> None:
+    def __init__(
+        self, client: RawClient, transport: TcpTransport, pipe: asyncio.Transport, stream: asyncio.Protocol
+    ) -> None:
         self._client = client
         self._transport = transport
+        self._pipe = pipe
         self._stream = stream
 
     def data_received(self, data: bytes) -> None:
         if self._client.is_connected and self._client._transport is self._transport:
             self._client.parser.feed(data)  # else what this connection still says no longer counts
+        if self._client.pause_s and len(data) < BUNCH_BYTES and not self._pipe.is_closing():
+            self._pipe.pause_reading()
+            self._client._loop.call_later(self._client.pause_s, self._go_on)
+
+    def _go_on(self) -> None:
+        if not self._pipe.is_closing():
+            self._pipe.resume_reading()
 
     def eof_received(self) -> bool | None:
         return self._stream.eof_received()
@@ -139,8 +152,12 @@ class Incoming(asyncio.Protocol):
 class RawClient(Client):
     """A nats-py client whose messages go straight to sinks, and whose writes go straight to the socket."""
 
-    def __init__(self, on_lost: Callable[[Exception], None], on_denied: Callable[[str], None]) -> None:
+    def __init__(
+        self, on_lost: Callable[[Exception], None], on_denied: Callable[[str], None], pause_s: float = 0
+    ) -> None:
         super().__init__()
+        self.pause_s = pause_s
+        """After each read the socket is left alone for so long."""
         self._on_denied = on_denied
         self.parser = Parser(self)
         self._ps = self.parser  # type: ignore[assignment]
@@ -158,7 +175,8 @@ class RawClient(Client):
         transport = self._transport
         if isinstance(transport, TcpTransport) and transport._io_writer is not None:
             reader, pipe = transport._io_reader, transport._io_writer.transport
-            pipe.set_protocol(Incoming(self, transport, cast("asyncio.Protocol", pipe.get_protocol())))
+            stream = cast("asyncio.Protocol", pipe.get_protocol())
+            pipe.set_protocol(Incoming(self, transport, cast("asyncio.Transport", pipe), stream))
             early = bytes(reader._buffer)  # type: ignore[union-attr]
             reader._buffer.clear()  # type: ignore[union-attr]
             self.parser.feed(early)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from squall_bus.administration import check_jetstream
+from squall_bus.bunches import Bunches
 from squall_bus.bus import Bus
 from squall_bus.consume import event
 from squall_bus.errors import ServerTooOld
@@ -34,7 +35,7 @@ async def connect(settings: BusSettings, topology: Topology) -> AsyncIterator[Bu
             try:
                 check_version(link)
                 await check_jetstream(link)
-                async with _parts(link, topology) as bus:
+                async with _parts(link, topology, Bunches(settings, tasks)) as bus:
                     yield bus
             finally:
                 await link.close()
@@ -46,16 +47,17 @@ async def connect(settings: BusSettings, topology: Topology) -> AsyncIterator[Bu
 
 
 @asynccontextmanager
-async def _parts(link: Link, topology: Topology) -> AsyncIterator[Bus]:
+async def _parts(link: Link, topology: Topology, bunches: Bunches) -> AsyncIterator[Bus]:
     routes = Routes(topology)
     publisher, soon = Publisher(link, routes), SoonBuffer(link, routes)
-    bus = Bus(link, topology, publisher, soon)
+    bus = Bus(link, topology, publisher, soon, bunches)
     try:
         yield bus
         await bus.flush(FLUSH_AT_CLOSE_S)
     finally:
         soon.close()
         publisher.close()
+        await bunches.close()
 
 
 def check_version(link: Link) -> None:

@@ -38,7 +38,8 @@ _VERBS = {"publish": "publish to", "subscription": "subscribe to"}
 class Link:
     """Connects, stays connected, sends, and matches replies to requests."""
 
-    def __init__(self, settings: BusSettings, tasks: asyncio.TaskGroup) -> None:
+    def __init__(self, settings: BusSettings, tasks: asyncio.TaskGroup, pause_s: float = 0) -> None:
+        """`pause_s`: how long the socket is left alone after each read; what comes is heard later, in bunches."""
         self.settings = settings
         self._tasks = tasks
         self._workers: set[asyncio.Task[None]] = set()
@@ -46,7 +47,7 @@ class Link:
         self.loop = asyncio.get_running_loop()
         self.connected = False
         self.connected_at = 0.0
-        self._client = RawClient(self._on_lost, self._on_denied)
+        self._client = RawClient(self._on_lost, self._on_denied, pause_s)
         self._inbox = f"{settings.inbox_prefix}.{secrets.token_hex(8)}"
         self._inboxes = 0
         self.replies = Replies(f"{self._inbox}.r")

@@ -54,8 +54,8 @@ class ShardTail:
         arrivals = subjects.every_arrival(self._region, self.shard)
         ends = subjects.every_done(self._region, self.shard)
         self._subscriptions = [
-            await self._bus.subscribe(arrivals, self.on_arrived),
-            await self._bus.subscribe(ends, self.on_done),
+            await self._bus.subscribe(arrivals, self.on_arrived, in_bunches=True),
+            await self._bus.subscribe(ends, self.on_done, in_bunches=True),
         ]
 
     async def close(self) -> None:

@@ -139,3 +139,42 @@ async def test_large_messages_arrive_whole(bus: Bus) -> None:
 
     await eventually(lambda: len(got) == 8)
     assert [message.data for message in got] == bodies
+
+
+async def test_what_is_heard_in_bunches_comes_in_order_and_many_at_a_time(bus: Bus) -> None:
+    got: list[int] = []
+    turns: list[int] = []
+    """How many were heard in each turn of the loop that had any."""
+    same_turn = False
+
+    def next_turn() -> None:
+        nonlocal same_turn
+        same_turn = False
+
+    def hear(message: Message) -> None:
+        nonlocal same_turn
+        if not same_turn:
+            same_turn = True
+            turns.append(0)
+            asyncio.get_running_loop().call_soon(next_turn)
+        turns[-1] += 1
+        got.append(int(message.data))
+
+    subscription = await bus.subscribe("news.>", hear, in_bunches=True)
+    for number in range(200):
+        bus.send("news.a", str(number).encode())
+        await bus.request("$JS.API.INFO", b"")  # one at a time: without bunches each would have a turn of its own
+
+    await eventually(lambda: len(got) == 200)
+    assert got == list(range(200))
+    assert len(turns) < 100
+    await subscription.close()
+
+
+async def test_more_than_one_read_takes_is_heard_in_bunches_too(bus: Bus) -> None:
+    got: list[int] = []
+    await bus.subscribe("news.>", lambda message: got.append(len(message.data)), in_bunches=True)
+    for _ in range(50):
+        bus.send("news.a", b"x" * 100_000)
+    await eventually(lambda: len(got) == 50)
+    assert set(got) == {100_000}

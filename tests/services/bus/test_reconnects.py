@@ -267,3 +267,15 @@ async def test_reads_wait_for_the_server_to_come_back(bus: Bus, server: NatsServ
 
     assert last.result() is not None
     assert set(many.result()) == {"log.1", "log.2"}
+
+
+async def test_who_listens_in_bunches_is_told_of_a_gap_and_hears_again(bus: Bus, server: NatsServer) -> None:
+    got: list[bytes] = []
+    reconnects: list[bool] = []
+    await bus.subscribe("news.a", lambda message: got.append(message.data), in_bunches=True)
+    bus.on_reconnect(lambda: reconnects.append(True))
+
+    await server.restart()
+    await eventually(lambda: len(reconnects) == 2)  # of both connections
+    bus.send("news.a", b"after")
+    await eventually(lambda: got == [b"after"])
