@@ -18,6 +18,8 @@ class Route:
     dedupe_s: float
     """How long the server remembers msg ids."""
     first_write_wins: bool
+    soon_s: float = 0.05
+    """How long a record that nobody waits for waits for others."""
 
 
 class Routes:
@@ -56,6 +58,7 @@ def _stream_route(spec: StreamSpec) -> Route:
         atomic=spec.allow_atomic,
         dedupe_s=spec.duplicate_window_s,
         first_write_wins=spec.discard_new_per_subject and spec.max_msgs_per_subject == 1,
+        soon_s=spec.soon_s,
     )
 
 

@@ -22,9 +22,6 @@ from squall_bus.routes import Route, Routes
 from squall_bus.wire import publish_command, status_of
 from squall_bus.writes import batch_commands
 
-DELAY_S = 0.05
-"""How long a record waits for others, also after the last burst was acknowledged: written at once, each hint of a lone
-call was a burst of its own, which woke the server and us twice."""
 MAX_BURST = 500
 MAX_BUFFERED = 20_000
 """Records per stream."""
@@ -57,11 +54,12 @@ class _Burst:
             self._write_in_time()
 
     def _write_in_time(self) -> None:
-        """A full burst now, a smaller one when it has waited."""
+        """A full burst now, a smaller one when it has waited, also after the last burst was acknowledged: written at
+        once, each hint of a lone call was a burst of its own, which woke the server and us twice."""
         if len(self.buffer) >= MAX_BURST:
             self.write()
         elif self._timer is None and self.buffer:
-            self._timer = self._link.loop.call_later(DELAY_S, self.write)
+            self._timer = self._link.loop.call_later(self._route.soon_s, self.write)
 
     def write(self) -> None:
         """Write the next burst, if nothing is in flight."""
@@ -115,7 +113,7 @@ class _Burst:
         self.in_flight = allowed
         self._stop_timer()
         self.on_lost()
-        self._timer = self._link.loop.call_later(DELAY_S, self.write)
+        self._timer = self._link.loop.call_later(self._route.soon_s, self.write)
         return True
 
     def _no_answer(self) -> None:

@@ -16,6 +16,8 @@ MIN_SERVER_VERSION = (2, 15, 0)
 
 DAY_S = 24 * 3600.0
 MAX_CALL_RECORD_BYTES = 256 * 1024  # inline payload (64 KiB) + metadata, generously
+HINTS_S = 0.25
+"""How long readable history and traces are collected: at lone calls they are as many writes as calls, else."""
 LEASE_S = 8.0
 """ack_wait of the pools' consumers: a dead agent's calls are back in the queue within this time."""
 
@@ -47,6 +49,8 @@ class StreamSpec:
     republish: tuple[str, str, bool] | None = None
     """(source subject, destination subject, headers only)."""
     duplicate_window_s: float = 10.0
+    soon_s: float = 0.05
+    """How long a record that nobody waits for (`publish_soon`) waits for others."""
     max_consumers: int = 1000
     canary: str = ""
     """Subject of the canary: written and read every now and then, gone by TTL. Empty = none."""
@@ -144,6 +148,7 @@ def _call_streams(region: str, shard: int, replicas: int) -> list[StreamSpec]:
             name=subjects.events_stream(region, shard),
             subjects=(f"events.{region}.{ss}.>",),
             persist_async=True,
+            soon_s=HINTS_S,
             max_age_s=7 * DAY_S,
             max_bytes=1 << 30,
         ),
@@ -175,6 +180,7 @@ def _region_streams(region: str, replicas: int) -> list[StreamSpec]:
             name=subjects.spans_stream(region),
             subjects=(f"spans.{region}.>",),
             persist_async=True,
+            soon_s=HINTS_S,
             max_age_s=3 * DAY_S,
             max_bytes=4 << 30,
         ),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+from tests.services.bus.conftest import TOPOLOGY
 from tests.support.eventually import eventually
 from tests.support.nats_server import NatsServer
 
-from squall_bus import Bus, NotFound
+from squall_bus import Bus, BusSettings, NotFound, connect
 from squall_bus.soon import MAX_BUFFERED
 
 
@@ -27,6 +30,19 @@ async def test_it_is_stored_soon_without_a_flush(bus: Bus) -> None:
         return await bus.get_last("HINTS", "hints.a") is not None
 
     await eventually(stored, within_s=1)
+
+
+async def test_a_stream_says_how_long_its_records_wait_for_others(settings: BusSettings, bus: Bus) -> None:
+    patient = replace(TOPOLOGY, streams=tuple(replace(spec, soon_s=3600) for spec in TOPOLOGY.streams))
+    async with connect(settings, patient) as other:
+        other.publish_soon("hints.a", b"first")
+        bus.publish_soon("hints.b", b"in no company")
+        await eventually(lambda: bus.stats.soon_published == 1)
+        assert other.stats.soon_published == 0
+
+        other.publish_soon("hints.a", b"second")
+        assert await other.flush()
+    assert [stored.data async for stored in bus.read("HINTS")] == [b"in no company", b"first", b"second"]
 
 
 async def test_a_full_buffer_drops_the_oldest_and_counts_them(bus: Bus, server: NatsServer) -> None:

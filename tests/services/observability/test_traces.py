@@ -79,11 +79,11 @@ class Traced:
     protocol: str
 
     def trace(self, call: str) -> Trace:
-        """What the gateway says about a call once its caller's own span has arrived."""
+        """What the gateway says about a call once the spans of its caller, gateway and agent have arrived."""
 
         def complete() -> Trace | None:
             found = self._get(call)
-            return found if {"call", "result.return"} <= {span.name for span in found.spans} else None
+            return found if {"call", "result.return", "attempt"} <= {span.name for span in found.spans} else None
 
         return eventually(complete, within_s=10, what=lambda: self._get(call))
 
