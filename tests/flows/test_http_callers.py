@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -216,3 +217,32 @@ def example(platform: Platform, program: str, name: str) -> list[str]:
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return ended.stdout.splitlines()
+
+
+CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--include-tag", "calls in JSON", "--phases", "coverage,fuzzing", "--max-time", "15"),
+        ("--exclude-tag", "calls in JSON", "--phases", "coverage", "--max-time", "25"),
+    ],
+    ids=["calls in JSON", "everything else"],
+)
+def test_schemathesis_finds_nothing(served: Platform, tmp_path: Path, options: tuple[str, ...]) -> None:
+    """Requests made up from the OpenAPI document: no answer of 5xx, none that the document does not describe."""
+    config = PROGRAM.with_name("schemathesis.toml")
+    command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(config), "run"]
+    fixed = ["--checks", CHECKS, "--max-examples", "10", "--seed", "7", "--request-timeout", "20"]
+    ended = subprocess.run(
+        [*command, f"{served.url}/openapi.json", *fixed, *options, "--header", f"Authorization: Bearer {served.token}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout[-8000:] + ended.stderr[-2000:]
+    assert " passed" in ended.stdout

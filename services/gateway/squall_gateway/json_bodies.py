@@ -15,13 +15,14 @@ from typing import Any
 
 from squall.errors import InvalidError, NotFoundError, RequestSizeError
 from squall.http_api import MAX_HEADER_PARAMETERS_BYTES, encode_parameters
-from squall.spec import FunctionSpec, ParameterSpec
+from squall.spec import CHUNK_INPUTS, FunctionSpec, ParameterSpec
 
 MAX_BODY_BYTES = 16 << 20
 """Larger arguments belong in a file or behind a URL that the function reads: they are parsed here."""
 THREAD_BYTES = 256 << 10
 """A body above this is parsed in a thread (1 MiB takes 10 ms)."""
-MAX_INPUTS = 10_000
+MAX_INPUTS = CHUNK_INPUTS
+"""One atomic write: a request is taken as a whole or not at all."""
 CALL_FIELDS = ("args", "kwargs", "parameters")
 MAP_FIELDS = ("inputs", "kwargs", "parameters")
 

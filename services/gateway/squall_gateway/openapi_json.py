@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from squall.spec import CHUNK_INPUTS
+
 _ARGS = {"type": "array", "items": {}, "description": "Positional arguments."}
 _KWARGS = {"type": "object", "additionalProperties": True, "description": "Keyword arguments."}
 _PARAMETERS = {
@@ -14,7 +16,7 @@ _PARAMETERS = {
 _INPUTS = {
     "type": "array",
     "minItems": 1,
-    "maxItems": 10_000,
+    "maxItems": CHUNK_INPUTS,
     "description": "One element for each input: its positional arguments, or both kinds.",
     "items": {
         "anyOf": [

@@ -255,7 +255,6 @@ class Gateway:
             waits=self.waits,
             generators=self.generators,
             keys=self.keys,
-            cancels=self.cancels,
             counts=self.requests,
             caller_spans=self.caller_spans,
             values=values,

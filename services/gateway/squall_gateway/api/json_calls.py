@@ -11,16 +11,15 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from starlette.types import Receive, Scope, Send
 
-from squall.errors import InvalidError, SquallError
+from squall.errors import InvalidError
 from squall.http_api import Header, Route
-from squall.spec import CHUNK_INPUTS, Kind
+from squall.spec import Kind
 from squall_contracts import spans
 from squall_gateway.accept import Acceptor, Input
 from squall_gateway.api.json_outputs import JsonOutputRoutes, Wait, whole_json
 from squall_gateway.api.requests import NDJSON, exchange_of
 from squall_gateway.call_spans import SERVICE, Accepted, now_ns, trace_of
 from squall_gateway.caller_spans import CallerSpans
-from squall_gateway.cancels import Cancels
 from squall_gateway.generators import Generators, StreamForm
 from squall_gateway.idempotency import IdempotencyKeys
 from squall_gateway.json_answers import JsonValues, error_line, line
@@ -30,7 +29,6 @@ from squall_gateway.metrics import Requests
 from squall_gateway.openapi_json import ACCEPTED, CALL_BODY, CALL_RESULTS, LINES, MAP_BODY, SPAWN_BODY
 from squall_gateway.waits import Waits
 from squall_service.failpoints import failpoint
-from squall_service.telemetry import log
 
 
 class Streamed(Response):
@@ -54,7 +52,6 @@ class JsonCallRoutes:
     waits: Waits
     generators: Generators
     keys: IdempotencyKeys
-    cancels: Cancels
     counts: Requests
     caller_spans: CallerSpans
     values: JsonValues
@@ -161,35 +158,19 @@ class JsonCallRoutes:
         return self.outputs.lines(request, asked.call.call, len(asked.body.payloads), 0)
 
     async def _accept_all(self, asked: Asked) -> None:
-        """All inputs; what was taken before a refusal is cancelled."""
-        call, payloads = asked.call, asked.body.payloads
+        """All inputs, or none."""
+        call = asked.call
         if call.idempotency_key:
             raise InvalidError(
                 f"{Header.IDEMPOTENCY_KEY} is for single calls, not for many inputs",
                 fix="Leave the header out, or make one call for each key.",
             )
-        for first in range(0, len(payloads), CHUNK_INPUTS):
-            try:
-                await self._accept_chunk(asked, first)
-            except SquallError:
-                if first:
-                    await self._give_up(asked)
-                raise
+        given = [await self.requests.input(number, payload) for number, payload in enumerate(asked.body.payloads)]
+        taken = await self.acceptor.accept_many(call, asked.target, given, asked.received_ns)
+        failpoint("gateway.accepted")
+        self.counts.accepted[call.kind.value] += taken
         written, trace = now_ns(self.acceptor.clock), trace_of(call, self.acceptor.trace_ratio)
         self._trace(asked, Accepted(False, trace, (asked.received_ns, written, written)))
-
-    async def _accept_chunk(self, asked: Asked, first: int) -> None:
-        chunk = asked.body.payloads[first : first + CHUNK_INPUTS]
-        given = [await self.requests.input(first + number, payload) for number, payload in enumerate(chunk)]
-        taken = await self.acceptor.accept_many(asked.call, asked.target, given, asked.received_ns)
-        failpoint("gateway.accepted")
-        self.counts.accepted[asked.call.kind.value] += taken
-
-    async def _give_up(self, asked: Asked) -> None:
-        try:
-            await self.cancels.call(asked.call.call, asked.target.function.workspace)
-        except SquallError as error:
-            log.warning("refused_map_not_cancelled", call=asked.call.call, reason=error.message)
 
 
 def spawned(call: str, inputs: int, *, many: bool = False) -> Response:
