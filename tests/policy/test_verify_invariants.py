@@ -8,6 +8,8 @@ from dataclasses import replace
 import pytest
 
 from squall_verify.evidence import (
+    GUEST,
+    MAIN,
     Accepted,
     Counted,
     Deployed,
@@ -162,6 +164,19 @@ AT_ONCE = run(
 )
 AGAIN = replace(AT_ONCE, effects=(effect("start", 101.0), effect("raise", 101.2), effect("start", 101.5, SECOND)))
 
+
+def flooded(began: float, others_at: float = 101.0) -> Evidence:
+    """A guest's call that came while fifty inputs of the other workspace waited."""
+    fifty = range(1, 51)
+    return run(
+        accepted=(accepted(workspace=GUEST), *(accepted(OTHER, index=n, stored_at=99.0) for n in fifty)),
+        effects=(
+            effect("start", began),
+            *(effect("start", others_at + n / 10, f"nx-{n}", OTHER, index=n) for n in fifty),
+        ),
+    )
+
+
 GOOD: list[tuple[str, Evidence]] = [
     ("I1", RUN),
     ("I1", run(seen=(seen("invoke", form="remote"), seen("unknown", error="ServiceError")))),
@@ -220,6 +235,17 @@ GOOD: list[tuple[str, Evidence]] = [
     ("I48", run(used=(used("lost"), used("timed_out", call=OTHER)))),
     ("I57", run(deployed=DEPLOYED, effects=(effect("start", 101, version=2),))),
     ("I57", run(deployed=(DEPLOYED[0], replace(DEPLOYED[1], began=95, ended=110)))),
+    (
+        "I57",
+        run(
+            accepted=(accepted(workspace=GUEST),),
+            deployed=(replace(DEPLOYED[0], workspace=GUEST), *DEPLOYED),
+        ),
+    ),
+    ("L10", flooded(began=101.0)),
+    ("L10", flooded(began=150.0, others_at=160.0)),
+    ("T12", run(seen=(seen("tried", call=CALL, detail="GET", error="NotFoundError"),))),
+    ("T12", run(seen=(seen("listed", call=CALL, detail=MAIN), seen("listed", call="garbage", detail=GUEST)))),
 ]
 BAD: list[tuple[str, Evidence]] = [
     ("I1", run(recorded=())),
@@ -307,6 +333,10 @@ BAD: list[tuple[str, Evidence]] = [
         ),
     ),
     ("I57", run(deployed=DEPLOYED, effects=(effect("start", 101, version=2), effect("start", 102, version=1)))),
+    ("L10", flooded(began=112.0)),
+    ("T12", run(seen=(seen("tried", call=CALL, detail="GET"),))),
+    ("T12", run(seen=(seen("tried", call=CALL, detail="GET", error="PermissionDeniedError"),))),
+    ("T12", run(seen=(seen("listed", call=CALL, detail=GUEST),))),
 ]
 NEVER = {"I13": "nothing is preempted"}
 """What no run can exercise yet."""

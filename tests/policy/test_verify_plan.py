@@ -6,7 +6,7 @@ import pytest
 
 from squall_verify.faults import REGISTRY
 from squall_verify.invariants.attempts import LEASE_S
-from squall_verify.plan import FORMS, make_plan
+from squall_verify.plan import FORMS, GUEST_CLIENT, make_plan
 from squall_verify.settings import parse
 
 EVERY = list(REGISTRY.values())
@@ -50,6 +50,11 @@ def test_all_seeds_together_draw_every_form_and_every_fault() -> None:
     plans = [make_plan(seed, 45, EVERY) for seed in SEEDS]
     assert {operation.form for plan in plans for operation in plan.operations} == {*FORMS, "steady", "flood"}
     assert {fault.name for plan in plans for fault in plan.faults} == {each.name for each in EVERY if each.weight}
+
+
+def test_the_other_workspace_calls_too() -> None:
+    guests = [each for seed in SEEDS for each in make_plan(seed, 45, EVERY).operations if each.client == GUEST_CLIENT]
+    assert {operation.form for operation in guests} == set(FORMS)
 
 
 def test_the_report_names_a_command_that_makes_the_same_plan() -> None:

@@ -13,19 +13,22 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import squall
-from squall import errors
+from squall import errors, session
 from squall_service.clock import SystemClock
-from squall_verify.plan import CLIENTS
+from squall_verify import prying
+from squall_verify.evidence import GUEST, MAIN
+from squall_verify.plan import CLIENTS, FLOOD_OP, GUEST_CLIENT
 
 THREADS = 8
 GET_S = 150.0
 """Longer than any fault and its repair; who waits longer has lost his call."""
+FLOOD_BEGINS_S = 30.0
 _CLOCK = SystemClock()
 Job = Mapping[str, Any]
 
@@ -50,6 +53,11 @@ class Log:
         self.write(op, kind_of(error), seq=seq, error=type(error).__name__, detail=str(error)[:300])
 
 
+def log_name(client: int) -> str:
+    """Of a client's log, in the folder of the run."""
+    return f"client-{client}.jsonl"
+
+
 def kind_of(error: BaseException) -> str:
     """What an error says about the call: its own end, a refusal before it was taken, or nothing."""
     if isinstance(error, errors.ResourceExhaustedError | errors.StorageFullError):
@@ -64,9 +72,12 @@ def kind_of(error: BaseException) -> str:
 class Caller:
     """Carries out operations."""
 
-    def __init__(self, log: Log, other_url: str) -> None:
+    def __init__(self, log: Log, other_url: str, workspace: str = MAIN, strangers: Sequence[Path] = ()) -> None:
         self._log = log
         self._other_url = other_url
+        self._workspace = workspace
+        self._strangers = strangers
+        """Logs of the callers of the other workspace."""
         self._forms: dict[str, Callable[[str, Job], None]] = {
             "remote": lambda op, job: self._remote("plain", op, job),
             "many": lambda op, job: self._remote("many", op, job),
@@ -88,6 +99,9 @@ class Caller:
             "bulky": self._bulky,
             "twice": self._twice,
             "keyed": self._keyed,
+            "hog": self._hog,
+            "lone": self._lone,
+            "pry": self._pry,
         }
 
     def carry_out(self, operation: Mapping[str, Any]) -> None:
@@ -175,7 +189,7 @@ class Caller:
 
     def _twice(self, op: str, job: Job) -> None:
         """The same request through both gateways at once, as an impatient client repeats it."""
-        from squall import invoke, session, tracing
+        from squall import invoke, tracing
         from squall.client import Client, query
         from squall.config import ServerAddress
         from squall.http_api import Header, Route
@@ -213,6 +227,30 @@ class Caller:
             self._log.write(op, "conflict")
         self._log.value(op, squall.FunctionCall.from_id(calls[0]).get(timeout=GET_S))
 
+    def _hog(self, op: str, job: Job) -> None:
+        """More work than all machines together can do at once."""
+        n = job["n"]
+        for value in self._function("hog").map([job] * n, range(n), order_outputs=False):
+            self._log.value(op, value, int(value["number"]))
+
+    def _lone(self, op: str, job: Job) -> None:
+        """One call while the other workspace's flood goes on."""
+        until = _CLOCK.monotonic() + FLOOD_BEGINS_S
+        while not prying.has_result(self._strangers, FLOOD_OP) and _CLOCK.monotonic() < until:
+            time.sleep(0.05)
+        time.sleep(job["after_s"])
+        self._remote("lone", op, job)
+
+    def _pry(self, op: str, _: Job) -> None:
+        """Requests about the newest call of the other workspace, and a look at what is listed."""
+        call = prying.newest_call(self._strangers)
+        client = session.current().client
+        if call:
+            for request, error in prying.try_everything(client, call):
+                self._log.write(op, "tried", call=call, detail=request, error=error)
+        for listed in prying.listed(client):
+            self._log.write(op, "listed", call=listed, detail=self._workspace)
+
     def reread(self, op: str, call: str) -> None:
         """Read a result again that was read before, or never."""
         self._log.write(op, "reread", call=call)
@@ -226,8 +264,9 @@ def main() -> int:
     """Carries out one client's part of a plan."""
     plan_file, number, log_file, started, seconds, other_url = sys.argv[1:7]
     plan = json.loads(Path(plan_file).read_text())
-    log = Log(Path(log_file))
-    caller = Caller(log, other_url)
+    folder, is_guest = Path(log_file).parent, int(number) == GUEST_CLIENT
+    strangers = [folder / log_name(each) for each in range(CLIENTS + 1) if (each == GUEST_CLIENT) != is_guest]
+    caller = Caller(Log(Path(log_file)), other_url, GUEST if is_guest else MAIN, strangers)
     waiting: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
     mine = [operation for operation in plan["operations"] if operation["client"] == int(number)]
     for operation in mine:
@@ -239,8 +278,8 @@ def main() -> int:
         thread.start()
     for thread in threads:
         thread.join()
-    for position, (op, call) in enumerate(plan.get("reread", ())):
-        if position % CLIENTS == int(number):
+    for reader, op, call in plan.get("reread", ()):
+        if reader == int(number):
             caller.reread(op, call)
     return 0
 

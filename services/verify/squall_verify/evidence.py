@@ -14,6 +14,8 @@ from typing import Any
 
 Key = tuple[str, int]
 """Call and index of one input."""
+MAIN, GUEST = "main", "guest"
+"""The two workspaces of a run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +32,7 @@ class Accepted:
     deadline: float
     seq: int = 0
     blob: str = ""
+    workspace: str = MAIN
     readable: bool = True
     """False: the harness put bytes there that are no call."""
 
@@ -139,7 +142,8 @@ class Seen:
 
     op: str
     what: str
-    """invoke, ack, value, error, item, cancelling, cancelled, conflict, done, refused, unknown."""
+    """invoke, ack, value, error, item, cancelling, cancelled, conflict, done, refused, unknown; and what a caller of
+    another workspace tried (tried) or was shown (listed)."""
     at: float
     form: str = ""
     function: str = ""
@@ -165,6 +169,8 @@ class Happened:
     """Of an agent (or of the agent above a runner)."""
     pid: int = 0
     detail: str = ""
+    skew_s: float = 0.0
+    """How wrong the victim's clock was, and so the times that it wrote."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +180,7 @@ class Deployed:
     version: int
     began: float
     ended: float
+    workspace: str = MAIN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

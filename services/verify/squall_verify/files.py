@@ -11,12 +11,17 @@ from squall_verify.evidence import Effect, Seen
 
 def seen(folder: Path) -> tuple[Seen, ...]:
     """The logs of all callers. A line that a killed caller did not finish is none."""
-    found = []
-    for file in sorted(folder.glob("client-*.jsonl")):
-        for line in file.read_text().splitlines():
-            with suppress(json.JSONDecodeError):
-                found.append(Seen(**json.loads(line)))
+    found = [line for file in sorted(folder.glob("client-*.jsonl")) for line in log_of(file)]
     return tuple(sorted(found, key=lambda each: each.at))
+
+
+def log_of(file: Path) -> list[Seen]:
+    """One caller's."""
+    found = []
+    for line in file.read_text().splitlines():
+        with suppress(json.JSONDecodeError):
+            found.append(Seen(**json.loads(line)))
+    return found
 
 
 def effects(file: Path) -> tuple[Effect, ...]:

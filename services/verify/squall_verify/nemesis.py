@@ -65,6 +65,7 @@ class Nemesis:
                     node=hit.node,
                     pid=hit.pid,
                     detail=hit.detail,
+                    skew_s=hit.skew_s,
                 )
             )
 

@@ -17,6 +17,9 @@ from squall_verify.faults.registry import Fault
 CLIENTS = 2
 RATE = 5.0
 """Operations that each client begins a second."""
+GUEST_CLIENT = CLIENTS
+"""The caller of the other workspace, beside those of the first."""
+GUEST_RATE = 1.0
 WARM_S = 2.0
 """Before the first fault."""
 GAP_S = (0.8, 3.0)
@@ -30,6 +33,11 @@ MAX_PENDING = 250
 """The gateways' limit for each pool: more than a map has inputs, so that a flood reaches it."""
 FLOOD_CALLS = 310
 FLOOD_S = 0.05
+HOGS, HOG_S = 50, 0.25
+"""For each agent, which has room for two of them at once: six seconds of work in all."""
+LONE_AFTER_S = (0.5, 1.5, 3.0)
+"""The first result of the flood."""
+FLOOD_OP = "share-flood"
 FORMS: Mapping[str, float] = {
     "remote": 5,
     "spawn": 5,
@@ -49,6 +57,7 @@ FORMS: Mapping[str, float] = {
     "narrow": 1,
     "twice": 1.5,
     "keyed": 1,
+    "pry": 0.5,
 }
 """How an operation calls, and how often that is drawn."""
 
@@ -99,7 +108,15 @@ def make_plan(seed: int, seconds: float, faults: Sequence[Fault]) -> Plan:
     return Plan(
         seed=seed,
         seconds=seconds,
-        operations=tuple(_operations(Random(f"{seed} operations"), seconds)),
+        operations=tuple(
+            sorted(
+                [
+                    *_operations(Random(f"{seed} operations"), seconds),
+                    *_guests(Random(f"{seed} guest"), seconds),
+                ],
+                key=lambda each: each.at_s,
+            )
+        ),
         deploys=tuple(_deploys(Random(f"{seed} deploys"), seconds)),
         faults=tuple(_faults(Random(f"{seed} faults"), seconds, {each.name: each for each in faults})),
     )
@@ -122,7 +139,26 @@ def _operations(dice: Random, seconds: float) -> list[Operation]:
         found.append(Operation(f"op-{len(found)}", len(found) % CLIENTS, max(0.0, at_s), "steady", steady))
     at_s = round(0.3 * seconds, 3)
     found.append(Operation(f"op-{len(found)}", 0, at_s, "flood", {"n": FLOOD_CALLS, "s": FLOOD_S}))
-    return sorted(found, key=lambda each: each.at_s)
+    return found
+
+
+def _guests(dice: Random, seconds: float) -> list[Operation]:
+    found: list[Operation] = []
+    at_s = 0.0
+    while (at_s := at_s + dice.expovariate(GUEST_RATE)) < seconds:
+        form = dice.choices(list(FORMS), list(FORMS.values()))[0]
+        found.append(Operation(f"guest-{len(found)}", GUEST_CLIENT, round(at_s, 3), form, given_for(form, dice)))
+    return found
+
+
+def sharing(agents: int) -> tuple[Operation, ...]:
+    """What is called once everything is healed: one workspace floods the machines, the other makes a few calls."""
+    flood = Operation(FLOOD_OP, 0, 0.0, "hog", {"n": HOGS * agents, "s": HOG_S})
+    lone = [
+        Operation(f"share-{number}", GUEST_CLIENT, 0.0, "lone", {"after_s": after_s})
+        for number, after_s in enumerate(LONE_AFTER_S)
+    ]
+    return (flood, *lone)
 
 
 def given_for(form: str, dice: Random) -> dict[str, Any]:

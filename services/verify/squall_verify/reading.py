@@ -52,6 +52,7 @@ def accepted_of(stored: Stored) -> Accepted:
         deadline=deadline,
         seq=stored.seq,
         blob=(request.blob or "") if request else "",
+        workspace=request.workspace if request else "",
         readable=request is not None,
     )
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -21,15 +21,17 @@ from squall_bus import connect
 from squall_contracts import topology
 from squall_service.clock import SystemClock
 from squall_verify import collecting, files, settling, watching
-from squall_verify.evidence import Deployed, Evidence, Settled
+from squall_verify.client import log_name
+from squall_verify.evidence import GUEST, MAIN, Deployed, Evidence, Settled
 from squall_verify.failpoints import FailPoints
 from squall_verify.faults import Site
 from squall_verify.faults.steps import POINTS_FOLDER
 from squall_verify.nemesis import Nemesis
-from squall_verify.plan import CLIENTS, MAX_PENDING, Operation, Plan
+from squall_verify.plan import CLIENTS, GUEST_CLIENT, MAX_PENDING, Operation, Plan, sharing
 from squall_verify.platform import Platform
 from squall_verify.processes import end_with_parent
 from squall_verify.settings import VerifySettings
+from squall_verify.tenants import admit_guest
 from squall_verify.waiting import eventually
 
 PROGRAM = Path(__file__).with_name("program") / "work.py"
@@ -40,6 +42,7 @@ CALLERS_S = 180.0
 """More than a caller waits for one result."""
 EMPTY_S = 60.0
 READ_AGAIN = 60
+EVERYBODY = range(GUEST_CLIENT + 1)
 _CLOCK = SystemClock()
 
 
@@ -52,6 +55,7 @@ class Run:
     folder: Path
     say: Callable[[str], None]
     deployed: list[Deployed] = field(default_factory=list)
+    guest_token: str = ""
 
     def __post_init__(self) -> None:
         points = FailPoints(self.folder / POINTS_FOLDER)
@@ -72,7 +76,9 @@ class Run:
         """Does everything, and hands over what was found."""
         (self.folder / "plan.json").write_text(json.dumps(self.plan.as_json(), indent=1))
         with self.platform:
-            self._keep_deploying(1)
+            self.guest_token = asyncio.run(admit_guest(self.platform))
+            for workspace in (MAIN, GUEST):
+                self._keep_deploying(1, workspace)
             self.say(f"platform of {len(self.platform.parts())} processes; {self.settings.seconds:g} s of faults")
             with _thread(self.watcher.run, self.watcher.stop), self._stalls():
                 self._attack()
@@ -87,7 +93,7 @@ class Run:
 
     def _attack(self) -> None:
         started = _CLOCK.now() + 1.0
-        callers = [self._caller(number, "plan.json", self.settings.seconds, started) for number in range(CLIENTS)]
+        callers = [self._caller(number, "plan.json", self.settings.seconds, started) for number in EVERYBODY]
         deploying = threading.Thread(target=self._deploy_again, args=(started,))
         deploying.start()
         self.nemesis.run(self.plan.faults, started)
@@ -97,15 +103,19 @@ class Run:
     def _caller(self, number: int, plan: str, seconds: float, started: float) -> subprocess.Popen[bytes]:
         gateways = self.platform.parts_named("gateway")
         mine, other = gateways[number % len(gateways)], gateways[(number + 1) % len(gateways)]
-        log = self.folder / f"client-{number}.jsonl"
+        log = self.folder / log_name(number)
+        workspace = GUEST if number == GUEST_CLIENT else MAIN
         command = [sys.executable, "-P", "-m", "squall_verify.client", str(self.folder / plan), str(number), str(log)]
         return subprocess.Popen(
             [*command, str(started), str(seconds), other.url],
-            env=self.platform.client_environment(gateway=mine),
+            env=self.platform.client_environment(gateway=mine, SQUALL_TOKEN=self._token(workspace)),
             stdin=subprocess.DEVNULL,
             stderr=(self.folder / f"client-{number}.stderr").open("ab"),
             preexec_fn=end_with_parent,  # noqa: PLW1509 — one prctl, looked up before the fork
         )
+
+    def _token(self, workspace: str) -> str:
+        return self.guest_token if workspace == GUEST else self.platform.token
 
     def _wait_for(self, callers: list[subprocess.Popen[bytes]]) -> None:
         """A caller that does not end has operations without an answer; the checkers will say so."""
@@ -117,10 +127,16 @@ class Run:
                 caller.kill()
                 caller.wait()
 
-    def _deploy(self, version: int) -> None:
+    def _deploy(self, version: int, workspace: str) -> None:
+        half_an_agent = len(os.sched_getaffinity(0)) / self.settings.agents / 2
         answer = subprocess.run(
             [sys.executable, "-P", "-m", "squall.cli.main", "deploy", str(PROGRAM)],
-            env=self.platform.client_environment(VERIFY_EFFECTS=str(self.effects), VERIFY_VERSION=str(version)),
+            env=self.platform.client_environment(
+                SQUALL_TOKEN=self._token(workspace),
+                VERIFY_EFFECTS=str(self.effects),
+                VERIFY_HOG_CPU=str(half_an_agent),
+                VERIFY_VERSION=str(version),
+            ),
             cwd=self.folder,
             capture_output=True,
             text=True,
@@ -135,21 +151,21 @@ class Run:
             threading.Event().wait(max(0.0, started + at_s - _CLOCK.now()))
             self._keep_deploying(number + 2)
 
-    def _keep_deploying(self, version: int) -> None:
+    def _keep_deploying(self, version: int, workspace: str = MAIN) -> None:
         """As often as it takes: a command that finds no gateway gives up at once."""
         began, reason = _CLOCK.now(), ""
         while _CLOCK.now() < began + DEPLOY_S:
             try:
-                self._deploy(version)
+                self._deploy(version, workspace)
             except (LocalPlatformError, subprocess.TimeoutExpired) as error:
                 reason = str(error)
                 threading.Event().wait(1.0)
                 continue
-            self.deployed.append(Deployed(version=version, began=began, ended=_CLOCK.now()))
+            self.deployed.append(Deployed(version=version, began=began, ended=_CLOCK.now(), workspace=workspace))
             return
         # It may have come through all the same: from now on it may be the present version.
         self.nemesis.skipped.append(f"deploy of version {version}: {reason}")
-        self.deployed.append(Deployed(version=version, began=began, ended=float("inf")))
+        self.deployed.append(Deployed(version=version, began=began, ended=float("inf"), workspace=workspace))
 
     @contextmanager
     def _stalls(self) -> Iterator[None]:
@@ -162,7 +178,7 @@ class Run:
     def _collect(self, settled: Settled) -> Evidence:
         address = ServerAddress(self.platform.url, self.platform.token)
         laws = asyncio.run(collecting.laws(self.platform, self.watcher.law))
-        calls = [each.call for each in laws.accepted if each.readable and each.kind != "map"]
+        calls = [each.call for each in laws.accepted if each.workspace == MAIN and each.kind != "map"]
         return replace(
             laws,
             seed=self.plan.seed,
@@ -186,6 +202,7 @@ class Run:
         async with connect(self.platform.bus_settings(), topology.build()) as bus:
             settled_at, waiting = await settling.until_empty(bus, settling.unended, LIVE_S)
             canaries = await asyncio.to_thread(self._after)
+            await asyncio.to_thread(self._share)
             await settling.until_empty(bus, settling.unended, LIVE_S if settled_at is not None else 0.0)
             idle_at = _CLOCK.now()
             empty_at, left = await settling.until_empty(bus, settling.containers, EMPTY_S)
@@ -206,17 +223,24 @@ class Run:
         calls = sorted({line.call for line in seen if line.what == "ack"})
         dice = Random(f"{self.plan.seed} after")
         chosen = dice.sample(calls, min(READ_AGAIN, len(calls)))
-        operations = [Operation(f"canary-{n}-{i}", n, 0.0, "remote") for n in range(CLIENTS) for i in range(3)]
+        operations = [Operation(f"canary-{n}-{i}", n, 0.0, "remote") for n in EVERYBODY for i in range(3)]
+        asked = {line.op: number for number in EVERYBODY for line in files.log_of(self.folder / log_name(number))}
         owner = {line.call: line.op for line in seen if line.what == "ack"}
-        plan = {
-            "operations": [asdict(operation) for operation in operations],
-            "reread": [[owner[call], call] for call in chosen],
-        }
-        (self.folder / "after.json").write_text(json.dumps(plan))
-        self._wait_for([self._caller(number, "after.json", CALLERS_S, _CLOCK.now()) for number in range(CLIENTS)])
+        # Those of the first workspace by another one than who asked, so through another gateway.
+        reader = {op: number if number == GUEST_CLIENT else (number + 1) % CLIENTS for op, number in asked.items()}
+        self._play("after.json", operations, [(reader[owner[call]], owner[call], call) for call in chosen])
         lines = [line for line in files.seen(self.folder) if line.op.startswith("canary-")]
         done = {line.op for line in lines if line.what == "done"}
         return tuple(sorted(operation.id for operation in operations if operation.id not in done))
+
+    def _share(self) -> None:
+        """A flood of one workspace, and single calls of the other."""
+        self._play("share.json", sharing(self.settings.agents), [])
+
+    def _play(self, name: str, operations: Sequence[Operation], reread: Sequence[tuple[int, str, str]]) -> None:
+        plan = {"operations": [asdict(operation) for operation in operations], "reread": reread}
+        (self.folder / name).write_text(json.dumps(plan))
+        self._wait_for([self._caller(number, name, CALLERS_S, _CLOCK.now()) for number in EVERYBODY])
 
 
 @contextmanager

@@ -43,6 +43,8 @@ class Hit:
     """Of an agent, or of the agent above a container."""
     pid: int = 0
     detail: str = ""
+    skew_s: float = 0.0
+    """How wrong its clock was."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """The invariants of docs/reliability.md, each a pure function over the evidence of a run."""
 
-from squall_verify.invariants import attempts, clients, ending, executions, platform
+from squall_verify.invariants import attempts, clients, ending, executions, platform, tenants
 from squall_verify.invariants.verdict import Invariant
 
 INVARIANTS: tuple[Invariant, ...] = (
@@ -30,4 +30,6 @@ INVARIANTS: tuple[Invariant, ...] = (
     Invariant("I45", "idle pools go to zero", platform.to_zero),
     Invariant("I48", "no busy container is scaled down", platform.no_busy_kill),
     Invariant("I57", "one call, one version", clients.atomic_deploy),
+    Invariant("L10", "no workspace starves another", tenants.fairness),
+    Invariant("T12", "no workspace sees another's calls", tenants.privacy),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from squall_verify.evidence import Counted, Effect, Evidence, FunctionFacts, Key, Recorded
-from squall_verify.invariants.histories import by_key, calm, executions, slack_s
+from squall_verify.invariants.histories import by_key, calm, executions, skew_s, slack_s
 from squall_verify.invariants.verdict import Findings, Looking
 
 LEASE_S = 8.0
@@ -64,7 +64,9 @@ def _chain(look: Looking, key: Key, counts: list[Counted]) -> None:
 
 
 def _stale(evidence: Evidence, node: str, started: float, stored: float) -> bool:
-    """Whether the agent stood still past its leases between start and record."""
+    """Whether the agent stood still past its leases between start and record. It says itself when it started."""
+    if skew_s(evidence, started, stored, node):
+        return False
     return any(
         fault.name == "pause-agent"
         and fault.node == node
@@ -89,7 +91,7 @@ def retries(evidence: Evidence) -> Findings:
         look.at(key, most <= facts.max_retries, f"{most} user failures were retried, allowed are {facts.max_retries}")
         lost = max(count.infra for count in counts)
         look.at(key, lost <= MAX_LOSSES, f"was lost {lost} times and given back each time")
-        _delays(look, key, counts, facts, starts.get(key, []))
+        _delays(look, evidence, counts, facts, starts.get(key, []))
     _raised(look, evidence, functions)
     for key, results in recorded.items():
         facts = functions.get(key)
@@ -108,8 +110,11 @@ def _raised(look: Looking, evidence: Evidence, functions: Mapping[Key, FunctionF
             look.at(key, fair, f"raised {len(raised)} times, allowed are {facts.max_retries} retries")
 
 
-def _delays(look: Looking, key: Key, counts: list[Counted], facts: FunctionFacts, starts: list[Effect]) -> None:
+def _delays(
+    look: Looking, evidence: Evidence, counts: list[Counted], facts: FunctionFacts, starts: list[Effect]
+) -> None:
     for count in counts:
+        key = count.key
         if count.kind != "user":
             continue
         declared = min(facts.initial_delay_s * facts.backoff ** (count.user - 1), facts.max_delay_s)
@@ -117,7 +122,8 @@ def _delays(look: Looking, key: Key, counts: list[Counted], facts: FunctionFacts
         look.at(key, abs(told - declared) <= max(0.1 * declared, EARLY_S), f"waits {told:.2f} s, not {declared:.2f}")
         following = [start.at for start in starts if start.at > count.stored_at]
         if following:
-            early = min(following) < count.retry_at - EARLY_S
+            wrong_s = skew_s(evidence, count.stored_at, min(following))
+            early = min(following) < count.retry_at - EARLY_S - wrong_s
             look.at(key, not early, f"ran {count.retry_at - min(following):.2f} s before its retry was due")
 
 
@@ -157,9 +163,8 @@ def deadline(evidence: Evidence) -> Findings:
         if outcome == "expired":
             look.at(each.key, first is None, f"expired, and had started at {first or 0:.3f}")
         elif first is not None and first > each.deadline:
-            look.at(
-                each.key, first <= each.deadline + EARLY_S, f"started {first - each.deadline:.2f} s past its deadline"
-            )
+            allowed = each.deadline + EARLY_S + skew_s(evidence, each.stored_at, first)
+            look.at(each.key, first <= allowed, f"started {first - each.deadline:.2f} s past its deadline")
     return look.findings()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 from squall_verify.evidence import Deployed, Evidence, Seen
 from squall_verify.invariants.ending import operations
@@ -84,7 +85,7 @@ def back_pressure(evidence: Evidence) -> Findings:
 def atomic_deploy(evidence: Evidence) -> Findings:
     """I57: every execution of a call runs one version, which was the deployed one when it was accepted."""
     look = Looking()
-    if len(evidence.deployed) < 2:
+    if max((each.version for each in evidence.deployed), default=1) < 2:
         return Findings(0, note="nothing was deployed under load")
     function_of = {each.key: each for each in evidence.accepted}
     versions: dict[str, set[int]] = defaultdict(set)
@@ -95,7 +96,8 @@ def atomic_deploy(evidence: Evidence) -> Findings:
             continue
         versions[accepted.function].add(effect.version)
         of_call[effect.call].add(effect.version)
-        allowed = _deployed_at(evidence.deployed, accepted.stored_at)
+        own = [each for each in evidence.deployed if each.workspace == accepted.workspace]
+        allowed = _deployed_at(own, accepted.stored_at)
         look.at(effect.key, effect.version in allowed, f"ran version {effect.version}; deployed was {sorted(allowed)}")
     for call, found in of_call.items():
         look.at(call, len(found) == 1, f"one call ran as versions {sorted(found)}")
@@ -104,7 +106,7 @@ def atomic_deploy(evidence: Evidence) -> Findings:
     return look.findings()
 
 
-def _deployed_at(deployed: tuple[Deployed, ...], at: float) -> set[int]:
+def _deployed_at(deployed: Sequence[Deployed], at: float) -> set[int]:
     """Versions that may have been the present one at that time: the last acknowledged, and those being deployed.
 
     A gateway may have resolved the call a moment before the journal stored it."""

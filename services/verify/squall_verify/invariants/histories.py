@@ -20,6 +20,8 @@ K = TypeVar("K", bound=HasKey)
 
 STALL = "stall"
 """Name under which the harness notes that the whole machine stood still."""
+SLOW = "slow-consumer"
+"""It stands still too."""
 
 
 def by_key(things: Iterable[K]) -> dict[Key, list[K]]:
@@ -39,19 +41,29 @@ def executions(effects: Iterable[Effect]) -> dict[str, list[Effect]]:
 
 
 def overlapping(evidence: Evidence, began: float, ended: float) -> list[Happened]:
-    """Faults that were going on at some time between."""
-    return [each for each in evidence.happened if each.began <= ended and each.ended >= began]
+    """Faults that were going on at some time between. Who had a wrong clock then may have written any time as wrong."""
+    return [
+        each for each in evidence.happened if each.began - each.skew_s <= ended and each.ended + each.skew_s >= began
+    ]
+
+
+def skew_s(evidence: Evidence, began: float, ended: float, node: str | None = None) -> float:
+    """How wrong times from then may be; those of one node if it is named."""
+    wrong = [each.skew_s for each in overlapping(evidence, began, ended) if node in (None, each.node)]
+    return max(wrong, default=0.0)
 
 
 def is_pause(fault: Happened) -> bool:
     """Something stood still and went on."""
-    return fault.name.startswith("pause-") or fault.name == STALL
+    return fault.name.startswith("pause-") or fault.name in (STALL, SLOW)
 
 
 def slack_s(evidence: Evidence, began: float, ended: float, which: Callable[[Happened], bool] = is_pause) -> float:
     """For how long something stood still between: nobody can keep a time limit then."""
     return sum(
-        min(each.ended, ended) - max(each.began, began) for each in overlapping(evidence, began, ended) if which(each)
+        max(0.0, min(each.ended, ended) - max(each.began, began))
+        for each in overlapping(evidence, began, ended)
+        if which(each)
     )
 
 

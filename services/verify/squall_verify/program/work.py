@@ -14,6 +14,8 @@ import squall
 
 EFFECTS = os.environ.get("VERIFY_EFFECTS", "")
 VERSION = int(os.environ.get("VERIFY_VERSION", "1"))
+HOG_CPU = float(os.environ.get("VERIFY_HOG_CPU", "0.5"))
+"""Half of what one agent has."""
 TICK_S = 0.1
 
 app = squall.App(
@@ -137,6 +139,19 @@ def crowd(job):
     execution = Execution("crowd", job["op"])
     execution.work(job["s"])
     return execution.end()
+
+
+@app.function(timeout=60, **{**SAME, "cpu": HOG_CPU})
+def hog(job, number=0):
+    """Of this there is more than all machines can do at once."""
+    execution = Execution("hog", job["op"])
+    execution.work(job["s"])
+    return execution.end(number=number)
+
+
+@app.function(timeout=60, max_containers=1, **SAME)
+def lone(job):
+    return Execution("lone", job["op"]).end()
 
 
 @app.function(timeout=60, max_containers=2, **SAME)
