@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 from tests.flows.conftest import FORMS, PROGRAMS, nothing_was_forbidden, use
-from tests.support.platform import Platform, eventually
+from tests.support.platform import SQUALL, Platform, eventually
 
 import squall
+from squall import session
 from squall.call_graph import InputInfo, InputStatus
+from squall.http_api import Route
 
 pytestmark = pytest.mark.slow
 
@@ -161,3 +163,66 @@ def test_apps_are_looked_up_and_tagged() -> None:
     made = squall.App.lookup("nowhere", create_if_missing=True)
     assert made.app_id == squall.App.lookup("nowhere", create_if_missing=True).app_id
     made.stop()
+
+
+def test_hooks_methods_and_parameters_are_inherited_and_methods_call_each_other() -> None:
+    child = squall.Cls.from_name("forms", "Child")(base=100)
+    assert child.through.remote(1) == (["base", "child"], 101, 101)
+
+
+def test_code_knows_where_and_for_which_call_it_runs() -> None:
+    call = squall.Cls.from_name("forms", "Child")().identity.spawn()
+    assert call.get(timeout=60) == (False, call.object_id, f"{call.object_id}:0")
+
+
+FAILING = """
+import squall
+
+app = squall.App("failing")
+raise_here = True
+
+
+@app.function()
+def f():
+    return "mended"
+
+
+if raise_here and not squall.is_local():
+    raise RuntimeError("no such table")
+"""
+
+
+def test_a_deployed_app_that_cannot_be_imported_backs_off_says_so_and_is_mended_by_a_deploy(
+    forms: Platform, tmp_path: Path
+) -> None:
+    program = tmp_path / "failing.py"
+    program.write_text(FAILING)
+    forms.squall("deploy", program)
+    waiting = squall.Function.from_name("failing", "f").spawn()
+
+    said = eventually(why_it_waits, within_s=60, what="nobody says why")
+    assert "import of failing failed: RuntimeError: no such table" in said
+    assert "; next try in " in said
+    with pytest.raises(TimeoutError):
+        waiting.get(timeout=0)
+
+    program.write_text(FAILING.replace("raise_here = True", "raise_here = False"))
+    forms.squall("deploy", program)
+    assert squall.Function.from_name("failing", "f").remote() == "mended"
+    waiting.cancel()
+
+
+def why_it_waits() -> str:
+    status = session.current().client.json("GET", Route.APP_STATUS.format(app="failing"))
+    return next((str(pool["waiting"]) for pool in status["pools"] if "failed" in pool["waiting"]), "")
+
+
+def test_an_ephemeral_app_that_cannot_be_imported_ends_its_calls_with_the_error(
+    forms: Platform, tmp_path: Path
+) -> None:
+    program = tmp_path / "failing_run.py"
+    program.write_text(FAILING + "\n\n@app.local_entrypoint()\ndef main():\n    print(f.remote())\n")
+    with forms.popen(SQUALL, "run", program) as running:
+        _, errors = running.communicate(timeout=60)
+    assert running.returncode != 0
+    assert "RuntimeError: no such table" in errors

@@ -66,3 +66,33 @@ def of_part(x):
 
 
 app.include(part)
+
+
+class Base:
+    """Undecorated: its parameter, hooks and methods are inherited."""
+
+    base: int = squall.parameter(default=10)
+
+    @squall.enter()
+    def first(self):
+        self.entered = ["base"]
+
+    @squall.method()
+    def add(self, x):
+        return self.base + x
+
+
+@app.cls()
+class Child(Base):
+    @squall.enter()
+    def second(self):
+        self.entered.append("child")
+
+    @squall.method()
+    def through(self, x):
+        """The other method here, and by a call of its own with the same parameters."""
+        return self.entered, self.add.local(x), self.add.remote(x)
+
+    @squall.method()
+    def identity(self):
+        return squall.is_local(), squall.current_function_call_id(), squall.current_input_id()
