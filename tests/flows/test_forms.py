@@ -158,6 +158,8 @@ def test_apps_are_looked_up_and_tagged() -> None:
     assert app.get_tags() == {"kind": "test", "part": "yes"}
     app.set_tags({"kind": "other"})
     assert squall.App.lookup("forms").get_tags() == {"kind": "other"}
+    assert app.app_id is not None
+    assert squall.App.lookup(app.app_id).name == "forms"
     with pytest.raises(squall.exception.NotFoundError):
         squall.App.lookup("nowhere")
     made = squall.App.lookup("nowhere", create_if_missing=True)

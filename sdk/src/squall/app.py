@@ -326,7 +326,10 @@ class App:
     ) -> App:
         """The deployed app of that name (or id). Raises `NotFoundError`, or makes it, without functions."""
         refuse_client(client)
-        _check_app_name(name)
+        if not name.startswith("ap-"):
+            _check_app_name(name)
+        elif create_if_missing:
+            raise InvalidError(f"{name} is an id: an app is made under a name", fix="Give a name.")
         from squall import publish, session
 
         return publish.lookup(name, session.current(), environment_name, create_if_missing)

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from squall.errors import AuthError, InvalidError, PermissionDeniedError
+from squall.http_api import Route
 from squall_bus import Bus, KeyExists
 from squall_contracts.functions import TOKENS, TokenRecord, token_key
 from squall_service.clock import Clock
@@ -18,6 +19,8 @@ CACHE_S = 10.0
 UNKNOWN_CACHE_S = 1.0
 MAX_CACHED = 20_000
 SCOPES = ("workspace", "caller", "container", "service")
+CALLER = "caller"
+"""Of programs that only make calls."""
 CONTAINER = "container"
 """The only scope that an agent may give."""
 _BEARER = b"bearer "
@@ -25,6 +28,8 @@ _BEARER = b"bearer "
 # Paths by scope; a workspace token may do everything. User code makes calls as itself, agents move blobs.
 _CALLING = ("/v1/info", "/v1/calls", "/v1/blobs/", "/v1/functions", "/v1/spans", "/v1/spawns")
 _ALLOWED = {"container": _CALLING, "service": _CALLING, "caller": _CALLING}
+_CHANGING = frozenset({Route.FUNCTION_SCALING})
+"""Of these, what changes how things run: for people's programs, and for containers, whose code they deployed."""
 _FUNCTIONS = re.compile(r"/v1/apps/[^/]+/functions/[^/]+/(call|spawn|map)")
 """Calls in JSON: for scope `caller` too."""
 
@@ -57,7 +62,7 @@ class Tokens:
         if record.expires_at and record.expires_at <= now:
             raise AuthError("the token has expired", fix="Make a new token.")
         allowed = _ALLOWED.get(record.scope)
-        if allowed is not None and not path.startswith(allowed) and not _may_call(record.scope, path):
+        if allowed is not None and not _may(record.scope, path, allowed):
             raise PermissionDeniedError(f"a token of scope {record.scope!r} does not allow {path}")
         return record
 
@@ -74,6 +79,12 @@ class Tokens:
         if len(self._cache) > MAX_CACHED:
             self._cache.popitem(last=False)
         return cached
+
+
+def _may(scope: str, path: str, allowed: tuple[str, ...]) -> bool:
+    if path in _CHANGING:
+        return scope == CONTAINER
+    return path.startswith(allowed) or _may_call(scope, path)
 
 
 def _may_call(scope: str, path: str) -> bool:

@@ -13,10 +13,11 @@ from importlib.metadata import version
 from itertools import count
 from typing import Any
 
-from squall.errors import InternalError, SquallError
+from squall.errors import InternalError, PermissionDeniedError, SquallError
+from squall.http_api import Header
 from squall_contracts.functions import TokenRecord
 from squall_gateway.answers import Send, error_body, error_headers, public, send_whole
-from squall_gateway.auth import Tokens
+from squall_gateway.auth import CALLER, Tokens
 from squall_gateway.bodies import ClientGone
 from squall_gateway.call_headers import check_client_version
 from squall_gateway.condition import Condition
@@ -33,6 +34,7 @@ REQUEST = "squall.request"
 PREFIX = "/v1/"
 VERSION = version("squall")
 _OWN_VERSION = VERSION.encode()
+_OPTIONS = Header.OPTIONS.lower().encode()
 
 
 @dataclass(slots=True)
@@ -111,6 +113,11 @@ class Edge:
             check_client_version(exchange.headers, _OWN_VERSION)
             self._condition.require_bus()
             exchange.token = await self._tokens.check(exchange.headers.get(b"authorization"), path)
+            if exchange.token.scope == CALLER and _OPTIONS in exchange.headers:
+                raise PermissionDeniedError(
+                    f"a token of scope {CALLER!r} makes calls as they are declared, without options",
+                    fix="Use a token of the scope 'workspace', or declare another function.",
+                )
         pattern, call = split_path(path)
         handler = self._hot.get((exchange.scope["method"], pattern))
         if handler is not None:

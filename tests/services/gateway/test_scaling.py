@@ -10,6 +10,7 @@ from tests.services.gateway.world import World, a_function, call_headers, error_
 from squall.http_api import Header, Route, encode_options
 from squall.spec import Options, ScalingPolicy
 from squall_contracts.functions import FunctionRecord, PoolRecord, pool_id, pool_key
+from squall_gateway.auth import create_token
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -150,3 +151,18 @@ async def test_an_app_that_is_there_is_not_changed_by_only_new(world: World) -> 
     body = {"name": "kept", "mode": "deployed", "functions": [], "only_new": True}
     answer = (await world.http.post(Route.APPS, json=body)).json()
     assert (answer["app_id"], answer["unchanged"], answer["functions"]) == (first["app_id"], True, first["functions"])
+
+
+async def test_a_token_that_only_calls_changes_nothing_about_how_things_run(world: World) -> None:
+    app = await world.publish(name="only-called")
+    token = await create_token(world.bus, "main", "caller", "backend", now=1.0)
+    caller = await world.client(str(world.http.base_url), token)
+
+    options = {Header.OPTIONS: encode_options(Options(env={"LD_PRELOAD": "/tmp/x.so"}))}
+    called = await caller.post(
+        Route.CALLS, params={"wait": 0}, headers={**call_headers(app, kind="spawn"), **options}, content=b"x"
+    )
+    body = {"pool": {"app_id": app["app_id"], "function": "double"}, "min_containers": 1}
+    scaled = await caller.post(Route.FUNCTION_SCALING, json=body)
+
+    assert [answer.status_code for answer in (called, scaled)] == [403, 403]
