@@ -42,6 +42,7 @@ GRAVE_S = 600.0
 RECONNECT_S = 0.1
 PULL_S = 10.0
 PAUSE_S = 0.25
+LONGEST_WAY_S = 1.0
 
 
 @dataclass(slots=True)
@@ -49,7 +50,6 @@ class Network:
     """How messages travel in this run."""
 
     rng: random.Random
-    delay_s: tuple[float, float] = (0.0001, 0.0008)
     slow: float = 0.0
     """Share of messages that take up to a second."""
     lost: float = 0.0
@@ -60,8 +60,8 @@ class Network:
     def takes(self) -> float:
         """Seconds on the way."""
         if self.slow and self.rng.random() < self.slow:
-            return self.rng.uniform(0.05, 1.0)
-        return self.rng.uniform(*self.delay_s)
+            return self.rng.uniform(0.05, LONGEST_WAY_S)
+        return 0.0001 + 0.0007 * self.rng.random()
 
 
 class SimMessage:
@@ -103,29 +103,21 @@ class SimBus:
 
     def _out(self, work: Callable[[], None]) -> None:
         """Have the server do something when the message has arrived, if the connection holds until then."""
-        epoch = self._epoch
-        self._out_at = max(self._out_at + 1e-7, self.loop.time() + self.network.takes())
+        self._out_at = max(self._out_at + 1e-7, self.loop._now + self.network.takes())
+        self.loop.call_at(self._out_at, self._arrived_there, self._epoch, work, context=_SERVER)
 
-        def arrived() -> None:
-            if epoch == self._epoch and self.server.up:
-                work()
-
-        self.loop.call_at(self._out_at, arrived, context=self.server_context)
-
-    @property
-    def server_context(self) -> Any:
-        return _SERVER
+    def _arrived_there(self, epoch: int, work: Callable[[], None]) -> None:
+        if epoch == self._epoch and self.server.up:
+            work()
 
     def _in(self, work: Callable[..., None], *args: object) -> None:
         """Have this process do something when the message has arrived here."""
-        epoch = self._epoch
-        self._in_at = max(self._in_at + 1e-7, self.loop.time() + self.network.takes())
+        self._in_at = max(self._in_at + 1e-7, self.loop._now + self.network.takes())
+        self.loop.call_at(self._in_at, self._arrived_here, self._epoch, work, args, context=self.process.context)
 
-        def arrived() -> None:
-            if epoch == self._epoch:
-                work(*args)
-
-        self.process.call_at(self._in_at, arrived)
+    def _arrived_here(self, epoch: int, work: Callable[..., None], args: tuple[object, ...]) -> None:
+        if epoch == self._epoch:
+            work(*args)
 
     def disconnect(self) -> None:
         """The connection breaks. What waits for an answer is told."""
@@ -210,26 +202,28 @@ class SimBus:
                 self._in(_settle, future, answer, error)
 
         self._waiting[future] = None
-        timer = self.loop.call_later(timeout_s, _fail, future)
+        # An answer takes two ways at most, and a broken connection is told: only what gets lost runs into its time.
+        timer = self.loop.call_later(timeout_s, _fail, future) if lost or timeout_s <= 2 * LONGEST_WAY_S else None
         self._out(serve)
         try:
             return await future
         finally:
-            timer.cancel()
+            if timer is not None:
+                timer.cancel()
             self._waiting.pop(future, None)
 
     async def ask(self, work: Callable[[], T], timeout_s: float = ASK_S) -> T:
         """A request that may be repeated, and is, until the time is up."""
-        until = self.loop.time() + timeout_s
+        until = self.loop._now + timeout_s
         while True:
             await self._wait_connected(until)
-            left = until - self.loop.time()
+            left = until - self.loop._now
             if left > 0 and self.connected:
                 try:
                     return await self._once(work, min(left, 3.0))
                 except _Lost:
                     pass
-            if until - self.loop.time() <= 0.01:
+            if until - self.loop._now <= 0.01:
                 raise BusUnavailable("no answer")
             await asyncio.sleep(0.02)
 
@@ -260,12 +254,12 @@ class SimBus:
     async def publish_batch(
         self, records: Sequence[Record], *, deadline_s: float = DEADLINE_S
     ) -> list[Published | BusError]:
-        until = self.loop.time() + deadline_s
+        until = self.loop._now + deadline_s
         named = [self._named(record) for record in records]
         sent = False
         while True:
             await self._wait_connected(until)
-            left = until - self.loop.time()
+            left = until - self.loop._now
             if left > 0 and self.connected:
                 again = sent
                 sent = True
@@ -276,7 +270,7 @@ class SimBus:
                     )
                 except _Lost:
                     self.server.counts["publish_again"] += 1
-            if until - self.loop.time() <= 1e-6:
+            if until - self.loop._now <= 1e-6:
                 self.server.counts["publish_unknown"] += sent
                 failure = PublishUnknown("no answer before the deadline") if sent else BusUnavailable("not sent")
                 return [failure for _ in named]
@@ -289,11 +283,11 @@ class SimBus:
             return  # logs, spans and usage: nobody in this world reads them
         self._soon.append(self._named(Record(subject, data, headers, msg_id)))
         if len(self._soon) == 1:
-            self.process.call_at(self.loop.time() + 0.01, self._write_soon)
+            self.process.call_at(self.loop._now + 0.01, self._write_soon)
 
     def _write_soon(self) -> None:
         if not self.connected:
-            self.process.call_at(self.loop.time() + 0.1, self._write_soon)
+            self.process.call_at(self.loop._now + 0.1, self._write_soon)
             return
         records, self._soon = self._soon, []
         self._out(lambda: [self.server.publish(record, again=True) for record in records] and None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -14,21 +14,27 @@ from tests.simulation.actors import REPLACED
 from squall import ids
 from squall_contracts.envelope import HotMessage, Message
 from squall_gpu_agent.held import Held
+from squall_scheduler import service as scheduler_service
 
-Decode = Callable[[type[Message], bytes], Message]
+Known = dict[tuple[type[Message], bytes], Message]
 
 
-def _remembering(decode: Decode) -> Any:
-    """The same bytes are the same frozen message: ten services of one world need not decode each claim ten times."""
-    known: dict[tuple[type[Message], bytes], Message] = {}
+def _remembering(base: type[Message], known: Known) -> list[tuple[Any, str, Any]]:
+    """The same bytes are the same frozen message, from its encoding on: one who writes a claim and ten who read it."""
+    encode, decode = base.__dict__["encode"], base.__dict__["decode"].__func__
 
-    def remembered(cls: type[Message], data: bytes) -> Message:
+    def told(message: Message) -> bytes:
+        data: bytes = encode(message)
+        known[type(message), data] = message
+        return data
+
+    def heard(cls: type[Message], data: bytes) -> Message:
         found = known.get((cls, data))
         if found is None:
             found = known[cls, data] = decode(cls, data)
         return found
 
-    return classmethod(remembered)
+    return [(base, "encode", told), (base, "decode", classmethod(heard))]
 
 
 def _hash_of_held(held: Held) -> int:
@@ -36,20 +42,23 @@ def _hash_of_held(held: Held) -> int:
 
 
 @contextmanager
-def deterministic(rng: random.Random, wall_ns: Any) -> Iterator[None]:
-    """While the block runs, `secrets` and the time in ids come from here."""
+def deterministic(rng: random.Random, wall_ns: Any, *, thorough: bool) -> Iterator[None]:
+    """While the block runs, `secrets` and the time in ids come from here. `thorough`: with what costs much and decides
+    little, that is, real decoding of every message, and canaries, which are half of what idle services do."""
     replaced: list[tuple[Any, str, Any]] = [
         (secrets, "token_hex", lambda n=16: f"{rng.getrandbits(8 * n):0{2 * n}x}"),
         (secrets, "token_bytes", lambda n=16: rng.randbytes(n)),
         (secrets, "token_urlsafe", lambda n=16: f"{rng.getrandbits(8 * n):0{2 * n}x}"),
         (secrets, "randbits", rng.getrandbits),
         (secrets, "randbelow", rng.randrange),
-        (Message, "decode", _remembering(Message.__dict__["decode"].__func__)),
-        (HotMessage, "decode", _remembering(HotMessage.__dict__["decode"].__func__)),
         (ids, "time", SimpleNamespace(time_ns=wall_ns)),
         (ids, "os", SimpleNamespace(urandom=rng.randbytes)),
         *REPLACED,
     ]
+    if not thorough:
+        known: Known = {}
+        replaced += [*_remembering(Message, known), *_remembering(HotMessage, known)]
+        replaced.append((scheduler_service, "FIRST_CANARY_S", 1e9))
     before = [(module, name, module.__dict__[name]) for module, name, _ in replaced]
     for module, name, value in replaced:
         setattr(module, name, value)

@@ -30,6 +30,8 @@ class Process:
         self.name = name
         self.dead = False
         self.paused = False
+        self.stopped = False
+        """One of both."""
         self.kept: list[Handle] = []
         """Due while paused or dead. Dead ones are kept so that nothing of them is finalised during the run."""
         self.context = copy_context()
@@ -49,15 +51,15 @@ class Process:
 
     def kill(self) -> None:
         """Nothing of it runs again."""
-        self.dead = True
+        self.dead = self.stopped = True
 
     def pause(self) -> None:
         """Nothing of it runs until `resume`."""
-        self.paused = True
+        self.paused = self.stopped = True
 
     def resume(self) -> None:
         """What became due meanwhile runs now, in its order."""
-        self.paused = False
+        self.paused, self.stopped = False, self.dead
         kept, self.kept = self.kept, []
         self.loop.ready.extendleft(reversed(kept))
 
@@ -82,16 +84,6 @@ class Handle:
 
     def when(self) -> float:
         return self._when
-
-    def run(self) -> None:
-        """Unless it was cancelled, or its process cannot run now."""
-        if self._cancelled:
-            return
-        process = self._context.get(PROCESS)
-        if process is not None and (process.paused or process.dead):
-            process.kept.append(self)
-            return
-        self._context.run(self._callback, *self._args)
 
 
 class SimTask(asyncio.Task[Any]):
@@ -136,7 +128,11 @@ class SimLoop(asyncio.AbstractEventLoop):
         return handle
 
     def call_later(self, delay: float, callback: Any, *args: Any, context: Context | None = None) -> Any:
-        return self.call_at(self._now + delay, callback, *args, context=context)
+        when = self._now + delay
+        handle = Handle(callback, args, context if context is not None else copy_context(), when)
+        self._numbers += 1
+        heapq.heappush(self._timers, (when, self._numbers, handle))
+        return handle
 
     def create_future(self) -> asyncio.Future[Any]:
         return asyncio.Future(loop=self)
@@ -184,15 +180,26 @@ class SimLoop(asyncio.AbstractEventLoop):
                 if stuck > MAX_TURNS:
                     raise RuntimeError(f"{MAX_TURNS} timers at {self._now:.3f} without time passing")
                 while self._timers and self._timers[0][0] <= self._now:
-                    self.ready.append(heapq.heappop(self._timers)[2])
+                    handle = heapq.heappop(self._timers)[2]
+                    if not handle._cancelled:
+                        self.ready.append(handle)
             self._now = max(self._now, end)
         finally:
             asyncio._set_running_loop(None)
 
     def _run_ready(self) -> None:
+        """Each unless it was cancelled, or its process cannot run now."""
         ready, turns = self.ready, 0
         while ready:
-            ready.popleft().run()
+            handle = ready.popleft()
+            if handle._cancelled:
+                continue
+            context = handle._context
+            process = context.get(PROCESS)
+            if process is not None and process.stopped:
+                process.kept.append(handle)
+                continue
+            context.run(handle._callback, *handle._args)
             self._now += STEP_S
             turns += 1
             if turns > MAX_TURNS:

@@ -18,8 +18,16 @@ from squall_autoscaler.state import Sample
 from squall_gateway.cancels import Cancels as GatewayCancels
 from squall_gpu_agent import attempts
 from squall_gpu_agent.cancels import Cancels
+from squall_gpu_agent.held import Held
 from squall_gpu_agent.history import NO_PAST, History
 from squall_gpu_agent.policy import retry
+from squall_gpu_agent.policy.retry import Cause, Failure
+from squall_gpu_agent.settlement import Settlement
+from squall_gpu_agent.tenancy import Tenancy
+from squall_scheduler import call_repairs
+from squall_scheduler.policy import claims, reconciling
+from squall_scheduler.policy.reconciling import Expire, Leave, Requeue
+from squall_scheduler.reconciler import Reconciler
 from squall_service.leases import LeaderLease
 
 Patch = tuple[Any, str, Any]
@@ -94,13 +102,86 @@ def _young_machine_cancels() -> list[Patch]:
     return [(Cancels, "recent", recent)]
 
 
+def _losses_use_up_retries() -> list[Patch]:
+    classify = attempts.classify
+
+    def harsh(held: Held, end: Any) -> Failure:
+        return replace(classify(held, end), cause=Cause.EXCEPTION)
+
+    return [(attempts, "classify", harsh)]
+
+
+def _superseded_result_is_told() -> list[Patch]:
+    store = Settlement._store
+
+    async def own(self: Settlement, held: Held, result: Any, data: bytes, ttl_s: float) -> bytes | None:
+        return data if await store(self, held, result, data, ttl_s) is not None else None
+
+    return [(Settlement, "_store", own)]
+
+
+def _stopped_while_busy() -> list[Patch]:
+    async def drained(self: Tenancy, pooled: object) -> None:
+        await self._drain.wait()
+
+    return [(Tenancy, "_drained", drained)]
+
+
+def _busy_is_drained() -> list[Patch]:
+    return [(claims, "_cost_of_ending", lambda pool, claim: (0, 0.0))]
+
+
+def _map_repeats() -> list[Patch]:
+    receive = MapSession._receive
+
+    def forgetful(self: MapSession, item: Any) -> None:
+        self._seen = bytearray(len(self._seen))
+        receive(self, item)
+
+    return [(MapSession, "_receive", forgetful)]
+
+
+def _nothing_is_put_back() -> list[Patch]:
+    judge = reconciling.judge
+
+    def idle(seen: Any, now: float) -> Any:
+        found = judge(seen, now)
+        return Leave(until=now + 8.0, reason="") if isinstance(found, Requeue) else found
+
+    return [(call_repairs, "judge", idle)]
+
+
+def _delivered_ones_expire() -> list[Patch]:
+    judge = reconciling.judge
+
+    def strict(seen: Any, now: float) -> Any:
+        return Expire(reason="its deadline has passed") if now >= seen.deadline else judge(seen, now)
+
+    return [(call_repairs, "judge", strict)]
+
+
+def _lost_queue_waits() -> list[Patch]:
+    async def gone(self: Reconciler) -> None:
+        return None
+
+    return [(Reconciler, "_work_stream", gone)]
+
+
 MUTATIONS: dict[str, Callable[[], list[Patch]]] = {
+    "busy_is_drained": _busy_is_drained,
     "cancel_without_record": _cancel_without_record,
     "claims_without_cas": _claims_without_cas,
+    "delivered_ones_expire": _delivered_ones_expire,
     "leader_never_again": _leader_never_again,
+    "losses_use_up_retries": _losses_use_up_retries,
+    "lost_queue_waits": _lost_queue_waits,
     "map_in_order_of_arrival": _map_in_order_of_arrival,
+    "map_repeats": _map_repeats,
     "no_history": _no_history,
+    "nothing_is_put_back": _nothing_is_put_back,
     "one_retry_more": _one_retry_more,
+    "stopped_while_busy": _stopped_while_busy,
+    "superseded_result_is_told": _superseded_result_is_told,
     "unknown_is_none": _unknown_is_none,
     "young_machine_cancels": _young_machine_cancels,
 }

@@ -1,4 +1,4 @@
-"""Playing seeds: one here, or many in processes of their own. Owns nothing of the simulation itself."""
+"""Playing seeds: one here, or many in forks of a process of their own. Owns nothing of the simulation itself."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import gc
 import json
 import logging
 import os
+import selectors
 import subprocess
 import sys
 import time
-from collections import Counter
+import traceback
+from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,8 @@ from tests.simulation.world import World
 
 ROOT = Path(__file__).parents[2]
 REPLAY = "python -m tests.simulation --seed {seed} -v"
-COLLECT_EVERY = 20
+BATCH = 50
+"""Seeds of one process: they leave about 1 MB each, which is thrown away with it."""
 TRACED_EVENTS = 40
 
 
@@ -70,13 +74,11 @@ def play(seed: int, mutation: str | None = None) -> tuple[World, float]:
 
 
 def play_here(seeds: range, mutation: str | None, *, stop_at_first: bool = False) -> Found:
-    """One after the other. What the runs leave behind is collected between them, never during one."""
+    """One after the other. What the runs leave behind is never collected: the process ends soon."""
     found = Found()
     sys.unraisablehook = lambda _: None  # coroutines of killed services are thrown away as they stand
-    gc.collect()
-    gc.freeze()
     gc.disable()
-    for number, seed in enumerate(seeds):
+    for seed in seeds:
         world, cpu_s = play(seed, mutation)
         found.seeds += 1
         found.cpu_s += cpu_s
@@ -85,42 +87,79 @@ def play_here(seeds: range, mutation: str | None, *, stop_at_first: bool = False
             found.failures.append(Failure(seed, world.violations[:5], world.trace(TRACED_EVENTS)))
             if stop_at_first:
                 break
-        if number % COLLECT_EVERY == COLLECT_EVERY - 1:
-            began = time.process_time()
-            del world
-            gc.collect()
-            found.cpu_s += time.process_time() - began
     return found
 
 
 def play_many(
     first: int, end: int, *, workers: int = 2, mutation: str | None = None, stop_at_first: bool = False
 ) -> Found:
-    """A range of seeds in several processes, each with its share."""
-    workers = max(1, min(workers, end - first))
-    started = []
-    for worker in range(workers):
-        asked = {"seeds": [first + worker, end, workers], "mutation": mutation, "stop": stop_at_first}
-        started.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "tests.simulation.running", json.dumps(asked)],
-                cwd=ROOT,
-                env={**os.environ, "PYTHONHASHSEED": "0"},
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-        )
-    found = Found()
-    try:
-        for process in started:
-            text, _ = process.communicate()
-            if process.returncode:
-                raise RuntimeError(f"a worker of the simulation ended with code {process.returncode}")
-            found.add(_found(json.loads(text)))
-    finally:
-        for process in started:
-            process.kill()
+    """A range of seeds, so many at once."""
+    asked = {"first": first, "end": end, "workers": workers, "mutation": mutation, "stop_at_first": stop_at_first}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.simulation.running", json.dumps(asked)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONHASHSEED": "0"},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    found = _found(json.loads(done.stdout))
     found.failures.sort(key=lambda failure: failure.seed)
+    return found
+
+
+# ---------------------------------------------------------------------- a process that forks
+
+
+def conduct(first: int, end: int, *, workers: int, mutation: str | None, stop_at_first: bool) -> Found:
+    """Plays a range in forks of this process: what all of them need is imported and built once."""
+    play(first, None)
+    gc.collect()
+    gc.freeze()  # forks share it as long as nobody writes to it
+    batches = deque(range(start, min(start + BATCH, end)) for start in range(first, end, BATCH))
+    running: dict[int, int] = {}
+    found, reading = Found(), selectors.DefaultSelector()
+    while batches or running:
+        while batches and len(running) < workers:
+            pid, pipe = _forked(lambda: play_here(batches[0], mutation, stop_at_first=stop_at_first))
+            running[pipe] = pid
+            reading.register(pipe, selectors.EVENT_READ)
+            batches.popleft()
+        for key, _ in reading.select():
+            pipe = int(key.fd)
+            reading.unregister(pipe)
+            found.add(_outcome(running.pop(pipe), pipe))
+        if stop_at_first and found.failures:
+            batches.clear()
+    return found
+
+
+def _forked(work: Callable[[], Found]) -> tuple[int, int]:
+    """The process that does it, and where its answer comes from."""
+    ours, theirs = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(theirs)
+        return pid, ours
+    code = 1
+    try:
+        with os.fdopen(theirs, "w") as pipe:
+            json.dump(asdict(work()), pipe)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)  # without the rest of the parent's life, and without taking a million objects apart
+
+
+def _outcome(pid: int, pipe: int) -> Found:
+    with os.fdopen(pipe) as answers:
+        text = answers.read()
+    _, status, used = os.wait4(pid, 0)
+    if status:
+        raise RuntimeError(f"a process of the simulation ended with status {status}")
+    found = _found(json.loads(text))
+    found.cpu_s = used.ru_utime + used.ru_stime
     return found
 
 
@@ -129,7 +168,4 @@ def _found(wire: dict[str, Any]) -> Found:
 
 
 if __name__ == "__main__":
-    given = json.loads(sys.argv[1])
-    sys.stdout.write(
-        json.dumps(asdict(play_here(range(*given["seeds"]), given["mutation"], stop_at_first=given["stop"])))
-    )
+    sys.stdout.write(json.dumps(asdict(conduct(**json.loads(sys.argv[1])))))

@@ -33,7 +33,7 @@ BEGIN_S = 5.0
 HEALED_S = 150.0
 """How long after the last fault everything must have come to its end: leases, patience, back-off, reconnects."""
 APP = "ap-simulated"
-GATEWAY, SCHEDULER, AUTOSCALER = GatewaySettings(), SchedulerSettings(), AutoscalerSettings()
+GATEWAY, SCHEDULER, AUTOSCALER = GatewaySettings(), SchedulerSettings(), AutoscalerSettings(hot_tick_s=0.4)
 AGENT = AgentSettings(memory_mib=4096, drain_s=2.0, blob_dir="/nowhere")
 
 
@@ -193,7 +193,7 @@ class World:
                 self.network.lost, self.network.lost_sends = 0.05, 0.0
                 self.loop.call_later(fault.for_s, self._network_well)
             case "clock":
-                slot.clock.skew_s += self.rng.choice((-30.0, -3.0, 3.0, 30.0))
+                slot.clock.skew_s += self.rng.choice((-12.0, -3.0, 3.0, 12.0))
                 slot.bus.clock_skew_s = slot.clock.skew_s
             case "containers":
                 live = sorted(self.effects.live)
@@ -304,7 +304,7 @@ class World:
     def run(self) -> World:
         """From the first start to the verdict."""
         ids = random.Random(f"{self.seed}-ids")
-        with deterministic(ids, lambda: int((WALL + self.loop.time()) * 1e9)):
+        with deterministic(ids, lambda: int((WALL + self.loop.time()) * 1e9), thorough=self.options.thorough):
             self._declare()
             given = self.options
             numbers = {"gateway": given.gateways, "scheduler": given.schedulers, "autoscaler": given.autoscalers}
@@ -327,7 +327,7 @@ class World:
 
     def _until_quiet(self, end: float) -> None:
         while self.loop.time() < end and not self.violations:
-            self.loop.run_until(self.loop.time() + 1.0)
+            self.loop.run_until(self.loop.time() + 0.25)
             if self.checks.unfinished() == "":
                 return
         if not self.violations:
