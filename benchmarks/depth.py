@@ -10,8 +10,11 @@ must be that of the accepted inputs, and every one of a sample must be recorded 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import squall
 from squall.cli.cancel import Counts, follow
@@ -25,6 +28,7 @@ SHALLOW = 1_000
 SAMPLES = 300
 STEP = 50_000
 CHECKED = 200
+RESIDENT = ("gateway", "scheduler", "bus")
 
 
 @app.function(max_containers=1)
@@ -38,6 +42,13 @@ def resident_mib(pid: int) -> float:
         return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmRSS"))
 
 
+def cpu_s(pid: int) -> float:
+    """Seconds of CPU of a process so far."""
+    with open(f"/proc/{pid}/stat") as stat:
+        fields = stat.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 class Depth:
     """The queue, and what was measured at its depths."""
 
@@ -47,14 +58,23 @@ class Depth:
         self.samples: list[squall.FunctionCall] = []
         self.last: squall.FunctionCall | None = None
 
-    def fill(self, depth: int) -> float:
-        """Enqueue in bulk up to a depth; seconds."""
-        began = time.perf_counter()
+    @contextmanager
+    def told(self, what: str) -> Iterator[None]:
+        """Print what the block took, in seconds and in CPU of each process."""
+        before, began = {name: cpu_s(pid) for name, pid in self._pids.items()}, time.perf_counter()
+        own = time.process_time()
+        yield
+        took = {name: cpu_s(pid) - before[name] for name, pid in self._pids.items()}
+        told = ", ".join(f"{name} {took_s:.1f}" for name, took_s in sorted(took.items(), key=lambda each: -each[1]))
+        took_s = time.perf_counter() - began
+        print(f"{what}: {took_s:.1f} s; CPU: {told}, this program {time.process_time() - own:.1f}", flush=True)
+
+    def fill(self, depth: int) -> None:
+        """Enqueue in bulk up to a depth."""
         while self.accepted < depth:
             count = min(STEP, depth - self.accepted)
             self.last = hold.experimental_spawn_map(range(count))
             self.accepted += count
-        return time.perf_counter() - began
 
     def measure(self) -> None:
         """Single enqueues at the present depth."""
@@ -64,14 +84,13 @@ class Depth:
             self.samples.append(hold.spawn(number))
             took.append((time.perf_counter() - began) * 1000)
         self.accepted += SAMPLES
-        memory = ", ".join(f"{name} {resident_mib(pid):.0f} MiB" for name, pid in self._pids.items())
+        memory = ", ".join(f"{name} {resident_mib(self._pids[name]):.0f} MiB" for name in RESIDENT)
         print(f"| {depth:,} | {percentile(took, 0.5):.2f} ms | {percentile(took, 0.99):.2f} ms | {memory} |")
 
-    def cancel(self) -> tuple[Counts, float]:
+    def cancel(self) -> Counts:
         """Cancel everything."""
-        client, began = hold._origin.target().client, time.perf_counter()
-        counts = follow(client, {"app": app.app_id, "terminate_containers": True})
-        return counts, time.perf_counter() - began
+        client = hold._origin.target().client
+        return follow(client, {"app": app.app_id, "terminate_containers": True})
 
     def check(self) -> None:
         """Each of a sample has ended as cancelled."""
@@ -92,16 +111,17 @@ def main() -> int:
     with platform(("--processes",)) as server, app.run():
         print(f"{commit()}, {machine()}; services as processes; durability: {durability()}\n")
         pids = {str(part["name"]): int(part["pid"]) for part in server.processes}
-        depth = Depth({name: pid for name, pid in pids.items() if name in ("gateway", "scheduler", "bus")})
+        depth = Depth(pids)
         print("| queued | spawn p50 | spawn p99 | resident |\n|---|---|---|---|")
         depth.fill(SHALLOW)
         depth.measure()
         before = depth.accepted
-        took_s = depth.fill(wanted.deep)
+        with depth.told(f"spawn_map of {wanted.deep - before:,} inputs"):
+            depth.fill(wanted.deep)
         depth.measure()
-        print(f"\nspawn_map: {depth.accepted - before - SAMPLES:,} inputs in {took_s:.1f} s")
-        counts, cancel_s = depth.cancel()
-        print(f"bulk cancel: {counts.cancelled:,} cancelled, {counts.ended:,} had ended, in {cancel_s:.1f} s")
+        with depth.told("bulk cancel"):
+            counts = depth.cancel()
+        print(f"{counts.cancelled:,} cancelled, {counts.ended:,} had ended")
         if counts.cancelled + counts.ended != depth.accepted or not counts.exact:
             raise SystemExit(f"{depth.accepted:,} were accepted: the count is wrong")
         depth.check()

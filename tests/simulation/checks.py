@@ -241,10 +241,15 @@ class Checks:
         waiting = [asked.call for asked in self._world.asked if not asked.ended and self._known(asked)]
         if waiting:
             return f"callers wait for {waiting[:3]}"
+        if not self._world.options.rests:
+            return self._queued()
         if claims := sum(map(len, self._claims.values())):
             return f"{claims} claims are left"
         if self._effects.live:
             return f"{len(self._effects.live)} containers are left"
+        return self._queued()
+
+    def _queued(self) -> str:
         queued = sum(len(s.kept) for s in self._world.server.streams.values() if s.name.startswith("WORK"))
         return f"{queued} inputs are left in WORK" if queued else ""
 

@@ -202,7 +202,7 @@ class Caller:
                 self.told(asked, answer)
                 asked.ended = True
             elif asked.kind == "spawn":
-                await asyncio.sleep(self.rng.uniform(0.1, 3.0))
+                await asyncio.sleep(self.rng.uniform(0.05, 1.0))
 
     def told(self, asked: Asked, answer: bytes) -> None:
         """A result frame."""

@@ -12,6 +12,7 @@ import heapq
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
+from itertools import count
 from typing import Any
 
 PROCESS: ContextVar[Process | None] = ContextVar("process", default=None)
@@ -89,12 +90,14 @@ class Handle:
 class SimTask(asyncio.Task[Any]):
     """Hashed by its number: sets of tasks are in the same order in every run."""
 
-    def __init__(self, coro: Any, number: int, **options: Any) -> None:
-        self._number = number
-        super().__init__(coro, **options)
+    numbers = count()
 
     def __hash__(self) -> int:
-        return self._number
+        try:
+            return self._number
+        except AttributeError:
+            self._number = next(SimTask.numbers)
+            return self._number
 
 
 class SimLoop(asyncio.AbstractEventLoop):
@@ -108,6 +111,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         self.errors: list[str] = []
         """What asyncio has to say about tasks that failed with nobody looking."""
         self.steps = 0
+        SimTask.numbers = count()
 
     # ------------------------------------------------------------------ what asyncio asks of a loop
 
@@ -138,8 +142,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         return asyncio.Future(loop=self)
 
     def create_task(self, coro: Any, *, name: str | None = None, context: Context | None = None) -> asyncio.Task[Any]:
-        self._numbers += 1
-        return SimTask(coro, self._numbers, loop=self, name=name or "", context=context)
+        return SimTask(coro, loop=self, name=name or "", context=context)
 
     def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:
         """There are no threads: the work is done at once."""

@@ -18,7 +18,7 @@ FAULTS = (
     "containers",  # containers die, or do not start
 )
 
-LONG = 0.12
+LONG = 0.07
 """Share of runs in which what stands still does so past its leases; the others are healed before that."""
 
 
@@ -82,6 +82,8 @@ class Options:
     work: tuple[Work, ...]
     faults: tuple[Fault, ...]
     enabled: frozenset[str]
+    rests: bool
+    """Whether it goes on until every container is gone, not only until every call has ended."""
     faults_until_s: float = field(default=12.0)
 
     def describe(self) -> str:
@@ -100,14 +102,15 @@ def options(seed: int) -> Options:
     rng = random.Random(seed)
     enabled = frozenset(rng.sample(FAULTS, rng.choice((1, 1, 2, 2, 3))))
     functions = tuple(_function(rng, f"f{number}") for number in range(rng.choice((1, 1, 2))))
-    busy = rng.uniform(2.0, 4.5)
-    until = busy + (rng.uniform(9.0, 14.0) if rng.random() < LONG else 0.0)
-    work = tuple(_work(rng, functions, busy) for _ in range(rng.choice((1, 2, 2, 3))))
-    gateways, schedulers, autoscalers = (1 + (rng.random() < share) for share in (0.25, 0.3, 0.3))
-    agents = rng.choice((1, 1, 2, 2, 3))
+    busy = rng.uniform(1.2, 3.0)
+    long = rng.random() < LONG
+    until = busy + (rng.uniform(9.0, 14.0) if long else 0.0)
+    work = tuple(_work(rng, functions, busy, long=long) for _ in range(rng.choice((1, 1, 1, 2, 2, 3))))
+    gateways, schedulers, autoscalers = (1 + (rng.random() < share) for share in (0.2, 0.2, 0.2))
+    agents = rng.choice((1, 1, 1, 2, 2, 3))
     return Options(
         seed=seed,
-        shards=rng.choice((1, 1, 1, 2)),
+        shards=rng.choice((1, 1, 1, 1, 2)),
         gateways=gateways,
         schedulers=schedulers,
         autoscalers=autoscalers,
@@ -118,12 +121,13 @@ def options(seed: int) -> Options:
         start_s=rng.choice((0.02, 0.2, 1.0)),
         deaf=rng.choice((0.0, 0.0, 0.5)),
         prefetch_ms=rng.choice((0.0, 50.0, 500.0)),
-        thorough=rng.random() < 0.1,
+        thorough=rng.random() < 0.06,
         functions=functions,
         work=tuple(sorted(work, key=lambda each: each.at)),
         faults=tuple(_faults(rng, enabled, busy)),
         enabled=enabled,
         faults_until_s=until,
+        rests=long or rng.random() < 0.6,
     )
 
 
@@ -148,9 +152,9 @@ def _function(rng: random.Random, name: str) -> FunctionOptions:
     )
 
 
-def _work(rng: random.Random, functions: tuple[FunctionOptions, ...], busy: float) -> Work:
+def _work(rng: random.Random, functions: tuple[FunctionOptions, ...], busy: float, *, long: bool) -> Work:
     kind = rng.choice(("remote", "remote", "spawn", "map"))
-    plan: dict[str, float | int | bool] = {"run_s": rng.choice((0.005, 0.05, 0.5, 2.0))}
+    plan: dict[str, float | int | bool] = {"run_s": rng.choice((0.005, 0.05, 0.5, 1.5))}
     match rng.random():
         case x if x < 0.2:
             plan["fails"] = rng.randint(1, 3)
@@ -159,7 +163,7 @@ def _work(rng: random.Random, functions: tuple[FunctionOptions, ...], busy: floa
         case x if x < 0.35:
             plan.update(run_s=1.0, hangs=True)
         case x if x < 0.45:
-            plan["run_s"] = 9.5  # longer than a lease
+            plan["run_s"] = 9.5 if long else 3.0  # longer than a lease
     hangs = bool(plan.get("hangs"))
     function = rng.choice(functions)
     if hangs and function.timeout_s > 10:
@@ -167,7 +171,7 @@ def _work(rng: random.Random, functions: tuple[FunctionOptions, ...], busy: floa
     if plan["run_s"] > 1.0 and kind == "map":
         plan["run_s"] = 0.3
     return Work(
-        at=rng.uniform(0.3, busy * 0.8),
+        at=rng.uniform(0.2, busy * 0.8),
         kind=kind,
         function=function.name,
         inputs=rng.choice((2, 3, 6)) if kind == "map" else 1,
@@ -181,8 +185,8 @@ def _work(rng: random.Random, functions: tuple[FunctionOptions, ...], busy: floa
 def _faults(rng: random.Random, enabled: frozenset[str], busy: float) -> list[Fault]:
     found = []
     for kind in sorted(enabled):
-        for _ in range(rng.choice((1, 1, 2, 3))):
-            at = rng.uniform(0.5, busy)
+        for _ in range(rng.choice((1, 1, 1, 2, 2, 3))):
+            at = rng.uniform(0.4, busy)
             for_s = rng.choice((0.05, 0.5, 2.0, 3.0, 9.0, 13.0))
             detail = ""
             if kind == "server":
