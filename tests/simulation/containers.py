@@ -134,10 +134,11 @@ class SimContainer:
             self._end(run, does)
 
     def _end(self, run: Run, ended: str) -> None:
-        running = self._running.pop((run.call, run.index), None)
-        if running is None:
+        key = (run.call, run.index)
+        running = self._running.get(key)
+        if running is None or running[0] is not run:  # it has ended, and may run again by now
             return
-        _, future, timer = running
+        _, future, timer = self._running.pop(key)
         timer.cancel()
         now = self.backend.effects.loop.time()
         run.ended_at, run.ended = now, ended

@@ -23,7 +23,7 @@ from tests.simulation.world import World
 ROOT = Path(__file__).parents[2]
 REPLAY = "python -m tests.simulation --seed {seed} -v"
 BATCH = 50
-"""Seeds of one process: they leave about 1 MB each, which is thrown away with it."""
+"""Seeds of one process: they leave some MB each, which is thrown away with it."""
 TRACED_EVENTS = 40
 
 
@@ -74,12 +74,13 @@ def play(seed: int, mutation: str | None = None) -> tuple[World, float]:
 
 
 def play_here(seeds: range, mutation: str | None, *, stop_at_first: bool = False) -> Found:
-    """One after the other. What the runs leave behind is never collected: the process ends soon."""
-    found = Found()
+    """One after the other. What the runs leave behind is neither collected nor freed: the process ends soon."""
+    found, played = Found(), []
     sys.unraisablehook = lambda _: None  # coroutines of killed services are thrown away as they stand
     gc.disable()
     for seed in seeds:
         world, cpu_s = play(seed, mutation)
+        played.append(world)
         found.seeds += 1
         found.cpu_s += cpu_s
         found.counts = dict(Counter(found.counts) + world.counts + world.server.counts)
@@ -146,7 +147,7 @@ def _forked(work: Callable[[], Found]) -> tuple[int, int]:
         with os.fdopen(theirs, "w") as pipe:
             json.dump(asdict(work()), pipe)
         code = 0
-    except BaseException:
+    except BaseException:  # noqa: BLE001  # whatever it was, the parent must not go on twice
         traceback.print_exc()
     finally:
         os._exit(code)  # without the rest of the parent's life, and without taking a million objects apart
