@@ -70,7 +70,7 @@ class Bus:
     ) -> list[Published | BusError]:
         """Store records of one stream, any number, in atomic batches of at most 1,000; one outcome for each record.
 
-        A batch that is refused because of one record is repeated singly, so that every other record is stored.
+        A batch that is refused because of one record is repeated in parts, so that every other record is stored.
         """
         return await self._publisher.publish_batch(records, deadline_s)
 

@@ -174,7 +174,7 @@ class BatchWrite:
         if answer is None:
             lane.again(self, self._group, answered=True)
         elif "error" in answer or answer.get("count") != len(self._group):
-            lane.singly(self, self._group)
+            lane.in_parts(self, self._group)
         else:
             first = answer["seq"] - len(self._group) + 1
             lane.link.stats.published += len(self._group)
@@ -191,7 +191,7 @@ class BatchWrite:
         for pending in denied:
             pending.finish(error)
         if denied:
-            self._lane.singly(self, self._group)
+            self._lane.in_parts(self, self._group)
         return bool(denied)
 
     def sweep(self, now: float) -> None:

@@ -26,7 +26,8 @@ from squall_service.clock import Clock
 from squall_service.failpoints import failpoint
 from squall_service.telemetry import log
 
-CHUNK = 500
+CHUNK = 1000
+"""A whole batch of the bus. Nearly each meets records of an agent that heard of the cancel, and is written in parts."""
 PURGE_S = 10.0
 """How long WORK may be behind the journal before we stop looking; agents skip what has a record anyway."""
 PAUSE_S = 0.05

@@ -93,13 +93,13 @@ class Tenancy:
         try:
             function = await self._parts.records.function(self.claim.function_id)
         except SquallError as error:
-            await self._move(ClaimState.REFUSED, reason=f"its function cannot be read: {error.message}")
+            await self._end_as(ClaimState.REFUSED, reason=f"its function cannot be read: {error.message}")
             return
         decision = self._parts.capacity.reserve(self.claim, function)
         if isinstance(decision, Refuse):
             log.info("claim_refused", claim=self.key, reason=decision.reason)
             self._parts.metrics.claim_refused()
-            await self._move(ClaimState.REFUSED, reason=decision.reason)
+            await self._end_as(ClaimState.REFUSED, reason=decision.reason)
             return
         try:
             await self._occupy(function)
@@ -203,7 +203,7 @@ class Tenancy:
         log.info("container_ended", container=pooled.id, pool=pooled.pool, reason=exit.reason, asked=asked)
         lived_s = self._parts.clock.now() - pooled.ready_ns / 1e9
         if not asked and not pooled.served and lived_s < CRASHED_EARLY_S:
-            await self._move(ClaimState.FAILED, reason=f"the container {exit.reason} before its first input")
+            await self._end_as(ClaimState.FAILED, reason=f"the container {exit.reason} before its first input")
         else:
             await self._delete()
 
@@ -214,7 +214,7 @@ class Tenancy:
         self._parts.metrics.container_failed(failure.kind.value)
         error = results.start_error(failure)
         spans = [*self.claim.spans, *phase_rows(failure.phases)]
-        await self._move(ClaimState.FAILED, reason=reason, error=error, user_error=user_error, spans=spans)
+        await self._end_as(ClaimState.FAILED, reason=reason, error=error, user_error=user_error, spans=spans)
         if user_error and function.ephemeral:
             await self._parts.pending.fail(self.claim.pool, function, error, failure.pickled)
         await self._parts.pools.close_if_empty(self.claim.pool)
@@ -232,6 +232,13 @@ class Tenancy:
                 except BusError as error:  # of the reading too: the container lives on, and ends when it is asked to
                     log.warning("claim_not_written", claim=self.key, state=state, reason=error.message)
                     return
+
+    async def _end_as(self, state: str, **changes: Any) -> None:
+        """The claim's last state, of which the scheduler takes note. If it has asked for a drain meanwhile, that is
+        void: then it waits for the claim to go, and nobody else would remove it."""
+        await self._move(state, **changes)
+        if self.claim.state == ClaimState.DRAINING:
+            await self._delete()
 
     async def _written(self, claim: ContainerClaim) -> bool:
         """False when somebody else has changed it since we read it."""

@@ -57,6 +57,17 @@ async def test_one_refused_record_does_not_keep_the_others_of_its_batch_from_bei
     assert (await bus.stream_info("FIRST")).messages == 30
 
 
+async def test_one_refused_record_does_not_make_a_thousand_single_writes(bus: Bus) -> None:
+    await bus.publish("first.700", b"taken")
+    before = bus.stats.writes
+
+    outcomes = await bus.publish_batch([Record(f"first.{n}", b"x", None, f"id-{n}") for n in range(1000)])
+
+    assert [n for n, outcome in enumerate(outcomes) if not isinstance(outcome, Published)] == [700]
+    assert isinstance(outcomes[700], SubjectTaken)
+    assert bus.stats.writes - before == 1 + 8 + 8 + 16
+
+
 async def test_two_records_for_one_subject_in_a_batch_the_first_wins(bus: Bus) -> None:
     outcomes = await bus.publish_batch([Record("first.a", b"1"), Record("first.a", b"2"), *padding("first")])
 

@@ -221,6 +221,15 @@ class Scene:
 
         await eventually(check)
 
+    async def over(self, key: str) -> None:
+        """Wait until its agent is done with a claim: it is deleted, or tells why there will be no container."""
+
+        async def check() -> bool:
+            claim = await self.claim(key)
+            return claim is None or claim.state == ClaimState.FAILED
+
+        await eventually(check)
+
     async def drain(self, key: str) -> None:
         """Ask for a drain, as scale-down does."""
         entry = await self.bus.kv(CONTAINERS).get(key)

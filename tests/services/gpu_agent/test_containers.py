@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from tests.services.gpu_agent.fake_backend import NOW_NS, FakeBackend
+from tests.services.gpu_agent.fake_backend import NOW_NS, FakeBackend, FakeContainer
 from tests.services.gpu_agent.scene import APP, Scene
 from tests.services.gpu_agent.test_attempts import Held, echo
 from tests.support.eventually import eventually
@@ -16,7 +16,7 @@ from squall_bus import Message
 from squall_contracts import subjects
 from squall_contracts.functions import TOKENS, TokenRecord
 from squall_contracts.nodes import CONTAINERS, NODES, ClaimState, ContainerStats, NodeFact, claim_key
-from squall_gpu_agent.backend import Exit, Phase, StartFailed, StartFailureKind
+from squall_gpu_agent.backend import ContainerRequest, Exit, OnLog, Phase, StartFailed, StartFailureKind
 
 IMPORT_FAILED = StartFailed(
     StartFailureKind.USER_CODE,
@@ -215,6 +215,21 @@ async def test_a_drain_while_the_container_starts_gives_the_start_up(scene: Scen
         await scene.drain(key)
         await scene.gone(key)
         assert not backend.containers
+
+
+async def test_a_claim_that_is_drained_while_its_start_fails_does_not_stay(scene: Scene) -> None:
+    class FailsWhileDrained(FakeBackend):
+        async def start(self, request: ContainerRequest, on_log: OnLog) -> FakeContainer:
+            await scene.drain(key)  # it may overtake what the agent hears of it
+            raise IMPORT_FAILED
+
+    async with scene.agent(FailsWhileDrained({"f": echo})):
+        function = await scene.function()
+        pool = await scene.pool(function)
+        for _ in range(10):
+            key = f"{pool}.{scene.ordinal}"
+            assert await scene.propose(pool, function) == key
+            await scene.over(key)
 
 
 async def test_the_place_of_an_ended_container_can_be_taken_by_a_new_one(scene: Scene) -> None:
