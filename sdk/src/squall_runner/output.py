@@ -94,6 +94,8 @@ class Stream(io.TextIOBase):
 
     def flush_partial(self) -> None:
         """Send what is not a whole line yet, of all inputs."""
+        if not self._partial:
+            return
         with self._interrupter, self._lock:
             waiting, self._partial = self._partial, {}
             for key, text in waiting.items():
@@ -157,6 +159,7 @@ class Capture:
         self._streams = [Stream("stdout", 1, send, interrupter), Stream("stderr", 2, send, interrupter)]
         self._partial = threading.Event()
         self._timer: Optional[threading.Thread] = None
+        self._c_library: Optional[Any] = None
 
     def connect(self, send: Send, interrupter: Interrupter) -> None:
         """Keep the streams, which user code may have remembered (logging does), but send to another agent's end."""
@@ -177,14 +180,20 @@ class Capture:
         """Everything printed so far is with the agent afterwards."""
         for stream in self._streams:
             stream.flush()
-        # C code buffers whole blocks on a pipe. Importing ctypes for this would cost every cold start 5 ms;
-        # numpy and most code that prints from C has imported it already.
-        ctypes = sys.modules.get("ctypes")
-        if ctypes is not None:
+        self._flush_c()
+
+    def _flush_c(self) -> None:
+        """What C code printed: it buffers whole blocks on a pipe."""
+        # Importing ctypes for this would cost every cold start 5 ms; numpy and most code that prints from C has
+        # imported it already.
+        if self._c_library is None and "ctypes" in sys.modules:
             try:
-                ctypes.CDLL(None).fflush(None)
+                # Kept: to make one is to make classes, 150 us with their garbage collection.
+                self._c_library = sys.modules["ctypes"].CDLL(None)
             except (OSError, AttributeError):
-                pass
+                return
+        if self._c_library is not None:
+            self._c_library.fflush(None)
 
     def abandon(self) -> None:
         """In a child that user code forked: print straight to the descriptors."""
