@@ -5,7 +5,16 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from squall_gpu_agent.policy.pulling import MAX_PREFETCH, Demand, answerable, prefetch_limit, shares, worth_keeping
+from squall_gpu_agent.policy.pulling import (
+    MAX_LINE,
+    MAX_PREFETCH,
+    Demand,
+    answerable,
+    line_limit,
+    prefetch_limit,
+    shares,
+    worth_keeping,
+)
 
 backlogs = st.lists(st.integers(0, 5), min_size=1, max_size=16)
 
@@ -50,6 +59,12 @@ def test_nothing_is_leased_ahead_before_anything_was_measured_or_when_one_call_t
 def test_calls_worth_50_ms_are_leased_ahead_for_each_slot() -> None:
     assert prefetch_limit(4, 0.01, 0.05) == 20
     assert prefetch_limit(100, 0.0001, 0.05) == MAX_PREFETCH
+
+
+def test_a_line_holds_5_ms_of_work_and_none_before_anything_was_measured() -> None:
+    assert line_limit(None) == line_limit(0.006) == 0
+    assert line_limit(0.002) == 2
+    assert line_limit(0.0) == MAX_LINE
 
 
 def test_a_request_is_due_when_half_of_the_prefetch_is_used_up() -> None:

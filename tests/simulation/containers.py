@@ -26,6 +26,7 @@ from squall_gpu_agent.backend import (
     InputRequest,
     Isolation,
     Lost,
+    NotBegun,
     Output,
     Phase,
     StartFailed,
@@ -106,11 +107,12 @@ class SimContainer:
         """When each of its inputs began."""
         return [run.started_at for run, _, _ in self._running.values()]
 
-    async def run(self, request: InputRequest, on_item: Any = None) -> End:
+    async def run(self, request: InputRequest, on_item: Any = None, on_begin: Any = None) -> End | NotBegun:
         loop = self.backend.effects.loop
         future: asyncio.Future[End] = loop.create_future()
         if self.exit is not None:
-            return Lost(exit=self.exit)
+            return NotBegun(exit=self.exit)
+        on_begin()
         run = self.backend.effects.begin(request, self)
         plan = json.loads(request.payload or b"{}")
         earlier = [each for each in self.backend.effects.by_input[run.call, run.index] if each is not run]
@@ -158,6 +160,13 @@ class SimContainer:
                 future.set_result(
                     Failed(kind=kind, type_name="ValueError", module="builtins", message=ended, traceback="")
                 )
+
+    @property
+    def lines_up(self) -> bool:
+        return False
+
+    def recall(self) -> None:
+        """Nothing waits in line."""
 
     def credit(self, call: str, index: int, n: int) -> None:
         """Nothing here is a generator."""

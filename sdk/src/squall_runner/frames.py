@@ -41,14 +41,16 @@ class ToRunner:
     """To a template, with three descriptors (socket, stdout, stderr): {ticket}. The container's SETUP comes
     on its socket.
     """
+    RECALL = 7
+    """{call, index}: give this input back if it has not begun; answered by RECALLED."""
 
 
 class FromRunner:
     """Kinds of frames from a runner or template to the agent."""
 
     READY = 32
-    """{booted_ns, phases: [[name, start_ns, duration_ns]], threads?, descriptors?, children?} (the last
-    three: templates).
+    """{booted_ns, phases: [[name, start_ns, duration_ns]], lines_up?, threads?, descriptors?, children?} (the
+    last three: templates). `lines_up`: inputs run one by one, in the order in which they came.
     """
     START_FAILED = 33
     """{type, module, message, traceback, booted_ns, phases}; the payload is the pickled exception, or empty.
@@ -71,6 +73,10 @@ class FromRunner:
     """From a template: {pid, status}, status as of waitpid."""
     BEGUN = 41
     """{inputs: [[call, index]...]}: the code of these begins now; before that they waited for their batch."""
+    RECALLED = 42
+    """{call, index, begun}: answers RECALL, unless the input's end is on its way. Of one that has not begun
+    nothing will run.
+    """
 
 
 # One encoder for all frames: `json.dumps` with arguments makes a new one each time, which costs more than encoding.

@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, NoReturn, Optional, Union
 
 from squall_runner import failures
@@ -22,7 +23,7 @@ from squall_runner.interrupt import Key, cancellation_types
 from squall_runner.load import Callee, LoadError, Target, build_target
 from squall_runner.mainthread import DirectMain, LoopMain
 from squall_runner.settings import Settings
-from squall_runner.solo import SoloMain
+from squall_runner.solo import Job, SoloMain
 from squall_runner.threads import Threads
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def serve(raw: Any, settings: Settings, ground: Ground, started: Started) -> NoR
     if settings.batch_size:
         container.collect(settings)
     ground.capture.flush()
-    ground.channel.send(FromRunner.READY, started.as_meta())
+    ground.channel.send(FromRunner.READY, {**started.as_meta(), "lines_up": isinstance(main, SoloMain)})
     if isinstance(main, SoloMain):
         main.serve(container.on_frame)
     else:
@@ -116,6 +117,8 @@ class Container:
         self._ground = ground
         self._threads = Threads() if max_inputs > 1 else None
         self._running: dict[Key, Execution] = {}
+        self._lined_up: dict[Key, Job] = {}
+        """What waits in line behind the input that runs; that one may be in it still."""
         self._stopping = False
         self._batcher: Optional[Batcher] = None
         ground.alone = max_inputs == 1
@@ -147,11 +150,13 @@ class Container:
                 self._begin(frame)
         elif frame.kind == ToRunner.STOP:
             self._stop()
-        elif frame.kind in (ToRunner.CANCEL, ToRunner.CREDIT):
+        elif frame.kind in (ToRunner.CANCEL, ToRunner.CREDIT, ToRunner.RECALL):
             execution = self._running.get((frame.meta["call"], frame.meta["index"]))
             if execution is None:
                 return  # it has ended, its end frame is on the way
-            if frame.kind == ToRunner.CREDIT:
+            if frame.kind == ToRunner.RECALL:
+                self._recall(execution)
+            elif frame.kind == ToRunner.CREDIT:
                 self._credit(execution, int(frame.meta["n"]))
             elif not execution.cancel():
                 self._interrupt_all(execution)
@@ -166,9 +171,7 @@ class Container:
         execution = Execution(frame, callee, self._ground)
         self._running[execution.key] = execution
 
-        def done() -> None:
-            self._running.pop(execution.key, None)
-
+        done = partial(self._forget, execution)
         if self._batcher is not None:
             self._batcher.add(execution, done)
         else:
@@ -185,7 +188,25 @@ class Container:
             self._threads.call(run)
         else:
             work.stop = lambda: self._interrupt(work)
+            self._lined_up[work.key] = run
             self._main.call(run)
+
+    def _forget(self, execution: Execution) -> None:
+        self._running.pop(execution.key, None)
+        self._lined_up.pop(execution.key, None)
+
+    def _recall(self, execution: Execution) -> None:
+        """Give it back, or say that it is too late for that."""
+        meta = {"call": execution.key[0], "index": execution.key[1], "begun": not self._take_back(execution)}
+        self._ground.channel.send(FromRunner.RECALLED, meta)
+
+    def _take_back(self, execution: Execution) -> bool:
+        """Whether nothing of it has run, nor will."""
+        job = self._lined_up.get(execution.key)
+        if job is None or not isinstance(self._main, SoloMain) or not self._main.take_back(job):
+            return False
+        self._forget(execution)
+        return True
 
     def _credit(self, execution: Execution, n: int) -> None:
         if execution.callee.is_async and isinstance(self._main, LoopMain):

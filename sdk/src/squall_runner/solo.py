@@ -42,6 +42,14 @@ class SoloMain:
         """Run the job in the main thread. Called while a frame is handled; the job must not raise."""
         self._jobs.append(job)
 
+    def take_back(self, job: Job) -> bool:
+        """Not run this job after all. Called while a frame is handled; False when it has begun."""
+        try:
+            self._jobs.remove(job)
+        except ValueError:
+            return False
+        return True
+
     def run_hook(self, hook: Callable[[], Any]) -> None:
         """Run a hook to its end. Main thread only."""
         hook()

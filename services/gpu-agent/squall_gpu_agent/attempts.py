@@ -15,7 +15,7 @@ from squall_contracts.calls import CallRequested, CallResult
 from squall_contracts.functions import FunctionRecord
 from squall_contracts.retention import result_ttl_s
 from squall_gpu_agent import results
-from squall_gpu_agent.backend import End, Failed, FailureKind, Lost, Output
+from squall_gpu_agent.backend import End, Failed, FailureKind, Lost, NotBegun, Output
 from squall_gpu_agent.blobs import Blobs
 from squall_gpu_agent.cancels import Cancels
 from squall_gpu_agent.events import Events
@@ -68,8 +68,7 @@ class Attempts:
         """From a call with a container to its end here. The slot is free as soon as the code has ended."""
         parts, container = self._parts, held.container
         assert container is not None
-        end: End | None = None
-        run_s: float | None = None
+        end: End | NotBegun | None = None
         if held.key in self._here:
             # Our own attempt that lost its lease: when it succeeds after all, the next delivery finds its result.
             held.hand_back(parts.clock.monotonic(), OWN_ATTEMPT_S)
@@ -79,12 +78,14 @@ class Attempts:
         try:
             try:
                 if await self._may_start(held, pool.function):
-                    began_at = parts.clock.monotonic()
                     end = await parts.execution.run(held, container)
-                    run_s = parts.clock.monotonic() - began_at
             finally:
-                pool.slot_free(container, run_s)
-            if end is not None:
+                pool.slot_free(container, held.run_s)
+            if isinstance(end, NotBegun):
+                if end.exit is not None:
+                    pool.retire(container)  # before anything else is given to it
+                pool.wait_again(held)
+            elif end is not None:
                 await self._settle(held, end, container.function)
         finally:
             self._here.discard(held.key)

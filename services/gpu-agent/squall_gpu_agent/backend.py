@@ -230,9 +230,18 @@ class Lost:
     exit: Exit
 
 
-End = Output | Failed | Lost
-"""What `Container.run` returns."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotBegun:
+    """Nothing of the input has run: it was taken back, or its container ended before its turn came."""
 
+    exit: Exit | None = None
+    """How the container ended; None = it lives."""
+
+
+End = Output | Failed | Lost
+"""How the code of an input ended."""
+
+OnBegin = Callable[[], None]
 OnItem = Callable[[Item], None]
 OnLog = Callable[[Log], None]
 OnText = Callable[[str], None]
@@ -337,21 +346,32 @@ class Container(Protocol):
     def running(self) -> frozenset[tuple[str, int]]:
         """Inputs that were given to it and have not ended: (call, index)."""
 
-    async def run(self, request: InputRequest, on_item: OnItem | None = None) -> End:
+    @property
+    def lines_up(self) -> bool:
+        """Whether it takes inputs ahead at the moment: they wait in it, in order, and one begins when the one before
+        it ends. Only containers with one slot ever do, and none while an input in them takes long."""
+
+    async def run(
+        self, request: InputRequest, on_item: OnItem | None = None, on_begin: OnBegin | None = None
+    ) -> End | NotBegun:
         """Run one input to its end. Never raises for what user code does; a dead container is `Lost`.
 
+        `on_begin` is called when its turn has come: at once, unless it waits in line. Until then it can be taken back
+        (`cancel`, `recall`), and an end of the container leaves it `NotBegun`.
         `on_item` is called for each yielded item, in order, before this returns; so is `on_log` of the start
         for everything that the input printed. Cancelling the awaiting task cancels the input too, without
-        waiting. At most `spec.scaling.max_inputs` at a time: the caller counts, a second sync input would
-        only wait.
+        waiting. At most `spec.scaling.max_inputs` at a time, and while `lines_up` some more: the caller counts.
         """
+
+    def recall(self) -> None:
+        """Take back every input that has not begun. Each such `run` returns `NotBegun`, or its end if it did begin."""
 
     def credit(self, call: str, index: int, n: int) -> None:
         """Allow a generator `n` more items than `ITEM_WINDOW` and earlier credits allowed."""
 
     def cancel(self, call: str, index: int) -> None:
         """Stop one input. Its `run` returns `Failed(kind=CANCELLED)` once its code has stopped, or its normal
-        end.
+        end; `NotBegun` if its turn had not come.
 
         Async code: its task is cancelled. Sync code, one slot: `InputCancellation` is raised in it. Sync code
         in a container with several slots cannot be stopped alone: the whole container is interrupted, and the

@@ -29,8 +29,8 @@ class PooledContainer:
     """Some of its methods are generators."""
     single_use: bool = field(init=False)
     """It ends after one input."""
-    running: int = 0
-    """Inputs that occupy a slot."""
+    given: int = 0
+    """Inputs that occupy a slot, and those that wait in line for one."""
     served: int = 0
     """Inputs that were ever handed to it."""
     idle_since: float = 0.0
@@ -53,24 +53,35 @@ class PooledContainer:
         return self.container.id
 
     @property
+    def running(self) -> int:
+        """Inputs that occupy a slot."""
+        return min(self.given, self.slots)
+
+    @property
+    def lined_up(self) -> int:
+        """Inputs that were given to it ahead of a slot."""
+        return max(0, self.given - self.slots)
+
+    @property
     def free(self) -> int:
         """Inputs that it can take now."""
         return 0 if self.closed else self.slots - self.running
 
     def close(self) -> None:
-        """No more inputs."""
+        """No more inputs; what waits in line comes back."""
         self.closed = True
-        if not self.running:
+        self.container.recall()
+        if not self.given:
             self.emptied.set()
 
-    def slot_taken(self) -> None:
-        """An input occupies a slot."""
-        self.running += 1
+    def give(self) -> None:
+        """An input takes a slot, or its place in line."""
+        self.given += 1
 
     def slot_freed(self, now: float) -> None:
-        """The input has ended."""
-        self.running -= 1
-        if not self.running:
+        """An input has ended or left the line."""
+        self.given -= 1
+        if not self.given:
             self.idle_since = now
             if self.closed:
                 self.emptied.set()

@@ -13,7 +13,7 @@ from squall.errors import DataLossError, SquallError
 from squall.ids import is_sampled
 from squall.spec import Kind
 from squall_contracts.spans import ATTEMPT, parse_traceparent, span_id, traceparent
-from squall_gpu_agent.backend import End, Failed, FailureKind, InputRequest, OnItem
+from squall_gpu_agent.backend import End, Failed, FailureKind, InputRequest, NotBegun, OnItem
 from squall_gpu_agent.blobs import Blobs
 from squall_gpu_agent.cancels import Cancels
 from squall_gpu_agent.containers import PooledContainer
@@ -29,27 +29,46 @@ GENERATOR = Kind.GENERATOR.value
 
 
 class RunningInput:
-    """User code that runs, and the timers that will stop it."""
+    """An input that was given to a container, and the timers that will stop its code."""
 
-    __slots__ = ("_container", "_grace_s", "_kill", "_loop", "_over", "_timeout", "held")
+    __slots__ = ("_began_at", "_clock", "_container", "_grace_s", "_kill", "_loop", "_over", "_timeout", "held")
 
-    def __init__(self, held: Held, container: PooledContainer, grace_s: float) -> None:
+    def __init__(self, held: Held, container: PooledContainer, clock: Clock, grace_s: float) -> None:
         self.held = held
         self._container = container
+        self._clock = clock
         self._grace_s = grace_s
         self._loop = asyncio.get_running_loop()
+        self._timeout: asyncio.TimerHandle | None = None
         self._kill: asyncio.TimerHandle | None = None
+        self._began_at = 0.0
         self._over = False
-        spec = container.function.spec
+
+    @property
+    def begun(self) -> bool:
+        """Its turn has come; until then it waits in the container's line."""
+        return self._timeout is not None
+
+    def begin(self) -> None:
+        """Its code runs from now on, or when its batch begins."""
+        held, container, spec = self.held, self._container, self._container.function.spec
+        held.advance(Event.STARTED)
+        held.cold = not container.served and container.ready_ns > held.request.accepted_at * 1e9
+        container.served += 1
+        self._began_at = self._clock.monotonic()
+        held.started_at = self._clock.now()
+        held.started_ns = int(held.started_at * 1e9)
         timeout_s = spec.timeout_s
         if spec.batching is not None:
             # Until its batch begins: it waits for others, and for a batch that runs and has its own limit.
             timeout_s += spec.timeout_s + spec.batching.wait_ms / 1000
         self._timeout = self._loop.call_later(timeout_s, self._over_time)
+        if held.cancelled:
+            self._loop.call_soon(self.cancel)
 
-    def begun(self) -> None:
+    def batch_begun(self) -> None:
         """Its batch begins: the time limit counts from here."""
-        if not self._over:
+        if self._timeout is not None and not self._over:
             self._timeout.cancel()
             self._timeout = self._loop.call_later(self._container.function.spec.timeout_s, self._over_time)
 
@@ -63,18 +82,26 @@ class RunningInput:
         self.stop("a cancel")
 
     def stop(self, why: str) -> None:
-        """Ask the code to stop; what has not stopped after the grace period is killed with its container."""
-        if self._kill is None and not self._over:
+        """Ask the code to stop; what has not stopped after the grace period is killed with its container. One that
+        waits in line is only taken back."""
+        if self._over or self._kill is not None:
+            return
+        self._container.container.cancel(*self.held.key)
+        if self.begun:
             self.held.advance(Event.STOP_ASKED)
-            self._container.container.cancel(*self.held.key)
             self._kill = self._loop.call_later(self._grace_s, self._container.container.kill, f"killed after {why}")
 
     def over(self) -> None:
-        """The code has ended."""
+        """The code has ended, or will not run."""
         self._over = True
-        self._timeout.cancel()
         if self._kill is not None:
             self._kill.cancel()
+        if self._timeout is not None:
+            self._timeout.cancel()
+            held = self.held
+            held.run_s = self._clock.monotonic() - self._began_at
+            held.ended_ns = int(self._clock.now() * 1e9)
+            held.advance(Event.ENDED)
 
 
 class Execution:
@@ -99,15 +126,15 @@ class Execution:
 
     def told_started(self) -> list[Held]:
         """Inputs that run and have not been announced yet; announced from now on."""
-        fresh = [
-            run.held for by_index in self._running.values() for run in by_index.values() if not run.held.told_started
-        ]
+        running = [run for by_index in self._running.values() for run in by_index.values()]
+        fresh = [run.held for run in running if run.begun and not run.held.told_started]
         for held in fresh:
             held.told_started = True
         return fresh
 
-    async def run(self, held: Held, container: PooledContainer) -> End:
-        """Run it to its end. Never raises for what user code or its data do."""
+    async def run(self, held: Held, container: PooledContainer) -> End | NotBegun:
+        """Run it to its end. Never raises for what user code or its data do. Of one that is `NotBegun` nothing has run,
+        and it is held as it was before."""
         request = held.request
         path: Path | None = None
         try:
@@ -128,11 +155,13 @@ class Execution:
             if path is not None:
                 path.unlink(missing_ok=True)
 
-    async def _run(self, held: Held, container: PooledContainer, path: Path | None, on_item: OnItem | None) -> End:
+    async def _run(
+        self, held: Held, container: PooledContainer, path: Path | None, on_item: OnItem | None
+    ) -> End | NotBegun:
         request = held.request
         trace_id, _ = parse_traceparent(request.traceparent)
         own_span = span_id(request.call, request.index, held.attempt, ATTEMPT) if trace_id else ""
-        running = RunningInput(held, container, self._grace_s)
+        running = RunningInput(held, container, self._clock, self._grace_s)
         input_request = InputRequest(
             call=request.call,
             index=request.index,
@@ -142,24 +171,17 @@ class Execution:
             payload=request.payload if path is None else None,
             path=path,
             traceparent=traceparent(trace_id, own_span, is_sampled(request.traceparent)) if trace_id else None,
-            on_begun=running.begun if container.function.spec.batching else None,
+            on_begun=running.batch_begun if container.function.spec.batching else None,
         )
-        held.advance(Event.STARTED)
-        held.cold = not container.served and container.ready_ns > request.accepted_at * 1e9
-        container.served += 1
         self._running.setdefault(request.call, {})[request.index] = running
-        held.started_at = self._clock.now()
-        held.started_ns = int(held.started_at * 1e9)
         if self._cancels.recent(*held.key):  # it came while the history was read
-            asyncio.get_running_loop().call_soon(running.cancel)
+            held.cancelled = True
         failpoint_written("agent.handed_over")
         try:
-            return await container.container.run(input_request, on_item)
+            return await container.container.run(input_request, on_item, running.begin)
         finally:
             running.over()
             self._forget(held)
-            held.ended_ns = int(self._clock.now() * 1e9)
-            held.advance(Event.ENDED)
 
     def _forget(self, held: Held) -> None:
         by_index = self._running[held.request.call]

@@ -58,6 +58,7 @@ class Held:
         "recorded_ns",
         "renewed_at",
         "request",
+        "run_s",
         "stale",
         "started_at",
         "started_ns",
@@ -97,6 +98,8 @@ class Held:
         self.delivered_ns = now_ns
         self.started_ns = self.ended_ns = self.recorded_ns = 0
         self.started_at = 0.0
+        self.run_s: float | None = None
+        """How long its code ran, by a clock that does not jump; None = it did not."""
 
     @property
     def key(self) -> tuple[str, int]:

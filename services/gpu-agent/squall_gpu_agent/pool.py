@@ -21,7 +21,7 @@ from squall_gpu_agent.held import Held, read_request
 from squall_gpu_agent.identity import Identity
 from squall_gpu_agent.leases import Leases
 from squall_gpu_agent.policy.lifecycle import State
-from squall_gpu_agent.policy.pulling import Demand, answerable, prefetch_limit, shares, worth_keeping
+from squall_gpu_agent.policy.pulling import Demand, answerable, line_limit, prefetch_limit, shares, worth_keeping
 from squall_gpu_agent.tasks import Tasks
 from squall_service.clock import Clock
 from squall_service.failpoints import failpoint
@@ -57,13 +57,15 @@ class Pool:
         self._unrecorded = 0
         self._slots = self._busy = 0
         """Of the containers that take inputs; kept, because they are asked for at every delivery."""
+        self._lined_up = 0
+        """In lines inside those containers."""
         self._refreshing = False
         self.closed = False
 
     @property
     def waiting(self) -> int:
         """Calls leased ahead of a slot."""
-        return len(self._waiting)
+        return len(self._waiting) + self._lined_up
 
     @property
     def running(self) -> int:
@@ -103,6 +105,7 @@ class Pool:
             container.close()
             self._slots -= container.slots
             self._busy -= container.running
+            self._lined_up -= container.lined_up
         self.refresh()
 
     def forget(self, container: PooledContainer) -> None:
@@ -112,14 +115,27 @@ class Pool:
 
     def slot_free(self, container: PooledContainer, run_s: float | None) -> None:
         """The code of an input has ended, or never began (`run_s` None). Its recording is not waited for."""
-        container.slot_freed(self._work.clock.now())
         if not container.closed:
-            self._busy -= 1
+            if container.lined_up:
+                self._lined_up -= 1
+            else:
+                self._busy -= 1
+        container.slot_freed(self._work.clock.now())
         if run_s is not None:
             self._work.finished[self.pool] += 1
             mean = self._mean_run_s
             self._mean_run_s = run_s if mean is None else mean + MEASURE_WEIGHT * (run_s - mean)
         self._work.changed()
+        self._dispatch()
+        self.refresh()
+
+    def wait_again(self, held: Held) -> None:
+        """It was given to a container and did not begin there; its slot is free."""
+        held.container = None
+        if self.closed:
+            held.hand_back(self._work.clock.monotonic())
+            return
+        self._waiting.appendleft(held)
         self._dispatch()
         self.refresh()
 
@@ -136,7 +152,7 @@ class Pool:
             self._answered[shard] = True
         held = self._work.leases.take(request, delivery)
         failpoint("agent.delivered")
-        container = None if self.closed or self._waiting else self._least_loaded()
+        container = None if self.closed or self._waiting else self._place()
         if container is not None:
             self._start(held, container)
         elif not self.closed and worth_keeping(self._demand(), self._prefetch_limit()):
@@ -148,7 +164,7 @@ class Pool:
     def _dispatch(self) -> None:
         """Start what waits while there are free slots."""
         while self._waiting:
-            container = self._least_loaded()
+            container = self._place()
             if container is None:
                 return
             held = self._waiting.popleft()
@@ -158,8 +174,11 @@ class Pool:
                 self._give_back(held)
 
     def _start(self, held: Held, container: PooledContainer) -> None:
-        container.slot_taken()
-        self._busy += 1
+        if container.free:
+            self._busy += 1
+        else:
+            self._lined_up += 1
+        container.give()
         held.container = container
         if container.single_use:
             self.retire(container)
@@ -172,7 +191,8 @@ class Pool:
             await self._work.conduct(held, self)
         finally:
             self._unrecorded -= 1
-            self._work.leases.drop(held)
+            if held.container is not None or held.final:  # else it waits here again
+                self._work.leases.drop(held)
             self.refresh()
 
     def _give_back(self, held: Held) -> None:
@@ -190,6 +210,18 @@ class Pool:
         oldest = self._work.clock.monotonic() - MAX_WAIT_S if serving else float("inf")
         while self._waiting and self._waiting[0].leased_at < oldest:
             self._give_back(self._waiting.popleft())
+
+    def _place(self) -> PooledContainer | None:
+        """Where the next call goes: to a free slot, or to the end of the shortest line."""
+        return self._least_loaded() or self._shortest_line()
+
+    def _shortest_line(self) -> PooledContainer | None:
+        limit = line_limit(self._mean_run_s)
+        if self._lined_up >= limit * self._slots:
+            return None
+        open_lines = [each for each in self.containers.values() if not each.closed and each.container.lines_up]
+        shortest = min(open_lines, key=lambda each: each.given, default=None)
+        return shortest if shortest is not None and shortest.lined_up < limit else None
 
     def _least_loaded(self) -> PooledContainer | None:
         if self._busy >= self._slots:
@@ -237,9 +269,9 @@ class Pool:
 
     def _demand(self) -> Demand:
         slots, free = self._slots, self._slots - self._busy
-        if self._unrecorded - self._busy > max(UNRECORDED_MIN, UNRECORDED_PER_SLOT * slots):
-            return Demand(free_slots=0, prefetch=0, waiting=len(self._waiting))
-        return Demand(free_slots=free, prefetch=self._prefetch_limit(), waiting=len(self._waiting))
+        if self._unrecorded - self._busy - self._lined_up > max(UNRECORDED_MIN, UNRECORDED_PER_SLOT * slots):
+            return Demand(free_slots=0, prefetch=0, waiting=self.waiting)
+        return Demand(free_slots=free, prefetch=self._prefetch_limit(), waiting=self.waiting)
 
     def _prefetch_limit(self) -> int:
         if self.function.spec.single_use:

@@ -23,8 +23,9 @@ from squall_gpu_agent.backend import (
     InputRequest,
     Isolation,
     Item,
-    Lost,
+    NotBegun,
     NoTemplate,
+    OnBegin,
     OnItem,
     OnLog,
     OnText,
@@ -32,6 +33,7 @@ from squall_gpu_agent.backend import (
     Phase,
     Root,
 )
+from squall_gpu_agent.line import Given, Line
 
 NOW_NS = 1_700_000_000_000_000_000
 Program = Callable[["FakeContainer", InputRequest], Awaitable[End]]
@@ -68,6 +70,7 @@ class FakeContainer:
         self._folder = Path(tempfile.mkdtemp(prefix="squall-fake-"))
         self._tasks: dict[tuple[str, int], asyncio.Task[End]] = {}
         self._exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
+        self.line = Line(asyncio.get_running_loop(), self._ask_back)
         self.items: dict[tuple[str, int], OnItem | None] = {}
         self.credits: dict[tuple[str, int], int] = {}
         self.requests: list[InputRequest] = []
@@ -110,24 +113,48 @@ class FakeContainer:
     def running(self) -> frozenset[tuple[str, int]]:
         return frozenset(self._tasks)
 
-    async def run(self, request: InputRequest, on_item: OnItem | None = None) -> End:
-        key = request.call, request.index
+    @property
+    def lines_up(self) -> bool:
+        return self.line.open
+
+    def recall(self) -> None:
+        self.line.recall()
+
+    def _ask_back(self, given: Given) -> None:
+        """The runner answers at the next turn of the loop."""
+        asyncio.get_running_loop().call_soon(self._give_back, given)
+
+    def _give_back(self, given: Given) -> None:
+        if not given.begun and self.line.get(given.key) is given:
+            given.ended(NotBegun())
+            self.line.remove(given)
+
+    async def run(
+        self, request: InputRequest, on_item: OnItem | None = None, on_begin: OnBegin | None = None
+    ) -> End | NotBegun:
         self.requests.append(request)
         if self._exit.done():
-            return Lost(exit=self._exit.result())
-        self.items[key] = on_item
-        async with asyncio.TaskGroup() as group:
-            task = group.create_task(self._run(request))
-            self._tasks[key] = task
-            self.most_at_once = max(self.most_at_once, len(self._tasks))
-            ended = group.create_task(self.wait())
-            await asyncio.wait([task, ended], return_when=asyncio.FIRST_COMPLETED)
-            task.cancel()
-            ended.cancel()
-        del self._tasks[key]
-        if self._exit.done() and task.cancelled():
-            return Lost(exit=self._exit.result())
-        return failed("cancelled", FailureKind.CANCELLED) if task.cancelled() else task.result()
+            return NotBegun(exit=self._exit.result())
+        self.items[request.call, request.index] = on_item
+        given = Given(request, asyncio.get_running_loop().create_future(), on_item, None)
+        given.on_begin = lambda: self._begin(given, on_begin)
+        self.line.add(given)
+        try:
+            return await given.end
+        finally:
+            self.line.remove(given)
+
+    def _begin(self, given: Given, on_begin: OnBegin | None) -> None:
+        if on_begin is not None:
+            on_begin()
+        task = self._tasks[given.key] = asyncio.get_running_loop().create_task(self._run(given.request))
+        self.most_at_once = max(self.most_at_once, len(self._tasks))
+        task.add_done_callback(lambda _: self._over(given, task))
+
+    def _over(self, given: Given, task: asyncio.Task[End]) -> None:
+        self._tasks.pop(given.key, None)
+        given.ended(failed("cancelled", FailureKind.CANCELLED) if task.cancelled() else task.result())
+        self.line.remove(given)
 
     async def _run(self, request: InputRequest) -> End:
         return await self._program(self, request)
@@ -142,8 +169,10 @@ class FakeContainer:
         self.credits[call, index] = self.credits.get((call, index), 0) + n
 
     def cancel(self, call: str, index: int) -> None:
-        task = self._tasks.get((call, index))
-        if task is not None and not self.ignores_cancel:
+        given, task = self.line.get((call, index)), self._tasks.get((call, index))
+        if given is not None and not given.begun:
+            self.line.recall_one(given)
+        elif task is not None and not self.ignores_cancel:
             task.cancel()
 
     async def drain(self) -> None:
@@ -160,6 +189,9 @@ class FakeContainer:
     def end(self, exit: Exit) -> None:
         """It ends like this."""
         if not self._exit.done():
+            self.line.lost(exit)
+            for task in self._tasks.values():
+                task.cancel()
             self._exit.set_result(exit)
             shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -174,6 +206,7 @@ class FakeBackend:
         self.programs = dict(programs)
         self.isolation = isolation
         self.containers: list[FakeContainer] = []
+        self.lines_up = False
         self.start_failure: BaseException | None = None
         self.starting = asyncio.Event()
         self.may_start = asyncio.Event()
@@ -201,6 +234,8 @@ class FakeBackend:
         if self.start_failure is not None:
             raise self.start_failure
         container = FakeContainer(request, self.programs[request.spec.name], on_log)
+        if self.lines_up:
+            container.line.order()
         self.containers.append(container)
         return container
 

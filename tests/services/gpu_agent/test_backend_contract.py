@@ -23,6 +23,7 @@ from squall_gpu_agent.backend import (
     Item,
     Log,
     Lost,
+    NotBegun,
     Output,
 )
 from squall_gpu_agent.service import open_process_backend
@@ -131,7 +132,7 @@ async def test_inputs_of_a_killed_container_are_lost_and_everybody_learns_why(ba
     assert isinstance(end, Lost)
     assert [wait.result() for wait in waits] == [end.exit, end.exit]
     assert (end.exit.signal, end.exit.reason) == (9, "killed by a test")
-    assert isinstance(await container.run(asked("late")), Lost)
+    assert await container.run(asked("late")) == NotBegun(exit=end.exit)
 
 
 async def test_a_stopped_container_ends_by_itself(backend: Backend, tmp_path: Path) -> None:

@@ -44,9 +44,11 @@ from squall_gpu_agent.backends.process_template import ForkFailed, ProcessTempla
 from squall_gpu_agent.backends.sdk_files import SdkFiles
 from squall_gpu_agent.backends.template_pool import TemplatePool
 from squall_gpu_agent.backends.warden_link import SpawnFailed
+from squall_gpu_agent.pipes import Pipes
 from squall_gpu_agent.policy import templates
 from squall_gpu_agent.policy.templates import StartPlainly, TemplateReport, template_key
-from squall_gpu_agent.runner_link import Pipes, Ready, RunnerLink, StartError
+from squall_gpu_agent.runner_link import RunnerLink
+from squall_gpu_agent.runner_words import Ready, StartError
 from squall_images.environments import Environment, EnvironmentStore
 
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")

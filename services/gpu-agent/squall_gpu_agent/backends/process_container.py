@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from squall_gpu_agent.backend import EXIT_GRACE_S, End, Exit, InputRequest, Inside, OnItem, Phase
+from squall_gpu_agent.backend import EXIT_GRACE_S, End, Exit, InputRequest, Inside, NotBegun, OnBegin, OnItem, Phase
 from squall_gpu_agent.backends import memory
 from squall_gpu_agent.runner_link import RunnerLink
 
@@ -62,9 +62,20 @@ class ProcessContainer:
         """See `Container.running`."""
         return self._link.running
 
-    async def run(self, request: InputRequest, on_item: OnItem | None = None) -> End:
+    @property
+    def lines_up(self) -> bool:
+        """See `Container.lines_up`."""
+        return self._link.lines_up
+
+    async def run(
+        self, request: InputRequest, on_item: OnItem | None = None, on_begin: OnBegin | None = None
+    ) -> End | NotBegun:
         """See `Container.run`."""
-        return await self._link.run(request, on_item)
+        return await self._link.run(request, on_item, on_begin)
+
+    def recall(self) -> None:
+        """See `Container.recall`."""
+        self._link.recall()
 
     def credit(self, call: str, index: int, n: int) -> None:
         """See `Container.credit`."""

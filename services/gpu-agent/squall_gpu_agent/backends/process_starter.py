@@ -24,7 +24,8 @@ from squall_gpu_agent.backends.process_template import ForkFailed, ProcessTempla
 from squall_gpu_agent.backends.sdk_files import SdkFiles
 from squall_gpu_agent.backends.template_pool import TemplatePool
 from squall_gpu_agent.backends.warden_link import Launch, OnExit, SpawnFailed, WardenLink
-from squall_gpu_agent.runner_link import Pipes, Ready
+from squall_gpu_agent.pipes import Pipes
+from squall_gpu_agent.runner_words import Ready
 from squall_images.environments import Environment
 
 BARE_INTERPRETERS = 8

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from squall_gpu_agent.backend import Log, OnLog
 from squall_gpu_agent.backends.control import Control, ControlClosed
 from squall_gpu_agent.backends.warden_link import OnExit
-from squall_gpu_agent.runner_link import Ready, StartError, parse_started
+from squall_gpu_agent.runner_words import Ready, StartError, parse_started
 from squall_runner.frames import Frame, FromRunner, ToRunner
 
 ORPHAN_GRACE_S = 2.0

@@ -16,6 +16,10 @@ MAX_PREFETCH = 512
 KEEP_FACTOR = 4
 """Times the prefetch that may wait here once it has been delivered: the prefetch shrinks while requests are open (a run
 takes longer, results wait for the disk). A map on two busy cores handed back every third input without it."""
+LINE_S = 0.005
+"""Work that may wait in line inside a container with one slot, where it cannot go to another one at once."""
+MAX_LINE = 8
+"""More gains nothing: the runner only has to find the next input there when it has ended one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +48,13 @@ def prefetch_limit(slots: int, mean_run_s: float | None, horizon_s: float) -> in
     if mean_run_s is None or horizon_s <= 0 or mean_run_s > horizon_s:
         return 0
     return min(MAX_PREFETCH, int(slots * horizon_s / max(mean_run_s, 1e-6)))
+
+
+def line_limit(mean_run_s: float | None) -> int:
+    """Calls that may wait in line inside a container; none before there is a measurement."""
+    if mean_run_s is None:
+        return 0
+    return min(MAX_LINE, int(LINE_S / max(mean_run_s, 1e-6)))
 
 
 def worth_keeping(demand: Demand, limit: int) -> bool:

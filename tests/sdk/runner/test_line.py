@@ -1,0 +1,114 @@
+"""Inputs that are given to a container before their turn: in order, and never lost with what runs before them."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from tests.sdk.runner.containers import Workshop, call, request_of, value
+from tests.support.eventually import eventually
+
+from squall_gpu_agent.backend import Container, End, InputRequest, Lost, NotBegun
+
+pytestmark = pytest.mark.slow
+
+NOTES = """
+    import os, pathlib, time
+    def f(folder, number, what=""):
+        folder = pathlib.Path(folder)
+        (folder / str(number)).touch()
+        if what == "die":
+            os._exit(3)
+        while what == "wait" and not (folder / "go").exists():
+            time.sleep(0.005)
+        return number
+"""
+"""Leaves a file when it begins."""
+
+
+class Given:
+    """Inputs given at once, one after the other."""
+
+    def __init__(self, container: Container, *requests: InputRequest) -> None:
+        self.begun: list[int] = []
+        self.ends: list[asyncio.Task[End | NotBegun]] = [
+            asyncio.create_task(container.run(request, on_begin=lambda place=place: self.begun.append(place)))  # noqa: TID251
+            for place, request in enumerate(requests)
+        ]
+
+    async def end(self, place: int) -> End | NotBegun:
+        async with asyncio.timeout(20):
+            return await self.ends[place]
+
+
+def noted(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "notes").mkdir()
+    return tmp_path / "notes"
+
+
+async def test_each_begins_when_the_one_before_has_ended(workshop: Workshop) -> None:
+    container = await workshop.start("def f(x): return x")
+    assert container.lines_up
+    given = Given(container, *(request_of(number) for number in range(20)))
+    for number in range(20):
+        end = await given.end(number)
+        assert not isinstance(end, NotBegun)
+        assert value(end) == number
+    assert given.begun == list(range(20))
+    assert not container.running
+
+
+async def test_what_waits_behind_a_long_one_comes_back_and_has_not_run(workshop: Workshop, folder: Path) -> None:
+    container = await workshop.start(NOTES)
+    given = Given(container, request_of(str(folder), 0, "wait"), *(request_of(str(folder), n) for n in (1, 2)))
+    assert await given.end(1) == await given.end(2) == NotBegun()
+    assert not container.lines_up
+    (folder / "go").touch()
+    assert value(await given.end(0)) == 0  # type: ignore[arg-type]
+    assert given.begun == [0]
+    assert noted(folder) == {"0", "go"}
+    assert container.lines_up
+    assert value(await call(container, str(folder), 3)) == 3
+
+
+async def test_one_that_is_cancelled_in_line_comes_back_and_the_others_go_on(workshop: Workshop, folder: Path) -> None:
+    container = await workshop.start(NOTES)
+    requests = [request_of(str(folder), 0, "wait"), request_of(str(folder), 1)]
+    given = Given(container, *requests)
+    await eventually(lambda: "0" in noted(folder))
+    container.cancel(requests[1].call, requests[1].index)
+    assert await given.end(1) == NotBegun()
+    (folder / "go").touch()
+    assert value(await given.end(0)) == 0  # type: ignore[arg-type]
+    assert noted(folder) == {"0", "go"}
+
+
+async def test_when_the_container_dies_only_what_ran_is_lost(workshop: Workshop, folder: Path) -> None:
+    container = await workshop.start(NOTES)
+    given = Given(container, *(request_of(str(folder), n, what) for n, what in enumerate(["", "die", "", ""])))
+    assert value(await given.end(0)) == 0  # type: ignore[arg-type]
+    lost = await given.end(1)
+    assert isinstance(lost, Lost)
+    assert await given.end(2) == await given.end(3) == NotBegun(exit=lost.exit)
+    assert given.begun == [0, 1]
+    assert noted(folder) == {"0", "1"}
+
+
+async def test_nothing_is_given_ahead_where_inputs_run_at_the_same_time(workshop: Workshop) -> None:
+    assert not (await workshop.start("def f(x): return x", max_inputs=2)).lines_up
+    assert not (await workshop.start("async def f(x): return x")).lines_up
+
+
+async def test_nothing_is_given_ahead_to_one_that_prints_past_python(workshop: Workshop) -> None:
+    container = await workshop.start("import os\ndef f(x): os.write(1, b'hello\\n')")
+    assert container.lines_up
+    request = request_of(1)
+    await container.run(request)
+    assert [(log.text, log.call) for log in workshop.logs] == [("hello\n", request.call)]
+    assert not container.lines_up
