@@ -22,6 +22,7 @@ ITEM_WINDOW = 256
 """Items that may be sent without a credit; the agent knows the same number."""
 
 _LOAD, _USER, _DUMP = "arguments.load", "user code", "result.dump"
+_TIMES = ("read_ns", "started_ns", "ended_ns", "written_ns")
 _KINDS = {_LOAD: "deserialization", _USER: "user", _DUMP: "serialization"}
 
 
@@ -44,7 +45,7 @@ class Execution:
 
     def __init__(self, frame: Frame, callee: Callee, ground: Ground) -> None:
         meta = frame.meta
-        self.key: Key = (meta["call"], meta["index"])
+        self.key: Key = (meta["call"], int(meta["index"]))
         self.callee = callee
         self.cancel_requested = False
         self.begun = False
@@ -54,12 +55,12 @@ class Execution:
         self._meta = meta
         self._payload = frame.payload
         self._ground = ground
-        self.traceparent: str = meta.get("traceparent", "")
-        self.current = context.CurrentInput(*self.key, meta.get("attempt", 0), self.traceparent)
-        self._encoding: str = meta.get("encoding", "pickle")
+        self.traceparent: str = meta["traceparent"]
+        self.current = context.CurrentInput(*self.key, int(meta["attempt"]), self.traceparent)
+        self._encoding: str = meta["encoding"]
         self._step = _LOAD
-        self._spans: list[tuple[str, int, int]] = []
-        self._started_ns = time.time_ns()
+        self._times = [time.time_ns()]
+        """When each step began, by the wall clock."""
         self._items = 0
         self._allowed = ITEM_WINDOW
         self._credited: Callable[[], None] = lambda: None
@@ -123,7 +124,7 @@ class Execution:
 
     def begin(self) -> None:
         """The code begins."""
-        self._started_ns = time.time_ns()
+        self._times[-1] = time.time_ns()
 
     def output(self, result: Any) -> None:
         """The code has made its result."""
@@ -139,16 +140,15 @@ class Execution:
     # --- steps ---
 
     def _arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        begun = time.time_ns()
-        data, path = self._payload, self._meta.get("path")
+        self._times[0] = time.time_ns()
+        data, path = self._payload, self._meta["path"]
         self._payload = b""
-        if path is not None:
+        if path:
             with open(path, "rb") as file:
                 data = file.read()
         loaded = payload.decode_arguments(self._encoding, data)
-        self._done(_LOAD, begun)
         self._step = _USER
-        self._started_ns = time.time_ns()
+        self._times.append(time.time_ns())
         return loaded
 
     def _call_sync(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -195,19 +195,22 @@ class Execution:
         self._items += 1
 
     def _output(self, result: Any) -> None:
-        ended = self._done(_USER, self._started_ns)
+        self._times.append(time.time_ns())
         self._step = _DUMP
         data = payload.encode_value(self._encoding, result)
-        self._done(_DUMP, ended)
-        self._send_end(FromRunner.OUTPUT, self._end(ended), data)
+        times = dict(zip(_TIMES, [*self._times, time.time_ns()]))
+        self._send_end(FromRunner.OUTPUT, {**self._identity(), "items": self._items, **times}, data)
 
     def _failed(self, error: BaseException) -> None:
-        ended = self._done(self._step, self._started_ns)
+        times = [*self._times, time.time_ns()]
         meta, pickled = failures.describe(error, self._ground.code_dir)
         meta["kind"] = self._kind(error)
         if meta["kind"] in ("deserialization", "serialization"):
             meta["message"] = self._explained(error)
-        self._send_end(FromRunner.FAILED, {**self._end(ended), **meta}, pickled)
+        spans = [(step, begun, ended - begun) for step, begun, ended in zip(_KINDS, times, times[1:])]
+        started_ns = times[min(1, len(times) - 2)]
+        meta.update(self._identity(), items=self._items, started_ns=started_ns, ended_ns=times[-1], spans=spans)
+        self._send_end(FromRunner.FAILED, meta, pickled)
 
     # --- small print ---
 
@@ -228,22 +231,8 @@ class Execution:
             return f"the arguments of {name} could not be loaded in the container ({what})"
         return f"what {name} returned or yielded cannot be sent as {self._encoding} ({what})"
 
-    def _done(self, step: str, begun_ns: int) -> int:
-        now = time.time_ns()
-        self._spans.append((step, begun_ns, now - begun_ns))
-        return now
-
     def _identity(self) -> dict[str, Any]:
         return {"call": self.key[0], "index": self.key[1]}
-
-    def _end(self, ended_ns: int) -> dict[str, Any]:
-        return {
-            **self._identity(),
-            "items": self._items,
-            "started_ns": self._started_ns,
-            "ended_ns": ended_ns,
-            "spans": self._spans,
-        }
 
 
 class Unarmed:

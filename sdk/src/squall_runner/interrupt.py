@@ -6,11 +6,9 @@ inside the runner's own writes, where half a frame on the socket would end the c
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import sys
 import threading
-from collections.abc import Iterator
 from typing import Any, Optional
 
 Key = tuple[str, int]
@@ -47,14 +45,16 @@ class Interrupter:
         """Take the signal. Main thread only."""
         signal.signal(SIGNAL, self._on_signal)
 
-    @contextlib.contextmanager
-    def armed(self, key: Key) -> Iterator[None]:
-        """Within it, `request(key)` raises. Main thread only."""
-        self._noticed.clear()
-        self._armed = key
-        try:
-            yield
-        finally:
+    def armed(self, key: Key) -> _Armed:
+        """Context manager: within it, `request(key)` raises. Main thread only."""
+        return _Armed(self, key)
+
+    def arm(self, key: Optional[Key]) -> None:
+        """None: nothing raises any more. See `armed`."""
+        if key is not None:
+            self._noticed.clear()
+            self._armed = key
+        else:
             self._armed, self._wanted, self._late = None, None, False
             self._noticed.set()
 
@@ -96,3 +96,16 @@ class Interrupter:
         self._late, self._wanted = False, None
         self._noticed.set()
         raise cancellation_types()[0]("the call was cancelled")
+
+
+class _Armed:
+    # Not a generator with `contextlib`: this is entered for each input.
+    def __init__(self, interrupter: Interrupter, key: Key) -> None:
+        self._interrupter = interrupter
+        self._key = key
+
+    def __enter__(self) -> None:
+        self._interrupter.arm(self._key)
+
+    def __exit__(self, *_: object) -> None:
+        self._interrupter.arm(None)

@@ -162,9 +162,9 @@ class Container:
                 self._interrupt_all(execution)
 
     def _begin(self, frame: Frame) -> None:
-        callee = self._target.callees.get(frame.meta.get("method", ""))
+        callee = self._target.callees.get(frame.meta["method"])
         if callee is None:
-            name = frame.meta.get("method", "")
+            name = frame.meta["method"]
             missing = Callee(lambda: None, is_generator=False, is_async=False)
             Execution(frame, missing, self._ground).refuse(LoadError(f"there is no method {name!r}"))
             return

@@ -240,7 +240,7 @@ class RunnerLink(asyncio.Protocol):
 
     def _payload(self, frame: Frame) -> Payload:
         name = frame.meta.get("file")
-        if name is None:
+        if not name:
             return frame.payload, None, len(frame.payload)
         path, size = self._claim(name)
         return None, path, size
@@ -259,7 +259,7 @@ class RunnerLink(asyncio.Protocol):
 
     def _discard(self, frame: Frame) -> None:
         """The end of an input that nobody waits for any more."""
-        if frame.meta.get("file") is not None:
+        if frame.meta.get("file"):
             path, _ = self._claim(frame.meta["file"])
             path.unlink(missing_ok=True)
 

@@ -18,6 +18,8 @@ Key = tuple[str, int]
 Payload = tuple[bytes | None, Path | None, int]
 """Content or file, and size."""
 
+_STEPS = ("arguments.load", "user code", "result.dump")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
@@ -70,7 +72,7 @@ def input_meta(request: InputRequest) -> dict[str, Any]:
         "encoding": request.encoding.value,
     }
     if request.path is not None:
-        meta["path"] = str(request.path)
+        meta["path"] = request.path
     if request.traceparent:
         meta["traceparent"] = request.traceparent
     return meta
@@ -78,10 +80,10 @@ def input_meta(request: InputRequest) -> dict[str, Any]:
 
 def key_of(frame: Frame) -> Key:
     """Which input a frame is about."""
-    call, index = frame.meta["call"], frame.meta["index"]
-    if not isinstance(call, str) or not isinstance(index, int):
+    call = frame.meta["call"]
+    if not isinstance(call, str):
         raise TypeError("an input is named by a string and a number")
-    return call, index
+    return call, int(frame.meta["index"])
 
 
 def failed_of(frame: Frame) -> Failed:
@@ -104,15 +106,18 @@ def failed_of(frame: Frame) -> Failed:
 def output_of(frame: Frame, encoding: Encoding, items: int, payload: Payload) -> Output:
     """OUTPUT as a value."""
     content, path, size = payload
+    times = [int(frame.meta[name]) for name in ("read_ns", "started_ns", "ended_ns", "written_ns")]
     return Output(
         encoding=encoding,
         payload=content,
         path=path,
         size=size,
         items=items,
-        started_ns=int(frame.meta["started_ns"]),
-        ended_ns=int(frame.meta["ended_ns"]),
-        spans=_phases(frame.meta["spans"]),
+        started_ns=times[1],
+        ended_ns=times[2],
+        spans=tuple(
+            Phase(step, begun, ended - begun) for step, begun, ended in zip(_STEPS, times, times[1:], strict=False)
+        ),
     )
 
 

@@ -30,7 +30,7 @@ class Desk:
 
     def on_frame(self, frame: Frame) -> None:
         if frame.kind == ToRunner.INPUT:
-            self.main.call(lambda: self.run(frame.meta["index"], wait=frame.meta.get("wait", False)))
+            self.main.call(lambda: self.run(int(frame.meta["index"]), wait=frame.meta["method"] == "wait"))
         elif frame.kind == ToRunner.CANCEL:
             self.cancelled.set()
         elif frame.kind == ToRunner.STOP:
@@ -64,7 +64,7 @@ def test_inputs_run_in_their_order(desk: Desk) -> None:
 
 
 def test_a_frame_reaches_an_input_that_runs(desk: Desk) -> None:
-    desk.send((ToRunner.INPUT, {"index": 0, "wait": True}))
+    desk.send((ToRunner.INPUT, {"index": 0, "method": "wait"}))
     desk.send((ToRunner.CANCEL, {}))
     assert desk.cancelled.wait(PATIENCE_S)
     assert desk.stopped() == [0]
@@ -73,18 +73,18 @@ def test_a_frame_reaches_an_input_that_runs(desk: Desk) -> None:
 def test_also_after_the_second_thread_has_gone_to_sleep(desk: Desk) -> None:
     desk.send((ToRunner.INPUT, {"index": 0}))
     threading.Event().wait(WATCH_S * (PARK_ROUNDS + 4))
-    desk.send((ToRunner.INPUT, {"index": 1, "wait": True}))
+    desk.send((ToRunner.INPUT, {"index": 1, "method": "wait"}))
     desk.send((ToRunner.CANCEL, {}))
     assert desk.stopped() == [0, 1]
 
 
 def test_an_input_that_was_read_beside_another_runs_after_it(desk: Desk) -> None:
-    desk.send((ToRunner.INPUT, {"index": 0, "wait": True}))
+    desk.send((ToRunner.INPUT, {"index": 0, "method": "wait"}))
     desk.send((ToRunner.CANCEL, {}), (ToRunner.INPUT, {"index": 1}))
     assert desk.stopped() == [0, 1]
 
 
 def test_a_stop_waits_for_the_input_that_runs(desk: Desk) -> None:
-    desk.send((ToRunner.INPUT, {"index": 0, "wait": True}), (ToRunner.CANCEL, {}), (ToRunner.STOP, {}))
+    desk.send((ToRunner.INPUT, {"index": 0, "method": "wait"}), (ToRunner.CANCEL, {}), (ToRunner.STOP, {}))
     desk.thread.join(PATIENCE_S)
     assert desk.done == [0]

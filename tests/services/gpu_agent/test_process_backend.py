@@ -207,7 +207,7 @@ async def test_a_payload_file_outside_of_the_scratch_folder_is_refused(workshop:
     container = await workshop.start(
         SOCKET
         + "from squall_runner.frames import encode, FromRunner\n"
-        + "evil = dict(call='fc-evil', index=0, items=0, started_ns=0, ended_ns=0, spans=[])\n"
+        + "evil = dict(call='fc-evil', index=0, items=0)\n"
         + "evil['file'] = '../../../../../etc/passwd'\n"
         + "def f():\n    os.write(sock(), encode(FromRunner.OUTPUT, evil))\n    time.sleep(3)"
     )
