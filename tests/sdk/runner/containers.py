@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from squall.spec import CodeRef, Encoding, FunctionSpec, MethodSpec, ScalingPolicy, digest
-from squall_gpu_agent.backend import Container, ContainerRequest, End, InputRequest, Item, Log, OnItem, Output
+from squall_gpu_agent.backend import Container, ContainerRequest, End, InputRequest, Item, Log, NotBegun, OnItem, Output
 from squall_gpu_agent.backends.process import ProcessBackend, ProcessSettings
 
 _numbers = itertools.count(1)
@@ -112,13 +112,13 @@ def request_of(*args: Any, call: str = "", method: str = "", encoding: str = "pi
     )
 
 
-async def call(container: Container, *args: Any, on_item: OnItem | None = None, **kwargs: Any) -> End:
+async def call(container: Container, *args: Any, on_item: OnItem | None = None, **kwargs: Any) -> End | NotBegun:
     """Run one input to its end."""
     async with asyncio.timeout(30):
         return await container.run(request_of(*args, **kwargs), on_item)
 
 
-def value(end: End | Item) -> Any:
+def value(end: End | NotBegun | Item) -> Any:
     """The value of an output or item."""
     assert isinstance(end, Output | Item), end
     data = end.payload if end.payload is not None else read_and_remove(end.path)

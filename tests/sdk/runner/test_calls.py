@@ -11,7 +11,7 @@ from tests.sdk.runner.containers import Workshop, call, read_and_remove, request
 from tests.support.eventually import eventually
 
 from squall.spec import Encoding, ImageSpec, ImageStep
-from squall_gpu_agent.backend import Failed, FailureKind, InputRequest, Item, Lost, Output
+from squall_gpu_agent.backend import Failed, FailureKind, InputRequest, Item, Lost, NotBegun, Output
 
 pytestmark = pytest.mark.slow
 
@@ -308,7 +308,7 @@ async def test_a_result_sent_just_before_the_process_ends_is_not_lost(workshop: 
     )
     assert value(await call(container)) == "made it"
     assert (await container.wait()).code == 3
-    assert isinstance(await call(container), Lost)
+    assert isinstance(await call(container), NotBegun)
 
 
 async def test_a_method_that_does_not_exist_is_a_failure(workshop: Workshop) -> None:

@@ -57,9 +57,7 @@ async def test_each_begins_when_the_one_before_has_ended(workshop: Workshop) -> 
     assert container.lines_up
     given = Given(container, *(request_of(number) for number in range(20)))
     for number in range(20):
-        end = await given.end(number)
-        assert not isinstance(end, NotBegun)
-        assert value(end) == number
+        assert value(await given.end(number)) == number
     assert given.begun == list(range(20))
     assert not container.running
 
@@ -70,7 +68,7 @@ async def test_what_waits_behind_a_long_one_comes_back_and_has_not_run(workshop:
     assert await given.end(1) == await given.end(2) == NotBegun()
     assert not container.lines_up
     (folder / "go").touch()
-    assert value(await given.end(0)) == 0  # type: ignore[arg-type]
+    assert value(await given.end(0)) == 0
     assert given.begun == [0]
     assert noted(folder) == {"0", "go"}
     assert container.lines_up
@@ -85,14 +83,14 @@ async def test_one_that_is_cancelled_in_line_comes_back_and_the_others_go_on(wor
     container.cancel(requests[1].call, requests[1].index)
     assert await given.end(1) == NotBegun()
     (folder / "go").touch()
-    assert value(await given.end(0)) == 0  # type: ignore[arg-type]
+    assert value(await given.end(0)) == 0
     assert noted(folder) == {"0", "go"}
 
 
 async def test_when_the_container_dies_only_what_ran_is_lost(workshop: Workshop, folder: Path) -> None:
     container = await workshop.start(NOTES)
     given = Given(container, *(request_of(str(folder), n, what) for n, what in enumerate(["", "die", "", ""])))
-    assert value(await given.end(0)) == 0  # type: ignore[arg-type]
+    assert value(await given.end(0)) == 0
     lost = await given.end(1)
     assert isinstance(lost, Lost)
     assert await given.end(2) == await given.end(3) == NotBegun(exit=lost.exit)
