@@ -118,11 +118,11 @@ class Execution:
         self._running: dict[str, dict[int, RunningInput]] = {}
 
     def cancel(self, call: str, index: int | None) -> list[Held]:
-        """Stop what runs of a call; which inputs that were."""
+        """Stop what runs of a call, and take back what waits in line; which inputs ran."""
         found = [run for run in self._running.get(call, {}).values() if index in (None, run.held.request.index)]
         for run in found:
             run.cancel()
-        return [run.held for run in found]
+        return [run.held for run in found if run.begun]
 
     def told_started(self) -> list[Held]:
         """Inputs that run and have not been announced yet; announced from now on."""
