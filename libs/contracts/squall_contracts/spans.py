@@ -71,6 +71,8 @@ class SpanBatch(HotMessage):
     index: int
     attempt: str
     rows: SpanVector = field(default_factory=list)
+    more: list[list[Any]] = field(default_factory=list)
+    """Further attempts of the same call that ended at about the same time: [index, attempt, rows] each."""
 
 
 def row(name: str, parent: str, service: str, start_ns: int, end_ns: int, **attributes: Any) -> list[Any]:
@@ -103,13 +105,17 @@ def span_id(call: str, index: int, attempt: str, name: str) -> str:
 
 def expand(batch: SpanBatch) -> list[SpanInfo]:
     """The spans of a batch, in the order of its rows."""
+    attempts = [(batch.index, batch.attempt, batch.rows), *batch.more]
+    return [span for index, attempt, rows in attempts for span in _expand(batch, index, attempt, rows)]
 
+
+def _expand(batch: SpanBatch, index: int, attempt: str, rows: SpanVector) -> list[SpanInfo]:
     def identify(name: str) -> str:
-        return span_id(batch.call, batch.index, batch.attempt, name) if name else batch.parent_id
+        return span_id(batch.call, index, attempt, name) if name else batch.parent_id
 
     spans = []
-    for name, parent, service, start_ns, duration_ns, attributes in batch.rows:
-        own = {"call": batch.call, "index": batch.index, **attributes}
+    for name, parent, service, start_ns, duration_ns, attributes in rows:
+        own = {"call": batch.call, "index": index, **attributes}
         error = str(own.pop("error", ""))
         links = tuple(own.pop("links", ()))
         own_id = str(own.pop("span_id", "")) or identify(name)

@@ -27,6 +27,9 @@ SERVICE = "gpu-agent"
 RUNNER = "runner"
 MAX_RUNNER_PHASES = 16
 MAX_NS = 1 << 62
+MAX_MORE = 63
+"""A message of 64 attempts has about 40 KiB."""
+MAX_OPEN_BATCHES = 1024
 
 
 class Metering:
@@ -37,6 +40,9 @@ class Metering:
         self._identity = identity
         self._clock = clock
         self._metrics = metrics
+        self._batches: dict[tuple[str, str], SpanBatch] = {}
+        """Of the traces that wait in the outbox, by call and traceparent."""
+        self._batches_of = 0
         self._usage: dict[str, tuple[UsageIntervals, list[list[object]]]] = {}
 
     def attempt_ended(self, held: Held, end: End) -> None:
@@ -48,16 +54,22 @@ class Metering:
         self._metrics.attempt_ended(outcome, (held.ended_ns - held.started_ns) / 1e9)
         if held.started_ns:
             self._use(held, container, outcome)
-        trace_id, parent_id = parse_traceparent(held.request.traceparent)
-        if trace_id and is_sampled(held.request.traceparent):
-            batch = SpanBatch(
-                trace_id=trace_id,
-                parent_id=parent_id,
-                call=held.request.call,
-                index=held.request.index,
-                attempt=held.attempt,
-                rows=rows(held, end, container, self._identity.node),
-            )
+        if is_sampled(held.request.traceparent):
+            self._trace(held, rows(held, end, container, self._identity.node))
+
+    def _trace(self, held: Held, found: SpanVector) -> None:
+        """Attempts of one call that end within a moment share a message: the inputs of a map do."""
+        request = held.request
+        if self._outbox.flushes != self._batches_of or len(self._batches) >= MAX_OPEN_BATCHES:
+            self._batches_of, self._batches = self._outbox.flushes, {}
+        batch = self._batches.get((request.call, request.traceparent))
+        if batch is not None and len(batch.more) < MAX_MORE:
+            batch.more.append([request.index, held.attempt, found])
+            return
+        trace_id, parent_id = parse_traceparent(request.traceparent)
+        if trace_id:
+            batch = SpanBatch(trace_id, parent_id, request.call, request.index, held.attempt, found)
+            self._batches[request.call, request.traceparent] = batch
             self._outbox.put(subjects.spans(self._identity.region, trace_id), batch)
 
     def _use(self, held: Held, container: PooledContainer, outcome: str) -> None:

@@ -20,6 +20,8 @@ class Outbox:
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
         self._messages: list[tuple[str, Message]] = []
+        self.flushes = 0
+        """How often everything was given to the bus. Until the next time a message that was put may be added to."""
         self._timer: asyncio.TimerHandle | None = None
 
     def put(self, subject: str, message: Message) -> None:
@@ -33,6 +35,7 @@ class Outbox:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self.flushes += 1
         messages, self._messages = self._messages, []
         for subject, message in messages:
             self._bus.publish_soon(subject, message.encode())

@@ -30,6 +30,7 @@ from squall_gpu_agent.runner_words import (
 )
 from squall_runner.frames import BadFrame, Decoder, Frame, FromRunner, ToRunner, encode
 
+MAX_READ_BYTES = 1 << 18
 _PAYLOAD_FILE = re.compile(r"payload-\d{1,20}-\d{1,20}\Z")
 
 
@@ -44,6 +45,9 @@ class RunnerLink(asyncio.Protocol):
         self._on_log = on_log
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
+        self._rest: socket.socket | None = None
+        """A second descriptor of the same socket, see `_hear_rest`."""
+        self._broken = False
         self._decoder = Decoder()
         self._line = Line(self._loop, self._ask_back)
         self.pipes = Pipes(self._on_pipe)
@@ -60,6 +64,7 @@ class RunnerLink(asyncio.Protocol):
 
     async def open(self, sock: socket.socket, setup: Mapping[str, Any]) -> None:
         """Take over the agent's end of the socketpair and send SETUP."""
+        self._rest = sock.dup()
         await self._loop.create_unix_connection(lambda: self, sock=sock)
         self._send(ToRunner.SETUP, setup)
 
@@ -139,6 +144,7 @@ class RunnerLink(asyncio.Protocol):
             for frame in self._decoder.feed(data):
                 self._on_frame(frame)
         except (BadFrame, KeyError, TypeError, ValueError, OSError) as error:
+            self._broken = True
             if self._transport is not None:
                 self._transport.abort()
             self.on_broken(f"the runner broke the protocol ({type(error).__name__}: {error})")
@@ -146,8 +152,22 @@ class RunnerLink(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The runner closed its end; the process ends, or has ended."""
         self._transport = None
+        self._hear_rest()
         if not self.closed.done():
             self.closed.set_result(None)
+
+    def _hear_rest(self) -> None:
+        """What the runner sent before it died. A write that fails ends the transport with that unread: a result would be
+        lost because the next input was on its way to the runner."""
+        rest, self._rest = self._rest, None
+        if rest is None:
+            return
+        with rest:
+            try:
+                while not self._broken and (data := rest.recv(MAX_READ_BYTES, socket.MSG_DONTWAIT)):
+                    self.data_received(data)
+            except OSError:
+                pass  # nothing more, or the peer reset the connection after its last word
 
     # --- frames ---
 

@@ -13,7 +13,7 @@ from tests.services.gpu_agent.test_attempts import Held, echo
 from tests.support.eventually import eventually
 
 from squall.http_api import blob_ref
-from squall.spec import MethodSpec
+from squall.spec import MethodSpec, ScalingPolicy
 from squall_bus import Message
 from squall_contracts import subjects
 from squall_contracts.calls import CallRequested, ItemsTaken, ItemYielded
@@ -216,6 +216,27 @@ async def test_the_trace_of_a_cold_call_has_no_gap_between_the_claim_and_user_co
         assert spans["user.code"].parent_id == spans["attempt"].span_id
         assert spans["attempt"].attributes["cold"] is True
         assert {span.trace_id for span in spans.values()} == {"a" * 32}
+
+
+async def test_the_attempts_of_a_map_are_told_together_and_each_has_its_own_spans(scene: Scene) -> None:
+    code = Held()
+    async with scene.agent(FakeBackend({"f": code})):
+        pool, function = await scene.ready(scaling=ScalingPolicy(max_inputs=30))
+        first = await scene.call(pool, function)
+        others = [await scene.call(pool, function, call=first.call, index=index) for index in range(1, 30)]
+        await eventually(lambda: len(code.running) == 30)
+        code.go.set()
+        for request in (first, *others):
+            await scene.result(request)
+    await scene.bus.flush()
+    told = await batches(scene, first)
+    spans = [span for batch in told for span in expand(batch)]
+    assert len({span.span_id for span in spans}) == len(spans)
+    for index in range(30):
+        mine = {span.name: span for span in spans if span.attributes["index"] == index}
+        assert mine["user.code"].parent_id == mine["attempt"].span_id
+        assert mine["attempt"].parent_id == "b" * 16
+    assert len(told) < 30
 
 
 async def test_only_the_first_call_of_a_container_is_cold(scene: Scene) -> None:
