@@ -157,8 +157,8 @@ class RunnerLink(asyncio.Protocol):
             self.closed.set_result(None)
 
     def _hear_rest(self) -> None:
-        """What the runner sent before it died. A write that fails ends the transport with that unread: a result would be
-        lost because the next input was on its way to the runner."""
+        """What the runner sent before it died. A write that fails ends the transport with that unread: a result would
+        be lost because the next input was on its way to the runner."""
         rest, self._rest = self._rest, None
         if rest is None:
             return

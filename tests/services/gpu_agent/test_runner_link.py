@@ -1,0 +1,36 @@
+"""The talk with a runner, with the test at the runner's end of the socket."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from pathlib import Path
+
+from squall_gpu_agent.backend import Exit, InputRequest, NotBegun, Output
+from squall_gpu_agent.runner_link import RunnerLink
+from squall_runner.frames import FromRunner, encode
+
+CALLS = ("fc-1", "fc-2")
+TIMES = dict.fromkeys(("read_ns", "started_ns", "ended_ns", "written_ns"), 1)
+
+
+async def test_a_result_is_heard_though_a_write_finds_the_runner_dead(tmp_path: Path) -> None:
+    ours, runners = socket.socketpair()
+    link = RunnerLink("ta-1", tmp_path, tmp_path, lambda log: None)
+    await link.open(ours, {})
+    runners.sendall(encode(FromRunner.READY, {"booted_ns": 1, "phases": [], "lines_up": True}))
+    await link.started
+    async with asyncio.TaskGroup() as group:
+        ends = [group.create_task(link.run(InputRequest(call=call, payload=b""))) for call in CALLS]
+        await asyncio.sleep(0)
+        runners.sendall(encode(FromRunner.OUTPUT, {"call": CALLS[0], "index": 0, "items": 0, **TIMES}, b"done"))
+        runners.close()
+        link.recall()  # before the loop has looked at the socket
+        await link.closed
+        exit = Exit(code=None, signal=9, reason="killed")
+        link.ended(exit)
+    first, second = (end.result() for end in ends)
+    assert isinstance(first, Output)
+    assert first.payload == b"done"
+    assert not isinstance(second, NotBegun)  # its turn had come
+    assert not link.running
