@@ -152,13 +152,15 @@ def _guests(dice: Random, seconds: float) -> list[Operation]:
 
 
 def sharing(agents: int) -> tuple[Operation, ...]:
-    """What is called once everything is healed: one workspace floods the machines, the other makes a few calls."""
+    """What is called once everything is healed: one workspace floods the machines, the other makes a few calls;
+    and both look at each other."""
     flood = Operation(FLOOD_OP, 0, 0.0, "hog", {"n": HOGS * agents, "s": HOG_S})
     lone = [
         Operation(f"share-{number}", GUEST_CLIENT, 0.0, "lone", {"after_s": after_s})
         for number, after_s in enumerate(LONE_AFTER_S)
     ]
-    return (flood, *lone)
+    curious = (Operation(f"share-pry-{client}", client, 0.0, "pry") for client in (1, GUEST_CLIENT))
+    return (flood, *lone, *curious)
 
 
 def given_for(form: str, dice: Random) -> dict[str, Any]:
