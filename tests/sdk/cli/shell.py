@@ -71,12 +71,14 @@ class Shell:
 
     # --- running it
 
-    def start(self, *words: object, streams: Any = subprocess.PIPE, **more: str) -> subprocess.Popen[bytes]:
+    def start(
+        self, *words: object, streams: Any = subprocess.PIPE, stdin: Any = None, **more: str
+    ) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [str(SQUALL), *map(str, words)],
             cwd=self.work,
             env=self.environment(more),
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL if stdin is None else stdin,
             stdout=streams,
             stderr=streams,
             start_new_session=True,
@@ -99,7 +101,7 @@ class Shell:
         ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
         try:
-            return Terminal(self.start(*words, streams=theirs, TERM="xterm-256color", **more), ours)
+            return Terminal(self.start(*words, streams=theirs, stdin=theirs, TERM="xterm-256color", **more), ours)
         finally:
             os.close(theirs)
 
@@ -150,6 +152,10 @@ class Terminal:
             goes_on = self._read() and time.monotonic() < until
             assert goes_on, f"no {words!r} in\n{self.raw[-3000:]!r}"
         return self.raw
+
+    def type(self, text: str) -> None:
+        """As if somebody typed it."""
+        os.write(self._master, text.encode())
 
     def interrupt(self) -> None:
         """As Ctrl-C: a signal to everything in the foreground."""

@@ -213,3 +213,13 @@ def test_run_prints_the_result_as_json(depot: Shell) -> None:
     assert "Release ONE" in ended.err
     depot.squall("run", "-d", "--json", "stock.py::release").refused("usage", "--detach", status=2)
     depot.squall("run", "-i", "stock.py::release").refused("usage", "needs a terminal", status=2)
+
+
+def test_an_interactive_run_opens_a_prompt_while_the_app_runs(depot: Shell) -> None:
+    depot.write("stock.py", PROGRAM)
+    terminal = depot.on_terminal("run", "-i", "stock.py::release")
+    terminal.until("Ctrl-D ends it")
+    terminal.type("print('both', result, release.remote())\n")
+    terminal.until("both 1 1")
+    terminal.type("\x04")
+    assert terminal.end() == 0

@@ -89,7 +89,8 @@ def _run(job: _Job) -> int:
 def _run_app(job: _Job) -> tuple[int, Any]:
     """(exit status, result)."""
     options, app = job.options, job.entry.app
-    with screen.shown(quiet=options.quiet, timestamps=options.timestamps) as out, server.for_run(out.doing) as session:
+    shown = screen.shown(quiet=options.quiet, timestamps=options.timestamps, plain=options.interactive)
+    with shown as out, server.for_run(out.doing) as session:
         environment = options.environment or session.environment
         with app.run(name=options.name, detach=options.detach, environment_name=environment):
             interrupted, result = _call(job)

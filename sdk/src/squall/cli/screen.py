@@ -90,12 +90,12 @@ class PlainScreen(output.PlainOutput):
 
 
 @contextlib.contextmanager
-def shown(*, quiet: bool, timestamps: bool = False) -> Iterator[Screen]:
-    """Everything that the SDK tells in the block is shown."""
-    if quiet or not sys.stderr.isatty():
-        with output.use(PlainScreen(quiet=quiet, timestamps=timestamps)) as plain:
-            assert isinstance(plain, PlainScreen)
-            yield plain
+def shown(*, quiet: bool, timestamps: bool = False, plain: bool = False) -> Iterator[Screen]:
+    """Everything that the SDK tells in the block is shown. `plain`: as lines, for nothing may be drawn over."""
+    if quiet or plain or not sys.stderr.isatty():
+        with output.use(PlainScreen(quiet=quiet, timestamps=timestamps)) as lines:
+            assert isinstance(lines, PlainScreen)
+            yield lines
         return
     from squall.cli.live import LiveOutput
 
