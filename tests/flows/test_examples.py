@@ -29,7 +29,7 @@ def served() -> Iterator[Shell]:
     """A platform for the programs that say nothing about how they get one."""
     shell = Shell()
     try:
-        shell.squall("up").ok()
+        shell.squall("up", "--simulate-gpus", "H100:2,L4:4").ok()
         yield shell
         shell.squall("down").ok()
     finally:
@@ -116,6 +116,14 @@ def test_model_class(served: Shell) -> None:
     ]
     assert any(line.startswith("60 requests in ") for line in lines)
     assert lines.count("model loaded") == lines.count("model unloaded") >= 1
+
+
+def test_gpu_fallbacks(served: Shell) -> None:
+    assert run(served, "gpu_fallbacks") == [
+        "0 devices are needed to plan",
+        "Why? Computed on 2 devices.",
+        "12",
+    ]
 
 
 def test_flaky_service(served: Shell) -> None:

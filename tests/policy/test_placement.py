@@ -85,12 +85,57 @@ def test_gpu_choices_are_tried_in_their_order() -> None:
 def test_a_better_type_satisfies_a_request_unless_it_is_exact() -> None:
     better = a_node("node-a", gpus=("H200",))
     assert placed_on(wanted(gpus=(GpuRequest("h100"),)), better) == "node-a"
-    assert refusals(wanted(gpus=(GpuRequest("H100", exact=True),)), better) == {"node-a": "has none"}
+    assert refusals(wanted(gpus=(GpuRequest("H100", exact=True),)), better) == {"node-a": "has no H100 (but 1 H200)"}
 
 
 def test_the_type_asked_for_is_preferred_to_an_upgrade() -> None:
     asked, better = a_node("node-b", gpus=("H100",), used=used(cpu=3000)), a_node("node-a", gpus=("H200",))
     assert placed_on(wanted(gpus=(GpuRequest("H100"),)), asked, better) == "node-b"
+
+
+def test_any_takes_what_there_is_but_of_one_type() -> None:
+    mixed = a_node("node-a", gpus=("L4", "H100", "H100"))
+    verdict = place(wanted(gpus=(GpuRequest("ANY", count=2),)), a_cluster(mixed), NOW)
+    assert isinstance(verdict, Placed)
+    assert verdict.gpus == ("node-a-1", "node-a-2")
+    assert refusals(wanted(gpus=(GpuRequest("ANY", count=3),)), mixed) == {"node-a": "has only 2 GPUs, 3 are needed"}
+
+
+def test_an_a100_of_40_gb_is_an_a100_and_one_of_80_gb_an_upgrade() -> None:
+    small, large = a_node("node-b", gpus=("A100-40GB",)), a_node("node-a", gpus=("A100-80GB",))
+    assert placed_on(wanted(gpus=(GpuRequest("A100"),)), small, large) == "node-b"
+    assert placed_on(wanted(gpus=(GpuRequest("A100"),)), large) == "node-a"
+    assert placed_on(wanted(gpus=(GpuRequest("A100", exact=True),)), small) == "node-b"
+    assert refusals(wanted(gpus=(GpuRequest("A100", exact=True),)), large) == {
+        "node-a": "has no A100 (but 1 A100-80GB)"
+    }
+
+
+def test_a_device_in_trouble_is_not_assigned_and_the_reason_says_so() -> None:
+    lost = Gpu(uuid="node-a-1", type="H100", trouble="is lost")
+    node = replace(a_node("node-a"), gpus=(Gpu(uuid="node-a-0", type="H100"), lost))
+    assert placed_on(wanted(gpus=(GpuRequest("H100"),)), node) == "node-a"
+    assert refusals(wanted(gpus=(GpuRequest("H100", count=2),)), node) == {
+        "node-a": "can give 1 of 2 H100: node-a-1 is lost"
+    }
+    busy = replace(node, used=used(gpus=("node-a-0",)))
+    assert refusals(wanted(gpus=(GpuRequest("H100"),)), busy) == {"node-a": "is full (needs 1 H100, 0 free)"}
+
+
+def test_an_impossible_request_says_what_each_node_lacks() -> None:
+    nodes = (a_node("cpu-1"), a_node("gpu-1", gpus=("L4",) * 4), a_node("gpu-2", gpus=("H100",) * 4))
+    verdict = place(wanted(gpus=(GpuRequest("H100", count=8),)), a_cluster(*nodes), NOW)
+    assert isinstance(verdict, NoRoom)
+    assert verdict.message == (
+        "no node offers 8 H100: gpu-2 has only 4 H100, 8 are needed; cpu-1 has no GPU; gpu-1 has no H100 (but 4 L4)"
+    )
+
+
+def test_what_must_stay_is_never_on_a_preemptible_node() -> None:
+    spot, firm = a_node("node-a", preemptible=True), a_node("node-b", used=used(cpu=3800))
+    assert placed_on(wanted(), spot, firm) == "node-a"
+    assert placed_on(wanted(nonpreemptible=True), spot, firm) == "node-b"
+    assert "preemptible" in refusals(wanted(nonpreemptible=True), spot)["node-a"]
 
 
 def test_the_devices_that_are_assigned_are_free_ones() -> None:
@@ -139,7 +184,7 @@ def test_the_message_is_one_sentence_for_the_user() -> None:
     none, full = a_node("node-a"), a_node("node-b", gpus=("H100",), used=used(memory=6144))
     verdict = place(wanted(gpus=(GpuRequest("H100"),), memory_mib=8192), a_cluster(none, full), NOW)
     assert isinstance(verdict, NoRoom)
-    assert verdict.message == "no node offers H100: node-b is full (needs 8 GiB, 2 GiB free); node-a has none"
+    assert verdict.message == "no node offers H100: node-b is full (needs 8 GiB, 2 GiB free); node-a has no GPU"
     nobody = place(wanted(), a_cluster(), NOW)
     assert isinstance(nobody, NoRoom)
     assert nobody.message == "no node is alive"

@@ -83,13 +83,14 @@ def test_every_value_reaches_the_server(gateway: FakeGateway, connected: session
         scaledown_window=30,
         timeout=20,
         startup_timeout=40,
+        nonpreemptible=True,
         retries=squall.Retries(max_retries=4, backoff_coefficient=1.5, initial_delay=2, max_delay=30),
     )
     assert spec.name == "other"
     assert spec.resources == Resources(0.5, 2, 256, 1024, (GpuRequest("H100", 2, True), GpuRequest("A100")))
     assert spec.env == {"MODE": "fast"}
     assert spec.scaling == ScalingPolicy(1, 7, 2, 30)
-    assert (spec.timeout_s, spec.startup_timeout_s) == (20, 40)
+    assert (spec.timeout_s, spec.startup_timeout_s, spec.nonpreemptible) == (20, 40, True)
     assert spec.retry == RetryPolicy(4, 1.5, 2, 30)
 
 
@@ -155,7 +156,6 @@ def test_unknown_keywords_are_type_errors() -> None:
         {"cloud": "aws"},
         {"region": "eu"},
         {"enable_memory_snapshot": True},
-        {"nonpreemptible": True},
         {"ephemeral_disk": 1024},
         {"block_network": True},
         {"experimental_options": {"x": 1}},
@@ -336,6 +336,12 @@ class TwoMethods(Batched):
         {"gpu": "H100:0"},
         {"gpu": "H100:9"},
         {"gpu": "H100:two"},
+        {"gpu": "H100:2!"},
+        {"gpu": "H1000"},
+        {"gpu": ""},
+        {"gpu": "!"},
+        {"nonpreemptible": "yes"},
+        {"env": {"CUDA_VISIBLE_DEVICES": "0"}},
         {"gpu": ["A100", 5]},
         {"env": {"A": 1}},
         {"env": {"SQUALL_TOKEN": "x"}},

@@ -34,7 +34,7 @@ HEALED_S = 150.0
 """How long after the last fault everything must have come to its end: leases, patience, back-off, reconnects."""
 APP = "ap-simulated"
 GATEWAY, SCHEDULER, AUTOSCALER = GatewaySettings(), SchedulerSettings(), AutoscalerSettings(hot_tick_s=0.4)
-AGENT = AgentSettings(memory_mib=4096, drain_s=2.0, blob_dir="/nowhere")
+AGENT = AgentSettings(gpus="none", memory_mib=4096, drain_s=2.0, blob_dir="/nowhere")
 
 
 @dataclass(slots=True, eq=False)

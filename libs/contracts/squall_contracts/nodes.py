@@ -21,8 +21,18 @@ class GpuFact(Message):
 
     uuid: str
     type: str
+    """As `gpu=` names it: "H100"."""
     memory_mib: int
     simulated: bool = False
+    name: str = ""
+    """As the driver names it: "NVIDIA H100 80GB HBM3"."""
+    memory_used_mib: int = 0
+    mig: bool = False
+    """It is divided into instances."""
+    processes: int = 0
+    """Programs that compute on it, containers' and others'."""
+    trouble: str = ""
+    """Why no container gets it; empty = it can be assigned."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,12 @@ class NodeFact(Message):
     zone: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     started_at: float = 0.0
+    gpu_note: str = ""
+    """Where the devices are read, or why there are none: "driver 580.95.05", "no NVIDIA driver", "simulated"."""
+    preemptible: bool = False
+    """Whoever owns the machine may take it away at short notice."""
+    leaving_at: float = 0.0
+    """When it will be taken away, as far as is known; 0 = no notice was given."""
 
 
 class ClaimState:

@@ -145,6 +145,7 @@ class App:
         is_generator: Optional[bool] = None,
         serialized: bool = False,
         include_source: Optional[bool] = None,
+        nonpreemptible: Optional[bool] = None,
         **others: Any,
     ) -> Callable[[Callable[..., Any]], Function]:
         """Declare a function of the app. See the reference for every parameter."""
@@ -152,7 +153,8 @@ class App:
             raise TypeError("write `@app.function()`: the decorator needs its parentheses")
         declaration = Declaration(
             image, env, gpu, cpu, memory, min_containers, max_containers, buffer_containers, scaledown_window,
-            retries, timeout, startup_timeout, include_source, serialized=serialized, single_use=single_use_containers,
+            retries, timeout, startup_timeout, include_source, nonpreemptible,
+            serialized=serialized, single_use=single_use_containers,
         )  # fmt: skip
         declaration = with_old_names("@app.function", declaration, others)
         refuse_keywords("@app.function", others, FUNCTION_KEYWORDS)
@@ -189,6 +191,7 @@ class App:
         timeout: float = 300,
         startup_timeout: Optional[float] = None,
         include_source: Optional[bool] = None,
+        nonpreemptible: Optional[bool] = None,
         **others: Any,
     ) -> Callable[[type], Cls]:
         """Declare a class of the app: its methods share containers, `@squall.enter` prepares them."""
@@ -196,7 +199,7 @@ class App:
             raise TypeError("write `@app.cls()`: the decorator needs its parentheses")
         declaration = Declaration(
             image, env, gpu, cpu, memory, min_containers, max_containers, buffer_containers, scaledown_window,
-            retries, timeout, startup_timeout, include_source, single_use=single_use_containers,
+            retries, timeout, startup_timeout, include_source, nonpreemptible, single_use=single_use_containers,
         )  # fmt: skip
         declaration = with_old_names("@app.cls", declaration, others)
         refuse_keywords(

@@ -24,7 +24,7 @@ CO_COROUTINE, CO_GENERATOR, CO_ASYNC_GENERATOR = 0x80, 0x20, 0x200
 CO_VARIADIC = 0x04 | 0x08
 """*args or **kwargs."""
 RESERVED_ENV = "SQUALL_"
-MAX_GPUS = 8
+DEVICE_VARIABLES = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
 
 
 class Declaration(NamedTuple):
@@ -43,6 +43,7 @@ class Declaration(NamedTuple):
     timeout: Optional[float] = 300
     startup_timeout: Optional[float] = None
     include_source: Optional[bool] = None
+    nonpreemptible: Optional[bool] = None
     max_inputs: int = 1
     """Of `@concurrent`; with `@batched` the batches that run at once."""
     target_inputs: int = 1
@@ -62,6 +63,7 @@ class Declaration(NamedTuple):
         if self.retries and is_generator:
             raise InvalidError("retries= is not possible for generators", fix="Remove retries=, or return a list.")
         gpus(self.gpu)
+        self.must_stay()
         self.variables()
         validate(
             FunctionSpec(
@@ -123,6 +125,12 @@ class Declaration(NamedTuple):
         chosen = self.timeout if self.startup_timeout is None else self.startup_timeout
         return _number("startup_timeout", chosen)
 
+    def must_stay(self) -> bool:
+        """Whether its containers must not be on machines that can be taken away."""
+        if self.nonpreemptible not in (None, True, False):
+            raise InvalidError(f"nonpreemptible must be True or False, got {self.nonpreemptible!r}")
+        return bool(self.nonpreemptible)
+
     def resources(self) -> Resources:
         """What one container asks for."""
         from squall.spec import Resources
@@ -142,23 +150,9 @@ def gpus(wanted: Gpu) -> tuple[GpuRequest, ...]:
     """The acceptable GPU choices in order. Raises `InvalidError` naming the one that is not valid."""
     if wanted is None:
         return ()
-    choices = [wanted] if isinstance(wanted, str) else wanted
-    if not isinstance(choices, (list, tuple)) or not all(isinstance(choice, str) for choice in choices):
-        raise InvalidError(
-            f"gpu must be text or a list of texts, got {wanted!r}", fix='Write gpu="H100" or gpu="H100:8".'
-        )
-    return tuple(_gpu(choice) for choice in choices)
+    from squall import gpu_types
 
-
-def _gpu(choice: str) -> GpuRequest:
-    from squall.spec import GpuRequest
-
-    name, colon, count_text = choice.strip().partition(":")
-    exact = name.endswith("!")
-    count = int(count_text) if count_text.isdigit() else 0
-    if not name.rstrip("!") or (colon and not 1 <= count <= MAX_GPUS):
-        raise InvalidError(f"gpu {choice!r} is not valid", fix=f"Write TYPE or TYPE:n with n from 1 to {MAX_GPUS}.")
-    return GpuRequest(type=name.rstrip("!").upper(), count=count or 1, exact=exact)
+    return gpu_types.requests(wanted)
 
 
 def _request_and_limit(what: str, given: Any, default: float) -> tuple[float, Optional[float]]:
@@ -206,6 +200,8 @@ def check_variables(where: str, variables: dict[Any, Any]) -> None:
             raise InvalidError(f"{where} must map text to text, got {name!r}: {value!r}")
         if not name or "=" in name or "\0" in name + value:
             raise InvalidError(f"{where} cannot set {name!r}: no environment variable can be called or contain that")
+        if name in DEVICE_VARIABLES:
+            raise InvalidError(f"{where} cannot set {name}: a container sees the devices that `gpu=` asks for")
         if name.startswith(RESERVED_ENV):
             raise InvalidError(f"{where} cannot set {name}: names starting with {RESERVED_ENV} belong to the platform")
 

@@ -536,6 +536,25 @@ class LogEntry:
 
 
 @dataclass(frozen=True)
+class GpuInfo:
+    """One device of a machine or of a container."""
+
+    uuid: str
+    type: str = ""
+    name: str = ""
+    memory_mib: int = 0
+    memory_used_mib: int = 0
+    simulated: bool = False
+    """It exists in name only."""
+    mig: bool = False
+    processes: int = 0
+    used: bool = False
+    """A container has it."""
+    trouble: str = ""
+    """Why no container gets it."""
+
+
+@dataclass(frozen=True)
 class ContainerInfo:
     """One row of GET /v1/containers."""
 
@@ -548,6 +567,7 @@ class ContainerInfo:
     started_at: float
     how: str = ""
     """"fork" of a template or "fresh", and why."""
+    gpus: tuple[GpuInfo, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -631,9 +651,16 @@ class NodeInfo:
     memory_mib: int
     memory_used_mib: int
     gpus: tuple[str, ...]
+    """Types, one for each device."""
     containers: int
     draining: bool
     seen_at: float
+    devices: tuple[GpuInfo, ...] = ()
+    gpu_note: str = ""
+    """Where the devices are read, or why there are none."""
+    preemptible: bool = False
+    leaving_at: float = 0.0
+    """When it is taken away, if that is known."""
 
 
 @dataclass(frozen=True)

@@ -214,6 +214,7 @@ def _spec(part: _Part, code: CodeRef) -> FunctionSpec:
             env=declared.variables(),
             batching=declared.batching(),
             single_use=declared.single_use,
+            nonpreemptible=declared.must_stay(),
         )
     )
 

@@ -197,6 +197,8 @@ class FunctionSpec:
     """Fork containers from an initialised template where that is safe."""
     isolation: str = "process"
     """Least isolation that a node must offer: "process", "sandbox" or "gvisor"."""
+    nonpreemptible: bool = False
+    """Never on a machine that can be taken away at short notice."""
     single_use: bool = False
     """A container ends after its first input."""
     batching: Optional[BatchPolicy] = None
@@ -295,6 +297,8 @@ def validate(spec: FunctionSpec) -> FunctionSpec:
         "the memory limit must not be less than the request",
         resources.memory_limit_mib,
     )
+    for gpu in resources.gpus:
+        _check(gpu.count >= 1, "a number of GPUs must be 1 or more", gpu.count)
     return spec
 
 

@@ -79,7 +79,6 @@ FUNCTION_KEYWORDS: dict[str, tuple[tuple[Any, ...], str]] = {
     "cloud": ((None,), "Remove it: containers run on your own machines."),
     "region": ((None,), "Remove it: this squall has one region."),
     "routing_region": ((None,), "Remove it: this squall has one region."),
-    "nonpreemptible": ((False, None), "Remove it: nothing is preempted on your own machines."),
     "enable_memory_snapshot": (
         (False, None),
         "Remove it: containers are forked from a template that has done the imports anyway.",

@@ -77,6 +77,9 @@ def _agent(site: Site, number: int) -> dict[str, Any]:
         # Each offers its part of the machine, so that together they do not promise it twice.
         sizes = settings_class("gpu-agent").load()
         own |= {"cpu": sizes.cores() / agents, "memory_mib": sizes.memory() // agents}  # type: ignore[attr-defined]
+        own |= {"gpus": "all" if number == 0 else "none"}
+    if site.settings.simulate_gpus:
+        own |= {"simulated_gpus": site.settings.simulate_gpus, "gpus": "all"}
     return {
         **own,
         "gateway_url": site.urls[number % len(site.urls)],

@@ -46,6 +46,9 @@ class EmbeddedSettings:
     nats_server: Path | None = None
     """The server program; None = the one beside the interpreter, else the one on PATH."""
 
+    simulate_gpus: str = ""
+    """Devices that each agent offers without having them."""
+
     @property
     def nodes(self) -> tuple[str, ...]:
         """Names of the agents' nodes."""
@@ -91,6 +94,7 @@ def parse(arguments: Sequence[str]) -> EmbeddedSettings:
         bus_servers=given.bus_servers,
         sync_interval=given.sync_interval,
         nats_server=given.nats_server,
+        simulate_gpus=given.simulate_gpus,
     )
 
 
@@ -115,6 +119,9 @@ def _parser() -> argparse.ArgumentParser:
         default=ALWAYS,
         metavar="TIME",
         help="'always' (default), or e.g. 1s: calls acknowledged for less are lost with the machine; development only",
+    )
+    parser.add_argument(
+        "--simulate-gpus", default="", metavar="TYPE:N,..", help="GPUs that each agent offers without having them"
     )
     default = os.environ.get("SQUALL_EMBEDDED_NATS_SERVER")
     parser.add_argument(

@@ -10,7 +10,6 @@ from pathlib import Path
 from squall_bus import Bus
 from squall_contracts.calls import CancelRequested
 from squall_contracts.nodes import CONTAINERS, ContainerClaim
-from squall_gpu_agent import gpus
 from squall_gpu_agent.attempts import AttemptParts, Attempts
 from squall_gpu_agent.backend import Backend
 from squall_gpu_agent.blobs import Blobs, FolderStore, GatewayStore
@@ -22,6 +21,7 @@ from squall_gpu_agent.commands import Commands
 from squall_gpu_agent.events import Events
 from squall_gpu_agent.execution import Execution
 from squall_gpu_agent.facts import NODE_FACT_S, STATS_S, NodeFacts, Stats
+from squall_gpu_agent.gpus import Gpus, Nothing, Simulated, Source
 from squall_gpu_agent.history import History
 from squall_gpu_agent.identity import Identity
 from squall_gpu_agent.items import ItemStreams
@@ -30,11 +30,13 @@ from squall_gpu_agent.leases import TICK_S, Leases
 from squall_gpu_agent.logs import Logs
 from squall_gpu_agent.metering import Metering
 from squall_gpu_agent.metrics import Metrics
+from squall_gpu_agent.nvml import Nvml
 from squall_gpu_agent.outbox import Outbox
 from squall_gpu_agent.pending import PendingCalls
 from squall_gpu_agent.poisoned import Poisoned
 from squall_gpu_agent.pool import PoolWork
 from squall_gpu_agent.pools import Pools
+from squall_gpu_agent.preemption import EXIT_S, NOTICE_LOOK_S, Notice
 from squall_gpu_agent.records import Records
 from squall_gpu_agent.settings import AgentSettings
 from squall_gpu_agent.settlement import Settlement
@@ -44,6 +46,7 @@ from squall_gpu_agent.tenancy import Tenancy, TenancyParts
 from squall_gpu_agent.tokens import ContainerTokens
 from squall_service.clock import Clock
 from squall_service.run import ServiceContext
+from squall_service.telemetry import log
 
 SYNC_S = 30.0
 SETTLE_S = 5.0
@@ -122,20 +125,27 @@ class Agent:
     ) -> Agent:
         """The agent, wired, nothing running yet."""
         agent = cls(settings, bus, context.clock, Metrics(context.telemetry.meter("squall.gpu_agent")), group)
+        gpus = Gpus(_source(settings), settings.gpus, settings.gpu_read_s)
+        await gpus.read(frozenset())
         agent.capacity = Capacity(
             cpu=settings.cores(),
             memory_mib=settings.memory(),
             max_containers=settings.max_containers,
-            gpus=gpus.simulated(settings.simulated_gpus),
+            gpus=gpus,
             capabilities=await backend.probe(),
         )
-        agent.facts = NodeFacts(bus, agent.identity, context.clock, agent.capacity, settings.zone)
+        agent.metrics.gpus = agent.capacity.gpu_states
+        agent.facts = NodeFacts(
+            bus, agent.identity, context.clock, agent.capacity, settings.zone, settings.can_be_taken_away()
+        )
+        agent.notice = Notice(settings, context.clock)
         agent.socket_path = sockets / "api.sock"
         agent._build_containers(backend)
         return agent
 
     capacity: Capacity
     facts: NodeFacts
+    notice: Notice
     socket_path: Path
 
     def _build_containers(self, backend: Backend) -> None:
@@ -195,8 +205,11 @@ class Agent:
             group.create_task(self._every(TICK_S, self._tick)),
             group.create_task(self._every(STATS_S, self._tell)),
             group.create_task(self._renew_fact()),
+            group.create_task(self._read_gpus()),
             group.create_task(self.claims.watch(synced.set)),
         ]
+        if self.notice.expected:
+            loops.append(group.create_task(self._heed_notices()))
         async with asyncio.timeout(SYNC_S):
             await synced.wait()
         return loops
@@ -221,11 +234,34 @@ class Agent:
             await self.clock.sleep(NODE_FACT_S)
             await self.facts.publish()
 
+    async def _read_gpus(self) -> None:
+        while interval_s := self.capacity.gpus.read_again_s:
+            await self.clock.sleep(interval_s)
+            different = await self.capacity.gpus.read(frozenset(self.capacity.gpus_used))
+            for device in different:
+                if device.failure:
+                    self.claims.device_failed(device.uuid, device.failure)
+            if different:
+                await self.facts.publish()
+
+    async def _heed_notices(self) -> None:
+        """Once the machine is to be taken away: nothing new, and what cannot finish in time runs elsewhere."""
+        while True:
+            await self.clock.sleep(NOTICE_LOOK_S)
+            leaving_at = self.notice.leaving_at()
+            if leaving_at == self.capacity.leaving_at:
+                continue
+            new, self.capacity.leaving_at = not self.capacity.leaving_at, leaving_at
+            await self.facts.publish()
+            if leaving_at and new:
+                await self.claims.drain(self.notice.time_to_finish_s(leaving_at), EXIT_S)
+                log.info("node_empty_before_preemption", left_s=round(leaving_at - self.clock.now(), 1))
+
     async def _drain(self) -> None:
         """Take nothing new, hand back what has not started, finish what runs, and leave no trace."""
         self.capacity.draining = True
         await self.facts.publish()
-        await self.claims.drain(self.settings.drain_s)
+        await self.claims.drain(self.notice.drain_s())
         await self.pools.close()
         await self.tasks.finish(SETTLE_S)
         await self.tokens.revoke()
@@ -249,6 +285,12 @@ class Agent:
 
     async def _workspace_of(self, pool: str) -> str:
         return (await self.records.pool(pool)).workspace
+
+
+def _source(settings: AgentSettings) -> Source:
+    if settings.gpus == "none":
+        return Nothing()
+    return Simulated(settings.simulated_gpus, settings.node_name()) if settings.simulated_gpus else Nvml()
 
 
 def _store(settings: AgentSettings) -> FolderStore | GatewayStore:

@@ -257,8 +257,8 @@ def classify(held: Held, end: Failed | Lost) -> Failure:
     """What kind of failure an end was, for the retry policy."""
     if held.timed_out:
         return Failure(cause=Cause.TIMEOUT, detail="ran longer than its timeout")
-    if held.container is not None and held.container.stopping:
-        return Failure(cause=Cause.INFRA, detail="its node took the container away")
+    if held.container is not None and held.container.taken_away:
+        return Failure(cause=Cause.INFRA, detail=held.container.taken_away)
     if isinstance(end, Lost):
         detail = "its container ran out of memory" if end.exit.oom else f"its container ended: {end.exit.reason}"
         return Failure(cause=Cause.INFRA, detail=detail)

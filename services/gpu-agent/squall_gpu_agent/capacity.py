@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from squall_contracts.functions import FunctionRecord
-from squall_contracts.nodes import ContainerClaim, GpuFact
+from squall_contracts.nodes import ContainerClaim
 from squall_gpu_agent.backend import Capabilities
+from squall_gpu_agent.gpus import Gpus
 from squall_gpu_agent.policy.acceptance import Accept, Machine, Refuse, Wanted, decide
+from squall_gpu_agent.policy.devices import Device
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +31,7 @@ class Capacity:
         cpu: float,
         memory_mib: int,
         max_containers: int,
-        gpus: tuple[GpuFact, ...],
+        gpus: Gpus,
         capabilities: Capabilities,
     ) -> None:
         self.cpu = cpu
@@ -38,6 +40,8 @@ class Capacity:
         self.gpus = gpus
         self.capabilities = capabilities
         self.draining = False
+        self.leaving_at = 0.0
+        """When the machine will be taken away; 0 = no notice was given."""
         self._reserved: dict[str, Reserved] = {}
 
     @property
@@ -60,6 +64,15 @@ class Capacity:
         """uuids of devices that are taken."""
         return tuple(uuid for reserved in self._reserved.values() for uuid in reserved.gpus)
 
+    def gpu_states(self) -> list[tuple[str, str]]:
+        """Type of each device, and whether it is free, used or in trouble."""
+        used = set(self.gpus_used)
+
+        def state(device: Device) -> str:
+            return "trouble" if device.trouble else "used" if device.uuid in used else "free"
+
+        return [(device.type, state(device)) for device in self.gpus.devices]
+
     def reserve(self, claim: ContainerClaim, function: FunctionRecord) -> Accept | Refuse:
         """Accept the claim and book its share, or say why not."""
         resources = function.spec.resources
@@ -81,9 +94,7 @@ class Capacity:
         self._reserved.pop(container, None)
 
     def gpu_env(self, gpus: tuple[str, ...]) -> dict[str, str]:
-        """Which devices a container sees."""
-        if not self.gpus:
-            return {}
+        """Which devices a container sees: none at all unless they are its own."""
         return {"CUDA_VISIBLE_DEVICES": ",".join(gpus), "NVIDIA_VISIBLE_DEVICES": ",".join(gpus) or "void"}
 
     def _machine(self) -> Machine:
@@ -94,9 +105,10 @@ class Capacity:
             cpu_used=self.cpu_used,
             memory_used_mib=self.memory_used_mib,
             containers=len(self._reserved),
-            gpus=frozenset(gpu.uuid for gpu in self.gpus),
+            gpus=frozenset(device.uuid for device in self.gpus.devices),
+            gpu_troubles={device.uuid: device.trouble for device in self.gpus.devices if device.trouble},
             gpus_used=frozenset(self.gpus_used),
             isolation=self.capabilities.isolation.value,
             python_versions=self.capabilities.python_versions,
-            draining=self.draining,
+            draining=self.draining or self.leaving_at > 0,
         )

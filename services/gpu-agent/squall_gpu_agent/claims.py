@@ -14,6 +14,7 @@ from squall.errors import InvalidError
 from squall_bus import BusError, Change, KeyValue, WrongRevision
 from squall_contracts.envelope import BadMessage
 from squall_contracts.nodes import ClaimState, ContainerClaim
+from squall_gpu_agent.backend import EXIT_GRACE_S
 from squall_gpu_agent.tasks import Tasks
 from squall_gpu_agent.tenancy import Tenancy
 from squall_service.telemetry import log
@@ -102,8 +103,13 @@ class Claims:
         except BusError as error:
             log.warning("claim_not_deleted", claim=key, reason=error.message)
 
-    async def drain(self, grace_s: float) -> None:
-        """End every container: what runs may take `grace_s` to finish."""
+    def device_failed(self, uuid: str, why: str) -> None:
+        """The container that has this device must end."""
+        for tenancy in list(self.tenancies.values()):
+            tenancy.device_failed(uuid, why)
+
+    async def drain(self, grace_s: float, exit_grace_s: float = EXIT_GRACE_S) -> None:
+        """End every container: what runs may take `grace_s` to finish, and its `@exit` hooks so long after that."""
         for tenancy in list(self.tenancies.values()):
             tenancy.drain()
         try:
@@ -112,7 +118,7 @@ class Claims:
         except TimeoutError:
             log.warning("drain_interrupts_inputs", containers=len(self.tenancies))
             for tenancy in list(self.tenancies.values()):
-                tenancy.hurry()
+                tenancy.hurry(exit_grace_s)
             await self._idle.wait()
 
 

@@ -37,8 +37,8 @@ class PooledContainer:
     """Unix seconds; meaningless while it runs something."""
     closed: bool = False
     """Takes no more inputs: draining, ending or dead."""
-    stopping: bool = False
-    """We take it away from what still runs in it: its inputs end as infrastructure failures."""
+    taken_away: str = ""
+    """Why we take it away from what still runs in it: its inputs end as infrastructure failures. Empty: we do not."""
     emptied: asyncio.Event = field(default_factory=asyncio.Event)
     """Closed, and nothing runs in it."""
 
@@ -73,6 +73,10 @@ class PooledContainer:
         self.container.recall()
         if not self.given:
             self.emptied.set()
+
+    def take_away(self, why: str = "its node took the container away") -> None:
+        """What still runs in it is not to blame for how it ends."""
+        self.taken_away = self.taken_away or why
 
     def give(self) -> None:
         """An input takes a slot, or its place in line."""

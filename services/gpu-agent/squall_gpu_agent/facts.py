@@ -23,12 +23,15 @@ STATS_MIN_S = 0.05
 class NodeFacts:
     """The node's entry in the bucket `nodes`, which vanishes 10 s after the agent."""
 
-    def __init__(self, bus: Bus, identity: Identity, clock: Clock, capacity: Capacity, zone: str) -> None:
+    def __init__(
+        self, bus: Bus, identity: Identity, clock: Clock, capacity: Capacity, zone: str, preemptible: bool = False
+    ) -> None:
         self._nodes = bus.kv(NODES)
         self._identity = identity
         self._clock = clock
         self._capacity = capacity
         self._zone = zone
+        self._preemptible = preemptible
         self._started_at = clock.now()
 
     def fact(self) -> NodeFact:
@@ -42,12 +45,15 @@ class NodeFacts:
             memory_mib=capacity.memory_mib,
             cpu_used=round(capacity.cpu_used, 6),
             memory_used_mib=capacity.memory_used_mib,
-            gpus=capacity.gpus,
+            gpus=capacity.gpus.facts(),
             gpus_used=capacity.gpus_used,
+            gpu_note=capacity.gpus.note,
             backends=(capacity.capabilities.isolation.value,),
             max_containers=capacity.max_containers,
             containers=len(capacity.reserved),
-            draining=capacity.draining,
+            draining=capacity.draining or capacity.leaving_at > 0,
+            preemptible=self._preemptible,
+            leaving_at=capacity.leaving_at,
             zone=self._zone,
             started_at=self._started_at,
         )

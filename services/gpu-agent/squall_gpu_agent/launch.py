@@ -14,7 +14,7 @@ from squall_contracts.calls import SpanVector
 from squall_contracts.functions import FunctionRecord, PoolRecord
 from squall_contracts.nodes import ContainerClaim
 from squall_contracts.spans import AGENT_ACCEPT, CODE_FETCH, CONTAINER_START, row, span_id
-from squall_gpu_agent.backend import Backend, Container, ContainerRequest, Phase
+from squall_gpu_agent.backend import Backend, Container, ContainerRequest, Log, Phase
 from squall_gpu_agent.bundles import Bundles
 from squall_gpu_agent.logs import Logs
 from squall_gpu_agent.metering import SERVICE
@@ -52,9 +52,14 @@ class Launcher:
         self._socket_path = socket_path
 
     async def launch(
-        self, claim: ContainerClaim, function: FunctionRecord, pool: PoolRecord, gpu_env: dict[str, str]
+        self,
+        claim: ContainerClaim,
+        function: FunctionRecord,
+        pool: PoolRecord,
+        gpu_env: dict[str, str],
+        said: str = "",
     ) -> Launched:
-        """Fetch the code, then start. Raises `StartFailed`, `SquallError`."""
+        """Fetch the code, then start; its log begins with `said`. Raises `StartFailed`, `SquallError`."""
         accepted_ns = self._now_ns()
         async with asyncio.TaskGroup() as group:
             code = group.create_task(self._bundles.ensure(function.spec.code))
@@ -73,6 +78,8 @@ class Launcher:
             gpu_env=gpu_env,
         )
         on_log = self._logs.of(function.app_id, claim.pool, function.spec.name, claim.container)
+        if said:
+            on_log(Log(container=claim.container, stream="system", text=said + "\n"))
         container = await self._backend.start(request, on_log)
         ready_ns = self._now_ns()
         marks = [(AGENT_ACCEPT, accepted_ns), (CODE_FETCH, fetched_ns)]

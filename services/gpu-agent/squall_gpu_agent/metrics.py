@@ -7,7 +7,7 @@ OpenTelemetry costs 40 us, a sixth of what the agent may spend on a call.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
@@ -28,6 +28,11 @@ class Metrics:
         self._start_times = meter.create_histogram(
             "squall_container_start_seconds", unit="s", description="Time from an accepted claim to ready"
         )
+        meter.create_observable_gauge(
+            "squall_gpus", [self._observe_gpus], description="Devices, by type and state (free, used, trouble)"
+        )
+        self.gpus: Callable[[], Iterable[tuple[str, str]]] = tuple
+        """Type and state of each device."""
         self._refusals = meter.create_counter("squall_claims_refused", description="Proposed containers refused")
 
     def attempt_ended(self, outcome: str, run_s: float) -> None:
@@ -40,6 +45,10 @@ class Metrics:
 
     def _observe_seconds(self, _: CallbackOptions) -> Iterable[Observation]:
         return [Observation(seconds, {"outcome": outcome}) for outcome, seconds in self._seconds.items()]
+
+    def _observe_gpus(self, _: CallbackOptions) -> Iterable[Observation]:
+        counts = Counter(self.gpus())
+        return [Observation(count, {"type": kind, "state": state}) for (kind, state), count in counts.items()]
 
     def container_started(self, how: str, start_s: float) -> None:
         """A container became ready."""

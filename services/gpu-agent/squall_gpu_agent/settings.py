@@ -32,8 +32,21 @@ class AgentSettings(ServiceSettings):
     """Memory that containers may request in total; 0 = all of the machine's."""
     max_containers: int = Field(default=256, ge=1)
     """Most containers at once."""
+    gpus: str = "all"
+    """Devices to offer: "all", "none", or numbers and uuids, as in `0,2`."""
+    gpu_read_s: float = Field(default=2.0, gt=0)
+    """How often devices are read again: memory, programs, health. A lost one is noticed by that."""
     simulated_gpus: str = ""
-    """Devices to report without having them, for trying out placement: `H100:2,L4:1`."""
+    """Devices to report instead of the machine's own, for trying out placement: `H100:2,L4:1`. They exist in name only,
+    and are marked as simulated wherever they are shown."""
+    preemptible: bool = False
+    """Whoever owns this machine may take it away at short notice (a spot machine): functions that are declared
+    `nonpreemptible` are never placed on it."""
+    preemption_file: str = ""
+    """A file whose appearance is the notice that the machine will be taken away; it may contain the seconds that are
+    left. Implies `preemptible`."""
+    preemption_notice_s: float = Field(default=30.0, ge=1)
+    """Seconds from a notice (the file, or SIGTERM on a preemptible machine) to the machine's end."""
     zone: str = ""
     """Zone of this machine, for placement."""
     gateway_url: str = "http://127.0.0.1:8700"
@@ -57,6 +70,10 @@ class AgentSettings(ServiceSettings):
         """The node's name as a token of subjects and keys."""
         name = self.node or socket.gethostname()
         return re.sub(r"[^a-z0-9-]+", "-", name.lower()).strip("-") or "node"
+
+    def can_be_taken_away(self) -> bool:
+        """Whether this machine is preemptible."""
+        return self.preemptible or bool(self.preemption_file)
 
     def cores(self) -> float:
         """Cores to offer."""

@@ -56,6 +56,7 @@ class Tenancy:
         self._parts = parts
         self._drain = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._exit_grace_s = EXIT_GRACE_S
         self._moving = asyncio.Lock()
         self._lost = False
         self.pooled: PooledContainer | None = None
@@ -68,10 +69,21 @@ class Tenancy:
         """Take no more inputs, finish what runs, end."""
         self._drain.set()
 
-    def hurry(self) -> None:
-        """Do not wait for what runs."""
+    def hurry(self, exit_grace_s: float = EXIT_GRACE_S) -> None:
+        """Do not wait for what runs; `@exit` hooks may take so long."""
+        self._exit_grace_s = exit_grace_s
         self._drain.set()
         self._hurry.set()
+
+    def device_failed(self, uuid: str, why: str) -> None:
+        """Nothing may compute on one of its devices any more: it ends at once, and its inputs run elsewhere."""
+        if uuid not in self.claim.gpus:
+            return
+        log.warning("container_loses_its_gpu", container=self.claim.container, gpu=uuid, reason=why)
+        self.hurry()
+        if self.pooled is not None:
+            self.pooled.take_away(f"its GPU {uuid} {why}")
+            self.pooled.container.kill(f"killed: its GPU {uuid} {why}")
 
     def on_claim_changed(self, claim: ContainerClaim | None, revision: int) -> None:
         """Somebody else wrote the claim: the scheduler asks for a drain, or has given the place away."""
@@ -144,7 +156,9 @@ class Tenancy:
     async def _launch(self, function: FunctionRecord) -> Launched:
         parts, claim = self._parts, self.claim
         pool = await parts.records.pool(claim.pool)
-        return await parts.launcher.launch(claim, function, pool, parts.capacity.gpu_env(claim.gpus))
+        in_name_only = [uuid for uuid in claim.gpus if parts.capacity.gpus.is_simulated(uuid)]
+        said = f"its GPUs are simulated: {', '.join(in_name_only)}" if in_name_only else ""
+        return await parts.launcher.launch(claim, function, pool, parts.capacity.gpu_env(claim.gpus), said)
 
     async def _serve(self, function: FunctionRecord, launched: Launched) -> None:
         """Take inputs until told to drain, or until the container ends by itself."""
@@ -162,7 +176,7 @@ class Tenancy:
         pool = await self._parts.pools.open(self.claim.pool, function)
         pool.add(pooled)
         how = f"{container.how}: {container.why}" if container.why else container.how
-        log.info("container_ready", container=container.id, pool=self.claim.pool, how=how)
+        log.info("container_ready", container=container.id, pool=self.claim.pool, how=how, **self._devices())
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._move(ClaimState.READY, spans=launched.rows, how=how))
@@ -171,14 +185,23 @@ class Tenancy:
                 await asyncio.wait([ended, drained], return_when=asyncio.FIRST_COMPLETED)
                 pool.retire(pooled)
                 drained.cancel()
-                pooled.stopping = pooled.stopping or not ended.done()
-                exit = ended.result() if ended.done() else await container.stop(EXIT_GRACE_S)
+                if not ended.done():
+                    pooled.take_away()
+                exit = ended.result() if ended.done() else await container.stop(self._exit_grace_s)
                 ended.cancel()
+            # Before the claim goes: whoever sees it gone may give its room and its devices to another container.
+            self._parts.capacity.release(self.claim.container)
             await self._ended(pooled, exit)
         finally:
             pool.forget(pooled)
             container.kill("its tenancy ended")
             await self._parts.pools.close_if_empty(self.claim.pool)
+
+    def _devices(self) -> dict[str, str]:
+        """For the log."""
+        gpus = self._parts.capacity.gpus
+        said = [f"{uuid} (simulated)" if gpus.is_simulated(uuid) else uuid for uuid in self.claim.gpus]
+        return {"gpus": ", ".join(said)} if said else {}
 
     async def _drained(self, pooled: PooledContainer) -> None:
         """Told to drain, and nothing runs any more (or there is no time to wait for it); or its one input has ended."""

@@ -59,6 +59,8 @@ class Gpu:
 
     uuid: str
     type: str
+    trouble: str = ""
+    """Why it cannot be assigned; empty = it can."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +76,8 @@ class Node:
     templates: frozenset[str] = frozenset()
     max_containers: int = 256
     draining: bool = False
+    preemptible: bool = False
+    """May be taken away at short notice."""
     present: bool = True
     """False once its key is gone from the bucket: no new container, though those it has may still run."""
     seen_at: float = 0.0
@@ -167,6 +171,7 @@ class Wanted:
     cpu_milli: int
     memory_mib: int
     gpus: tuple[GpuRequest, ...] = ()
+    nonpreemptible: bool = False
     first: bool = True
     """The pool has no container yet."""
     refusals: Mapping[NodeId, Refusal] = field(default_factory=dict)
@@ -207,6 +212,7 @@ class Pool:
             cpu_milli=milli(spec.resources.cpu),
             memory_mib=spec.resources.memory_mib,
             gpus=spec.resources.gpus,
+            nonpreemptible=spec.nonpreemptible,
             first=first,
             refusals=self.refusals,
         )

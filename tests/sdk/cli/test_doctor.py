@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.nvml import FakeMachine, h100s
 
-from squall.cli.doctor import bus_findings, fsync_ms
+from squall.cli.doctor import bus_findings, fsync_ms, gpu_findings
+from squall.http_api import GpuInfo, NodeInfo
 
 WELL: dict[str, Any] = {
     "bus_version": "2.15.1",
@@ -68,3 +73,37 @@ def test_the_disk_is_measured_and_one_that_cannot_be_written_is_told(tmp_path: P
     assert p50 is not None
     assert 0 < p50 <= p99
     assert fsync_ms(tmp_path / "nothing") == (None, 0.0)
+
+
+def a_node(*devices: GpuInfo, note: str = "driver 580.95.05") -> NodeInfo:
+    return NodeInfo(
+        node="n1", region="local", backends=(), cpu=1, cpu_used=0, memory_mib=1, memory_used_mib=0, gpus=(),
+        containers=0, draining=False, seen_at=0, devices=devices, gpu_note=note,
+    )  # fmt: skip
+
+
+def test_devices_of_the_machines_are_told_simulated_ones_as_such_and_troubles_as_bad() -> None:
+    real, lost = GpuInfo("GPU-1", "H100", used=True), GpuInfo("GPU-2", "H100", trouble="is lost")
+    nodes = [a_node(real, lost), a_node(GpuInfo("sim-1", "L4", simulated=True)), a_node(note="no NVIDIA driver")]
+
+    assert [(found.what, found.state, found.text) for found in gpu_findings(nodes)] == [
+        ("node", "ok", "n1 has 2 H100 (1 used, 1 in trouble)"),
+        ("gpu", "bad", "n1: GPU-2 (H100) is lost"),
+        ("node", "note", "n1 has 1 L4 (simulated)"),
+        ("node", "ok", "n1 is a CPU node (no NVIDIA driver)"),
+    ]
+
+
+@pytest.mark.slow
+def test_the_driver_of_this_machine_is_asked(tmp_path: Path) -> None:
+    machine = FakeMachine(tmp_path / "nvml")
+    machine.add(*h100s(3))
+
+    def asked() -> str:
+        program = "from squall.cli import doctor; print([f.text for f in doctor._backends() if f.what == 'gpu'][0])"
+        environment = {**os.environ, **machine.environment}
+        return subprocess.check_output([sys.executable, "-c", program], env=environment, text=True, timeout=30)
+
+    assert asked() == "an NVIDIA driver is loaded, with 3 devices\n"
+    machine.unload_driver()
+    assert asked() == "no NVIDIA driver: this machine is a CPU node, functions with gpu= find nothing here\n"

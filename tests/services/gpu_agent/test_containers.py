@@ -15,9 +15,12 @@ from squall.spec import GpuRequest, MethodSpec, Resources, ScalingPolicy
 from squall_bus import Message
 from squall_contracts import subjects
 from squall_contracts.functions import TOKENS, TokenRecord
+from squall_contracts.logs import LogLines
 from squall_contracts.nodes import CONTAINERS, NODES, ClaimState, ContainerStats, NodeFact, claim_key
 from squall_gpu_agent.backend import ContainerRequest, Exit, OnLog, Phase, StartFailed, StartFailureKind
+from squall_gpu_agent.logs import NO_CALL
 
+GPU = "sim-node-a-h100-1"
 IMPORT_FAILED = StartFailed(
     StartFailureKind.USER_CODE,
     "No module named x",
@@ -35,6 +38,20 @@ async def test_a_node_tells_what_it_has_and_leaves_no_entry_when_it_stops(scene:
         fact = NodeFact.decode(entry.value)
         assert (fact.cpu, fact.memory_mib, len(fact.gpus), fact.draining) == (8, 8192, 2, False)
     assert await scene.bus.kv(NODES).get("node-a") is None
+
+
+async def test_a_node_without_devices_is_a_cpu_node_and_its_containers_see_none(scene: Scene) -> None:
+    backend = FakeBackend({"f": echo})
+    async with scene.agent(backend, gpus="none"):
+        entry = await scene.bus.kv(NODES).get("node-a")
+        assert entry is not None
+        fact = NodeFact.decode(entry.value)
+        assert (fact.gpus, fact.gpu_note) == ((), "it offers none")
+        await scene.ready()
+        assert backend.containers[0].request.gpu_env == {
+            "CUDA_VISIBLE_DEVICES": "",
+            "NVIDIA_VISIBLE_DEVICES": "void",
+        }
 
 
 async def test_claims_of_an_earlier_life_are_deleted_at_the_start(scene: Scene) -> None:
@@ -80,10 +97,19 @@ async def test_a_container_sees_the_devices_of_its_claim(scene: Scene) -> None:
     async with scene.agent(backend, simulated_gpus="H100:2"):
         function = await scene.function(resources=Resources(gpus=(GpuRequest("H100"),)))
         pool = await scene.pool(function)
-        await scene.claim_in(await scene.propose(pool, function, gpus=("sim-h100-1",)), ClaimState.READY)
-        assert backend.containers[0].request.gpu_env["CUDA_VISIBLE_DEVICES"] == "sim-h100-1"
-        taken = await scene.claim_in(await scene.propose(pool, function, gpus=("sim-h100-1",)), ClaimState.REFUSED)
-        assert taken.reason == "GPU sim-h100-1 is taken"
+        await scene.claim_in(await scene.propose(pool, function, gpus=(GPU,)), ClaimState.READY)
+        assert backend.containers[0].request.gpu_env["CUDA_VISIBLE_DEVICES"] == GPU
+        assert await eventually(lambda: logged(scene, pool)) == [["system", f"its GPUs are simulated: {GPU}\n"]]
+        taken = await scene.claim_in(await scene.propose(pool, function, gpus=(GPU,)), ClaimState.REFUSED)
+        assert taken.reason == f"GPU {GPU} is taken"
+
+
+async def logged(scene: Scene, pool: str) -> list[list[object]]:
+    """What the pool's containers wrote outside calls."""
+    shard = subjects.shard_of_name(APP, scene.bus.topology.shards)
+    subject = subjects.log(scene.region, shard, APP, pool, NO_CALL)
+    stored = await scene.bus.get_last(subjects.logs_stream(scene.region, shard), subject)
+    return [line[1:] for line in LogLines.decode(stored.data).lines] if stored is not None else []
 
 
 async def test_a_container_gets_code_parameters_and_a_token_of_its_app(scene: Scene) -> None:

@@ -165,11 +165,20 @@ def up(
     data: Optional[Path] = typer.Option(
         None, "--data", help="Folder of everything that it keeps (default: ~/.squall/local)."
     ),
+    simulate_gpus: str = typer.Option(
+        "",
+        "--simulate-gpus",
+        metavar="TYPE:N,..",
+        help="GPUs that each agent offers without having them, to try things.",
+    ),
 ) -> int:
     """Start a squall that stays on this machine; later commands use it."""
     import squall.cli.machine as command
 
-    return command.up(processes=processes, agents=agents, gateways=gateways, host=host, port=port, data=data)
+    arguments = command.platform_arguments(
+        processes=processes, agents=agents, gateways=gateways, host=host, port=port, simulate_gpus=simulate_gpus
+    )
+    return command.up(arguments=arguments, port=port, data=data)
 
 
 @app.command()

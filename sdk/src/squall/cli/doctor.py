@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import glob
 import json
 import os
@@ -15,13 +16,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Callable, Optional
 
 from squall import config, local
+from squall.cli.inventory import devices
 from squall.errors import ConnectionError, SquallError
+from squall.http_api import NodeInfo
+from squall.spec import from_wire
 
 OK, NOTE, BAD = "ok", "note", "bad"
 _MARKS = {OK: "✓", NOTE: "·", BAD: "✗"}
@@ -205,12 +209,25 @@ def _backends() -> Iterator[Finding]:
     yield Finding("docker", NOTE, f"not in this squall yet; {text}")
     runsc = shutil.which("runsc")
     yield Finding("gvisor", NOTE, f"not in this squall yet; runsc {'is at ' + runsc if runsc else 'is not here'}")
-    gpu = Path("/dev/nvidiactl").exists()
-    yield Finding(
-        "gpu",
-        OK if gpu else NOTE,
-        "an NVIDIA driver is loaded" if gpu else "no NVIDIA driver: functions with gpu= find no machine here",
-    )
+    number = gpus()
+    if number is None:
+        yield Finding(
+            "gpu", NOTE, "no NVIDIA driver: this machine is a CPU node, functions with gpu= find nothing here"
+        )
+    else:
+        yield Finding("gpu", OK, f"an NVIDIA driver is loaded, with {number} device{'' if number == 1 else 's'}")
+
+
+def gpus() -> Optional[int]:
+    """How many devices the NVIDIA driver of this machine knows; None without a driver."""
+    count = ctypes.c_uint()
+    try:
+        driver = ctypes.CDLL("libnvidia-ml.so.1")
+        if driver.nvmlInit_v2() or driver.nvmlDeviceGetCount_v2(ctypes.byref(count)):
+            return None
+    except (OSError, AttributeError):
+        return None
+    return count.value
 
 
 def _why_no_namespaces() -> str:
@@ -246,6 +263,7 @@ def _server() -> Iterator[Finding]:
         text = f"{address.url} answers in {took_ms:.0f} ms: squall {info.version}, {info.durability}"
         yield Finding("server", OK, text)
         yield from bus_findings(client.json("GET", "/v1/status"))
+        yield from gpu_findings([from_wire(NodeInfo, row) for row in client.json("GET", "/v1/nodes")["nodes"]])
     except SquallError as error:
         yield Finding("server", BAD, f"{address.url}: {error.message}", error.hint)
     finally:
@@ -289,6 +307,21 @@ def bus_findings(status: dict[str, Any]) -> Iterator[Finding]:
         yield Finding("streams", OK, text)
     else:
         yield Finding("streams", NOTE, "not checked yet: the scheduler does so every 30 s")
+
+
+def gpu_findings(nodes: Iterable[NodeInfo]) -> Iterator[Finding]:
+    """What the machines of a server say about their devices."""
+    for node in nodes:
+        if not node.devices:
+            yield Finding("node", OK, f"{node.node} is a CPU node" + (f" ({node.gpu_note})" if node.gpu_note else ""))
+            continue
+        simulated = any(gpu.simulated for gpu in node.devices)
+        fix = "They exist in name only: start it without --simulate-gpus to offer real ones." if simulated else ""
+        yield Finding("node", NOTE if simulated else OK, f"{node.node} has {devices(node.devices)}", fix)
+        for gpu in node.devices:
+            if gpu.trouble:
+                fix = "No container gets it until that is over; containers that had it have been started elsewhere."
+                yield Finding("gpu", BAD, f"{node.node}: {gpu.uuid} ({gpu.type}) {gpu.trouble}", fix)
 
 
 def _beside(program: str) -> Optional[str]:

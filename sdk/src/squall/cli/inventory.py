@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Optional
+import sys
+from collections.abc import Sequence
+from typing import Any, Optional
 
 from squall.cli import lookup, table
 from squall.cli.server import for_command
-from squall.http_api import ContainerInfo, NodeInfo, Route
+from squall.http_api import ContainerInfo, GpuInfo, NodeInfo, Route
 from squall.spec import from_wire
 
 CONTAINER_COLUMNS = (
@@ -18,6 +20,7 @@ CONTAINER_COLUMNS = (
     ("STATE", "state"),
     ("RUNNING", "running"),
     ("STARTED", "started"),
+    ("GPUS", "gpus"),
     ("HOW", "how"),
 )
 NODE_COLUMNS = (
@@ -29,6 +32,7 @@ NODE_COLUMNS = (
     ("CONTAINERS", "containers"),
     ("BACKENDS", "backends"),
     ("DRAINING", "draining"),
+    ("KIND", "kind"),
     ("SEEN", "seen"),
 )
 
@@ -39,9 +43,12 @@ def containers(*, app: Optional[str], environment: Optional[str], as_json: bool)
         app_id = lookup.app(session.client, app, environment).app_id if app else None
         answer = session.client.json("GET", Route.CONTAINERS)
     found = [from_wire(ContainerInfo, row) for row in answer["containers"]]
-    rows = [dataclasses.asdict(container) for container in found if app_id in (None, container.app)]
-    shown = rows if as_json else [{**row, "started": table.ago(row["started_at"])} for row in rows]
-    table.show(shown, CONTAINER_COLUMNS, as_json=as_json, empty="No containers.")
+    found = [container for container in found if app_id in (None, container.app)]
+    rows = [dataclasses.asdict(container) for container in found]
+    if not as_json:
+        for row, container in zip(rows, found):
+            row.update(started=table.ago(container.started_at), gpus=devices(container.gpus))
+    table.show(rows, CONTAINER_COLUMNS, as_json=as_json, empty="No containers.")
     return 0
 
 
@@ -51,18 +58,47 @@ def nodes(*, as_json: bool) -> int:
         answer = session.client.json("GET", Route.NODES)
     found = [from_wire(NodeInfo, row) for row in answer["nodes"]]
     rows = [dataclasses.asdict(node) for node in found]
-    shown = (
-        rows
-        if as_json
-        else [
-            {
-                **row,
-                "cpu_use": f"{row['cpu_used']:g} of {row['cpu']:g}",
-                "memory_use": f"{row['memory_used_mib']} of {row['memory_mib']}",
-                "seen": table.ago(row["seen_at"]),
-            }
-            for row in rows
-        ]
-    )
-    table.show(shown, NODE_COLUMNS, as_json=as_json, empty="No machines.")
+    if not as_json:
+        for row, node in zip(rows, found):
+            row.update(_for_people(node))
+    table.show(rows, NODE_COLUMNS, as_json=as_json, empty="No machines.")
+    if not as_json:
+        _tell_troubles(found)
     return 0
+
+
+def _for_people(node: NodeInfo) -> dict[str, Any]:
+    kind = "preemptible" if node.preemptible else ""
+    if node.leaving_at:
+        kind = "preemptible, is being taken away"
+    return {
+        "cpu_use": f"{node.cpu_used:g} of {node.cpu:g}",
+        "memory_use": f"{node.memory_used_mib} of {node.memory_mib}",
+        "gpus": devices(node.devices) or (f"none ({node.gpu_note})" if node.gpu_note else "none"),
+        "kind": kind,
+        "seen": table.ago(node.seen_at),
+    }
+
+
+def devices(gpus: Sequence[GpuInfo]) -> str:
+    """`8 H100 (3 used, 1 in trouble)`, `2 L4 (simulated)`: how many of each type."""
+    return "; ".join(
+        _of_type(kind, [gpu for gpu in gpus if gpu.type == kind]) for kind in dict.fromkeys(gpu.type for gpu in gpus)
+    )
+
+
+def _of_type(kind: str, gpus: Sequence[GpuInfo]) -> str:
+    said = []
+    if all(gpu.simulated for gpu in gpus):
+        said.append("simulated")
+    used, troubled = sum(gpu.used for gpu in gpus), sum(bool(gpu.trouble) for gpu in gpus)
+    said += [f"{used} used"] if used else []
+    said += [f"{troubled} in trouble"] if troubled else []
+    return f"{len(gpus)} {kind or 'unknown'}" + (f" ({', '.join(said)})" if said else "")
+
+
+def _tell_troubles(nodes: Sequence[NodeInfo]) -> None:
+    for node in nodes:
+        for gpu in node.devices:
+            if gpu.trouble:
+                sys.stdout.write(f"{node.node}: {gpu.uuid} ({gpu.type}) {gpu.trouble}\n")

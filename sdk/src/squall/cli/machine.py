@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Optional
 
-from squall import config, local
+from squall import config, gpu_types, local
 from squall.errors import ConflictError, ConnectionError, SquallError, UsageError
 from squall.http_api import NodeInfo, Route
 from squall.spec import from_wire
@@ -20,10 +20,23 @@ STATUS_PATIENCE_S = 1.0
 _FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 
 
-def up(*, processes: bool, agents: int, gateways: int, host: str, port: int, data: Optional[Path]) -> int:
-    """Starts it and says how to reach it."""
+def platform_arguments(
+    *, processes: bool, agents: int, gateways: int, host: str, port: int, simulate_gpus: str
+) -> tuple[str, ...]:
+    """The platform's own command line. Raises what is wrong with it."""
     if not processes and (agents > 1 or gateways > 1):
         raise UsageError("--agents and --gateways above 1 need --processes", fix="Add --processes.")
+    arguments = ["--host", host, "--port", str(port)]
+    if processes:
+        arguments += ["--processes", "--agents", str(agents), "--gateways", str(gateways)]
+    if simulate_gpus:
+        gpu_types.simulated(simulate_gpus)
+        arguments += ["--simulate-gpus", simulate_gpus]
+    return tuple(arguments)
+
+
+def up(*, arguments: tuple[str, ...], port: int, data: Optional[Path]) -> int:
+    """Starts it and says how to reach it."""
     present = local.running()
     if present is not None:
         if port and not present.url.endswith(f":{port}"):
@@ -32,15 +45,14 @@ def up(*, processes: bool, agents: int, gateways: int, host: str, port: int, dat
             )
         sys.stdout.write(f"squall already runs at {present.url} (process {present.pid}).\n")
         return 0
-    arguments = ["--host", host, "--port", str(port)]
-    if processes:
-        arguments += ["--processes", "--agents", str(agents), "--gateways", str(gateways)]
     began = time.monotonic()
-    server = local.up(data=data, arguments=tuple(arguments), on_wait=_spin if sys.stderr.isatty() else None)
+    server = local.up(data=data, arguments=arguments, on_wait=_spin if sys.stderr.isatty() else None)
     _clear()
     sys.stdout.write(f"✓ squall runs at {server.url} (ready after {time.monotonic() - began:.1f} s).\n")
     sys.stdout.write(f"  Data and logs: {server.data}\n")
     sys.stdout.write(f"  Token for other machines and users: {Path(server.data) / 'token'}\n")
+    if "--simulate-gpus" in arguments:
+        sys.stdout.write("  Its GPUs are simulated: they exist in name only.\n")
     sys.stdout.write("  Commands of this user find it by themselves. Stop it with `squall down`.\n")
     if config.load().address is not None:
         sys.stdout.write(f"  But {config.SERVER_URL} is set: commands use {config.load().server_url}.\n")

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from fastapi import APIRouter, Request
 
-from squall.http_api import ContainerInfo, NodeInfo
+from squall.http_api import ContainerInfo, GpuInfo, NodeInfo
 from squall_bus import Bus, StoreInfo
 from squall_contracts.health import HEALTH, StreamsChecked
-from squall_contracts.nodes import ClaimState, ContainerClaim, NodeFact
+from squall_contracts.nodes import ClaimState, ContainerClaim, GpuFact, NodeFact
 from squall_gateway.api.functions import durability
 from squall_gateway.api.requests import workspace_of
 from squall_gateway.condition import Condition
@@ -86,10 +86,14 @@ class FleetRoutes:
         app_id = (await self.directory.find_app(app, workspace, environment)).record.app_id if app else ""
         stats = self.fleet.running(self.clock.now())
         claims = [c for c in self.fleet.all_claims() if c.workspace == workspace and app_id in ("", c.app_id)]
-        rows = [await self._container(claim, stats.get(claim.container)) for claim in claims]
+        facts = await self.fleet.nodes() if any(claim.gpus for claim in claims) else []
+        devices = {gpu.uuid: _gpu(gpu, used=True) for fact in facts for gpu in fact.gpus}
+        rows = [await self._container(claim, stats.get(claim.container), devices) for claim in claims]
         return ContainerList(sorted(rows, key=lambda row: row.started_at, reverse=True))
 
-    async def _container(self, claim: ContainerClaim, running: Running | None) -> ContainerInfo:
+    async def _container(
+        self, claim: ContainerClaim, running: Running | None, devices: dict[str, GpuInfo]
+    ) -> ContainerInfo:
         return ContainerInfo(
             container=claim.container,
             app=claim.app_id,
@@ -99,6 +103,7 @@ class FleetRoutes:
             running=running.inputs if running else 0,
             started_at=claim.created_at,
             how=claim.how,
+            gpus=tuple(devices.get(uuid) or GpuInfo(uuid=uuid, used=True) for uuid in claim.gpus),
         )
 
     async def nodes(self) -> NodeList:
@@ -154,4 +159,23 @@ def _node(fact: NodeFact) -> NodeInfo:
         containers=fact.containers,
         draining=fact.draining,
         seen_at=fact.at,
+        devices=tuple(_gpu(gpu, used=gpu.uuid in fact.gpus_used) for gpu in fact.gpus),
+        gpu_note=fact.gpu_note,
+        preemptible=fact.preemptible,
+        leaving_at=fact.leaving_at,
+    )
+
+
+def _gpu(fact: GpuFact, *, used: bool) -> GpuInfo:
+    return GpuInfo(
+        uuid=fact.uuid,
+        type=fact.type,
+        name=fact.name,
+        memory_mib=fact.memory_mib,
+        memory_used_mib=fact.memory_used_mib,
+        simulated=fact.simulated,
+        mig=fact.mig,
+        processes=fact.processes,
+        used=used,
+        trouble=fact.trouble,
     )

@@ -29,6 +29,8 @@ THREAD_VARIABLES = (
 # A fork copies the page tables: 20 ms per GB of 4 K pages, next to nothing with huge pages (runtime.md, 1a).
 TEMPLATE_VARIABLES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "THP_MEM_ALLOC_ENABLE": "1"}
 LANG = "C.UTF-8"
+NO_DEVICES = {"CUDA_VISIBLE_DEVICES": "", "NVIDIA_VISIBLE_DEVICES": "void"}
+"""Of templates: what they import must find no device, because a fork cannot share one."""
 _BOOT = "import sys; sys.path.append(sys.argv[1]); from squall_runner.__main__ import main; main()"
 
 
@@ -158,7 +160,7 @@ def shared_variables(wanted: Wanted) -> dict[str, str]:
 def template_variables(wanted: Wanted) -> dict[str, str]:
     """`shared_variables`, held to one thread: a second one would forbid the fork."""
     shared = shared_variables(wanted)
-    return {**TEMPLATE_VARIABLES, **shared, **dict.fromkeys(THREAD_VARIABLES, "1")}
+    return {**TEMPLATE_VARIABLES, **shared, **NO_DEVICES, **dict.fromkeys(THREAD_VARIABLES, "1")}
 
 
 def own_variables(wanted: Wanted) -> dict[str, str]:

@@ -6,6 +6,7 @@ back to the scheduler and to the user who waits.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 ISOLATION_ORDER = ("process", "sandbox", "gvisor")
@@ -37,6 +38,8 @@ class Machine:
     containers: int
     gpus: frozenset[str]
     gpus_used: frozenset[str]
+    gpu_troubles: Mapping[str, str]
+    """Why some of them cannot be assigned."""
     isolation: str
     """The strongest that its backend offers."""
     python_versions: tuple[str, ...]
@@ -84,6 +87,8 @@ def _devices(wanted: Wanted, machine: Machine) -> str:
         return f"the node has no GPU {', '.join(sorted(unknown))}"
     if taken := set(wanted.gpus) & machine.gpus_used:
         return f"GPU {', '.join(sorted(taken))} is taken"
+    for uuid in sorted(set(wanted.gpus) & machine.gpu_troubles.keys()):
+        return f"GPU {uuid} {machine.gpu_troubles[uuid]}"
     return ""
 
 

@@ -56,6 +56,9 @@ def wanted(spec: FunctionSpec) -> Fork | StartPlainly:
     """Whether a template is worth trying at all."""
     if not spec.use_template:
         return StartPlainly("templates are turned off for this function")
+    if spec.resources.gpus:
+        # Templates hold no device, and a `torch.cuda.is_available()` at the top of a module would say no for good.
+        return StartPlainly("code of a function with GPUs may look for them while it is imported")
     return Fork()
 
 

@@ -11,20 +11,12 @@ from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
 from squall.spec import GpuRequest
+from squall_scheduler.policy.devices import choose
 from squall_scheduler.policy.wording import against, explain
 from squall_scheduler.state import Cluster, Node, NodeId, Wanted
 
 ISOLATION = {"process": 0, "docker": 1, "sandbox": 1, "gvisor": 2}
 """Backends by how much they isolate; a function may get more than it demands."""
-
-GPU_UPGRADES: Mapping[str, tuple[str, ...]] = {
-    "a100": ("a100-40gb", "a100-80gb"),
-    "a100-40gb": ("a100", "a100-80gb"),
-    "h100": ("h200",),
-    "b200": ("b300",),
-    "b200+": ("b200", "b300"),
-}
-"""Types that also satisfy a request that is not exact, the nearest first."""
 
 NO_TEMPLATE_COST = 0.15
 NO_IMAGE_COST = 0.25
@@ -155,7 +147,7 @@ def fit_on(node: Node, wanted: Wanted, choice: GpuRequest | None, now: float) ->
     refusal = _unfit(node, wanted, now) or _lacking(node, wanted)
     if choice is None:
         return Fit(refusal=refusal)
-    devices = choose_gpus(node, choice)
+    devices = choose(node, choice)
     # What the node has no device for is said first: "is full" would let the user wait for nothing.
     return Fit(gpus=devices.gpus, upgrades=devices.upgrades, refusal=devices.refusal or refusal)
 
@@ -168,6 +160,8 @@ def _unfit(node: Node, wanted: Wanted, now: float) -> str:
         return f"has not been heard of for {node.silent_for_s(now):.0f} s"
     if node.draining:
         return "is draining"
+    if wanted.nonpreemptible and node.preemptible:
+        return "can be taken away at short notice (preemptible), which the function does not accept"
     if (refusal := wanted.refusals.get(node.id)) and now < refusal.at + refusal_pause_s(refusal.times):
         return refusal.reason
     if not any(ISOLATION.get(b, -1) >= ISOLATION.get(wanted.isolation, 99) for b in node.backends):
@@ -202,27 +196,6 @@ def _in_reserve(node: Node, wanted: Wanted) -> bool:
         or (wanted.memory_mib <= memory and after.memory_mib > node.memory_mib - memory)
         or after.containers > node.max_containers - slots
     )
-
-
-def choose_gpus(node: Node, choice: GpuRequest) -> Fit:
-    """The first free devices of one type: exactly what was asked for, else the nearest upgrade that is allowed."""
-    asked = choice.type.lower()
-    if asked in ("any", "*"):
-        types: tuple[str, ...] = tuple(dict.fromkeys(gpu.type.lower() for gpu in node.gpus))
-    else:
-        types = (asked,) if choice.exact else (asked, *GPU_UPGRADES.get(asked, ()))
-    free_of_asked, present = 0, 0
-    for upgrades, wanted_type in enumerate(types):
-        of_type = [gpu.uuid for gpu in node.gpus if gpu.type.lower() == wanted_type]
-        free = sorted(uuid for uuid in of_type if uuid not in node.used.gpus)
-        if len(free) >= choice.count:
-            return Fit(gpus=tuple(free[: choice.count]), upgrades=upgrades)
-        present, free_of_asked = max(present, len(of_type)), max(free_of_asked, len(free))
-    if present == 0:
-        return Fit(refusal="has none")
-    if present < choice.count:
-        return Fit(refusal=f"has only {present} {choice.type}")
-    return Fit(refusal=f"is full (needs {choice.count} {choice.type}, {free_of_asked} free)")
 
 
 def _rank(node: Node, wanted: Wanted, fit: Fit) -> tuple[float, ...]:

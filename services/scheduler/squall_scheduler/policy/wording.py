@@ -17,7 +17,7 @@ def explain(wanted: Wanted, rejected: Mapping[NodeId, str]) -> str:
         return "no node is alive"
     what = f"offers {describe_gpus(wanted.gpus)}" if wanted.gpus else "has room"
     # Nodes that could take it one day come first: they are what the user waits for.
-    ordered = sorted(rejected, key=lambda node: (rejected[node] == "has none", node))
+    ordered = sorted(rejected, key=lambda node: (rejected[node].startswith("has no "), node))
     said = [f"{node} {rejected[node]}" for node in ordered[:NAMED_NODES]]
     if len(ordered) > NAMED_NODES:
         said.append(f"{len(ordered) - NAMED_NODES} more")
@@ -26,7 +26,12 @@ def explain(wanted: Wanted, rejected: Mapping[NodeId, str]) -> str:
 
 def describe_gpus(gpus: Sequence[GpuRequest]) -> str:
     """`H100` or `2 H100 or A100`."""
-    return " or ".join(f"{gpu.count} {gpu.type}" if gpu.count > 1 else gpu.type for gpu in gpus)
+    return " or ".join(_one_choice(gpu) for gpu in gpus)
+
+
+def _one_choice(gpu: GpuRequest) -> str:
+    kind = "any GPU" if gpu.type.lower() == "any" else f"{gpu.type}{'!' if gpu.exact else ''}"
+    return f"{gpu.count} {kind}" if gpu.count > 1 else kind
 
 
 def against(wanted: Wanted, cpu_milli: int, memory_mib: int, there: str) -> str:
