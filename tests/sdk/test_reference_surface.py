@@ -141,6 +141,7 @@ PARAMETERS: dict[str, Any] = {
     "startup_timeout": 20,
     "single_use_containers": True,
     "include_source": False,
+    "nonpreemptible": True,
 }
 OF_FUNCTIONS: dict[str, Any] = {"is_generator": True, "serialized": True}
 REFUSED_PARAMETERS: dict[str, Any] = {
