@@ -1,6 +1,6 @@
-"""`squall-bus`: what whoever operates the bus does with it: prints its users, makes its streams.
+"""`squall-bus`: what whoever operates the bus does with it: prints its users, makes its streams and first tokens.
 
-The embedded platform does both by itself. Owns no table: users come from squall_contracts.roles, streams from its
+The embedded platform does all of it by itself. Owns no table: users come from squall_contracts.roles, streams from its
 topology.
 """
 
@@ -13,16 +13,21 @@ import re
 import secrets
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from squall.errors import InvalidError, SquallError
 from squall.ids import TOKEN
-from squall_bus import connect
+from squall_bus import KeyExists, connect
 from squall_contracts import roles, topology, users
+from squall_contracts.functions import TOKENS, TokenRecord, token_key
+from squall_service.clock import SystemClock
 from squall_service.settings import BusConnection
 
 MEMORY_LIMIT = "256MB"
 """For the one bucket in memory, and the readers' consumers."""
+SCOPES = ("workspace", "service")
+MIN_TOKEN = 32
 _SIZE = re.compile(r"([1-9][0-9]*)(K|M|G|T)B")
 _POWERS = {"K": 10, "M": 20, "G": 30, "T": 40}
 
@@ -31,10 +36,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; its exit status."""
     given = _parser().parse_args(arguments)
     try:
-        if given.command == "users":
-            _users(given)
-        else:
-            asyncio.run(_make_topology())
+        match given.command:
+            case "users":
+                _users(given)
+            case "token":
+                asyncio.run(_make_token(given))
+            case _:
+                asyncio.run(_make_topology())
     except SquallError as error:
         sys.stderr.write(f"{error.code}: {error.message}\n  Fix: {error.hint}\n")
         return 1
@@ -62,6 +70,13 @@ def _parser() -> argparse.ArgumentParser:
         help="also write the passwords, as variables for the server's environment; those in the file are kept",
     )
     commands.add_parser("topology", help="make or update streams and buckets (connects as SQUALL_BUS_* say)")
+    token = commands.add_parser("token", help="make a token known, e.g. the first one (connects as SQUALL_BUS_* say)")
+    token.add_argument("--name", required=True, help="what it is for, as lists of tokens show it")
+    token.add_argument("--scope", choices=SCOPES, default="workspace", help="default: %(default)s")
+    token.add_argument("--workspace", default="main", help="default: %(default)s")
+    token.add_argument(
+        "--stdin", action="store_true", help="read it from standard input, instead of printing a new one; repeatable"
+    )
     return parser
 
 
@@ -114,6 +129,26 @@ async def _make_topology() -> None:
     async with connect(connection.bus_settings(roles.TOPOLOGY), layout) as bus:
         await bus.ensure_topology()
     sys.stdout.write(f"region {layout.region}: {len(layout.streams)} streams, {len(layout.buckets)} buckets\n")
+
+
+async def _make_token(given: argparse.Namespace) -> None:
+    token = _read_token() if given.stdin else "sq-" + secrets.token_urlsafe(32)
+    record = TokenRecord(workspace=given.workspace, name=given.name, scope=given.scope, created_at=SystemClock().now())
+    connection = BusConnection.load()
+    layout = topology.build(connection.region, connection.shards, connection.replicas)
+    async with connect(connection.bus_settings(roles.TOPOLOGY), layout) as bus:
+        with suppress(KeyExists):
+            await bus.kv(TOKENS).create(token_key(token.encode()), record.encode())
+    sys.stdout.write(f"the token {given.name!r} is known\n" if given.stdin else f"{token}\n")
+
+
+def _read_token() -> str:
+    token = sys.stdin.read().strip()
+    if len(token) < MIN_TOKEN:
+        raise InvalidError(
+            f"standard input holds no token of {MIN_TOKEN} characters or more", fix="deploy/setup makes some, in .env."
+        )
+    return token
 
 
 def main_and_exit() -> None:

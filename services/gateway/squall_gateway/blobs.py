@@ -43,6 +43,13 @@ def check_sha256(sha256: str) -> str:
     return sha256
 
 
+def remote_store(url: str, options: Mapping[str, str]) -> ObjectStore:
+    """The store behind a URL. The options are the operator's, checked by obstore: unknown names raise there. Only an
+    endpoint that says http:// is spoken to without TLS."""
+    client = {"allow_http": True} if options.get("endpoint", "").startswith("http://") else {}
+    return cast("ObjectStore", from_url(url, client_options=client, **options))  # type: ignore[call-overload]
+
+
 class Sink(Protocol):
     """Where a blob is written; what was not finished is not there."""
 
@@ -67,8 +74,7 @@ class Blobs:
             self._store = LocalStore(self._folder)
             self._sink = FolderSink(self._folder)
         else:
-            # The options are the operator's, checked by obstore: unknown names raise there.
-            self._store = cast("ObjectStore", from_url(where, **options))  # type: ignore[call-overload]
+            self._store = remote_store(where, options)
             self._sink = StoreSink(self._store)
 
     async def put(self, sha256: str, chunks: AsyncIterator[bytes]) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import os
 import stat
 import subprocess
@@ -13,6 +15,7 @@ from tests.support.nats_server import NatsServer
 
 from squall_bus import BusForbidden, BusSettings, BusUnavailable, connect
 from squall_contracts import roles, topology
+from squall_contracts.functions import TOKENS, TokenRecord, token_key
 from squall_service.bus_admin import main
 
 
@@ -97,3 +100,28 @@ async def test_users_in_an_account_of_a_size_have_a_limit_that_they_can_see(
             assert (await bus.store_info()).limit_bytes == 40 << 30
     assert main(["users", "--shards", "4", "--max-file", "40GB"]) == 1
     assert "reserve 24 GB" in capsys.readouterr().err
+
+
+async def test_a_token_is_made_known_once_and_only_its_hash_is_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with (
+        NatsServer(tmp_path / "nats") as server,
+        connect(BusSettings(url=server.url), topology.build()) as bus,
+    ):
+        await bus.ensure_topology()
+        monkeypatch.setenv("SQUALL_BUS_URL", server.url)
+        for _ in range(2):
+            monkeypatch.setattr("sys.stdin", io.StringIO("sq-" + "x" * 32 + "\n"))
+            assert await asyncio.to_thread(main, ["token", "--name", "operator", "--stdin"]) == 0
+        [entry] = await bus.kv(TOKENS).entries()
+
+    assert entry.key == token_key(b"sq-" + b"x" * 32)
+    assert TokenRecord.decode(entry.value).name == "operator"
+
+
+async def test_a_short_token_is_refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("short\n"))
+
+    assert await asyncio.to_thread(main, ["token", "--name", "operator", "--stdin"]) == 1
+    assert "32 characters" in capsys.readouterr().err
