@@ -119,7 +119,11 @@ def test_model_class(served: Shell) -> None:
 
 
 def test_gpu_fallbacks(served: Shell) -> None:
-    assert run(served, "gpu_fallbacks") == [
+    lines = run(served, "gpu_fallbacks")
+
+    marks = [line for line in lines if line.startswith("its GPUs are simulated: sim-local-")]
+    assert len(marks) >= 2
+    assert [line for line in lines if line not in marks] == [
         "0 devices are needed to plan",
         "Why? Computed on 2 devices.",
         "12",
