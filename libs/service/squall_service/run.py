@@ -18,6 +18,7 @@ from squall_service import failpoints
 from squall_service.clock import Clock, SystemClock
 from squall_service.health import Health
 from squall_service.logs import configure_logging, current_service, log
+from squall_service.memory import keep_freed_memory
 from squall_service.telemetry import Telemetry, TelemetrySettings, open_telemetry
 
 S = TypeVar("S")
@@ -178,6 +179,7 @@ def run(
     `raise SystemExit(run("scheduler", serve, SchedulerSettings.load))`: settings are loaded here, so that a wrong one
     is reported like every other refusal.
     """
+    keep_freed_memory()
     configure_logging()
     current_service.set(name)
     try:

@@ -106,11 +106,20 @@ class Frame(NamedTuple):
 
 def encode(kind: int, meta: dict[str, Any], payload: bytes = b"") -> bytes:
     """The bytes of one frame. Raises `BadFrame` if it would exceed `MAX_FRAME_BYTES`."""
+    return b"".join((*_head(kind, meta, len(payload)), payload))
+
+
+def encode_head(kind: int, meta: dict[str, Any], size: int) -> bytes:
+    """The same without the payload, which has `size` bytes and is sent after it."""
+    return b"".join(_head(kind, meta, size))
+
+
+def _head(kind: int, meta: dict[str, Any], size: int) -> tuple[bytes, bytes]:
     names = TERSE.get(kind)
     body = (_to_json(meta) if names is None else "\0".join([str(meta.get(name, "")) for name in names])).encode()
-    if len(body) + len(payload) > MAX_FRAME_BYTES:
-        raise BadFrame(f"a frame of {len(body) + len(payload)} bytes exceeds {MAX_FRAME_BYTES}")
-    return b"".join((HEADER.pack(kind, len(body), len(payload)), body, payload))
+    if len(body) + size > MAX_FRAME_BYTES:
+        raise BadFrame(f"a frame of {len(body) + size} bytes exceeds {MAX_FRAME_BYTES}")
+    return HEADER.pack(kind, len(body), size), body
 
 
 class Decoder:

@@ -21,6 +21,7 @@ from squall_embedded.platform import Platform
 from squall_embedded.settings import ALWAYS, EmbeddedSettings
 from squall_embedded.site import Form
 from squall_embedded.state import remove_folder
+from squall_service.memory import keep_freed_memory
 from squall_service.telemetry import configure_logging, current_service, log
 
 IMPORT_SWITCH_INTERVAL_S = 0.001
@@ -34,6 +35,7 @@ def run_platform(
     parent: int,
 ) -> int:
     """Runs the platform around the started server processes; its exit status. Raises what kept it from starting."""
+    keep_freed_memory()
     configure_logging()
     current_service.set("embedded")
     if settings.sync_interval != ALWAYS:

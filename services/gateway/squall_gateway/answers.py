@@ -62,13 +62,15 @@ async def send_whole(send: Send, status: int, body: bytes, headers: Headers = (J
     await send({"type": "http.response.body", "body": body})
 
 
-async def send_slices(send: Send, body: bytes, headers: Headers) -> None:
-    """A complete answer that is large: each slice waits until the client has room for it."""
-    length = (b"content-length", b"%d" % len(body))
+async def send_large(send: Send, head: bytes, payload: bytes, headers: Headers) -> None:
+    """A complete answer that is large, its body in two pieces: each slice waits until the client has room for it."""
+    length = (b"content-length", b"%d" % (len(head) + len(payload)))
     await send({"type": "http.response.start", "status": 200, "headers": [*headers, length]})
-    for start in range(0, len(body), SLICE_BYTES):
-        last = start + SLICE_BYTES >= len(body)
-        await send({"type": "http.response.body", "body": body[start : start + SLICE_BYTES], "more_body": not last})
+    await send({"type": "http.response.body", "body": head, "more_body": True})
+    view = memoryview(payload)
+    for start in range(0, len(payload), SLICE_BYTES):
+        await send({"type": "http.response.body", "body": view[start : start + SLICE_BYTES], "more_body": True})
+    await end_stream(send)
 
 
 async def send_json(send: Send, status: int, body: Any) -> None:
@@ -91,9 +93,18 @@ async def end_stream(send: Send) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
-def result_frame(record: CallResult, cursor: int | None = None, payload: bytes = b"") -> bytes:
-    """The RESULT frame of a record; `payload`: the content of its blob. Fields that have their default value are left
-    out."""
+def result_frame(record: CallResult, cursor: int | None = None) -> bytes:
+    """The RESULT frame of a record."""
+    return frames.encode(FrameKind.RESULT, _result_meta(record, cursor), record.payload)
+
+
+def result_head(record: CallResult, size: int) -> bytes:
+    """The RESULT frame of a record up to its payload, which is the content of its blob."""
+    return frames.encode_head(FrameKind.RESULT, _result_meta(record, None), size)
+
+
+def _result_meta(record: CallResult, cursor: int | None) -> dict[str, Any]:
+    """Fields that have their default value are left out."""
     meta: dict[str, Any] = {
         "call": record.call,
         "index": record.index,
@@ -113,7 +124,7 @@ def result_frame(record: CallResult, cursor: int | None = None, payload: bytes =
         meta["items"] = record.items
     if cursor is not None:
         meta["cursor"] = cursor
-    return frames.encode(FrameKind.RESULT, meta, payload or record.payload)
+    return meta
 
 
 def keepalive_frame(waiting: str) -> bytes:

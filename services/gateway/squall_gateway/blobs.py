@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, cast
 from uuid import uuid4
@@ -69,10 +69,11 @@ class Blobs:
         self._folder = None if "://" in where else Path(where).absolute()
         self._store: ObjectStore
         self._sink: Sink
+        self._folder_sink: FolderSink | None = None
         if self._folder is not None:
             open_folder(self._folder)
             self._store = LocalStore(self._folder)
-            self._sink = FolderSink(self._folder)
+            self._sink = self._folder_sink = FolderSink(self._folder)
         else:
             self._store = remote_store(where, options)
             self._sink = StoreSink(self._store)
@@ -80,11 +81,29 @@ class Blobs:
     async def put(self, sha256: str, chunks: AsyncIterator[bytes]) -> int:
         """Store a blob and verify it; its size. Raises `InvalidError` when the content has another hash."""
         check_sha256(sha256)
+        held, size = await _start_of(chunks, min(WHOLE_BYTES, self._limit_bytes))
+        if self._folder_sink is not None and size <= min(WHOLE_BYTES, self._limit_bytes):
+            await asyncio.to_thread(self._put_whole, self._folder_sink, held, sha256)
+        else:
+            size = await self._put_streamed(_after(held, chunks), sha256)
+        self._remember(sha256, size)
+        return size
+
+    def _put_whole(self, sink: FolderSink, parts: Sequence[bytes], sha256: str) -> None:
+        """Everything in one trip to a thread instead of twelve, each of which costs 0.1 ms."""
+        if full := self._full_folder():
+            raise StorageFullError(full)
+        digest = hashlib.sha256()
+        for part in parts:
+            digest.update(part)
+        check_digest(digest.hexdigest(), sha256)
+        sink.write_whole(parts, sha256)
+
+    async def _put_streamed(self, chunks: AsyncIterator[bytes], sha256: str) -> int:
         if full := await self.nearly_full():
             raise StorageFullError(full)
         checked = _Checked(chunks, sha256, self._limit_bytes)
         await self._sink.write(checked.stream(), sha256)
-        self._remember(sha256, checked.size)
         return checked.size
 
     async def size(self, sha256: str) -> int | None:
@@ -131,12 +150,13 @@ class Blobs:
 
     async def nearly_full(self) -> str:
         """Why nothing more can be stored; empty when there is room (URLs: always)."""
+        return "" if self._folder is None else await asyncio.to_thread(self._full_folder)
+
+    def _full_folder(self) -> str:
         if self._folder is None:
             return ""
-        usage = await asyncio.to_thread(shutil.disk_usage, self._folder)
-        if usage.free >= self._reserve_bytes:
-            return ""
-        return f"the disk of {self._folder} has {usage.free >> 20} MiB left"
+        free = shutil.disk_usage(self._folder).free
+        return "" if free >= self._reserve_bytes else f"the disk of {self._folder} has {free >> 20} MiB left"
 
     def _remember(self, sha256: str, size: int) -> None:
         self._known[sha256] = size
@@ -170,11 +190,16 @@ class _Checked:
             else:
                 digest.update(chunk)
             yield chunk
-        if digest.hexdigest() != self._sha256:
-            raise InvalidError(
-                f"the content has SHA-256 {digest.hexdigest()}, not {self._sha256}",
-                fix="Send the bytes whose hash is in the path; nothing was stored.",
-            )
+        check_digest(digest.hexdigest(), self._sha256)
+
+
+def check_digest(found: str, sha256: str) -> None:
+    """Raises `InvalidError` unless the content is what its name says."""
+    if found != sha256:
+        raise InvalidError(
+            f"the content has SHA-256 {found}, not {sha256}",
+            fix="Send the bytes whose hash is in the path; nothing was stored.",
+        )
 
 
 class FolderSink:
@@ -183,27 +208,17 @@ class FolderSink:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    async def write(self, chunks: AsyncIterator[bytes], sha256: str) -> None:
-        held: list[bytes] = []
-        size = 0
-        async for chunk in chunks:
-            held.append(chunk)
-            size += len(chunk)
-            if size > WHOLE_BYTES:
-                await self._write_streamed(_after(held, chunks), sha256)
-                return
-        await asyncio.to_thread(self._write_whole, held, sha256)
-
     def _scratch(self, sha256: str) -> Path:
         return self._folder / "tmp" / f"{sha256}.{uuid4().hex}"
 
-    def _write_whole(self, parts: list[bytes], sha256: str) -> None:
-        """One trip to a thread instead of seven, each of which costs 0.1 ms."""
+    def write_whole(self, parts: Sequence[bytes], sha256: str) -> None:
+        """Blocks; for what is small enough to be in memory."""
         scratch = self._scratch(sha256)
         try:
             descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             try:
-                _write_all(descriptor, b"".join(parts))
+                for part in parts:
+                    _write_all(descriptor, part)
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
@@ -211,7 +226,8 @@ class FolderSink:
         finally:
             scratch.unlink(missing_ok=True)
 
-    async def _write_streamed(self, chunks: AsyncIterator[bytes], sha256: str) -> None:
+    async def write(self, chunks: AsyncIterator[bytes], sha256: str) -> None:
+        """As they come."""
         scratch = self._scratch(sha256)
         try:
             descriptor = await asyncio.to_thread(os.open, scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -234,6 +250,18 @@ class StoreSink:
 
     async def write(self, chunks: AsyncIterator[bytes], sha256: str) -> None:
         await obstore.put_async(self._store, blob_path(sha256), chunks)
+
+
+async def _start_of(chunks: AsyncIterator[bytes], limit_bytes: int) -> tuple[list[bytes], int]:
+    """All chunks, or some more than `limit_bytes` of them; and their size."""
+    held: list[bytes] = []
+    size = 0
+    async for chunk in chunks:
+        held.append(chunk)
+        size += len(chunk)
+        if size > limit_bytes:
+            break
+    return held, size
 
 
 async def _after(held: list[bytes], chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from squall.errors import NotFoundError
 from squall.http_api import parse_blob_ref
 from squall_contracts.calls import CallResult
-from squall_gateway.answers import FRAMES, result_frame, send_slices, send_whole
+from squall_gateway.answers import FRAMES, result_frame, result_head, send_large, send_whole
 from squall_gateway.blobs import Blobs
 from squall_gateway.edge import Exchange
 
@@ -32,8 +32,8 @@ class ResultAnswers:
             return
         self._under_way += 1
         try:
-            frame = result_frame(record, payload=await self._content(record.blob))
-            await send_slices(exchange.send, frame, (FRAMES,))
+            content = await self._content(record.blob)
+            await send_large(exchange.send, result_head(record, len(content)), content, (FRAMES,))
         finally:
             self._under_way -= 1
 

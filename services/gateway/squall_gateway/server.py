@@ -1,4 +1,4 @@
-"""The HTTP server: a socket of our own, uvicorn on it, and a drain that ends. The only importer of uvicorn."""
+"""The HTTP server: a socket of our own, uvicorn on it (with `http_protocol`), and a drain that ends."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from squall.errors import PortInUseError
 from squall_gateway.edge import App
+from squall_gateway.http_protocol import Protocol
 
 BACKLOG = 2048
-JOIN_BYTES = 64 * 1024
 KEEP_ALIVE_S = 90.0
 """Longer than clients keep idle connections (60 s): who reuses a connection must be the one that closes it."""
 
@@ -42,49 +40,6 @@ def url_of(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
-
-
-class JoinedWrites:
-    """A transport whose writes of one turn of the event loop leave together.
-
-    uvicorn writes head and body of an answer one after the other: two system calls here, and the client wakes up twice.
-    """
-
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport = transport
-        self._loop = loop
-        self._parts: list[bytes] = []
-        self._size = 0
-
-    def write(self, data: bytes) -> None:
-        """Write at the end of the turn, or now if it is much: then the transport's own back-pressure must be felt."""
-        if not self._parts:
-            self._loop.call_soon(self._flush)
-        self._parts.append(data)
-        self._size += len(data)
-        if self._size > JOIN_BYTES:
-            self._flush()
-
-    def close(self) -> None:
-        """Close after what was written."""
-        self._flush()
-        self._transport.close()
-
-    def _flush(self) -> None:
-        if self._parts:
-            parts, self._parts, self._size = self._parts, [], 0
-            if not self._transport.is_closing():
-                self._transport.writelines(parts)
-
-    def __getattr__(self, name: str) -> Any:  # whatever else a transport has
-        return getattr(self._transport, name)
-
-
-class Protocol(HttpToolsProtocol):
-    """uvicorn's protocol, on a transport with joined writes."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
-        super().connection_made(JoinedWrites(transport, self.loop))  # type: ignore[arg-type]  # all that it uses
 
 
 class Server(uvicorn.Server):
