@@ -130,6 +130,13 @@ async def test_a_broken_answer_is_asked_for_again_with_the_same_calls(running: F
     assert [await call.get.aio() for call in calls] == [0, 2, 4]
 
 
+def test_calls_of_one_moment_lie_on_one_shard_and_those_of_a_while_on_all() -> None:
+    step_ns = spawning.SHARD_NS // 10
+    found = [spawning.shard_at(n * step_ns, 4) for n in range(80)]
+    assert [len(set(found[n : n + 10])) for n in range(0, 80, 10)] == [1] * 8
+    assert [found.count(shard) for shard in range(4)] == [20] * 4
+
+
 async def test_a_refusal_is_raised_for_each_of_them_and_the_next_ones_are_sent(running: FakeGateway) -> None:
     running.errors["POST /v1/spawns"] = [errors.ResourceExhaustedError("the queue is full")]
     async with one_on_its_way(running, double, 1, 2) as tasks:

@@ -36,7 +36,12 @@ def new_id(prefix: str) -> str:
 
 def new_call_id(shards: int) -> str:
     """A new call id on a random one of `shards` shards."""
-    return f"{new_id('fc')}{secrets.randbelow(shards):02d}"
+    return call_id_on(secrets.randbelow(shards))
+
+
+def call_id_on(shard: int) -> str:
+    """A new call id on that shard."""
+    return f"{new_id('fc')}{shard:02d}"
 
 
 def in_sample(trace_id: str, ratio: float) -> bool:

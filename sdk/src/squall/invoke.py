@@ -105,7 +105,7 @@ class _Call:
     def __init__(self, target: Target, kind: Kind, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         info = target.client.info()
         self.target, self.span = target, tracing.begin(info.trace_ratio)
-        self.id = new_call_id(info.shards)
+        self.id = spawning.new_call_id(info.shards) if kind is Kind.SPAWN else new_call_id(info.shards)
         encoded = encode(target, args, kwargs)
         sent_ns = time.time_ns()
         self.headers = headers(target, kind, self.span)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import queue
+import secrets
 import threading
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Optional
@@ -17,12 +19,16 @@ from squall.blocking import current_abort
 from squall.client import query
 from squall.errors import SquallError
 from squall.http_api import FRAMES_CONTENT_TYPE, FrameKind, Header, Route, frames
+from squall.ids import call_id_on
 from squall.spec import CHUNK_INPUTS
 
 if TYPE_CHECKING:
     from squall.client import Client
 
 MAX_BYTES = 4 * 1024 * 1024
+SHARD_NS = 100_000_000
+"""How long calls go to one shard: long against a write, short against what fills a queue."""
+_first_shard = secrets.randbelow(1 << 16)  # another one in each program, or all would be at the same one at any time
 OWN_HEADERS = frozenset((Header.CALL, Header.TRACEPARENT, Header.SENT))
 """What a call says about itself; the rest is about its target."""
 
@@ -74,6 +80,16 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
+
+
+def new_call_id(shards: int) -> str:
+    """A new call id. Calls made at about the same time lie on one shard, so that those sent together are one write."""
+    return call_id_on(shard_at(time.monotonic_ns(), shards))
+
+
+def shard_at(now_ns: int, shards: int) -> int:
+    """Where calls of this moment lie: on every shard for as long as on any other."""
+    return (_first_shard + now_ns // SHARD_NS) % shards
 
 
 def send(client: Client, headers: Mapping[str, str], body: bytes) -> None:
