@@ -22,7 +22,7 @@ import squall
 
 if squall.is_local():  # a container has this file alone
     from calls import commit, durability, machine, percentile, timed
-    from hops import platform
+    from hops import CpuTable, Processes, platform
 
 app = squall.App("bench-large")
 
@@ -101,6 +101,19 @@ def measure(size: int, rounds: int) -> None:
     print(f"| ratio | {' | '.join(f'{ratio:.1f}' for ratio in ratios)} |")
 
 
+def measure_cpu(table: CpuTable, size: int, rounds: int) -> None:
+    """What a call costs in each process: on a busy machine the better measure."""
+    data = os.urandom(size)
+
+    def work() -> None:
+        for _ in range(rounds):
+            echo.remote(data)
+
+    table.measure_idle()
+    table.measure(f"{size / 2**20:.2g} MiB there and back", rounds, work)
+    table.print()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--tasks", action="store_true", help="all services in one process")
@@ -111,11 +124,12 @@ def main() -> int:
     if given.serve_echo:
         serve_echo()
         return 0
-    with platform(() if given.tasks else ("--processes",)):
+    with platform(() if given.tasks else ("--processes",)) as server:
         form = "one process and nats-server" if given.tasks else "services as processes"
         print(f"{commit()}, {machine()}; {form}; durability: {durability()}\n")
         with app.run():
             measure(int(given.mib * 2**20), given.rounds)
+            measure_cpu(CpuTable(Processes(server)), int(given.mib * 2**20), given.rounds)
     return 0
 
 
