@@ -213,9 +213,7 @@ def _(module, on):
         module,
         "result_frame",
         lambda right: (
-            lambda record, cursor=None, payload=b"": right(
-                replace(record, index=record.index ^ 1) if on() else record, cursor, payload
-            )
+            lambda record, cursor=None: right(replace(record, index=record.index ^ 1) if on() else record, cursor)
         ),
     )
 
