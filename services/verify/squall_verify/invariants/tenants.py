@@ -49,7 +49,9 @@ def _one(
         for each in others
         if each.stored_at < call.stored_at and began.get(each.key, 0.0) > call.stored_at
     )
-    hurt = [fault for fault in overlapping(evidence, call.stored_at - CALM_S, start) if fault.name != STALL]
+    # Both times are of clocks that do not jump.
+    near = overlapping(evidence, call.stored_at - CALM_S, start)
+    hurt = [fault for fault in near if fault.name != STALL and fault.ended >= call.stored_at - CALM_S]
     if len(waiting) < BACKLOG or hurt:
         return
     first, stood_still_s = bisect_right(waiting, start), slack_s(evidence, call.stored_at, start)
