@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +33,21 @@ from squall_verify.run import PROGRAM
 BUGS = Path(__file__).parent / "bugs"
 EXTRA = Path(__file__).parent / "programs" / "dying.py"
 AGENT_POINTS = "gpu-agent"
+OF_THE_TOPOLOGY = ("unconditional-write",)
+"""Bugs that show when streams are made or changed."""
+ENSURE = """
+import asyncio, sys
+from squall_bus import BusSettings, connect
+from squall_contracts import topology
+
+async def ensure():
+    settings = BusSettings(url=sys.argv[1], user=sys.argv[2], password=sys.argv[3], inbox_prefix=sys.argv[4])
+    async with connect(settings, topology.build()) as bus:
+        await bus.ensure_topology()
+
+asyncio.run(ensure())
+"""
+"""What a platform does when it starts."""
 WAIT_S = 20.0
 REDELIVERED_S = 14.0
 """A lease, the time of a poll, and a busy machine."""
@@ -70,6 +88,17 @@ class Stage:
             (self.bugs / bug).touch()
         elif bug:
             (self.bugs / bug).unlink()
+        if bug in OF_THE_TOPOLOGY:
+            self._ensure_topology()
+
+    def _ensure_topology(self) -> None:
+        bus = self.platform.bus_settings()
+        subprocess.run(
+            [sys.executable, "-c", ENSURE, bus.url, bus.user or "", bus.password or "", bus.inbox_prefix],
+            env=self.platform.neutral_environment() | seeded(self.bugs),
+            check=True,
+            timeout=30,
+        )
 
     def _evidence(self, scene: Scenario, since: float) -> Evidence:
         laws = asyncio.run(collecting.laws(self.platform, {}))
@@ -112,7 +141,7 @@ class Scenario:
     logs: Path
     happened: list[Happened] = field(default_factory=list)
     threads: list[threading.Thread] = field(default_factory=list)
-    begun: int = 0
+    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     def __post_init__(self) -> None:
         gateways = self.stage.platform.parts_named("gateway")
@@ -124,8 +153,7 @@ class Scenario:
 
     def begin(self, form: str, **given: Any) -> str:
         """One operation of the harness's caller, in a thread of its own; its id."""
-        self.begun += 1
-        op = f"{self.logs.name}-{self.begun}"
+        op = f"{self.logs.name}-{next(self.numbers)}"
         operation = {"id": op, "form": form, "given": given}
         thread = threading.Thread(target=self.caller.carry_out, args=(operation,), daemon=True, name=op)
         self.threads.append(thread)
@@ -135,7 +163,7 @@ class Scenario:
     def wait(self, within_s: float = WAIT_S) -> None:
         """Until every operation has its answer, or the time is over."""
         until = time.monotonic() + within_s
-        for thread in self.threads:
+        for thread in list(self.threads):
             thread.join(max(0.0, until - time.monotonic()))
 
     def executions(self, op: str, what: str = "start") -> list[Effect]:
@@ -217,6 +245,11 @@ def deploy(platform: Platform, program: Path, effects: Path) -> None:
     assert child.returncode == 0, out + err
 
 
+def seeded(bugs: Path) -> dict[str, str]:
+    """Environment of processes that shall have the bugs that are on in that folder."""
+    return {"PYTHONPATH": str(BUGS), "SEEDED_BUGS": str(bugs)}
+
+
 @contextmanager
 def stage(folder: Path) -> Iterator[Stage]:
     """A platform of two agents and two gateways with every seeded bug in it, all of them off."""
@@ -225,7 +258,7 @@ def stage(folder: Path) -> Iterator[Stage]:
     bugs.mkdir()
     (bugs / "harness").write_text(str(os.getpid()))
     armed = FailPoints(points)
-    environment = {**armed.environment, "PYTHONPATH": str(BUGS), "SEEDED_BUGS": str(bugs)}
+    environment = {**armed.environment, **seeded(bugs)}
     (folder / "effects").touch()
     with Platform(processes=True, agents=2, gateways=2, environment=environment) as platform:
         deploy(platform, PROGRAM, folder / "effects")

@@ -93,6 +93,16 @@ def stale_in_the_middle(scene: Scenario) -> None:
     scene.wait(12.0)
 
 
+def stale_success(scene: Scenario) -> None:
+    """An agent stands still past its leases while its code succeeds, and goes on when another one has succeeded too."""
+    op = scene.begin("spawn", s=1.0)
+    [start] = scene.await_executions(op, 1)
+    with scene.paused(scene.agent_of(start), 8.0):
+        scene.await_executions(op, 2, "end")
+        scene.wait()
+    pause(1.0)
+
+
 def always_raises(scene: Scenario) -> None:
     scene.begin("retry", failures=6)
     scene.wait()
@@ -219,6 +229,7 @@ SEEDED: dict[str, tuple[Callable[[Scenario], None], str]] = {
     "no-history-read": (dies_after_the_record, "I4b"),
     "stale-failure": (stale_in_the_middle, "I5"),
     "stale-ack": (stale_in_the_middle, "I6"),
+    "unconditional-write": (stale_success, "I3"),
     "blob-after-record": (large_result_of_a_dying_agent, "I19"),
     "drop-on-reconnect": (bus_dies_under_writes, "I1"),
 }

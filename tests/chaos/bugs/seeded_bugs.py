@@ -204,6 +204,29 @@ def _(module, on):
     wrong(module.Tenancy, "_drained", version)
 
 
+# ---------------------------------------------------------------------- what lies on the bus
+
+
+@bug("unconditional-write", "squall_contracts.topology", "a result is written whether or not there is one")
+def _(module, on):
+    def version(right):
+        def build(*args, **more):
+            layout = right(*args, **more)
+            if not on():
+                return layout
+            streams = [
+                replace(spec, discard="old", discard_new_per_subject=False)
+                if spec.name.startswith("RESULTS_")
+                else spec
+                for spec in layout.streams
+            ]
+            return replace(layout, streams=tuple(streams))
+
+        return build
+
+    wrong(module, "build", version)
+
+
 # ---------------------------------------------------------------------- gateway
 
 
