@@ -8,6 +8,7 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -473,3 +474,23 @@ def test_a_platform_that_does_not_sync_each_write_says_so_to_clients_and_in_its_
         assert durability.startswith("fsync every 1s: acknowledged calls")
         assert "acknowledged_calls_can_be_lost" in platform.log()
         assert "sync_interval: 1s" in configuration
+
+
+def test_a_bus_server_that_ends_again_while_it_starts_is_started_once_more(tmp_path: Path) -> None:
+    starts, program = tmp_path / "starts", tmp_path / "nats-server"
+    program.write_text(
+        "#!/bin/sh\n"
+        f'[ "$1" = --version ] || [ "$1" = -v ] || echo start >> {starts}\n'
+        f"[ -e {tmp_path / 'broken'} ] && exit 7\n"
+        f'exec {Path(sys.executable).with_name("nats-server")} "$@"\n'
+    )
+    program.chmod(0o755)
+    with Platform(processes=True, arguments=("--nats-server", str(program))) as platform:
+        before = platform.part("bus")
+        (tmp_path / "broken").touch()
+        platform.signal("bus", signal.SIGKILL)
+        eventually(lambda: starts.read_text().count("start") >= 4, within_s=20, what=starts.read_text)
+        (tmp_path / "broken").unlink()
+
+        platform.restarted(before)
+        eventually(platform.ready, within_s=20)

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NoReturn
 
+from squall.errors import LocalPlatformError
 from squall.spec import ImageSpec
 from squall_bus import Bus, KeyExists, SubjectTaken, connect
 from squall_contracts import roles, subjects, topology
@@ -28,6 +29,9 @@ from squall_embedded.settings import REGION, SHARDS, EmbeddedSettings
 from squall_embedded.site import WORKSPACE, Form, Parts, Site
 from squall_service.clock import Clock, SystemClock
 from squall_service.telemetry import log
+
+STARTS_OF_THE_BUS = 12
+"""Of a nats-server that keeps ending by itself, in half a minute, before the platform gives up."""
 
 
 @dataclass(kw_only=True)
@@ -154,6 +158,20 @@ class Platform:
             log.error("bus_ended", server=server.child.name, status=status, again_in_s=restarts.delay_s)
             await self.clock.sleep(restarts.delay_s)
             server.restart()
-            await server.ready()
-            if self._announced:
+            if await self._listens_again(server, restarts) and self._announced:
                 self._tell()
+
+    async def _listens_again(self, server: BusServer, restarts: Restarts) -> bool:
+        """Whether it got ready before it ended once more. Raises the end of its log when it has ended too often."""
+        while True:
+            try:
+                await server.ready()
+            except LocalPlatformError as error:
+                if restarts.in_a_row >= STARTS_OF_THE_BUS:
+                    raise
+                log.warning("bus_not_ready", server=server.child.name, reason=error.message)
+                if not server.child.alive:
+                    return False
+                # A store that was not closed is read through first: minutes for a large one.
+                continue
+            return True

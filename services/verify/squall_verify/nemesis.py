@@ -33,10 +33,11 @@ class Nemesis:
         """What could not be injected, and why."""
 
     def run(self, planned: Sequence[PlannedFault], started: float) -> None:
-        """All of them; returns when the last one is healed."""
+        """All of them; returns when the last one is healed. Raises `LocalPlatformError` when the platform has ended."""
         with ThreadPoolExecutor(AT_ONCE) as threads:
             for fault in planned:
                 time.sleep(max(0.0, started + fault.at_s - _CLOCK.now()))
+                self._site.platform.check()
                 threads.submit(self._one, fault).add_done_callback(lambda done: done.result())
 
     def _one(self, planned: PlannedFault) -> None:

@@ -31,6 +31,8 @@ from squall_verify.settings import neutral_environment
 from squall_verify.waiting import eventually
 
 READY_S = 60.0
+TOLD = 2000
+"""Characters of its log that an error of the platform has in it."""
 BUS_TIMEOUT_S = 30.0
 """Servers of a cluster may be electing."""
 STOP_S = 30.0
@@ -107,6 +109,12 @@ class Platform:
         if self._process is None:
             raise LocalPlatformError("the platform is not running")
         return self._process.pid
+
+    def check(self) -> None:
+        """Raises `LocalPlatformError` when the process that watches the services has ended by itself."""
+        if self._process is not None and (status := self._process.poll()) is not None:
+            told = (self.folder / "platform.log").read_text(errors="replace")[-TOLD:]
+            raise LocalPlatformError(f"the platform ended by itself with status {status}: {told}")
 
     def parts(self) -> list[Part]:
         """What is running now; a part that was started again has a new pid."""

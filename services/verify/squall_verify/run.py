@@ -94,7 +94,7 @@ class Run:
     def _attack(self) -> None:
         started = _CLOCK.now() + 1.0
         callers = [self._caller(number, "plan.json", self.settings.seconds, started) for number in EVERYBODY]
-        deploying = threading.Thread(target=self._deploy_again, args=(started,))
+        deploying = threading.Thread(target=self._deploy_again, args=(started,), daemon=True)
         deploying.start()
         self.nemesis.run(self.plan.faults, started)
         deploying.join()
