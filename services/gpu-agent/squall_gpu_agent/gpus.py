@@ -89,13 +89,18 @@ class Gpus:
         return tuple(each for each in seen if each.uuid in self._chosen)
 
     async def _read(self) -> Reading | None:
-        """None when the driver does not answer. The next call waits for the same answer: threads must not pile up."""
+        """None when the driver does not answer, or fails. The next call waits for the same answer, so that threads do
+        not pile up."""
         if self._reading is None:
             self._reading = asyncio.get_running_loop().run_in_executor(None, self._source.read)
         try:
             async with asyncio.timeout(self._timeout_s):
                 reading = await asyncio.shield(self._reading)
         except TimeoutError:
+            return None
+        except Exception as error:  # noqa: BLE001 - whatever a driver's library raises must not end the agent
+            log.error("gpus_not_read", reason=f"{type(error).__name__}: {error}")
+            self._reading = None
             return None
         self._reading = None
         return reading

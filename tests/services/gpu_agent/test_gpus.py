@@ -91,3 +91,29 @@ async def test_only_what_can_change_is_read_again() -> None:
     assert driver.read_again_s == 30
     await driver.read(NONE)
     assert driver.read_again_s == 0.5
+
+
+class BrokenDriver:
+    """A driver whose library raises what nobody expects, once."""
+
+    changes = True
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def read(self) -> Reading:
+        self.asked += 1
+        if self.asked == 2:
+            raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+        return Reading(seen=(A,), note="driver 1")
+
+
+async def test_a_reading_that_breaks_stops_assignments_until_the_next_one() -> None:
+    gpus = Gpus(BrokenDriver())
+    await gpus.read(NONE)
+    await gpus.read(NONE)
+    assert [fact.trouble for fact in gpus.facts()] == [SILENT]
+
+    await gpus.read(NONE)
+
+    assert [fact.trouble for fact in gpus.facts()] == [""]
