@@ -140,6 +140,7 @@ async def test_nodes_and_containers_are_listed_with_what_they_do(world: World) -
         "running": 3,
         "started_at": 5.0,
         "how": "fork",
+        "gpus": [],
     }
     assert (node["node"], node["gpus"], node["cpu_used"]) == ("n1", ["H100"], 2)
     assert (status["nodes"], status["bus_connected"]) == (1, True)

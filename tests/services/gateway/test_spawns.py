@@ -89,6 +89,7 @@ async def test_each_call_has_its_own_trace(world: World) -> None:
         spawned(new_call_id(1), meta={"sizes": [1]}),
         spawned(new_call_id(1), meta={"sizes": [29, 0]}),
     ],
+    ids=["empty", "no-frame", "no-call", "nothing", "no-id", "two", "cut", "shard", "text", "too-short", "too-many"],
 )
 async def test_a_body_that_is_not_one_frame_of_calls_is_refused(world: World, body: bytes) -> None:
     app = await world.publish()

@@ -113,6 +113,7 @@ async def test_a_call_that_is_cancelled_in_line_never_begins(scene: Scene) -> No
         slow, (waiting,) = await found.behind_a_slow_one(1)
         await scene.record(cancelled(waiting, 1.0))
         scene.cancel(waiting)
+        await eventually(lambda: found.first.line.get((waiting.call, 0)) is None)
         found.code.go.set()
         assert (await scene.result(slow)).outcome == "succeeded"
         await scene.emptied(found.pool)
