@@ -28,6 +28,7 @@ PEERS = (
         name="squall",
         title="squall",
         survives="kill -9 of anything, power loss (fsync before each acknowledgement, of call and result)",
+        deep=True,
     ),
     Peer(
         name="squall-1s",

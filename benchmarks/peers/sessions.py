@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 START_LIMIT_S = 60.0
 """Start, warm-up and end together."""
 INSTALL_LIMIT_S = 600.0
-DEPTHS_LIMIT_S = 60.0
+DEPTHS_LIMIT_S = 240.0
 LOG_TAIL = 300
 
 

@@ -247,10 +247,13 @@ def test_the_scenario_is_clean_without_the_bug_and_the_bug_is_caught(
     scenario, invariant = SEEDED[bug]
 
     without = play(scenario, "")
-    with_bug = play(scenario, bug)
-
     assert violated(without) == {}
-    assert invariant in violated(with_bug), f"{bug} was not caught by {invariant}: {violated(with_bug)}"
+
+    # A slow machine may miss the moment in which the bug shows, once.
+    found = violated(play(scenario, bug))
+    if invariant not in found:
+        found = violated(play(scenario, bug))
+    assert invariant in found, f"{bug} was not caught by {invariant}: {found}"
 
 
 def test_every_bug_has_its_scenario_and_its_row_in_the_docs() -> None:

@@ -5,16 +5,22 @@ from __future__ import annotations
 import json
 import os
 import urllib.request
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from time import monotonic
 
 from benchmarks.peers.engines import squall_functions
-from benchmarks.peers.engines.contract import Engine, NotOffered, Task
+from benchmarks.peers.engines.contract import Engine, Task
 
 import squall
 from squall import config, local
-from squall.errors import UnimplementedError
+
+QUEUE_LIMIT = 1_000_000
+"""Of one function, by default."""
+ROOM = 1_000
+"""For what is enqueued to measure it."""
+STEP = 50_000
 
 
 class SquallEngine(Engine):
@@ -23,6 +29,7 @@ class SquallEngine(Engine):
     def __init__(self, *, sync_interval: str) -> None:
         self._sync_interval = sync_interval
         self._open = ExitStack()
+        self._queued = 0
 
     def start(self, folder: Path) -> dict[str, str]:
         arguments = ("--processes", "--sync-interval", self._sync_interval)
@@ -51,11 +58,26 @@ class SquallEngine(Engine):
         squall_functions.noop.spawn(value)
 
     def enqueue_many(self, count: int, limit_s: float) -> int:
-        try:
-            squall_functions.noop.spawn_map(range(count))  # type: ignore[attr-defined,unused-ignore]
-        except UnimplementedError:
-            raise NotOffered("not in this squall yet") from None
+        squall_functions.noop.experimental_spawn_map(range(count))
         return count
+
+    def prepare_depth(self, depth: int) -> None:
+        """The app is deployed, not run: what is queued ends with the platform, not one by one before it."""
+        if not self._queued:
+            squall_functions.deep_app.deploy()
+        for count in in_steps(min(depth, QUEUE_LIMIT - ROOM) - self._queued):
+            squall_functions.deep.experimental_spawn_map(range(count))
+            self._queued += count
+
+    def enqueue_deep(self, value: object) -> None:
+        squall_functions.deep.spawn(value)
+        self._queued += 1
+
+
+def in_steps(count: int) -> Iterator[int]:
+    """Parts of a count."""
+    for first in range(0, count, STEP):
+        yield min(STEP, count - first)
 
 
 def durability(server: local.LocalServer) -> str:

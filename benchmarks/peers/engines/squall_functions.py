@@ -7,6 +7,7 @@ import time
 import squall
 
 app = squall.App("bench-peers")
+deep_app = squall.App("bench-peers-deep")
 
 WORK_CPU_S = 0.005
 WORKERS = 2
@@ -22,4 +23,10 @@ def work(value: object) -> object:
     until = time.thread_time() + WORK_CPU_S
     while time.thread_time() < until:
         pass
+    return value
+
+
+@deep_app.function(max_containers=1)
+def deep(value: object) -> object:
+    time.sleep(3600)
     return value
