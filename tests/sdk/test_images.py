@@ -201,7 +201,7 @@ requires-python = ">=3.9"
 [[package]]
 name = "alpha"
 version = "1.0"
-source = { registry = "https://pypi.org/simple" }
+source = { registry = "https://index.example/simple" }
 sdist = { url = "https://files.example/alpha-1.0.tar.gz", hash = "sha256:DIGEST", size = 1 }
 
 [[package]]
