@@ -121,44 +121,43 @@ def no_names() -> Sequence[str]:
     return ()
 
 
-class Variant(Origin):
-    """Another handle whose calls run with other options, in a pool of their own."""
+class Derived(Origin):
+    """Another handle of the same function, whose calls go to a target that differs a little."""
+
+    def __init__(self, inner: Origin) -> None:
+        self.inner = inner
+        self.label, self.raw = inner.label, inner.raw
+
+    def is_generator(self) -> bool:
+        return self.inner.is_generator()
+
+    def known_id(self) -> Optional[str]:
+        return self.inner.known_id()
+
+    def local(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        return self.inner.local(args, kwargs)
+
+
+class Variant(Derived):
+    """Its calls run with other options, in a pool of their own."""
 
     def __init__(self, inner: Origin, options: str) -> None:
-        self.inner, self.options = inner, options
-        self.label, self.raw = inner.label, inner.raw
+        super().__init__(inner)
+        self.options = options
 
     def target(self) -> Target:
         return self.inner.target()._replace(options=self.options)
 
-    def is_generator(self) -> bool:
-        return self.inner.is_generator()
 
-    def known_id(self) -> Optional[str]:
-        return self.inner.known_id()
-
-    def local(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        return self.inner.local(args, kwargs)
-
-
-class Keyed(Origin):
-    """Another handle whose calls have an idempotency key."""
+class Keyed(Derived):
+    """Its calls have an idempotency key."""
 
     def __init__(self, inner: Origin, key: str) -> None:
-        self.inner, self.key = inner, key
-        self.label, self.raw = inner.label, inner.raw
+        super().__init__(inner)
+        self.key = key
 
     def target(self) -> Target:
         return self.inner.target()._replace(key=self.key)
-
-    def is_generator(self) -> bool:
-        return self.inner.is_generator()
-
-    def known_id(self) -> Optional[str]:
-        return self.inner.known_id()
-
-    def local(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        return self.inner.local(args, kwargs)
 
 
 # --- targets ---------------------------------------------------------------------------------------------------------
