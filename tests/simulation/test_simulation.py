@@ -10,7 +10,7 @@ from tests.simulation.mutations import MUTATIONS
 from tests.simulation.running import ROOT, Found, play_many
 
 FEW = 50
-MANY = 2_000
+MANY = 10_000
 CAUGHT_WITHIN = 2000
 RARE = frozenset(
     ("busy_is_drained", "delivered_ones_expire", "map_repeats", "stopped_while_busy", "superseded_result_is_told")
