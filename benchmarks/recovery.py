@@ -9,21 +9,26 @@ On a temporary platform of processes with two agents and two gateways. Measured 
   (the client repeats by itself);
 - scheduler, autoscaler: the same for the first call of a pool that has no container, since warm calls need neither;
 - agent, runner: until the second attempt of the call that was running there starts, in user code. That is later than
-  its return to the queue. Two containers are kept warm, on whichever agents the scheduler chose.
-
-Loss of a leader in a cluster of three nats-servers is not measured: the embedded platform has one.
+  its return to the queue. Two containers are kept warm, on whichever agents the scheduler chose;
+- leader: on a platform of its own with three nats-servers that replicate, where the one that leads the most journals is
+  killed; until all of 16 warm calls have returned that began right after the kill, so that shards with and
+  without a leader are among them.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import json
 import os
 import signal
 import statistics
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import squall
@@ -32,11 +37,17 @@ if squall.is_local():  # a container has this file alone
     from benchmarks.calls import commit, machine
     from tests.support.platform import Part, Platform, eventually, process
 
+    from squall_bus import connect
+    from squall_contracts import subjects, topology
+    from squall_embedded.settings import REGION, SHARDS
+
 app = squall.App("bench-recovery")
 
 LIMIT_S = 60.0
 SETTLE_S = 3.0
 HOLD_S = 120
+AT_ONCE = 16
+LEADER = "leader"
 
 
 @app.function(min_containers=1)
@@ -84,6 +95,24 @@ class Recovery:
         self._number += 1
         fresh = Fresh(pool=self._number)  # type: ignore[call-arg]
         return self._killed(self._platform.part(name), fresh.noop.remote)
+
+    def leader(self, _: str) -> float:
+        """The bus server that leads the most journals: seconds until calls in all shards have returned."""
+
+        def calls() -> None:
+            with ThreadPoolExecutor(AT_ONCE) as threads:
+                list(threads.map(noop.remote, range(AT_ONCE)))
+
+        return self._killed(self._platform.part(asyncio.run(self._leads_most())), calls)
+
+    async def _leads_most(self) -> str:
+        leads: Counter[str] = Counter()
+        async with connect(self._platform.bus_settings(), topology.build(REGION, SHARDS, 3)) as bus:
+            for shard in range(SHARDS):
+                stream = subjects.journal_stream(REGION, shard)
+                answer = await bus.request(f"$JS.API.STREAM.INFO.{stream}", b"")
+                leads[json.loads(answer.data)["cluster"]["leader"].removeprefix("squall-")] += 1
+        return leads.most_common(1)[0][0]
 
     def _killed(self, part: Part, call: Callable[[], object]) -> float:
         os.kill(part.pid, signal.SIGKILL)
@@ -136,6 +165,7 @@ CASES: dict[str, tuple[str, Callable[[Recovery, str], float]]] = {
     "bus": ("a warm call returns", Recovery.service),
     "runner": ("its call's second attempt starts", Recovery.interrupted),
     "agent": ("its call's second attempt starts", Recovery.interrupted),
+    LEADER: ("calls in all shards return", Recovery.leader),
 }
 
 
@@ -147,20 +177,28 @@ def main() -> int:
     chosen = given.only.split(",")
     if given.times < 1 or not set(chosen) <= set(CASES):
         parser.error(f"--times is at least 1, and the parts are {', '.join(CASES)}")
-    with tempfile.TemporaryDirectory() as folder, Platform(processes=True, agents=2, gateways=2) as platform:
+    print(f"{commit()}, {machine()}; {given.times} kills each\n")
+    print("| killed | until | median | longest |\n|---|---|---|---|", flush=True)
+    for servers, names in ((1, [name for name in chosen if name != LEADER]), (3, [LEADER] if LEADER in chosen else [])):
+        if names:
+            measure_all(names, servers, given.times)
+    return 0
+
+
+def measure_all(names: list[str], bus_servers: int, times: int) -> None:
+    """Print a row for each, on one platform."""
+    platform = Platform(processes=True, agents=2, gateways=2, bus_servers=bus_servers)
+    with tempfile.TemporaryDirectory() as folder, platform:
         os.environ.update(SQUALL_SERVER_URL=platform.url, SQUALL_TOKEN=platform.token)
-        print(f"{commit()}, {machine()}; {given.times} kills each\n")
-        print("| killed | until | median | longest |\n|---|---|---|---|")
         with app.run():
             recovery = Recovery(platform, Path(folder))
-            for name in chosen:
+            for name in names:
                 until, measure = CASES[name]
                 took = []
-                for _ in range(given.times):
+                for _ in range(times):
                     recovery.settle()
                     took.append(measure(recovery, name))
                 print(f"| {name} | {until} | {statistics.median(took):.2f} s | {max(took):.2f} s |", flush=True)
-    return 0
 
 
 if __name__ == "__main__":
