@@ -270,6 +270,12 @@ def test_classes_that_cannot_run_are_refused_when_they_are_declared(raw: type) -
         squall.App().cls()(raw)
 
 
+def test_a_snapshot_allows_its_hooks_and_needs_templates() -> None:
+    squall.App().cls(enable_memory_snapshot=True)(WithSnapshot)
+    with pytest.raises(exception.InvalidError, match="use_template"):
+        squall.App().cls(enable_memory_snapshot=True, use_template=False)(WithSnapshot)
+
+
 def test_concurrent_on_a_method_is_refused_in_either_order() -> None:
     def run(self: object) -> None:
         """Does nothing."""

@@ -155,7 +155,6 @@ def test_unknown_keywords_are_type_errors() -> None:
         {"proxy": object()},
         {"cloud": "aws"},
         {"region": "eu"},
-        {"enable_memory_snapshot": True},
         {"ephemeral_disk": 1024},
         {"block_network": True},
         {"experimental_options": {"x": 1}},

@@ -142,6 +142,8 @@ PARAMETERS: dict[str, Any] = {
     "single_use_containers": True,
     "include_source": False,
     "nonpreemptible": True,
+    "enable_memory_snapshot": True,
+    "use_template": False,
 }
 OF_FUNCTIONS: dict[str, Any] = {"is_generator": True, "serialized": True}
 REFUSED_PARAMETERS: dict[str, Any] = {
@@ -154,7 +156,6 @@ REFUSED_PARAMETERS: dict[str, Any] = {
     "cloud": "aws",
     "region": "eu",
     "routing_region": "us-east",
-    "enable_memory_snapshot": True,
     "block_network": True,
     "restrict_modal_access": True,
     "i6pn": True,

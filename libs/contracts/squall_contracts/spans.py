@@ -25,13 +25,14 @@ QUEUE_WAIT = (
 )
 AUTOSCALER_DECIDE = "autoscaler.decide"  # * from the arrival to the stored decision
 SCHEDULER_PLACE = "scheduler.place"  # * from the stored decision to the stored claim
-CONTAINER_START = "container.start"  # agent: from the stored claim to ready; parent of the next seven
+CONTAINER_START = "container.start"  # agent: from the stored claim to ready; parent of the next eight
 AGENT_ACCEPT = "agent.accept"  # *
 CODE_FETCH = "code.fetch"  # *
 IMAGE_ENSURE = "image.ensure"  # *
 SANDBOX_CREATE = "sandbox.create"  # * template fork or process spawn
 RUNNER_CONNECT = "runner.connect"  # *
 CODE_IMPORT = "code.import"  # *
+ENTER_SNAP = "enter.snap"  # * @enter(snap=True), in the template where there is one
 ENTER = "enter"  # *
 DISPATCH = "dispatch"  # * agent: container ready (or input delivered, whichever is later) -> input handed to the runner
 ATTEMPT = "attempt"  # agent: handed to the runner -> outcome known; attributes carry cold, node, container
@@ -43,8 +44,8 @@ RESULT_DECODE = "result.decode"  # * SDK
 CRITICAL_PHASES = frozenset(
     (
         ARGS_ENCODE, GATEWAY_ACCEPT, JOURNAL_PUBLISH, AUTOSCALER_DECIDE, SCHEDULER_PLACE, AGENT_ACCEPT, CODE_FETCH,
-        IMAGE_ENSURE, SANDBOX_CREATE, RUNNER_CONNECT, CODE_IMPORT, ENTER, DISPATCH, USER_CODE, RESULT_PUBLISH,
-        RESULT_RETURN, RESULT_DECODE,
+        IMAGE_ENSURE, SANDBOX_CREATE, RUNNER_CONNECT, CODE_IMPORT, ENTER_SNAP, ENTER, DISPATCH, USER_CODE,
+        RESULT_PUBLISH, RESULT_RETURN, RESULT_DECODE,
     )
 )  # fmt: skip
 """The names marked * above."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Union
 from squall.blocking import blocking, blocking_static, running_loop, warn_in_loop
 from squall.blocking import run as run_in_thread
 from squall.cls import Cls, batch_of, declared_class
+from squall.declarable import check_app_name, check_function, check_not_nested, check_object_name
 from squall.declaration import Cpu, Declaration, Gpu, Memory
 from squall.errors import ExecutionError, InvalidError, UnimplementedArgument
 from squall.function import Function, declared
@@ -73,7 +74,7 @@ class App:
     ) -> None:
         refuse_keywords("App()", others, {name: FUNCTION_KEYWORDS[name] for name in ("secrets", "volumes")})
         if name is not None and is_local():
-            _check_app_name(name)
+            check_app_name(name)
         self._name = name
         self._image = image
         self._include_source = include_source
@@ -146,6 +147,8 @@ class App:
         serialized: bool = False,
         include_source: Optional[bool] = None,
         nonpreemptible: Optional[bool] = None,
+        enable_memory_snapshot: Optional[bool] = False,
+        use_template: Optional[bool] = None,
         **others: Any,
     ) -> Callable[[Callable[..., Any]], Function]:
         """Declare a function of the app. See the reference for every parameter."""
@@ -155,17 +158,18 @@ class App:
             image, env, gpu, cpu, memory, min_containers, max_containers, buffer_containers, scaledown_window,
             retries, timeout, startup_timeout, include_source, nonpreemptible,
             serialized=serialized, single_use=single_use_containers,
+            snapshot=enable_memory_snapshot, use_template=use_template,
         )  # fmt: skip
         declaration = with_old_names("@app.function", declaration, others)
         refuse_keywords("@app.function", others, FUNCTION_KEYWORDS)
 
         def decorate(raw: Callable[..., Any]) -> Function:
-            _check_function(raw, serialized)
+            check_function(raw, serialized)
             own_name = name or raw.__name__
             complete = _with_concurrency(declaration, raw)
             function = declared(self, raw, own_name, complete, is_generator)
             if is_local():
-                _check_object_name(own_name)
+                check_object_name(own_name)
                 complete.check(function.is_generator)
             self._register(own_name)
             self.registered_functions[own_name] = function
@@ -192,6 +196,8 @@ class App:
         startup_timeout: Optional[float] = None,
         include_source: Optional[bool] = None,
         nonpreemptible: Optional[bool] = None,
+        enable_memory_snapshot: Optional[bool] = False,
+        use_template: Optional[bool] = None,
         **others: Any,
     ) -> Callable[[type], Cls]:
         """Declare a class of the app: its methods share containers, `@squall.enter` prepares them."""
@@ -200,6 +206,7 @@ class App:
         declaration = Declaration(
             image, env, gpu, cpu, memory, min_containers, max_containers, buffer_containers, scaledown_window,
             retries, timeout, startup_timeout, include_source, nonpreemptible, single_use=single_use_containers,
+            snapshot=enable_memory_snapshot, use_template=use_template,
         )  # fmt: skip
         declaration = with_old_names("@app.cls", declaration, others)
         refuse_keywords(
@@ -213,11 +220,11 @@ class App:
                 raise TypeError(
                     f"@app.cls decorates classes, got {type(raw).__name__}; use @app.function for functions"
                 )
-            _check_not_nested(raw)
+            check_not_nested(raw)
             complete = _with_concurrency(declaration, raw)._replace(batch=batch_of(raw))
             handle = declared_class(self, raw, complete)
             if is_local():
-                _check_object_name(raw.__name__)
+                check_object_name(raw.__name__)
                 complete.check(handle.has_generators)
             self._register(raw.__name__)
             self.registered_classes[raw.__name__] = handle
@@ -306,7 +313,7 @@ class App:
             raise InvalidError(
                 "an app needs a name to be deployed", fix='Write `squall.App("name")` or `deploy(name=...)`.'
             )
-        _check_app_name(own_name)
+        check_app_name(own_name)
         if not is_local():
             raise ExecutionError(
                 "an app cannot be deployed from inside a container", fix="Deploy it from your machine."
@@ -330,7 +337,7 @@ class App:
         """The deployed app of that name (or id). Raises `NotFoundError`, or makes it, without functions."""
         refuse_client(client)
         if not name.startswith("ap-"):
-            _check_app_name(name)
+            check_app_name(name)
         elif create_if_missing:
             raise InvalidError(f"{name} is an id: an app is made under a name", fix="Give a name.")
         from squall import publish, session
@@ -442,50 +449,6 @@ def _with_concurrency(declaration: Declaration, raw: Any) -> Declaration:
         max_inputs, target_inputs = own[CONCURRENT]
         declaration = declaration._replace(max_inputs=max_inputs, target_inputs=target_inputs)
     return declaration._replace(batch=own[BATCHED]) if own.get(BATCHED) else declaration
-
-
-def _check_function(raw: Any, serialized: bool) -> None:
-    if isinstance(raw, (Function, Cls)):
-        raise InvalidError("@app.function is applied twice", fix="Remove one of them, or give the plain function.")
-    if isinstance(raw, type):
-        raise TypeError("@app.function decorates functions; use @app.cls for classes")
-    if not callable(raw) or not hasattr(raw, "__qualname__") or not hasattr(raw, "__code__"):
-        raise InvalidError(
-            f"@app.function decorates plain functions, got {type(raw).__name__}", fix="Wrap it in a `def`."
-        )
-    if hasattr(raw, "__squall_method__") or hasattr(raw, "__squall_hook__"):
-        raise InvalidError(
-            f"{raw.__qualname__} is marked as part of a class", fix="Use @app.cls on the class, without @app.function."
-        )
-    if serialized:
-        return  # wherever it is defined
-    _check_not_nested(raw)
-    if "." in raw.__qualname__:
-        raise InvalidError(
-            f"{raw.__qualname__} is a method", fix="Use @app.cls on the class and @squall.method() on the method."
-        )
-
-
-def _check_not_nested(raw: Any) -> None:
-    if "<locals>" in raw.__qualname__:
-        raise InvalidError(
-            f"{raw.__qualname__} is defined inside another function, where a container cannot import it",
-            fix="Move it to the top level of its file, or declare a function with `serialized=True`.",
-        )
-
-
-def _check_object_name(name: str) -> None:
-    from squall.ids import check_name
-
-    check_name(name, "function")
-
-
-def _check_app_name(name: str) -> None:
-    from squall.ids import check_name
-
-    if not isinstance(name, str):
-        raise InvalidError(f"the app's name must be text, got {name!r}")
-    check_name(name, "app")
 
 
 def _warn_of_namesake(app: App, name: Optional[str]) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Optional
 from squall.blocking import blocking, immediate
 from squall.class_source import ClassSource, DeclaredClass, KnownClass, NamedClass, attributes, undecorated
 from squall.declaration import Declaration, is_async
-from squall.errors import InvalidError, UnimplementedArgument
+from squall.errors import InvalidError
 from squall.function import Function
 from squall.markers import BATCHED, CONCURRENT, HOOK, METHOD, concurrent_method
 from squall.obj import Obj, ObjState, OnSelf, Unbound
@@ -157,7 +157,7 @@ def declared_class(app: App, raw: type, declaration: Declaration) -> Cls:
             f"{raw.__name__} has its own __init__",
             fix="Declare `squall.parameter()` attributes and prepare the rest in @squall.enter().",
         )
-    _check_body(raw, attributes(raw))
+    _check_body(raw, attributes(raw), bool(declaration.snapshot))
     source = DeclaredClass(app, raw, declaration)
     if is_local():
         source.parameters()
@@ -179,15 +179,15 @@ def batch_of(raw: type) -> Optional[tuple[int, int]]:
     return batches[0] if batches else None
 
 
-def _check_body(raw: type, body: dict[str, Any]) -> None:
+def _check_body(raw: type, body: dict[str, Any], has_snapshot: bool) -> None:
     for name, value in body.items():
         if isinstance(value, Function):
             raise InvalidError(f"{raw.__name__}.{name} is decorated with @app.function", fix="Use @squall.method().")
         function = undecorated(value)
-        if getattr(function, HOOK, None) == "enter_snap":
-            raise UnimplementedArgument(
-                f"@enter(snap=True) of {raw.__name__}.{name} needs memory snapshots, which squall does not have yet",
-                fix="Use @squall.enter().",
+        if getattr(function, HOOK, None) == "enter_snap" and not has_snapshot:
+            raise InvalidError(
+                f"@enter(snap=True) of {raw.__name__}.{name} needs a memory snapshot",
+                fix="Write `@app.cls(enable_memory_snapshot=True)`, or use @squall.enter().",
             )
         if (getattr(function, METHOD, False) or hasattr(function, BATCHED)) and hasattr(function, CONCURRENT):
             raise concurrent_method(function)

@@ -53,6 +53,10 @@ class Declaration(NamedTuple):
     """A container ends after one input."""
     batch: Optional[tuple[int, int]] = None
     """max_batch_size and wait_ms of `@batched`."""
+    snapshot: Optional[bool] = False
+    """`enable_memory_snapshot`."""
+    use_template: Optional[bool] = None
+    """False: every container imports for itself."""
 
     def check(self, is_generator: bool) -> None:
         """Raise `InvalidError` for what is wrong whatever the server can offer."""
@@ -64,6 +68,7 @@ class Declaration(NamedTuple):
             raise InvalidError("retries= is not possible for generators", fix="Remove retries=, or return a list.")
         gpus(self.gpu)
         self.must_stay()
+        self.snapshots()
         self.variables()
         validate(
             FunctionSpec(
@@ -75,6 +80,8 @@ class Declaration(NamedTuple):
                 startup_timeout_s=self.startup_timeout_s(),
                 batching=self.batching(),
                 single_use=self.single_use,
+                use_template=self.templates(),
+                memory_snapshot=self.snapshots(),
             )
         )
 
@@ -127,9 +134,15 @@ class Declaration(NamedTuple):
 
     def must_stay(self) -> bool:
         """Whether its containers must not be on machines that can be taken away."""
-        if self.nonpreemptible not in (None, True, False):
-            raise InvalidError(f"nonpreemptible must be True or False, got {self.nonpreemptible!r}")
-        return bool(self.nonpreemptible)
+        return bool(_yes_or_no("nonpreemptible", self.nonpreemptible))
+
+    def snapshots(self) -> bool:
+        """Whether templates also run what `@enter(snap=True)` marks."""
+        return bool(_yes_or_no("enable_memory_snapshot", self.snapshot))
+
+    def templates(self) -> bool:
+        """Whether containers may be forked from a template."""
+        return _yes_or_no("use_template", self.use_template) is not False
 
     def resources(self) -> Resources:
         """What one container asks for."""
@@ -163,6 +176,12 @@ def _request_and_limit(what: str, given: Any, default: float) -> tuple[float, Op
             raise InvalidError(f"{what} must be a number or (request, limit), got {given!r}")
         return _number(what, given[0]), _number(what, given[1])
     return _number(what, given), None
+
+
+def _yes_or_no(what: str, value: Any) -> Optional[bool]:
+    if value not in (None, True, False):
+        raise InvalidError(f"{what} must be True or False, got {value!r}")
+    return None if value is None else bool(value)
 
 
 def is_whole(value: Any) -> bool:

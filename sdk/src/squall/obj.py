@@ -107,7 +107,8 @@ class ObjState:
         return self._local
 
     def hooks(self) -> list[Callable[[], Any]]:
-        """Enter hooks that have not run for the local object, base classes first; after this they count as run."""
+        """Enter hooks that have not run for the local object, those of the snapshot first, then base classes first;
+        after this they count as run."""
         if self._entered:
             return []
         self._entered = True
@@ -118,7 +119,8 @@ class ObjState:
                     found[name] = None
                 else:
                     found.pop(name, None)  # overridden by something that is no hook
-        return [getattr(self.local(), name) for name in found]
+        first = sorted(found, key=lambda name: getattr(getattr(self.source.raw, name), HOOK) != "enter_snap")
+        return [getattr(self.local(), name) for name in first]
 
 
 class MethodOrigin(Origin):

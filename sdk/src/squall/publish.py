@@ -215,6 +215,8 @@ def _spec(part: _Part, code: CodeRef) -> FunctionSpec:
             batching=declared.batching(),
             single_use=declared.single_use,
             nonpreemptible=declared.must_stay(),
+            use_template=declared.templates(),
+            memory_snapshot=declared.snapshots(),
         )
     )
 

@@ -195,6 +195,9 @@ class FunctionSpec:
     env: Mapping[str, str] = field(default_factory=dict)
     use_template: bool = True
     """Fork containers from an initialised template where that is safe."""
+    memory_snapshot: bool = False
+    """The template also ran the `@enter(snap=True)` hooks; a function with GPUs has a template only if this is asked
+    for."""
     isolation: str = "process"
     """Least isolation that a node must offer: "process", "sandbox" or "gvisor"."""
     nonpreemptible: bool = False
@@ -296,6 +299,11 @@ def validate(spec: FunctionSpec) -> FunctionSpec:
         resources.memory_limit_mib is None or resources.memory_limit_mib >= resources.memory_mib,
         "the memory limit must not be less than the request",
         resources.memory_limit_mib,
+    )
+    _check(
+        spec.use_template or not spec.memory_snapshot,
+        "enable_memory_snapshot=True needs a template: use_template must not be False",
+        spec.use_template,
     )
     for gpu in resources.gpus:
         _check(gpu.count >= 1, "a number of GPUs must be 1 or more", gpu.count)

@@ -79,10 +79,6 @@ FUNCTION_KEYWORDS: dict[str, tuple[tuple[Any, ...], str]] = {
     "cloud": ((None,), "Remove it: containers run on your own machines."),
     "region": ((None,), "Remove it: this squall has one region."),
     "routing_region": ((None,), "Remove it: this squall has one region."),
-    "enable_memory_snapshot": (
-        (False, None),
-        "Remove it: containers are forked from a template that has done the imports anyway.",
-    ),
     "block_network": ((False, None), "Remove it: containers use the network of their machine."),
     "restrict_modal_access": ((False, None), "Remove it."),
     "i6pn": ((None, False), "Remove it: containers use the network of their machine."),
@@ -92,7 +88,7 @@ FUNCTION_KEYWORDS: dict[str, tuple[tuple[Any, ...], str]] = {
 
 RENAMED: Mapping[str, str] = {
     "secret": "`env=`",
-    "checkpointing_enabled": "nothing: containers are forked from a template that has done the imports anyway",
+    "checkpointing_enabled": "`enable_memory_snapshot=`",
     "mounts": "`Image.add_local_file`, `add_local_dir` and `add_local_python_source`",
     "interactive": "`.local()` for debugging",
 }

@@ -29,6 +29,8 @@ class Loaded(NamedTuple):
 
     raw: Any
     """The user's function or class."""
+    instance: Optional[Any] = None
+    """Of a class with a snapshot: made, and prepared by its `@enter(snap=True)` hooks."""
 
 
 def main() -> NoReturn:
@@ -59,11 +61,13 @@ def live(sock: socket.socket, loaded: Optional[Loaded], capture: Optional[Captur
         warm.after_fork()
     elif settings.module:
         loaded = _import(settings, ground, started)
+        if settings.template and settings.snapshot and settings.is_class:
+            loaded = loaded._replace(instance=_snapshot(loaded.raw, settings, ground, started))
     if settings.template:
         _wait_for_forks(sock, loaded, ground, started)
     assert loaded is not None
     ground.interrupter.install()
-    serve(loaded.raw, settings, ground, started)
+    serve(loaded.raw, settings, ground, started, loaded.instance)
 
 
 def _connect(sock: socket.socket, capture: Optional[Capture]) -> tuple[Ground, Settings]:
@@ -90,6 +94,29 @@ def _import(settings: Settings, ground: Ground, started: Started) -> Loaded:
             return loaded
     except BaseException as error:  # noqa: BLE001  # SystemExit at import is the user's error as well
         fail_start(error, ground, started)
+
+
+def _snapshot(raw: Any, settings: Settings, ground: Ground, started: Started) -> Any:
+    try:
+        with phase(started, "enter.snap"):
+            instance = load.make_instance(raw, settings)
+            for hook in load.snap_hooks(raw, instance):
+                result = hook()
+                if hasattr(result, "__await__"):
+                    _await(result)
+            return instance
+    except BaseException as error:  # noqa: BLE001  # SystemExit in a hook is the user's error as well
+        fail_start(error, ground, started)
+
+
+def _await(awaitable: Any) -> None:
+    """On a loop of its own, closed afterwards: an open one could not be shared by forks."""
+    import asyncio
+
+    async def awaited() -> None:
+        await awaitable
+
+    asyncio.run(awaited())
 
 
 def _wait_for_forks(sock: socket.socket, loaded: Optional[Loaded], ground: Ground, started: Started) -> NoReturn:

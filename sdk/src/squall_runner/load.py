@@ -33,13 +33,15 @@ class Target(NamedTuple):
     """What this container serves."""
 
     callees: dict[str, Callee]
+    snap: list[Callable[[], Any]]
+    """What a snapshot would already contain."""
     enter: list[Callable[[], Any]]
     exit: list[Callable[[], Any]]
 
     @property
     def needs_loop(self) -> bool:
         """Whether anything in it is async."""
-        hooks = [*self.enter, *self.exit]
+        hooks = [*self.snap, *self.enter, *self.exit]
         return any(c.is_async for c in self.callees.values()) or any(_flags(hook) & _COROUTINE for hook in hooks)
 
 
@@ -56,16 +58,20 @@ def import_target(settings: Settings) -> Any:
     return _raw(found)
 
 
-def build_target(raw: Any, settings: Settings) -> Target:
-    """Callables and hooks; for a class, of a new instance with its parameters set."""
+def build_target(raw: Any, settings: Settings, snapshot: Optional[Any] = None) -> Target:
+    """Callables and hooks; for a class, of a new instance with its parameters set, or of the one in the snapshot."""
     if not settings.is_class:
         methods = settings.methods or [Method("", False, False)]
-        return Target({methods[0].name: _callee(raw, methods[0])}, [], [])
-    instance = _instance(raw, settings.params or {})
+        return Target({methods[0].name: _callee(raw, methods[0])}, [], [], [])
+    instance = make_instance(raw, settings) if snapshot is None else snapshot
     callees = {m.name: _callee(_bound(raw, instance, m.name), m) for m in settings.methods}
-    # enter_snap hooks come first: they are what a snapshot would already contain.
-    enter = _hooks(raw, instance, "enter_snap") + _hooks(raw, instance, "enter")
-    return Target(callees, enter, _hooks(raw, instance, "exit"))
+    snap = snap_hooks(raw, instance) if snapshot is None else []
+    return Target(callees, snap, _hooks(raw, instance, "enter"), _hooks(raw, instance, "exit"))
+
+
+def snap_hooks(raw: Any, instance: Any) -> list[Callable[[], Any]]:
+    """Its `@enter(snap=True)` hooks."""
+    return _hooks(raw, instance, "enter_snap")
 
 
 def _alias_main(module: Any) -> None:
@@ -100,8 +106,9 @@ def _callee(function: Any, declared: Method) -> Callee:
     )
 
 
-def _instance(cls: Any, params: dict[str, Any]) -> Any:
-    instance = cls()
+def make_instance(cls: Any, settings: Settings) -> Any:
+    """A new instance with its parameters set; no hook has run."""
+    params, instance = settings.params or {}, cls()
     declared: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
         for name, value in vars(base).items():

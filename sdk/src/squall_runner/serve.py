@@ -66,11 +66,15 @@ def fail_start(error: BaseException, ground: Ground, started: Started) -> NoRetu
     os._exit(1)
 
 
-def serve(raw: Any, settings: Settings, ground: Ground, started: Started) -> NoReturn:
-    """Make the instance, run the enter hooks, serve inputs, run the exit hooks, end."""
+def serve(raw: Any, settings: Settings, ground: Ground, started: Started, snapshot: Optional[Any] = None) -> NoReturn:
+    """Make the instance (or take the one in the snapshot), run the enter hooks, serve inputs, run the exit hooks."""
     try:
-        target = build_target(raw, settings)
+        target = build_target(raw, settings, snapshot)
         main = _main_for(target, settings, ground)
+        if target.snap:
+            with phase(started, "enter.snap"):
+                for hook in target.snap:
+                    main.run_hook(hook)
         with phase(started, "enter"):
             for hook in target.enter:
                 main.run_hook(hook)

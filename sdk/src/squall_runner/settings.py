@@ -46,6 +46,8 @@ class Settings(NamedTuple):
     params: Optional[dict[str, Any]]
     template: bool
     """This process only imports, then forks on request."""
+    snapshot: bool
+    """A template also makes the instance and runs the `@enter(snap=True)` hooks: forks have what they left."""
 
 
 def parse(meta: dict[str, Any]) -> Settings:
@@ -75,4 +77,5 @@ NEUTRAL: dict[str, Any] = {
     "batch_wait_ms": 0,
     "params": None,
     "template": False,
+    "snapshot": False,
 }

@@ -34,8 +34,13 @@ class Fork(NamedTuple):
 
 
 def report(control: socket.socket) -> dict[str, Any]:
-    """What would be shared with, or missing in, every fork: threads, open descriptors, child processes."""
-    return {"threads": _threads(), "descriptors": _descriptors(control), "children": _children()}
+    """What would be shared with, or missing in, every fork: threads, open descriptors, child processes, memory."""
+    return {
+        "threads": _threads(),
+        "descriptors": _descriptors(control),
+        "children": _children(),
+        "shared_memory": _shared_memory(),
+    }
 
 
 def serve_template(sock: socket.socket, channel: Channel, boot: Boot) -> NoReturn:
@@ -187,6 +192,16 @@ def _descriptors(control: socket.socket) -> list[str]:
         except OSError:
             continue  # the one that listed the folder
     return found
+
+
+def _shared_memory() -> list[str]:
+    """Names of the mappings that one process writes and all its forks see."""
+    try:
+        with open("/proc/self/maps") as maps:
+            lines = [line.split(None, 5) for line in maps]
+    except OSError:
+        return []
+    return sorted({fields[5].strip() for fields in lines if fields[1].startswith("rw") and fields[1][3:4] == "s"})
 
 
 def _children() -> int:

@@ -63,8 +63,8 @@ class Phase:
     """One part of a cold start. Phases of a container do not overlap and are in order."""
 
     name: str
-    """image.ensure, sandbox.create, runner.connect, code.import or enter. The start that also makes the template has
-    sandbox.create twice: the template's, then the container's."""
+    """image.ensure, sandbox.create, runner.connect, code.import, enter.snap or enter. The start that also makes the
+    template has sandbox.create twice: the template's, then the container's."""
     start_ns: int
     """Wall clock, nanoseconds since the epoch."""
     duration_ns: int

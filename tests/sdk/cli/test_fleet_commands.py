@@ -110,6 +110,7 @@ def test_a_function_tells_what_it_declares_and_does(depot: Shell) -> None:
     shown = depot.squall("function", "info", "depot", "declared").ok().out
     for words in ("0.25 cores", "7 s a call", "retries      2", "POST /v1/apps/depot/functions/declared/call"):
         assert words in shown
+    assert "forks of a template" in shown
     assert "fill (generator)" in depot.squall("function", "info", "depot", "Shelf").ok().out
     assert told(depot, "function", "info", "depot", "Shelf")["spec"]["parameters"][0]["name"] == "size"
     depot.squall("function", "info", "depot", "nope").refused("not_found", "no function 'nope'", "Shelf")
@@ -117,6 +118,9 @@ def test_a_function_tells_what_it_declares_and_does(depot: Shell) -> None:
     result(depot)
     rows = told(depot, "function", "stats", "depot", "release")
     assert {row["function"] for row in rows} == {"release"}
+    (container,) = told(depot, "function", "info", "depot", "release")["containers"]
+    assert container["how"] == "fork"
+    assert "started as   1 fork" in depot.squall("function", "info", "depot", "release").ok().out
     assert any(row["ready"] for row in rows)
 
 

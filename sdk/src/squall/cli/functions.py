@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections import Counter
 from typing import Any, Optional
 
 from squall.cli import lookup, table
 from squall.cli.server import for_command
 from squall.client import Client, query
 from squall.errors import NotFoundError
-from squall.http_api import AppStatus, AppSummary, Route
+from squall.http_api import AppStatus, AppSummary, ContainerInfo, Route
 from squall.spec import from_wire
 
 STATS_COLUMNS = (
@@ -32,6 +33,11 @@ def info(app: str, function: str, *, environment: Optional[str], as_json: bool) 
         summary = lookup.app(session.client, app, environment)
         path = query(Route.FUNCTIONS, app=summary.app_id, name=function, spec=1)
         found = _found(session.client, path, summary, function)
+        there = session.client.json("GET", query(Route.CONTAINERS, app=summary.app_id))
+    own = [from_wire(ContainerInfo, row) for row in there["containers"]]
+    found["containers"] = [
+        {"container": each.container, "state": each.state, "how": each.how} for each in own if each.function == function
+    ]
     if as_json:
         sys.stdout.write(json.dumps(found, indent=2) + "\n")
         return 0
@@ -58,6 +64,7 @@ def lines(found: dict[str, Any], app: AppSummary) -> dict[str, str]:
     gpus = ", ".join(f"{gpu['type']} x {gpu['count']}" for gpu in resources["gpus"])
     steps = ", ".join(step["kind"] for step in spec["image"]["steps"]) or "no packages"
     methods = ", ".join(_method(method) for method in spec["methods"] if method["name"])
+    started = [each for each in found.get("containers", ()) if each["how"]]
     path = Route.FUNCTION_CALL.format(app=app.name, function=found["name"] + (".METHOD" if methods else ""))
     return {
         "function": f"{found['name']} of {app.name} ({app.app_id}), version {found['version']}",
@@ -69,11 +76,24 @@ def lines(found: dict[str, Any], app: AppSummary) -> dict[str, str]:
         "image": f"Python {spec['image']['python_version']}, {steps}",
         "resources": f"{resources['cpu']:g} cores, {resources['memory_mib']} MiB" + (f", {gpus}" if gpus else ""),
         "containers": f"{kept}; idle ones end after {scaling['scaledown_window_s']:g} s",
+        "start": _start(spec),
+        "started as": "; ".join(f"{n} {how}" for how, n in Counter(each["how"] for each in started).items()),
         "inputs": f"{scaling['max_inputs']} at once in a container" if scaling["max_inputs"] > 1 else "",
         "timeouts": f"{spec['timeout_s']:g} s a call, {spec['startup_timeout_s']:g} s to start",
         "retries": f"{retry['max_retries']}" if retry["max_retries"] else "none",
         "over HTTP": f"POST {path}",
     }
+
+
+def _start(spec: dict[str, Any]) -> str:
+    """How its containers come to be, if nothing speaks against it."""
+    if not spec.get("use_template", True):
+        return "each container imports for itself (use_template=False)"
+    if spec.get("memory_snapshot"):
+        return "forks of a snapshot: imports and @enter(snap=True) done"
+    if spec["resources"]["gpus"]:
+        return "each container imports for itself: with GPUs, forks need enable_memory_snapshot=True"
+    return "forks of a template: imports done"
 
 
 def _kind(method: dict[str, Any]) -> str:

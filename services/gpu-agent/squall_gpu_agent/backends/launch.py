@@ -27,7 +27,12 @@ THREAD_VARIABLES = (
     "VECLIB_MAXIMUM_THREADS",
 )
 # A fork copies the page tables: 20 ms per GB of 4 K pages, next to nothing with huge pages (runtime.md, 1a).
-TEMPLATE_VARIABLES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "THP_MEM_ALLOC_ENABLE": "1"}
+# The last one: torch asks the driver's library for devices, not CUDA, which would not survive a fork.
+TEMPLATE_VARIABLES = {
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+    "THP_MEM_ALLOC_ENABLE": "1",
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+}
 LANG = "C.UTF-8"
 NO_DEVICES = {"CUDA_VISIBLE_DEVICES": "", "NVIDIA_VISIBLE_DEVICES": "void"}
 """Of templates: what they import must find no device, because a fork cannot share one."""
@@ -216,4 +221,5 @@ def setup(wanted: Wanted, env: Mapping[str, str], *, whole_env: bool, template: 
         "batch_wait_ms": spec.batching.wait_ms if spec.batching else 0,
         "params": dict(request.params) if request.params is not None else None,
         "template": template,
+        "snapshot": spec.memory_snapshot,
     }

@@ -46,7 +46,7 @@ from squall_gpu_agent.backends.template_pool import TemplatePool
 from squall_gpu_agent.backends.warden_link import SpawnFailed
 from squall_gpu_agent.pipes import Pipes
 from squall_gpu_agent.policy import templates
-from squall_gpu_agent.policy.templates import StartPlainly, TemplateReport, template_key
+from squall_gpu_agent.policy.templates import Seen, StartPlainly, TemplateReport, template_key
 from squall_gpu_agent.runner_link import RunnerLink
 from squall_gpu_agent.runner_words import Ready, StartError
 from squall_images.environments import Environment, EnvironmentStore
@@ -264,14 +264,15 @@ class ProcessBackend:
         verdict = templates.wanted(request.spec)
         if isinstance(verdict, StartPlainly):
             return NoTemplate(reason=verdict.reason)
-        key = template_key(
-            request.spec,
+        seen = Seen(
             app=request.app_id,
             function=request.function_id,
             image=str(wanted.environment.prefix),
             env=launch.template_variables(wanted),
             env_version=request.env_version,
+            params=request.params,
         )
+        key = template_key(request.spec, seen)
         return await self._templates.get(key, lambda: self._make_template(key, wanted, on_log, timeline))
 
     async def _make_template(
@@ -287,7 +288,7 @@ class ProcessBackend:
                 case StartError() as error:
                     raise _user_error(error)
                 case Ready(report=report):
-                    verdict = templates.judge(_report(report))
+                    verdict = templates.judge(_report(report), snapshot=wanted.request.spec.memory_snapshot)
                     if isinstance(verdict, StartPlainly):
                         return NoTemplate(reason=verdict.reason, lasting=True)
                 case None:
@@ -380,4 +381,5 @@ def _report(meta: Mapping[str, Any]) -> TemplateReport:
         threads=tuple(map(str, meta.get("threads", ("unknown", "unknown")))),
         descriptors=tuple(map(str, meta.get("descriptors", ()))),
         children=int(meta.get("children", 0)),
+        shared_memory=tuple(map(str, meta.get("shared_memory", ()))),
     )
