@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from squall_bus.gathering import MIN_BATCH, Gathering
+from squall_bus.gathering import Gathering
+
+MIN_BATCH = 12
 
 
 def crowd(gathering: Gathering, until: float) -> None:
@@ -12,20 +14,20 @@ def crowd(gathering: Gathering, until: float) -> None:
 
 
 def test_a_lone_writer_never_waits() -> None:
-    gathering = Gathering()
+    gathering = Gathering(MIN_BATCH)
     for second in range(100):
         gathering.arrived(float(second))
         assert gathering.wait_until(1, float(second)) is None
 
 
 def test_one_caller_with_many_records_never_waits() -> None:
-    gathering = Gathering()
+    gathering = Gathering(MIN_BATCH)
     gathering.arrived(1.0)
     assert gathering.wait_until(40, 1.0) is None
 
 
 def test_a_crowd_is_waited_for_until_there_are_enough() -> None:
-    gathering = Gathering()
+    gathering = Gathering(MIN_BATCH)
     crowd(gathering, 1.0)
     first = gathering.wait_until(5, 1.0)
     assert first == 1.0 + Gathering.STEP_S
@@ -35,7 +37,7 @@ def test_a_crowd_is_waited_for_until_there_are_enough() -> None:
 
 
 def test_nobody_is_held_longer_than_the_limit() -> None:
-    gathering = Gathering()
+    gathering = Gathering(MIN_BATCH)
     crowd(gathering, 1.0)
     now, waiting = 1.0, 1
     while (until := gathering.wait_until(waiting, now)) is not None:
@@ -44,7 +46,7 @@ def test_nobody_is_held_longer_than_the_limit() -> None:
 
 
 def test_a_step_without_a_record_ends_the_wait_and_forbids_the_next_for_a_while() -> None:
-    gathering = Gathering()
+    gathering = Gathering(MIN_BATCH)
     crowd(gathering, 1.0)
     over = gathering.wait_until(MIN_BATCH - 1, 1.0)
     assert over is not None
@@ -57,7 +59,7 @@ def test_a_step_without_a_record_ends_the_wait_and_forbids_the_next_for_a_while(
 
 
 def test_a_batch_that_was_worth_the_wait_forbids_nothing() -> None:
-    gathering = Gathering()
+    gathering = Gathering(MIN_BATCH)
     crowd(gathering, 1.0)
     over = gathering.wait_until(MIN_BATCH, 1.0)
     assert over is not None

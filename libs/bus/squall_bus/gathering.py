@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 
-MIN_BATCH = 12
-"""A batch costs the server five fsyncs and a folder of its own (3.5 ms of CPU, and 25 us for each record), a single
-record one fsync (0.35 ms of CPU): below about 12 records singles are cheaper."""
-
 
 class Gathering:
     """Whether to wait for more records before the next write. Pure; the clock is given.
@@ -25,7 +21,8 @@ class Gathering:
     PAUSE_S = 0.25
     """After waiting in vain: not enough callers for a batch, however fast they are."""
 
-    def __init__(self) -> None:
+    def __init__(self, batch_from: int) -> None:
+        self._batch_from = batch_from
         self._arrivals: deque[float] = deque(maxlen=self.BUSY_CALLERS)
         self._since: float | None = None
         self._step_ends = 0.0
@@ -49,7 +46,7 @@ class Gathering:
             if waiting > self._at_step:
                 return self._step(waiting, now)
         self._since = None
-        if waiting < MIN_BATCH:
+        if waiting < self._batch_from:
             self._not_before = now + self.PAUSE_S
         return None
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from itertools import count
 
 from squall_bus.errors import BusError, BusUnavailable, PublishUnknown
-from squall_bus.gathering import MIN_BATCH, Gathering
+from squall_bus.gathering import Gathering
 from squall_bus.link import Link
 from squall_bus.records import Published, Record
 from squall_bus.routes import Route
@@ -89,7 +89,7 @@ class Lane:
         self._returned: list[Pending] = []
         """To be written again, before everything in the queue."""
         self._in_flight: set[Write] = set()
-        self._gathering = Gathering()
+        self._gathering = Gathering(link.settings.batch_from)
         self._gather_timer: asyncio.TimerHandle | None = None
         self._pump_scheduled = False
         self._holding = False
@@ -166,7 +166,7 @@ class Lane:
         self._write(group)
 
     def _write(self, group: list[Pending]) -> None:
-        if len(group) < MIN_BATCH:
+        if len(group) < self.link.settings.batch_from:
             for pending in group:
                 self._write_single(pending)
         else:

@@ -14,7 +14,6 @@ from itertools import count
 
 from squall_bus.consume import event
 from squall_bus.errors import BusForbidden
-from squall_bus.gathering import MIN_BATCH
 from squall_bus.lane import Pending
 from squall_bus.link import Link
 from squall_bus.records import Record
@@ -67,7 +66,7 @@ class _Burst:
         if not self._link.connected or self.in_flight or not self.buffer:
             return
         self.in_flight = [self.buffer.popleft() for _ in range(min(MAX_BURST, len(self.buffer)))]
-        self._send(atomic=self._route.atomic and len(self.in_flight) >= MIN_BATCH)
+        self._send(atomic=self._route.atomic and len(self.in_flight) >= self._link.settings.batch_from)
 
     def _send(self, *, atomic: bool) -> None:
         self._atomic = atomic

@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from squall.errors import InvalidError
 from squall_bus import BusSettings
+from squall_bus.settings import BATCH_FROM
 from squall_contracts import roles
 
 ROOT = "SQUALL_"
@@ -136,6 +137,9 @@ class BusConnection(ServiceSettings):
     """Number of shards of the region; the same everywhere, and never changed later."""
     replicas: int = 1
     """Copies of what must survive a server: 3 in a cluster."""
+    batch_from: int = Field(BATCH_FROM, ge=2)
+    """Records from which on they go to the bus as one atomic batch: 5 is right where a server that is alone stages
+    batches in memory, as the embedded platform lets it (docs/explanation/bus.md)."""
     dev: bool = False
     """Accept an older server, with a loud warning."""
     connect_timeout_s: float = 30.0

@@ -190,10 +190,10 @@ def remove_abandoned() -> None:
 
 
 def _remove_folder(folder: Path) -> None:
-    """With its temporary files, which are elsewhere when its own path is long."""
-    scratch = folder / "tmp"
-    if scratch.is_symlink() and Path(os.readlink(scratch)).name.startswith(SCRATCH_PREFIX):
-        shutil.rmtree(os.readlink(scratch), ignore_errors=True)
+    """With its temporary files, which are elsewhere when its own path is long, and its bus server's, in memory."""
+    for scratch in (folder / "tmp", *folder.glob("*/staging")):
+        if scratch.is_symlink() and Path(os.readlink(scratch)).name.startswith(SCRATCH_PREFIX):
+            shutil.rmtree(os.readlink(scratch), ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -74,8 +74,9 @@ class BusProgram:
         self.passwords = {user.name: secrets.token_urlsafe(24) for user in users.users(nodes)}
         self._nodes = nodes
         self._cluster = ""
-        self._folder = data / name
-        self._run = self._folder / "run"
+        self.folder = data / name
+        """Its store, its configuration and the port that it listens on."""
+        self._run = self.folder / "run"
 
     def join(self, number: int, ports: Sequence[int], passwords: dict[str, str], secret: str) -> None:
         """Makes it one of several that replicate: each knows the others' ports for that, and their users."""
@@ -88,20 +89,20 @@ class BusProgram:
         self._run.mkdir(parents=True, exist_ok=True, mode=0o700)
         for leftover in self._run.glob("*.ports"):
             leftover.unlink(missing_ok=True)
-        config = self._folder / "nats.conf"
+        config = self.folder / "nats.conf"
         text = CONFIG.format(
             name=f"squall-{self.name}",
             cluster=self._cluster,
             port=port,
             run=json.dumps(str(self._run)),
-            store=json.dumps(str(self._folder)),
+            store=json.dumps(str(self.folder)),
             sync_interval=self.sync_interval,
             authorization=users.authorization(REGION, SHARDS, self._nodes, self._password),
         )
         with open(os.open(config, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             file.write(text)
         command = [str(self.path), "-c", str(config)]
-        return spawn(command, log=self.log, cwd=self._folder, timer_slack_ns=TIMER_SLACK_NS)
+        return spawn(command, log=self.log, cwd=self.folder, timer_slack_ns=TIMER_SLACK_NS)
 
     def _password(self, user: users.User) -> str:
         return users.quoted(self.passwords[user.name])

@@ -9,13 +9,17 @@ from collections.abc import Iterator, Sequence
 
 from squall.errors import LocalPlatformError
 from squall_bus import BusSettings
+from squall_bus.settings import BATCH_FROM
 from squall_contracts import roles
 from squall_embedded.bus_program import BusProgram
 from squall_embedded.children import Child
+from squall_embedded.staging import Staging
 
 READY_TIMEOUT_S = 15.0
 STOP_GRACE_S = 5.0
 _POLL_S = 0.002
+BATCH_FROM_IN_MEMORY = 5
+"""Records from which on a batch is cheaper than single ones where it is staged in memory."""
 
 
 class BusServers:
@@ -37,11 +41,16 @@ class BusServers:
             inbox_prefix=roles.inbox_prefix(role, node),
             name=f"squall-{user}",
             replicas=len(self._servers),
+            batch_from=BATCH_FROM_IN_MEMORY if self._servers[0].staging.in_memory else BATCH_FROM,
         )
 
     async def ready(self) -> None:
         """Waits until all listen."""
         await asyncio.gather(*(server.ready() for server in self))
+
+    async def stage_in_memory(self) -> None:
+        """Also for streams that were made since they got ready."""
+        await asyncio.gather(*(server.staging.link() for server in self))
 
     async def stop(self, *, keep: bool) -> None:
         """Ends all."""
@@ -51,8 +60,9 @@ class BusServers:
 class BusServer:
     """One nats-server; keeps its port over restarts, so that clients find it again."""
 
-    def __init__(self, program: BusProgram, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, program: BusProgram, process: subprocess.Popen[bytes], staging: Staging) -> None:
         self._program = program
+        self.staging = staging
         self.child = Child(program.name, process)
         self.port = -1
 
@@ -76,6 +86,7 @@ class BusServer:
                 f"nats-server was not ready after {READY_TIMEOUT_S:.0f} s{self._program.log_tail()}"
             ) from None
         self.port = port
+        await self.staging.link()
 
     def restart(self) -> None:
         """Starts it again on the same port, after it has ended."""
@@ -84,3 +95,4 @@ class BusServer:
     async def stop(self, *, keep: bool) -> None:
         """Ends it; everything acknowledged is on disk. When its data goes too it need not close it, for 100 ms."""
         await self.child.stop(STOP_GRACE_S, signal.SIGTERM if keep else signal.SIGKILL)
+        self.staging.close()

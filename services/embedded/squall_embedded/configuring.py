@@ -93,7 +93,13 @@ def environment(name: str, given: Mapping[str, Any], site: Site, number: int = 0
     """The environment of a service process: ours, its own bus user, and `given` as its variables."""
     prefix = settings_class(name).prefix()
     own = bus_settings(name, site, number)
-    bus = {"URL": own.url, "USER": own.user or "", "PASSWORD": own.password or "", "REPLICAS": own.replicas}
+    bus = {
+        "URL": own.url,
+        "USER": own.user or "",
+        "PASSWORD": own.password or "",
+        "REPLICAS": own.replicas,
+        "BATCH_FROM": own.batch_from,
+    }
     return {
         **inherited_environment(),
         "TMPDIR": str(site.settings.scratch),

@@ -100,6 +100,7 @@ class Platform:
     async def _prepare(self, bus: Bus) -> Site:
         """Streams, buckets and tokens."""
         await bus.ensure_topology()
+        await self.servers.stage_in_memory()
         await self._ask_for_default_image(bus)
         user = state.token(self.settings.data, state.WORKSPACE_TOKEN_FILE)
         service = state.token(self.settings.data, state.SERVICE_TOKEN_FILE)

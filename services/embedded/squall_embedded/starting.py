@@ -14,12 +14,14 @@ from typing import NoReturn
 import uvloop
 
 from squall.errors import SquallError
+from squall_contracts import topology
 from squall_embedded.announcing import Announcer
 from squall_embedded.bus_program import BusProgram
 from squall_embedded.bus_server import BusServer, BusServers
 from squall_embedded.platform import Platform
-from squall_embedded.settings import ALWAYS, EmbeddedSettings
+from squall_embedded.settings import ALWAYS, REGION, SHARDS, EmbeddedSettings
 from squall_embedded.site import Form
+from squall_embedded.staging import Staging
 from squall_embedded.state import remove_folder
 from squall_service.memory import keep_freed_memory
 from squall_service.telemetry import configure_logging, current_service, log
@@ -45,7 +47,7 @@ def run_platform(
     async def live() -> None:
         await Platform(
             settings=settings,
-            servers=BusServers([BusServer(program, process) for program, process in servers]),
+            servers=BusServers([_server(settings, program, process) for program, process in servers]),
             ports=ports,
             load_form=functools.partial(_load_form, settings),
             announce=Announcer(settings.state_file).announce,
@@ -59,6 +61,14 @@ def run_platform(
         except BaseExceptionGroup as group:
             raise _cause(group) from None
     return 0
+
+
+def _server(settings: EmbeddedSettings, program: BusProgram, process: subprocess.Popen[bytes]) -> BusServer:
+    layout = topology.build(REGION, SHARDS, settings.bus_servers)
+    alone = [spec.name for spec in layout.streams if spec.allow_atomic and spec.replicas == 1]
+    staging = Staging(program.folder, alone)
+    staging.open()
+    return BusServer(program, process, staging)
 
 
 def vanish(settings: EmbeddedSettings) -> NoReturn:

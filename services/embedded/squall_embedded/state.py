@@ -78,16 +78,23 @@ def clear_scratch(data: Path) -> None:
     """Removes it with everything in it."""
     folder = data / "tmp"
     if folder.is_symlink():
-        if folder.readlink().name.startswith(SCRATCH_PREFIX):
-            shutil.rmtree(folder.readlink(), ignore_errors=True)
-        folder.unlink()
+        _clear_linked(folder)
     else:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _clear_linked(link: Path) -> None:
+    if link.is_symlink():
+        if link.readlink().name.startswith(SCRATCH_PREFIX):
+            shutil.rmtree(link.readlink(), ignore_errors=True)
+        link.unlink()
 
 
 def remove_folder(data: Path) -> None:
     """Removes everything of a platform."""
     clear_scratch(data)
+    for staging in data.glob("*/staging"):
+        _clear_linked(staging)
     shutil.rmtree(data, ignore_errors=True)
 
 
