@@ -11,7 +11,7 @@ import json
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from squall.errors import InvalidError
 from squall.http_api import LogEntry
@@ -26,7 +26,7 @@ from squall_service.telemetry import log
 
 ANY = "*"
 QUIET_S = 0.2
-"""After so long without a line a followed app that is over has no more: its lines go out before its claims do."""
+"""After so long without a line it is asked whether the app is over. Its lines are stored before its claims go."""
 AHEAD = 1000
 """Lines read ahead of a slow client."""
 
@@ -103,9 +103,14 @@ class Logs:
                 except TimeoutError:
                     if over():
                         reading.cancel()
-                        return
+                        break
                 else:
+                    query = replace(query, cursor=parse_cursor(entry.cursor))
                     yield entry
+        # It may have ended a moment ago: its last lines are stored, and may not have come by yet.
+        async with aclosing(self._read(query, follow=False)) as last:
+            async for entry in last:
+                yield entry
 
     async def _pump(self, query: LogQuery, found: asyncio.Queue[LogEntry]) -> None:
         async with aclosing(self._read(query, follow=True)) as entries:

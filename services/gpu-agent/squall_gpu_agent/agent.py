@@ -166,6 +166,7 @@ class Agent:
             records=self.records,
             capacity=self.capacity,
             launcher=launcher,
+            logs=self.logs,
             pools=self.pools,
             pending=pending,
             metrics=self.metrics,

@@ -7,6 +7,7 @@ that would hold the result up. Never waits otherwise; text is passed on as it is
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from squall_bus import Bus
 from squall_contracts import subjects
@@ -23,6 +24,8 @@ CHARS_PER_S = 5 * 1024 * 1024
 """Of one container. The bus's buffer holds 20,000 batches; unlimited output would fill the agent's memory first."""
 RESULT_WAITS_S = 0.01
 """How long a result waits for the lines before it."""
+END_WAITS_S = 0.5
+"""How long the end of a container waits for its last lines: whoever sees its claim gone looks for no more of them."""
 NO_CALL = "-"
 Key = tuple[str, str, int]
 
@@ -37,6 +40,8 @@ class Logs:
         self._batches: dict[Key, _Batch] = {}
         self._told: dict[tuple[str, int], float] = {}
         """When lines of a call were given to the bus last."""
+        self._told_by: dict[str, float] = {}
+        """The same of a container."""
         self._timer: asyncio.TimerHandle | None = None
 
     def of(self, app: str, pool: str, function: str, container: str) -> OnLog:
@@ -72,8 +77,8 @@ class Logs:
         for key in list(self._batches):
             self._publish(key)
         horizon = self._clock.monotonic() - 1.0
-        for call in [call for call, at in self._told.items() if at < horizon]:
-            del self._told[call]
+        for told in (self._told, self._told_by):
+            _forget(told, horizon)
 
     async def flush_call(self, call: str, index: int) -> None:
         """Bring the lines of an input to the bus before its result goes there."""
@@ -81,6 +86,13 @@ class Logs:
             self._publish(key)
         if self._told.pop((call, index), None) is not None:
             await self._bus.flush(RESULT_WAITS_S)
+
+    async def flush_container(self, container: str) -> None:
+        """Bring the last lines of a container to the bus before its claim goes."""
+        for key in [key for key in self._batches if key[0] == container]:
+            self._publish(key)
+        if self._told_by.pop(container, None) is not None:
+            await self._bus.flush(END_WAITS_S)
 
     def _publish(self, key: Key) -> None:
         batch = self._batches.pop(key)
@@ -91,8 +103,14 @@ class Logs:
         shard = subjects.shard_of_name(head.app, self._identity.shards)
         subject = subjects.log(self._identity.region, shard, head.app, head.pool, head.call)
         self._bus.publish_soon(subject, message.encode())
+        self._told_by[head.container] = now = self._clock.monotonic()
         if head.call != NO_CALL:
-            self._told[head.call, head.index] = self._clock.monotonic()
+            self._told[head.call, head.index] = now
+
+
+def _forget(told: dict[Any, float], horizon: float) -> None:
+    for key in [key for key, at in told.items() if at < horizon]:
+        del told[key]
 
 
 class OutputLimit:

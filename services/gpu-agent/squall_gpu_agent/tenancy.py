@@ -19,6 +19,7 @@ from squall_gpu_agent.backend import EXIT_GRACE_S, Exit, StartFailed, StartFailu
 from squall_gpu_agent.capacity import Capacity
 from squall_gpu_agent.containers import PooledContainer
 from squall_gpu_agent.launch import Launched, Launcher, phase_rows
+from squall_gpu_agent.logs import Logs
 from squall_gpu_agent.metrics import Metrics
 from squall_gpu_agent.pending import PendingCalls
 from squall_gpu_agent.policy.acceptance import Refuse
@@ -41,6 +42,7 @@ class TenancyParts:
     records: Records
     capacity: Capacity
     launcher: Launcher
+    logs: Logs
     pools: Pools
     pending: PendingCalls
     metrics: Metrics
@@ -225,6 +227,7 @@ class Tenancy:
         asked = self._drain.is_set()
         log.info("container_ended", container=pooled.id, pool=pooled.pool, reason=exit.reason, asked=asked)
         lived_s = self._parts.clock.now() - pooled.ready_ns / 1e9
+        await self._parts.logs.flush_container(pooled.id)
         if not asked and not pooled.served and lived_s < CRASHED_EARLY_S:
             await self._end_as(ClaimState.FAILED, reason=f"the container {exit.reason} before its first input")
         else:
@@ -237,6 +240,7 @@ class Tenancy:
         self._parts.metrics.container_failed(failure.kind.value)
         error = results.start_error(failure)
         spans = [*self.claim.spans, *phase_rows(failure.phases)]
+        await self._parts.logs.flush_container(self.claim.container)
         await self._end_as(ClaimState.FAILED, reason=reason, error=error, user_error=user_error, spans=spans)
         if user_error and function.ephemeral:
             await self._parts.pending.fail(self.claim.pool, function, error, failure.pickled)

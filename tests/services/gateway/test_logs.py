@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import pytest
 from tests.services.gateway.world import SHARDS, World, a_function, error_of
 
+from squall.http_api import LogEntry
 from squall.ids import new_call_id
 from squall_contracts import subjects
 from squall_contracts.functions import pool_id
 from squall_contracts.logs import LogLines
+from squall_gateway.directory import Directory
+from squall_gateway.logs import LogQuery, Logs
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -125,6 +128,21 @@ async def test_a_followed_stream_ends_when_the_app_is_stopped_and_nothing_comes_
         await world.http.post(f"/v1/apps/{logs.app}/stop")
         with pytest.raises(StopAsyncIteration):
             await anext(lines)
+
+
+class Lagging(Logs):
+    """Reads what is there, and hears of what comes too late."""
+
+    async def _pump(self, query: LogQuery, found: asyncio.Queue[LogEntry]) -> None:
+        await asyncio.Event().wait()
+
+
+async def test_lines_that_were_stored_when_an_app_ended_are_given_however_late_they_come_by(world: World) -> None:
+    logs = await writer(world)
+    await logs.write((1.0, "stdout", "good bye\n"))
+    query = LogQuery(app=logs.app, workspace="main")
+    async with aclosing(Lagging(world.bus, Directory(world.bus)).follow(query, lambda: True)) as entries:
+        assert [entry.text async for entry in entries] == ["good bye\n"]
 
 
 async def test_bad_cursors_and_unknown_apps_are_refused(world: World) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+import pytest
 from tests.services.gpu_agent.fake_backend import NOW_NS, FakeBackend, FakeContainer
 from tests.services.gpu_agent.scene import APP, Scene
 from tests.services.gpu_agent.test_attempts import Held, echo
@@ -17,7 +18,8 @@ from squall_contracts import subjects
 from squall_contracts.functions import TOKENS, TokenRecord
 from squall_contracts.logs import LogLines
 from squall_contracts.nodes import CONTAINERS, NODES, ClaimState, ContainerStats, NodeFact, claim_key
-from squall_gpu_agent.backend import ContainerRequest, Exit, OnLog, Phase, StartFailed, StartFailureKind
+from squall_gpu_agent import logs
+from squall_gpu_agent.backend import ContainerRequest, Exit, Log, OnLog, Phase, StartFailed, StartFailureKind
 from squall_gpu_agent.logs import NO_CALL
 
 GPU = "sim-node-a-h100-1"
@@ -197,6 +199,26 @@ async def test_a_container_that_dies_later_only_loses_its_claim(scene: Scene) ->
         await scene.result(await scene.call(pool, function))
         backend.containers[0].end(Exit(code=3, signal=None, reason="exited with code 3"))
         await scene.gone(key)
+
+
+async def test_the_last_lines_of_a_container_are_stored_when_its_claim_goes(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "FLUSH_S", 3600.0)  # nothing but its end brings them out
+    backend = FakeBackend({"f": echo})
+    async with scene.agent(backend):
+        function = await scene.function()
+        pool = await scene.pool(function)
+        key = await scene.propose(pool, function)
+        await scene.result(await scene.call(pool, function))
+        container = backend.containers[0]
+        container.on_log(Log(container=container.id, stream="stdout", text="good bye\n"))
+        container.end(Exit(code=0, signal=None, reason="exited"))
+        await scene.gone(key)
+
+        stream = subjects.logs_stream(scene.region, subjects.shard_of_name(APP, scene.bus.topology.shards))
+        stored = [LogLines.decode(each.data) async for each in scene.bus.read(stream)]
+        assert [(each.container, each.lines[0][1:]) for each in stored] == [(container.id, ["stdout", "good bye\n"])]
 
 
 # ---------------------------------------------------------------- draining
