@@ -20,6 +20,7 @@ from squall_contracts import roles
 from squall_gateway.settings import GatewaySettings
 from squall_gpu_agent.settings import AgentSettings
 from squall_scheduler.settings import SchedulerSettings
+from squall_service.sealing import Sealer
 from squall_service.settings import BusConnection, ServiceSettings
 from squall_service.telemetry import TelemetrySettings
 
@@ -72,6 +73,10 @@ def test_passwords_and_tokens_are_those_of_the_setup(site: Site, config: dict[st
         others = {value for name, value in secrets.items() if name.startswith("SQUALL_BUS_") and name != variable}
         assert not others & set(given.values())
     assert services["agent"]["environment"]["SQUALL_GPU_AGENT_TOKEN"] == secrets["SQUALL_SERVICE_TOKEN"]
+    having_the_key = {name for name, each in services.items() if secrets["SQUALL_SECRETS_KEY"] in str(each)}
+    assert having_the_key == {"gateway", "agent"}, "the bus must not have the key"
+    assert secrets["SQUALL_BUS_PASSWORD_GATEWAY"] in services["nats"]["environment"].values()
+    assert Sealer(secrets["SQUALL_SECRETS_KEY"]).fingerprint(b"usable")
 
 
 def test_only_the_proxy_publishes_a_port_and_only_to_this_machine(config: dict[str, Any]) -> None:

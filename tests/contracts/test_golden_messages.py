@@ -27,7 +27,7 @@ from squall.spec import (
     ParameterSpec,
     Resources,
 )
-from squall_contracts import builds, calls, functions, health, letters, logs, nodes, scaling, spans, usage
+from squall_contracts import builds, calls, functions, health, letters, logs, nodes, scaling, secrets, spans, usage
 from squall_contracts.envelope import BadMessage, HotMessage, Message
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -130,6 +130,16 @@ MESSAGES: tuple[Message, ...] = (
     ),
     functions.PoolRecord(
         pool="po-1", function_id="fu-1", app_id="ap-1", workspace="ws", parameters="e30=", created_at=1.0
+    ),
+    secrets.SecretRecord(
+        secret_id="st-1",
+        workspace="ws",
+        environment="main",
+        name="api",
+        keys=("API_KEY",),
+        sealed=b"\x01\x00\xff",
+        created_at=1.0,
+        updated_at=2.0,
     ),
     functions.TokenRecord(workspace="ws", name="laptop", scope="workspace", created_at=1.0),
     nodes.NodeFact(

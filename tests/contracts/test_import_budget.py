@@ -69,7 +69,7 @@ def test_the_runner_uses_the_standard_library_and_picklers_only() -> None:
 
 
 def test_the_sdk_imports_nothing_of_the_platform() -> None:
-    dependencies = {"cloudpickle", "msgpack", "rich", "typer", "watchfiles"}
+    dependencies = {"cloudpickle", "dotenv", "msgpack", "rich", "typer", "watchfiles"}
     lines = [
         line
         for file in sorted((SDK / "squall").rglob("*.py"))

@@ -46,6 +46,7 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
     "live_alarms": (),
     "pay_once": (),
     "parallel_sort": (),
+    "secret_settings": (),
 }
 """What is run with `squall run`, and its arguments."""
 AT_ONCE = 3
@@ -147,6 +148,13 @@ def test_call_forms(served: Served) -> None:
     assert said == CALL_FORMS.splitlines()
     leaves = {line for line in lines if line.startswith("counter of")}
     assert leaves == {"counter of 1 leaves", "counter of 100 leaves", "counter of 7 leaves"}, "the @exit hooks"
+
+
+def test_secret_settings(served: Served) -> None:
+    assert served.lines("secret_settings") == [
+        "12.50 EUR in eu, with a key of 18 characters",
+        "in another function: False",
+    ]
 
 
 def test_word_count(served: Served) -> None:

@@ -39,6 +39,8 @@ class FakeGateway:
         """What of a blob comes in the answer itself."""
         self.apps: list[dict[str, Any]] = []
         self.calls: dict[str, dict[int, tuple[dict[str, Any], bytes]]] = {}
+        self.kept_values: list[dict[str, str]] = []
+        """Of secrets that have no name."""
         self.spans: list[dict[str, Any]] = []
         self.cancelled: list[str] = []
         self.build_log: list[str] = []
@@ -149,7 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
             error = gateway.errors[route].pop(0)
             return self._json(error.http_status, {"error": to_wire(error)})
         _, _, kind, *rest = parts.path.split("/")
-        getattr(self, f"_{kind}")(rest)
+        getattr(self, f"_{kind.replace('-', '_')}")(rest)
         if route in gateway.break_next:
             gateway.break_next.remove(route)
         return None
@@ -220,6 +222,10 @@ class _Handler(BaseHTTPRequestHandler):
         error = self.gateway.build_error
         last = {"error": to_wire(error)} if error else {"image": "im-1"}
         self._chunks(json.dumps(line).encode() + b"\n" for line in [*lines, last])
+
+    def _secret_values(self, _rest: list[str]) -> None:
+        self.gateway.kept_values.append(json.loads(self.body)["values"])
+        self._json(200, {"id": f"st-{len(self.gateway.kept_values)}"})
 
     def _blobs(self, rest: list[str]) -> None:
         blobs, name = self.gateway.blobs, rest[0]

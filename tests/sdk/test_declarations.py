@@ -149,7 +149,6 @@ def test_unknown_keywords_are_type_errors() -> None:
 @pytest.mark.parametrize(
     "keywords",
     [
-        {"secrets": [object()]},
         {"volumes": {"/data": object()}},
         {"schedule": object()},
         {"proxy": object()},

@@ -57,6 +57,11 @@ SERVED: dict[str, tuple[Any, list[str]]] = {
     ),
     "A5": (squall.Cls, ["from_name", "with_options", "with_concurrency", "with_batching", "hydrate"]),
     "A6": (squall, ["concurrent", "batched", "method", "enter", "exit", "parameter"]),
+    "A9 Secret": (
+        squall.Secret,
+        ["from_name", "from_dict", "from_local_environ", "from_dotenv", "objects", "update", "info", "name", "hydrate"],
+    ),
+    "A9 objects": (squall.Secret.objects, ["create", "list", "delete"]),
     "A12": (squall, ["is_local", "current_input_id", "current_function_call_id", "enable_output"]),
 }
 REFUSED: dict[str, list[tuple[str, Callable[[], Any]]]] = {
@@ -71,7 +76,6 @@ REFUSED: dict[str, list[tuple[str, Callable[[], Any]]]] = {
         ("run(client)", lambda: squall.App().run(client=object())),  # type: ignore[arg-type]
         ("deploy(strategy)", lambda: squall.App().deploy(name="x", strategy="recreate")),
         ("deploy(tag)", lambda: squall.App().deploy(name="x", tag="v1")),
-        ("App(secrets)", lambda: squall.App(secrets=[object()])),
         ("App(volumes)", lambda: squall.App(volumes={"/v": object()})),
     ],
     "A3": [
@@ -81,7 +85,6 @@ REFUSED: dict[str, list[tuple[str, Callable[[], Any]]]] = {
         ("logs.tail", lambda: function().logs.tail()),  # type: ignore[attr-defined]
         ("info", lambda: function().info()),  # type: ignore[attr-defined]
         ("get_dashboard_url", lambda: function().get_dashboard_url()),  # type: ignore[attr-defined]
-        ("with_options(secrets)", lambda: function().with_options(secrets=[object()])),
         ("with_options(volumes)", lambda: function().with_options(volumes={"/v": object()})),
         ("with_options(region)", lambda: function().with_options(region="eu")),
         ("with_options(cloud)", lambda: function().with_options(cloud="aws")),
@@ -144,11 +147,11 @@ PARAMETERS: dict[str, Any] = {
     "nonpreemptible": True,
     "enable_memory_snapshot": True,
     "use_template": False,
+    "secrets": [squall.Secret.from_name("api")],
 }
 OF_FUNCTIONS: dict[str, Any] = {"is_generator": True, "serialized": True}
 REFUSED_PARAMETERS: dict[str, Any] = {
     "schedule": object(),
-    "secrets": [object()],
     "volumes": {"/v": object()},
     "network_file_systems": {"/v": object()},
     "ephemeral_disk": 1024,

@@ -211,6 +211,8 @@ def _gateway(n: _Names) -> Permissions:
             _set("specs"),
             _set("idem"),
             _set("tokens", "*"),  # not those of containers, which have longer keys
+            _look("secrets"),
+            _set("secrets"),
         ),
         subscribe=_join(n.to("done", "items", "stats")),
     )
@@ -292,6 +294,8 @@ def _agent(n: _Names) -> Permissions:
             _watch("containers"),
             _set("containers"),
             _set("nodes", n.node),
+            # Sealed; asked of the leader, so that the container after a change sees it.
+            _owner(subjects.kv_stream("secrets")),
             # Its own containers' tokens, and nobody else's: no direct get of the bucket, which would show them all.
             [subjects.kv_subject("tokens", tokens), *_watch("tokens", tokens)],
         ),

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from squall.place import current_input_id as current_input_id
     from squall.place import is_local as is_local
     from squall.retries import Retries as Retries
+    from squall.secret import Secret as Secret
 
 _HOMES = {
     "App": "squall.app",
@@ -50,6 +51,7 @@ _HOMES = {
     "FunctionCall": "squall.call",
     "Image": "squall.image",
     "Retries": "squall.retries",
+    "Secret": "squall.secret",
     "batched": "squall.markers",
     "concurrent": "squall.markers",
     "current_function_call_id": "squall.place",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import warnings
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Union
 
 from squall.blocking import blocking, blocking_static, running_loop, warn_in_loop
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from squall.image import Image
     from squall.retries import Retries
     from squall.running import Running
+    from squall.secret import Secret
     from squall.session import Session
 
 _names: weakref.WeakValueDictionary[str, App] = weakref.WeakValueDictionary()
@@ -69,14 +70,16 @@ class App:
         *,
         tags: Optional[dict[str, str]] = None,
         image: Optional[Image] = None,
+        secrets: Sequence[Secret] = (),
         include_source: bool = True,
         **others: Any,
     ) -> None:
-        refuse_keywords("App()", others, {name: FUNCTION_KEYWORDS[name] for name in ("secrets", "volumes")})
+        refuse_keywords("App()", others, {"volumes": FUNCTION_KEYWORDS["volumes"]})
         if name is not None and is_local():
             check_app_name(name)
         self._name = name
         self._image = image
+        self._secrets = Declaration(secrets=secrets).check_secrets("App()")
         self._include_source = include_source
         self.tags: dict[str, str] = dict(tags or {})
         self.registered_functions: dict[str, Function] = {}
@@ -131,6 +134,7 @@ class App:
         *,
         image: Optional[Image] = None,
         env: Optional[dict[str, Optional[str]]] = None,
+        secrets: Optional[Sequence[Secret]] = None,
         gpu: Gpu = None,
         cpu: Cpu = None,
         memory: Memory = None,
@@ -158,7 +162,7 @@ class App:
             image, env, gpu, cpu, memory, min_containers, max_containers, buffer_containers, scaledown_window,
             retries, timeout, startup_timeout, include_source, nonpreemptible,
             serialized=serialized, single_use=single_use_containers,
-            snapshot=enable_memory_snapshot, use_template=use_template,
+            snapshot=enable_memory_snapshot, use_template=use_template, secrets=self._and_own(secrets),
         )  # fmt: skip
         declaration = with_old_names("@app.function", declaration, others)
         refuse_keywords("@app.function", others, FUNCTION_KEYWORDS)
@@ -183,6 +187,7 @@ class App:
         *,
         image: Optional[Image] = None,
         env: Optional[dict[str, Optional[str]]] = None,
+        secrets: Optional[Sequence[Secret]] = None,
         gpu: Gpu = None,
         cpu: Cpu = None,
         memory: Memory = None,
@@ -206,7 +211,7 @@ class App:
         declaration = Declaration(
             image, env, gpu, cpu, memory, min_containers, max_containers, buffer_containers, scaledown_window,
             retries, timeout, startup_timeout, include_source, nonpreemptible, single_use=single_use_containers,
-            snapshot=enable_memory_snapshot, use_template=use_template,
+            snapshot=enable_memory_snapshot, use_template=use_template, secrets=self._and_own(secrets),
         )  # fmt: skip
         declaration = with_old_names("@app.cls", declaration, others)
         refuse_keywords(
@@ -231,6 +236,10 @@ class App:
             return handle
 
         return decorate
+
+    def _and_own(self, secrets: Optional[Sequence[Secret]]) -> tuple[Secret, ...]:
+        """The app's secrets, then a function's own: the later one wins."""
+        return (*self._secrets, *Declaration(secrets=secrets or ()).check_secrets("the function"))
 
     def local_entrypoint(
         self, _without_parentheses: None = None, *, name: Optional[str] = None

@@ -14,6 +14,7 @@ from squall.errors import InvalidError
 if TYPE_CHECKING:
     from squall.image import Image
     from squall.retries import Retries
+    from squall.secret import Secret
     from squall.spec import BatchPolicy, GpuRequest, Resources, RetryPolicy, ScalingPolicy
 
 Cpu = Union[float, tuple[float, float], None]
@@ -57,6 +58,7 @@ class Declaration(NamedTuple):
     """`enable_memory_snapshot`."""
     use_template: Optional[bool] = None
     """False: every container imports for itself."""
+    secrets: Sequence[Secret] = ()
 
     def check(self, is_generator: bool) -> None:
         """Raise `InvalidError` for what is wrong whatever the server can offer."""
@@ -70,6 +72,7 @@ class Declaration(NamedTuple):
         self.must_stay()
         self.snapshots()
         self.variables()
+        self.check_secrets("the function")
         validate(
             FunctionSpec(
                 name="checked",
@@ -89,6 +92,14 @@ class Declaration(NamedTuple):
         """The environment variables. Names of the platform cannot be set."""
         check_variables("env", {name: value for name, value in (self.env or {}).items() if value is not None})
         return {name: value for name, value in (self.env or {}).items() if value is not None}
+
+    def check_secrets(self, where: str) -> tuple[Secret, ...]:
+        """The secrets. Raises `InvalidError` for what is none."""
+        if not self.secrets:
+            return ()
+        from squall.secret import checked
+
+        return checked(where, self.secrets)
 
     def scaling(self) -> ScalingPolicy:
         """How many containers, and how many inputs at once."""

@@ -216,6 +216,14 @@ class LocalPlatformError(ServiceError):
     fix = "The end of its log is in the message; `squall doctor` shows what this machine lacks."
 
 
+class SecretsKeyError(ServiceError):
+    """A service has no key for secrets, or not the one that a secret was encrypted with."""
+
+    code = "secrets_key"
+    retryable = False
+    fix = "Give gateways and agents the same `..._SECRETS_KEY` (docs/howto/secrets.md)."
+
+
 class InternalError(SquallError):
     """Something broke inside squall."""
 

@@ -144,8 +144,9 @@ class Function:
     def with_options(self, **options: Any) -> Function:
         """A handle whose calls run with other settings than declared, in containers of their own.
 
-        `cpu`, `memory`, `gpu`, `env`, `retries`, `timeout`, `max_containers`, `buffer_containers`, `scaledown_window`;
-        what is left out, or None, stays as it is. Handles with equal options share containers, also across programs."""
+        `cpu`, `memory`, `gpu`, `env`, `secrets`, `retries`, `timeout`, `max_containers`, `buffer_containers` and
+        `scaledown_window`; what is left out, or None, stays as it is. Handles with equal options share containers, also
+        across programs."""
         from squall import options as given
 
         return self._variant(given.from_keywords(options))

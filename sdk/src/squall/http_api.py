@@ -115,6 +115,13 @@ class Route:
     """POST StopContainer -> StoppedContainer."""
     CONTAINER_EXEC = "/v1/containers/{container}/exec"
     """POST Execute -> lines of {"stream", "text"}, then {"status"} or {"error"}."""
+    SECRETS = "/v1/secrets"
+    """GET ?environment= -> {"objects": [SecretInfo]}. POST PutSecret -> SecretInfo; 409 if it is there and `replace` is
+    not set."""
+    SECRET = "/v1/secrets/{name}"
+    """GET ?environment= -> SecretInfo. POST UpdateSecret -> SecretInfo. DELETE ?environment= -> SecretInfo."""
+    SECRET_VALUES = "/v1/secret-values"
+    """POST SecretValues -> SecretInfo: values without a name, for `Secret.from_dict` and the like."""
     SPANS = "/v1/spans"
     """POST {"batches": [SpanBatch fields]} -> 202."""
 
@@ -603,6 +610,45 @@ class NewToken:
     name: str
     scope: str
     expires_at: float = 0.0
+
+
+@dataclass(frozen=True)
+class PutSecret:
+    """POST /v1/secrets."""
+
+    name: str
+    values: Mapping[str, str]
+    environment: str = "main"
+    replace: bool = False
+    """Give it these values if it is there, and no others."""
+
+
+@dataclass(frozen=True)
+class UpdateSecret:
+    """POST /v1/secrets/{name}: these values are set, None removes one; the others stay."""
+
+    values: Mapping[str, Optional[str]]
+    environment: str = "main"
+
+
+@dataclass(frozen=True)
+class SecretValues:
+    """POST /v1/secret-values. Equal values have one id."""
+
+    values: Mapping[str, str]
+    environment: str = "main"
+
+
+@dataclass(frozen=True)
+class SecretInfo:
+    """What is told about a secret: never a value."""
+
+    id: str
+    name: str
+    environment: str
+    keys: tuple[str, ...]
+    created_at: float
+    updated_at: float
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 from typing import Any
 
+from squall import config
 from squall.declaration import Declaration
 from squall.errors import InvalidError
 from squall.http_api import MAX_HEADER_OPTIONS_BYTES, encode_options
 from squall.markers import check_batch, check_concurrency
-from squall.spec import BatchPolicy, Options
+from squall.spec import BatchPolicy, Options, SecretRef
 from squall.unimplemented import FUNCTION_KEYWORDS, refuse_keywords
 
-ALSO_IN_OPTIONS = ("secrets", "volumes", "region", "cloud", "routing_region")
-NAMES = ("cpu", "memory", "gpu", "env", "retries", "timeout", "max_containers", "buffer_containers", "scaledown_window")
+ALSO_IN_OPTIONS = ("volumes", "region", "cloud", "routing_region")
+NAMES = (
+    *("cpu", "memory", "gpu", "env", "secrets", "retries", "timeout"),
+    *("max_containers", "buffer_containers", "scaledown_window"),
+)
 
 
 def from_keywords(keywords: dict[str, Any]) -> Options:
@@ -39,12 +43,25 @@ def from_keywords(keywords: dict[str, Any]) -> Options:
         memory_limit_mib=resources.memory_limit_mib if "memory" in given else None,
         gpus=resources.gpus if "gpu" in given else None,
         env=declared.variables() if "env" in given else None,
+        secrets=_secrets(declared) if "secrets" in given else None,
         retry=declared.retry() if "retries" in given else None,
         timeout_s=declared.timeout_s() if "timeout" in given else None,
         max_containers=scaling.max_containers,
         buffer_containers=scaling.buffer_containers if "buffer_containers" in given else None,
         scaledown_window_s=scaling.scaledown_window_s if "scaledown_window" in given else None,
     )
+
+
+def _secrets(declared: Declaration) -> tuple[SecretRef, ...]:
+    """References: values go to the server now, since the options of a handle are part of its name."""
+    from squall import session
+
+    chosen = declared.check_secrets("with_options")
+    if not chosen:
+        return ()
+    here = session.current() if any(secret.name is None for secret in chosen) else None
+    environment = here.environment if here else config.load().environment
+    return tuple(secret.reference(here, environment) for secret in chosen)
 
 
 def of_concurrency(max_inputs: Any, target_inputs: Any) -> Options:

@@ -26,9 +26,20 @@ from squall.http_api import LogEntry, PublishApp, PublishedApp, Route
 from squall.image import Image
 from squall.origin import Declared
 from squall.payload import script_module
-from squall.spec import CodeRef, FunctionSpec, ImageSpec, MethodSpec, ParameterSpec, from_wire, to_wire, validate
+from squall.spec import (
+    CodeRef,
+    FunctionSpec,
+    ImageSpec,
+    MethodSpec,
+    ParameterSpec,
+    SecretRef,
+    from_wire,
+    to_wire,
+    validate,
+)
 
 if TYPE_CHECKING:
+    from squall.secret import Secret
     from squall.session import Session
 
 BUILD_SILENCE_S = 120.0
@@ -67,7 +78,8 @@ def publish(
     parts = list(_parts(app))
     codes = _upload(session, parts)
     _build(session, {part.image.spec().id: part.image.spec() for part in parts})
-    specs = tuple(_spec(part, codes[part.name]) for part in parts)
+    secrets = _Secrets(session, environment)
+    specs = tuple(replace(_spec(part, codes[part.name]), secrets=secrets.of(part.declaration)) for part in parts)
     request = PublishApp(
         name=name,
         functions=specs,
@@ -219,6 +231,23 @@ def _spec(part: _Part, code: CodeRef) -> FunctionSpec:
             memory_snapshot=declared.snapshots(),
         )
     )
+
+
+class _Secrets:
+    """References of what functions declare; values of one secret go up once."""
+
+    def __init__(self, session: Session, environment: str) -> None:
+        self._session, self._environment = session, environment
+        self._known: dict[int, SecretRef] = {}
+
+    def of(self, declared: Declaration) -> tuple[SecretRef, ...]:
+        """Those of its app, then the function's own."""
+        return tuple(map(self._reference, declared.check_secrets("the function")))
+
+    def _reference(self, secret: Secret) -> SecretRef:
+        if id(secret) not in self._known:
+            self._known[id(secret)] = secret.reference(self._session, self._environment)
+        return self._known[id(secret)]
 
 
 def _as_json(parameter: ParameterSpec) -> ParameterSpec:

@@ -177,6 +177,17 @@ class CodeRef:
 
 
 @dataclass(frozen=True)
+class SecretRef:
+    """A secret that a function declares: by name and environment, or by id if it has no name. Never its values."""
+
+    name: str = ""
+    environment: str = "main"
+    id: str = ""
+    required: tuple[str, ...] = ()
+    """Keys that it must have."""
+
+
+@dataclass(frozen=True)
 class FunctionSpec:
     """Everything that a function (or class) declares."""
 
@@ -193,6 +204,8 @@ class FunctionSpec:
     startup_timeout_s: float = DEFAULT_TIMEOUT_S
     queue_limit_s: float = DEFAULT_QUEUE_LIMIT_S
     env: Mapping[str, str] = field(default_factory=dict)
+    secrets: tuple[SecretRef, ...] = ()
+    """Their values become environment variables; a later one wins over an earlier, and `env` over all."""
     use_template: bool = True
     """Fork containers from an initialised template where that is safe."""
     memory_snapshot: bool = False
@@ -231,6 +244,8 @@ class Options:
     gpus: Optional[tuple[GpuRequest, ...]] = None
     env: Optional[Mapping[str, str]] = None
     """Added to the declared ones; the same name wins over them."""
+    secrets: Optional[tuple[SecretRef, ...]] = None
+    """In place of the declared ones."""
     retry: Optional[RetryPolicy] = None
     timeout_s: Optional[float] = None
     max_containers: Optional[int] = None

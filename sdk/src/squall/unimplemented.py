@@ -31,14 +31,12 @@ class Missing:
 
 
 VALUES_INSTEAD = "Pass data as arguments and results; they may be large (they go through the blob store)."
-ENV_INSTEAD = "Pass settings with `env={...}` of the function or `Image.env`; do not put secrets in code."
 WEB_INSTEAD = "Call the function with `.remote()` from your own web server for now."
 
 TOP_LEVEL: dict[str, str] = {
     "Volume": VALUES_INSTEAD,
     "CloudBucketMount": VALUES_INSTEAD,
     "NetworkFileSystem": VALUES_INSTEAD,
-    "Secret": ENV_INSTEAD,
     "Dict": VALUES_INSTEAD,
     "Queue": VALUES_INSTEAD,
     "Sandbox": "Run commands with subprocess inside a function.",
@@ -70,7 +68,6 @@ TOP_LEVEL: dict[str, str] = {
 FUNCTION_KEYWORDS: dict[str, tuple[tuple[Any, ...], str]] = {
     # name: (values that mean "not used", what to do instead)
     "schedule": ((None,), "Start the function from cron with `squall run --detach`."),
-    "secrets": ((None, (), []), ENV_INSTEAD),
     "volumes": ((None, {}), VALUES_INSTEAD),
     "network_file_systems": ((None, {}), VALUES_INSTEAD),
     "serialized": ((False, None), "Define the function at the top level of a file."),
@@ -87,7 +84,7 @@ FUNCTION_KEYWORDS: dict[str, tuple[tuple[Any, ...], str]] = {
 }
 
 RENAMED: Mapping[str, str] = {
-    "secret": "`env=`",
+    "secret": "`secrets=[...]`",
     "checkpointing_enabled": "`enable_memory_snapshot=`",
     "mounts": "`Image.add_local_file`, `add_local_dir` and `add_local_python_source`",
     "interactive": "`.local()` for debugging",

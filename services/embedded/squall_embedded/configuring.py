@@ -50,6 +50,7 @@ def keywords(name: str, site: Site, number: int = 0) -> dict[str, Any]:
                 **address,
                 "blobs": str(site.blobs),
                 "bus_store": str(site.data / "bus"),
+                "secrets_key": site.secrets_key,
                 "embedded": True,
                 "sync_interval": sync,
                 **drain,
@@ -84,6 +85,7 @@ def _agent(site: Site, number: int) -> dict[str, Any]:
         **own,
         "gateway_url": site.urls[number % len(site.urls)],
         "token": site.service_token,
+        "secrets_key": site.secrets_key,
         "blob_dir": str(site.blobs),
         "images_dir": str(site.images),
     }

@@ -107,7 +107,12 @@ class Platform:
         await self._allow(bus, user, name="local user", scope="workspace")
         await self._allow(bus, service, name="local services", scope="service")
         return Site(
-            settings=self.settings, bus=self.servers.settings, ports=self.ports, token=user, service_token=service
+            settings=self.settings,
+            bus=self.servers.settings,
+            ports=self.ports,
+            token=user,
+            service_token=service,
+            secrets_key=state.token(self.settings.data, state.SECRETS_KEY_FILE),
         )
 
     async def _ask_for_default_image(self, bus: Bus) -> None:

@@ -28,6 +28,8 @@ class Site:
     """The local user's."""
     service_token: str
     """The agents'."""
+    secrets_key: str
+    """With which gateways encrypt secrets, and agents decrypt them."""
 
     @property
     def data(self) -> Path:

@@ -18,6 +18,7 @@ from squall import errors
 PID_FILE = "platform.pid"
 WORKSPACE_TOKEN_FILE = "token"
 SERVICE_TOKEN_FILE = "service-token"
+SECRETS_KEY_FILE = "secrets-key"
 MAX_SCRATCH_PATH = 80
 """Characters. The path of a unix socket has at most 107, and agents put theirs two levels below."""
 SHORT_FOLDER = "/tmp"
@@ -99,7 +100,7 @@ def remove_folder(data: Path) -> None:
 
 
 def token(data: Path, name: str) -> str:
-    """The token in that file; a new one when there is none yet."""
+    """The token or key in that file (base64 of 32 bytes); a new one when there is none yet."""
     file = data / name
     try:
         present = file.read_text().strip()

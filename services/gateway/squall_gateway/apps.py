@@ -29,6 +29,7 @@ from squall_contracts.retention import SPAWNED_S
 from squall_gateway.blobs import Blobs
 from squall_gateway.directory import Directory, KnownApp
 from squall_gateway.pools import Pools
+from squall_gateway.secrets import Secrets
 from squall_service.clock import Clock
 
 ALIVE_S = 25.0
@@ -57,12 +58,14 @@ class Apps:
     pools: Pools
     blobs: Blobs
     clock: Clock
+    secrets: Secrets
 
     # ------------------------------------------------------------------ publish
 
     async def publish(self, wanted: PublishApp, workspace: str) -> PublishedApp:
         """Make or change an app. Raises `InvalidError` for a bad declaration, `ConflictError` for a lost race."""
         await self._check(wanted)
+        await self.secrets.check(wanted.functions, workspace)
         for _ in range(TRIES):
             known = await self._present(wanted, workspace)
             if wanted.only_new and known is not None and known.record.version and known.record.state != "stopped":

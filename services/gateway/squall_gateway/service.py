@@ -28,6 +28,7 @@ from squall_gateway.api.json_outputs import JsonOutputRoutes
 from squall_gateway.api.letters import LetterRoutes
 from squall_gateway.api.logs import LogRoutes
 from squall_gateway.api.maps import MapRoutes
+from squall_gateway.api.secrets import SecretRoutes
 from squall_gateway.api.spawns import SpawnRoutes
 from squall_gateway.api.tokens import TokenRoutes
 from squall_gateway.api.versions import VersionRoutes
@@ -59,6 +60,7 @@ from squall_gateway.pools import Pools
 from squall_gateway.redrives import Redriving
 from squall_gateway.results import Results
 from squall_gateway.scaling import Scaling
+from squall_gateway.secrets import Secrets
 from squall_gateway.server import listen, serving, url_of
 from squall_gateway.settings import GatewaySettings
 from squall_gateway.stopping import SWEEP_S, TIDY_S, Stopping
@@ -69,6 +71,7 @@ from squall_gateway.versions import Versions
 from squall_gateway.waiting import Waiting
 from squall_gateway.waits import Waits
 from squall_service.run import ServiceContext
+from squall_service.sealing import Sealer
 from squall_service.settings import BusConnection
 from squall_service.telemetry import TelemetrySettings, log
 
@@ -132,8 +135,9 @@ class Gateway:
         self.loads = Loads(bus, self.limits)
         self.pools = Pools(bus, self.directory, clock)
         self.cancels = Cancels(bus, self.directory, self.results, clock)
-        self.apps = Apps(bus, self.directory, self.pools, self.blobs, clock)
-        self.targets = Targets(self.directory, Variants(bus, self.directory, clock))
+        self.secrets = Secrets(bus, Sealer(settings.secrets_key), clock)
+        self.apps = Apps(bus, self.directory, self.pools, self.blobs, clock, self.secrets)
+        self.targets = Targets(self.directory, Variants(bus, self.directory, clock, self.secrets))
         self.stopping = Stopping(self.apps, self.cancels, clock)
         self.acceptor = self._acceptor()
         self.generators = Generators(
@@ -284,6 +288,7 @@ class Gateway:
             CommandRoutes(NodeCommands(bus, fleet), self.draining).router(),
             *self._json_calls(),
             TokenRoutes(bus, clock).router(),
+            SecretRoutes(self.secrets).router(),
             LetterRoutes(letters, redriving, self.results, directory).router(),
             FleetRoutes(
                 bus, fleet, directory, self.condition, clock, self.version, self.settings.sync_interval

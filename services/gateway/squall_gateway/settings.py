@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from squall.spec import MAX_PAYLOAD_BYTES
+from squall_service.sealing import check_keys
 from squall_service.settings import ServiceSettings, settings_config
 
 
@@ -23,6 +24,9 @@ class GatewaySettings(ServiceSettings):
     """Where payloads above 64 KiB and code bundles lie: a folder, or a URL such as s3://bucket/prefix."""
     blob_options: dict[str, str] = Field(default_factory=dict)
     """For a URL: endpoint, region, access_key_id and so on, as obstore names them (a JSON object)."""
+    secrets_key: Annotated[str, AfterValidator(check_keys)] = ""
+    """Key with which secrets are encrypted: base64 of 32 bytes, the same for gateways and agents. Several, separated by
+    commas: the first encrypts, all decrypt. Empty: secrets cannot be used."""
     bus_store: str = ""
     """Folder of nats-server's store if that is on this machine: calls are refused (507) if its disk is nearly full."""
     reserve_mib: int = Field(default=256, ge=1)

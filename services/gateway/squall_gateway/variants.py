@@ -10,16 +10,18 @@ from squall_contracts.functions import SPECS, FunctionRecord
 from squall_gateway.apps import function_id
 from squall_gateway.directory import Directory
 from squall_gateway.policy.variants import applied
+from squall_gateway.secrets import Secrets
 from squall_service.clock import Clock
 
 
 class Variants:
     """Writes the records of variants."""
 
-    def __init__(self, bus: Bus, directory: Directory, clock: Clock) -> None:
+    def __init__(self, bus: Bus, directory: Directory, clock: Clock, secrets: Secrets) -> None:
         self._specs = bus.kv(SPECS)
         self._directory = directory
         self._clock = clock
+        self._secrets = secrets
 
     async def of(self, function: FunctionRecord, options: str) -> FunctionRecord:
         """The variant of a version. Raises `InvalidError` for options that do not fit its declaration."""
@@ -31,6 +33,7 @@ class Variants:
         known = self._directory.known_function(made)
         if known is not None:
             return known
+        await self._secrets.check([spec], function.workspace)
         record = replace(
             function,
             function_id=made,

@@ -38,6 +38,7 @@ from squall_gpu_agent.pool import PoolWork
 from squall_gpu_agent.pools import Pools
 from squall_gpu_agent.preemption import EXIT_S, NOTICE_LOOK_S, Notice
 from squall_gpu_agent.records import Records
+from squall_gpu_agent.secrets import Secrets
 from squall_gpu_agent.settings import AgentSettings
 from squall_gpu_agent.settlement import Settlement
 from squall_gpu_agent.splice import Splice
@@ -46,6 +47,7 @@ from squall_gpu_agent.tenancy import Tenancy, TenancyParts
 from squall_gpu_agent.tokens import ContainerTokens
 from squall_service.clock import Clock
 from squall_service.run import ServiceContext
+from squall_service.sealing import Sealer
 from squall_service.telemetry import log
 
 SYNC_S = 30.0
@@ -150,7 +152,15 @@ class Agent:
 
     def _build_containers(self, backend: Backend) -> None:
         bundles = Bundles(Path(self.settings.data) / "bundles", self.blobs)
-        launcher = Launcher(backend, bundles, self.tokens, self.logs, clock=self.clock, socket_path=self.socket_path)
+        launcher = Launcher(
+            backend,
+            bundles,
+            self.tokens,
+            self.logs,
+            secrets=Secrets(self.bus, Sealer(self.settings.secrets_key)),
+            clock=self.clock,
+            socket_path=self.socket_path,
+        )
         bucket = self.bus.kv(CONTAINERS)
         pending = PendingCalls(
             self.bus,

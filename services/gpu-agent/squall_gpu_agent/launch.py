@@ -18,6 +18,7 @@ from squall_gpu_agent.backend import Backend, Container, ContainerRequest, Log, 
 from squall_gpu_agent.bundles import Bundles
 from squall_gpu_agent.logs import Logs
 from squall_gpu_agent.metering import SERVICE
+from squall_gpu_agent.secrets import Secrets
 from squall_gpu_agent.tokens import ContainerTokens
 from squall_service.clock import Clock
 
@@ -34,13 +35,14 @@ class Launched:
 class Launcher:
     """Starts containers."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 — what a container is made of comes from so many places
         self,
         backend: Backend,
         bundles: Bundles,
         tokens: ContainerTokens,
         logs: Logs,
         *,
+        secrets: Secrets,
         clock: Clock,
         socket_path: Path,
     ) -> None:
@@ -48,6 +50,7 @@ class Launcher:
         self._bundles = bundles
         self._tokens = tokens
         self._logs = logs
+        self._secrets = secrets
         self._clock = clock
         self._socket_path = socket_path
 
@@ -64,7 +67,9 @@ class Launcher:
         async with asyncio.TaskGroup() as group:
             code = group.create_task(self._bundles.ensure(function.spec.code))
             token = group.create_task(self._tokens.of(function))
+            opened = group.create_task(self._secrets.of(function))
         fetched_ns = self._now_ns()
+        secrets, version = opened.result()
         request = ContainerRequest(
             container_id=claim.container,
             app_id=claim.app_id,
@@ -72,7 +77,8 @@ class Launcher:
             spec=function.spec,
             code_dir=code.result(),
             params=parameters(function, pool),
-            env=self._env(function),
+            env={**secrets, **self._env(function)},
+            env_version=version,
             socket_path=self._socket_path,
             token=token.result(),
             gpu_env=gpu_env,

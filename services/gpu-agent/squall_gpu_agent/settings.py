@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 import socket
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from squall_service.sealing import check_keys
 from squall_service.settings import ServiceSettings, settings_config
 
 
@@ -53,6 +54,9 @@ class AgentSettings(ServiceSettings):
     """Where blobs are moved and where the calls of containers go."""
     token: str = ""
     """What authenticates this agent at the gateway (scope `service`)."""
+    secrets_key: Annotated[str, AfterValidator(check_keys)] = ""
+    """Key with which secrets are encrypted: base64 of 32 bytes, the same for gateways and agents. Several, separated by
+    commas: the first encrypts, all decrypt. Empty: secrets cannot be used."""
     blob_dir: str = ""
     """The gateway's local blob folder, when it is on this machine: blobs then do not travel over HTTP."""
     prefetch_ms: float = Field(default=50.0, ge=0)

@@ -64,10 +64,8 @@ NOBODY = [
     f"$JS.API.STREAM.CREATE.{JOURNAL}",
     "$JS.API.CONSUMER.NAMES.KV_specs",
     "$JS.API.CONSUMER.LIST.KV_containers",
-    "$JS.API.DIRECT.GET.KV_secrets",
-    "$JS.API.STREAM.MSG.GET.KV_secrets",
     "$JS.API.CONSUMER.CREATE.KV_secrets.r1.$KV.secrets.>",
-    "$KV.secrets.key",
+    "$JS.API.STREAM.PURGE.KV_secrets",
     "$SYS.REQ.SERVER.PING",
     "arrived.local.00.po-1.x.0",
     "done.local.00.ws.x.0",
@@ -84,22 +82,26 @@ DENIED = {
         $JS.ACK.{WORK}.{POOL}.1.1.1.1.1""",
     roles.SCHEDULER: f"""
         calls.local.00.po-1.x.0 cancel.local.po-1 command.local.n1
+        $KV.secrets.x $JS.API.DIRECT.GET.KV_secrets $JS.API.STREAM.MSG.GET.KV_secrets
         $KV.desired.po-1 $KV.specs.fu-1 $KV.tokens.x $KV.leases.autoscaler
         $JS.API.DIRECT.GET.KV_tokens $JS.API.STREAM.CREATE.KV_specs
         $JS.API.CONSUMER.DELETE.{WORK}.{POOL} $JS.API.CONSUMER.MSG.NEXT.{WORK}.{POOL}""",
     roles.AUTOSCALER: f"""
         {RESULT} calls.local.00.po-1.x.0 requeue.local.00.po-1.x.0 _INBOX_gateway.0123.i.1.x
+        $KV.secrets.x $JS.API.DIRECT.GET.KV_secrets $JS.API.STREAM.MSG.GET.KV_secrets
         $KV.containers.po-1.0 $KV.specs.fu-1 $KV.tokens.x
         $JS.API.DIRECT.GET.KV_tokens $JS.API.STREAM.PURGE.{WORK} $JS.API.CONSUMER.MSG.NEXT.{WORK}.{POOL}
         $JS.API.CONSUMER.CREATE.{WORK}.{POOL}.calls.local.00.{POOL}.>""",
     roles.BUILDER: f"""
         {RESULT} calls.local.00.po-1.x.0 builds.local.im-1 logs.local.00.app.po-1.x _INBOX_gateway.0123.i.1.x
         $KV.specs.fu-1 $KV.tokens.x $KV.containers.po-1.0
+        $KV.secrets.x $JS.API.DIRECT.GET.KV_secrets $JS.API.STREAM.MSG.GET.KV_secrets
         $JS.API.DIRECT.GET.{JOURNAL} $JS.API.DIRECT.GET.{RESULTS} $JS.API.DIRECT.GET.KV_tokens""",
     roles.AGENT: f"""
         calls.local.00.po-1.x.0 requeue.local.00.po-1.x.0 cancel.local.po-1 stats.local.n2
         command.local.n1
         $KV.nodes.n2 $KV.tokens.x $KV.tokens.containers.n2.x $KV.specs.fu-1 $KV.desired.po-1 $KV.leases.reconciler-00
+        $KV.secrets.x $JS.API.DIRECT.GET.KV_secrets
         $JS.API.DIRECT.GET.KV_tokens $JS.API.CONSUMER.CREATE.KV_tokens.r1.$KV.tokens.>
         $JS.API.DIRECT.GET.{JOURNAL} $JS.API.DIRECT.GET.{WORK} $JS.API.STREAM.INFO.{JOURNAL}
         $JS.API.CONSUMER.CREATE.{WORK}.{POOL}.calls.local.00.{POOL}.> $JS.API.CONSUMER.DELETE.{WORK}.{POOL}

@@ -26,7 +26,9 @@ from squall_gateway.cancels import Cancels
 from squall_gateway.directory import Directory
 from squall_gateway.pools import Pools
 from squall_gateway.results import Results
+from squall_gateway.secrets import Secrets
 from squall_gateway.stopping import Stopping
+from squall_service.sealing import Sealer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -300,7 +302,14 @@ async def test_apps_that_were_stopped_long_ago_are_forgotten_and_deployed_ones_a
 async def tidy_after(world: World, days: int) -> None:
     """What a gateway does once an hour, some days from now."""
     bus, clock, directory = world.bus, FakeClock(time.time() + days * 86400), Directory(world.bus)
-    apps = Apps(bus, directory, Pools(bus, directory, clock), Blobs(str(world.folder / "blobs"), {}, 1), clock)
+    apps = Apps(
+        bus,
+        directory,
+        Pools(bus, directory, clock),
+        Blobs(str(world.folder / "blobs"), {}, 1),
+        clock,
+        Secrets(bus, Sealer(""), clock),
+    )
     async with asyncio.TaskGroup() as tasks:
         following = tasks.create_task(directory.run())
         await directory.synced()

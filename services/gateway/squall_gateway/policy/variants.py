@@ -17,6 +17,7 @@ def applied(spec: FunctionSpec, options: Options) -> FunctionSpec:
             retry=spec.retry if options.retry is None else options.retry,
             timeout_s=spec.timeout_s if options.timeout_s is None else options.timeout_s,
             env={**spec.env, **(options.env or {})},
+            secrets=spec.secrets if options.secrets is None else options.secrets,
             batching=options.batching or spec.batching,
         )
     )

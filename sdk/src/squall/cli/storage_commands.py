@@ -1,0 +1,75 @@
+"""The commands about what programs keep on the server, with their arguments and help."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+import typer
+
+from squall.cli.fleet_commands import CONTEXT, ENVIRONMENT, JSON
+
+secret_group = typer.Typer(
+    help="Secrets: encrypted environment variables.", no_args_is_help=True, context_settings=CONTEXT
+)
+SECRET: Any = typer.Argument(..., metavar="NAME", help="Name of the secret.")
+VALUES: Any = typer.Argument(None, metavar="KEY=VALUE", help="Variables.")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make them commands of `squall`."""
+    app.add_typer(secret_group, name="secret")
+
+
+@secret_group.command("create")
+def secret_create(
+    name: str = SECRET,
+    values: Optional[list[str]] = VALUES,
+    from_dotenv: Optional[str] = typer.Option(None, "--from-dotenv", metavar="FILE", help="Values of a .env file."),
+    from_json: Optional[str] = typer.Option(
+        None, "--from-json", metavar="FILE", help="Values of a JSON object; - is standard input."
+    ),
+    force: bool = typer.Option(False, "--force", help="Replace all values if it is there."),
+    environment: Optional[str] = ENVIRONMENT,
+    as_json: bool = JSON,
+) -> int:
+    """Make a secret. Its values are encrypted on the server and are shown nowhere again."""
+    import squall.cli.secrets as command
+
+    return command.create(
+        name,
+        values or [],
+        from_dotenv=from_dotenv,
+        from_json=from_json,
+        force=force,
+        environment=environment,
+        as_json=as_json,
+    )
+
+
+@secret_group.command("update")
+def secret_update(
+    name: str = SECRET,
+    values: Optional[list[str]] = VALUES,
+    environment: Optional[str] = ENVIRONMENT,
+    as_json: bool = JSON,
+) -> int:
+    """Set some values of a secret (KEY= removes one). Containers that start from now on see it."""
+    import squall.cli.secrets as command
+
+    return command.update(name, values or [], environment=environment, as_json=as_json)
+
+
+@secret_group.command("list")
+def secret_list(environment: Optional[str] = ENVIRONMENT, as_json: bool = JSON) -> int:
+    """List secrets and their keys; values are shown nowhere."""
+    import squall.cli.secrets as command
+
+    return command.list_secrets(environment=environment, as_json=as_json)
+
+
+@secret_group.command("delete")
+def secret_delete(name: str = SECRET, environment: Optional[str] = ENVIRONMENT, as_json: bool = JSON) -> int:
+    """Remove a secret. Functions that declare it cannot start until there is one again."""
+    import squall.cli.secrets as command
+
+    return command.delete(name, environment=environment, as_json=as_json)
