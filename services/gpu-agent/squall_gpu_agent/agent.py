@@ -18,6 +18,7 @@ from squall_gpu_agent.cancels import CancelListener, Cancels
 from squall_gpu_agent.capacity import Capacity
 from squall_gpu_agent.claims import Claims
 from squall_gpu_agent.commands import Commands
+from squall_gpu_agent.drained import Drained
 from squall_gpu_agent.events import Events
 from squall_gpu_agent.execution import Execution
 from squall_gpu_agent.facts import NODE_FACT_S, STATS_S, NodeFacts, Stats
@@ -136,6 +137,8 @@ class Agent:
             gpus=gpus,
             capabilities=await backend.probe(),
         )
+        agent.drained = Drained(Path(settings.data), agent.capacity)
+        await agent.drained.recall()
         agent.metrics.gpus = agent.capacity.gpu_states
         agent.facts = NodeFacts(
             bus, agent.identity, context.clock, agent.capacity, settings.zone, settings.can_be_taken_away()
@@ -146,6 +149,7 @@ class Agent:
         return agent
 
     capacity: Capacity
+    drained: Drained
     facts: NodeFacts
     notice: Notice
     socket_path: Path
@@ -207,7 +211,14 @@ class Agent:
                 await commands.close()
 
     def _commands(self) -> Commands:
-        return Commands(self.bus, self.identity, self.capacity, facts=self.facts, claims=self.claims, tasks=self.tasks)
+        return Commands(
+            self.bus,
+            self.identity,
+            drained=self.drained,
+            facts=self.facts,
+            claims=self.claims,
+            tasks=self.tasks,
+        )
 
     async def _start_loops(self, group: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
         await self.facts.publish()

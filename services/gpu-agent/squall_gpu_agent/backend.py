@@ -7,7 +7,7 @@ unpickled here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -284,12 +284,22 @@ class NoTemplate:
     """It will be the same next time."""
 
 
+OnCommandEnd = Callable[[int | None], None]
+"""Gets the wait status; None when nobody saw it."""
+StartInside = Callable[[Sequence[str], Sequence[int], OnCommandEnd], Awaitable[int]]
+
+
+class CommandFailed(Exception):
+    """A command could not be started; the message says why."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inside:
-    """Where and with what a command runs that shall see what the container's code sees."""
+    """How a command is run that shall see what the container's code sees."""
 
-    cwd: str
-    env: Mapping[str, str]
+    start: StartInside
+    """Its pid, which is also its session. It gets the descriptors as stdout and stderr, and does not outlive the agent,
+    however that ends; with the container's end it is killed. Raises `CommandFailed`."""
 
 
 class Template(Protocol):

@@ -40,6 +40,7 @@ class Capacity:
         self.gpus = gpus
         self.capabilities = capabilities
         self.draining = False
+        """It takes no containers: an operator said so, or the agent stops."""
         self.leaving_at = 0.0
         """When the machine will be taken away; 0 = no notice was given."""
         self._reserved: dict[str, Reserved] = {}

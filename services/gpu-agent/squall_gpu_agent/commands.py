@@ -1,6 +1,6 @@
 """Commands: what operators ask of this node through a gateway. Hears them, has them done, answers.
 
-A drain is a state of this agent's life: a restarted agent takes containers again.
+A drain lasts until somebody resumes the node: it is a fact of the machine, and lies in the agent's folder there.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from squall_bus import Bus, Message, Subscription
 from squall_contracts import subjects
 from squall_contracts.envelope import BadMessage
 from squall_contracts.nodes import Command, NodeAnswer, NodeCommand
-from squall_gpu_agent.capacity import Capacity
 from squall_gpu_agent.claims import Claims
+from squall_gpu_agent.drained import Drained
 from squall_gpu_agent.executing import Executing
 from squall_gpu_agent.facts import NodeFacts
 from squall_gpu_agent.identity import Identity
@@ -26,11 +26,11 @@ class Commands:
     """Carries out commands."""
 
     def __init__(
-        self, bus: Bus, identity: Identity, capacity: Capacity, *, facts: NodeFacts, claims: Claims, tasks: Tasks
+        self, bus: Bus, identity: Identity, *, drained: Drained, facts: NodeFacts, claims: Claims, tasks: Tasks
     ) -> None:
         self._bus = bus
         self._identity = identity
-        self._capacity = capacity
+        self._drained = drained
         self._facts = facts
         self._claims = claims
         self._tasks = tasks
@@ -64,14 +64,14 @@ class Commands:
     # ------------------------------------------------------------------ the node
 
     async def _drain(self, command: NodeCommand) -> None:
-        self._capacity.draining = True
+        await self._drained.record(True)
         await self._facts.publish()
         for tenancy in list(self._claims.tenancies.values()):
             tenancy.drain()
         self._answer(command)
 
     async def _resume(self, command: NodeCommand) -> None:
-        self._capacity.draining = False
+        await self._drained.record(False)
         await self._facts.publish()
         self._answer(command)
 

@@ -310,7 +310,7 @@ def start_reason(function: FunctionRecord, failure: StartFailed) -> str:
     """Why there is no container, in one sentence for the user who waits."""
     match failure.kind:
         case StartFailureKind.USER_CODE:
-            step = "@enter" if any(phase.name == "enter" for phase in failure.phases) else "import"
+            step = "@enter" if any(phase.name in ("enter", "enter.snap") for phase in failure.phases) else "import"
             what = f"{step} of {function.spec.code.module}"
             return f"{what} failed: {failure.type_name.rpartition('.')[2]}: {failure.message}"[:1000]
         case StartFailureKind.TIMEOUT:

@@ -17,7 +17,16 @@ from squall_bus import Message
 from squall_contracts import subjects
 from squall_contracts.functions import TOKENS, TokenRecord
 from squall_contracts.logs import LogLines
-from squall_contracts.nodes import CONTAINERS, NODES, ClaimState, ContainerStats, NodeFact, claim_key
+from squall_contracts.nodes import (
+    CONTAINERS,
+    NODES,
+    ClaimState,
+    Command,
+    ContainerStats,
+    NodeCommand,
+    NodeFact,
+    claim_key,
+)
 from squall_gpu_agent import logs
 from squall_gpu_agent.backend import ContainerRequest, Exit, Log, OnLog, Phase, StartFailed, StartFailureKind
 from squall_gpu_agent.logs import NO_CALL
@@ -222,6 +231,29 @@ async def test_the_last_lines_of_a_container_are_stored_when_its_claim_goes(
 
 
 # ---------------------------------------------------------------- draining
+
+
+async def test_a_drained_node_stays_drained_when_its_agent_restarts_until_it_is_resumed(scene: Scene) -> None:
+    async def told(command: str) -> None:
+        answered: list[Message] = []
+        listening = await scene.bus.subscribe(inbox := scene.bus.new_inbox(), answered.append)
+        scene.bus.send(subjects.command(scene.region, "node-a"), NodeCommand(command, inbox).encode())
+        await eventually(lambda: answered)
+        await listening.close()
+
+    async def draining() -> bool:
+        entry = await scene.bus.kv(NODES).get("node-a")
+        assert entry is not None
+        return NodeFact.decode(entry.value).draining
+
+    async with scene.agent(FakeBackend({})):
+        await told(Command.DRAIN)
+    async with scene.agent(FakeBackend({})):
+        assert await draining()
+        await told(Command.RESUME)
+        assert not await draining()
+    async with scene.agent(FakeBackend({})):
+        assert not await draining()
 
 
 async def test_a_drained_container_finishes_its_input_and_takes_no_more(scene: Scene) -> None:

@@ -36,7 +36,7 @@ class CommandRoutes:
         return router
 
     async def drain(self, node: str) -> DrainedNode:
-        """No new containers on a node; those that it has end once their inputs have. Until it resumes or restarts."""
+        """No new containers on a node; those that it has end once their inputs have. Until it resumes."""
         return DrainedNode(node, await self.commands.drain(node), draining=True)
 
     async def resume(self, node: str) -> DrainedNode:

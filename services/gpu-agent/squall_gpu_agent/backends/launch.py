@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 import os
 import posixpath
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from squall.spec import FunctionSpec
-from squall_gpu_agent.backend import ContainerRequest, Inside
+from squall_gpu_agent.backend import CommandFailed, ContainerRequest
 from squall_gpu_agent.backends.bundle_view import View
 from squall_gpu_agent.backends.sdk_files import SdkFiles
 from squall_images.environments import Environment
@@ -183,11 +184,13 @@ def own_variables(wanted: Wanted) -> dict[str, str]:
     return own
 
 
-def inside(wanted: Wanted) -> Inside | None:
-    """For commands beside the runner. None with mounts, which belong to the runner's own namespace."""
-    if wanted.view_reason is not None:
-        return None
-    return Inside(cwd=wanted.cwd, env={**shared_variables(wanted), **own_variables(wanted)})
+def command_beside(wanted: Wanted, words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Argument vector and variables of a command beside the runner. Raises `CommandFailed` for an unknown program."""
+    env = {**shared_variables(wanted), **own_variables(wanted)}
+    program = os.path.join(wanted.cwd, words[0]) if "/" in words[0] else shutil.which(words[0], path=env["PATH"])
+    if program is None:
+        raise CommandFailed(f"{words[0]!r} cannot be started: it is not on the container's PATH")
+    return [program, *words[1:]], env
 
 
 def thread_count(spec: FunctionSpec) -> int:

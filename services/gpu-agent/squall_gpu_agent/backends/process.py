@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from squall_gpu_agent.backend import (
     Capabilities,
     Container,
     ContainerRequest,
+    Inside,
     Isolation,
     Log,
     NoTemplate,
@@ -185,7 +187,8 @@ class ProcessBackend:
         container = ProcessContainer(
             wanted.name, wanted.scratch, link, Limits(memory_mib=request.spec.resources.memory_limit_mib)
         )
-        container.inside = launch.inside(wanted)
+        if wanted.view_reason is None:  # mounts belong to the runner's own namespace
+            container.inside = Inside(start=partial(self._starter.start_beside, wanted))
         self._containers.add(container)
         container.on_ended = self._ended
         try:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from squall_gpu_agent.backend import NoTemplate
+from squall_gpu_agent.backend import CommandFailed, NoTemplate
 from squall_gpu_agent.backends import launch
 from squall_gpu_agent.backends.control import ControlClosed
 from squall_gpu_agent.backends.launch import Paths, Wanted
@@ -82,6 +82,20 @@ class Starter:
             on_exit=on_exit,
         )
         return Started(await (await self.warden()).spawn(spawning, descriptors), whole_env=False)
+
+    async def start_beside(
+        self, wanted: Wanted, words: Sequence[str], descriptors: Sequence[int], on_exit: OnExit
+    ) -> int:
+        """A command with what the container's code sees; its pid. Raises `CommandFailed`."""
+        argv, env = launch.command_beside(wanted, words)
+        spawning = Launch(argv=argv, env=env, cwd=wanted.cwd, view=None, on_exit=on_exit)
+        no_socket = os.open(os.devnull, os.O_RDONLY)
+        try:
+            return await (await self.warden()).spawn(spawning, [no_socket, *descriptors])
+        except SpawnFailed as error:
+            raise CommandFailed(f"{words[0]!r} cannot be started: {error}") from error
+        finally:
+            os.close(no_socket)
 
     async def bare(self, environment: Environment, sdk: SdkFiles) -> ProcessTemplate | NoTemplate:
         """The bare interpreter of an environment, started if there is none."""
