@@ -136,6 +136,17 @@ def test_errors_are_told_as_the_class_that_they_are(answer: bytes, expected: typ
             rest.sendall(b"x")  # whoever did not need the second answer leaves it to us
 
 
+@pytest.mark.parametrize("status", ["502 Bad Gateway", "503 Service Unavailable", "504 Gateway Timeout"])
+def test_a_proxy_that_lost_its_gateway_is_asked_again(status: str) -> None:
+    """The server has answered before, and a repeated request cannot do anything twice."""
+    with (
+        answering(whole(b"{}"), whole(b"", status), whole(b"<html/>", status), whole(b'{"a": 1}')) as (address, _),
+        client_of(address) as client,
+    ):
+        client.json("GET", "/x")
+        assert client.json("GET", "/x") == {"a": 1}
+
+
 def test_something_that_is_no_http_server_is_a_connection_error() -> None:
     greeting = b"SSH-2.0-OpenSSH_9\r\n"
     with (

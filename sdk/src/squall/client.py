@@ -47,6 +47,8 @@ IDLE_CONNECTIONS = 64
 NO_HEADERS: Mapping[str, str] = {}
 BROKEN = (OSError, HTTPException, EOFError)
 """What a connection raises that broke."""
+PROXY_ALONE = frozenset((502, 503, 504))
+"""What a proxy answers while it reaches no gateway; the same with a body of squall's is the gateway's word."""
 
 
 class Answer(NamedTuple):
@@ -70,6 +72,7 @@ class Client:
         self._pid = os.getpid()
         self._ssl_context: Optional[object] = None
         self._info: Optional[ServerInfo] = None
+        self._answered = False
         self.lost = False
         """The server was away for longer than requests are repeated: it may be somewhere else now."""
         host = "localhost" if self._endpoint.scheme == "unix" else f"{self._endpoint.host}:{self._endpoint.port}"
@@ -98,6 +101,7 @@ class Client:
                 continue
             self.lost = False
             if answer.status < 400:
+                self._answered = True
                 return answer
             error_told = error_of(answer)
             if not (isinstance(error_told, ServiceError) and error_told.retryable and retry.again()):
@@ -136,6 +140,7 @@ class Client:
                 try:
                     response = stack.enter_context(self._exchange(method, path, headers, body, timeout_s))
                     if response.status < 400:
+                        self._answered = True
                         break
                     error = error_of(Answer(response.status, response.fields, response.read()))
                 except BROKEN as broken:
@@ -253,7 +258,7 @@ class Client:
     @property
     def patience_s(self) -> float:
         """How long a request is repeated: a server that never answered is probably not there."""
-        return RECONNECT_S if self._patient or self._info is not None else 0.0
+        return RECONNECT_S if self._patient or self._answered else 0.0
 
     def close(self) -> None:
         """Close idle connections."""
@@ -369,6 +374,11 @@ def error_of(answer: Answer) -> SquallError:
         return from_wire(body)
     except (ValueError, KeyError, TypeError):
         text = answer.body[:200].decode("utf-8", "replace").strip()
+        if answer.status in PROXY_ALONE:
+            return ServiceError(
+                f"a proxy answered {answer.status} in place of the server: {text or 'nothing'}",
+                fix="Look at the gateways behind it; SQUALL_SERVER_URL is the address that was asked.",
+            )
         cls = _BY_STATUS.get(answer.status, ServiceError if answer.status >= 500 else InvalidError)
         return cls(
             f"the server answered {answer.status}: {text or 'nothing'}",
