@@ -20,7 +20,14 @@ class BadMessage(InvalidError):
     """Bytes on the bus are not the message that their subject promises."""
 
     code = "bad_message"
-    fix = "Another program writes to this subject, or a service is older than the message: upgrade it."
+    fix = "Another program writes to this subject. What it wrote is left out; look for the writer."
+
+
+class NewerMessage(BadMessage):
+    """A message of a version that this service does not understand yet: good, and not for it."""
+
+    code = "newer_message"
+    fix = "This service is older than the one that wrote it: upgrade it. The message stays where it is until then."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +45,7 @@ class Message:
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        """The message in `data`. Raises `BadMessage` if it is another one, a newer version or not a message."""
+        """The message in `data`. Raises `BadMessage` if it is another or none, `NewerMessage` for a newer version."""
         body = _unpack(cls, data)
         return from_wire(cls, body)
 
@@ -87,5 +94,7 @@ def _unpack(cls: type[Message], data: bytes) -> dict[str, Any]:
         found = body.get("t") if isinstance(body, dict) else type(body).__name__
         raise BadMessage(f"expected a {cls.TYPE} message, found {found!r}")
     if int(body.get("v", 1)) > cls.VERSION:
-        raise BadMessage(f"{cls.TYPE} version {body['v']} is newer than {cls.VERSION}, which this service understands")
+        raise NewerMessage(
+            f"{cls.TYPE} version {body['v']} is newer than {cls.VERSION}, which this service understands"
+        )
     return body

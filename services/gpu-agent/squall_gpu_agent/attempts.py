@@ -12,6 +12,7 @@ from squall.http_api import blob_ref
 from squall.spec import INLINE_LIMIT_BYTES, MAX_PAYLOAD_BYTES, Outcome
 from squall_bus import BusError
 from squall_contracts.calls import CallRequested, CallResult
+from squall_contracts.envelope import BadMessage
 from squall_contracts.functions import FunctionRecord
 from squall_contracts.retention import result_ttl_s
 from squall_gpu_agent import results
@@ -100,7 +101,7 @@ class Attempts:
         if self._parts.history.needed(held, self._parts.clock.now()):
             try:
                 past = await self._parts.history.read(held)
-            except BusError as error:
+            except (BusError, BadMessage) as error:  # of a newer agent, perhaps: it comes again, also to that one
                 log.warning("history_not_readable", call=held.request.call, reason=error.message)
                 self._parts.settlement.abandon(held)
                 return False

@@ -1,4 +1,6 @@
-"""Poisoned deliveries: ones that are not calls. They must end, with a result if possible, and not stop the queue."""
+"""Poisoned deliveries: ones that are not calls. They must end, with a result if possible, and not stop the queue.
+
+A call of a newer version is no poison: it waits for an agent that understands it, until its time is over."""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ from squall.ids import check_call_id
 from squall.spec import Kind, Outcome
 from squall_bus import BusError, Delivery
 from squall_contracts import subjects
-from squall_contracts.calls import CallRequested, CallResult
+from squall_contracts.calls import DEADLINE_HEADER, CallRequested, CallResult
+from squall_contracts.envelope import BadMessage, NewerMessage
 from squall_contracts.retention import SPAWNED_S
 from squall_gpu_agent import results
 from squall_gpu_agent.leases import Leases
@@ -18,6 +21,10 @@ from squall_gpu_agent.policy.lifecycle import Event
 from squall_gpu_agent.settlement import Settlement
 from squall_service.clock import Clock
 from squall_service.telemetry import log
+
+ASIDE_S = 5.0
+"""A call that this agent is too old for is offered again after so long: soon enough for a newer agent that has just
+started, and no work to speak of when there is none for an hour."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +37,13 @@ class Poisoned:
     workspace_of: Callable[[str], Awaitable[str]]
     """Of a pool; raises `NotFoundError`."""
 
-    async def settle(self, delivery: Delivery, reason: str) -> None:
+    async def settle(self, delivery: Delivery, unread: BadMessage) -> None:
         """Record a failure if the subject says which input this was, then let the queue forget it."""
+        reason = unread.message
+        if isinstance(unread, NewerMessage) and self.clock.now() < _deadline(delivery):
+            log.warning("newer_call_put_aside", subject=delivery.subject, reason=reason, fix=unread.hint)
+            delivery.nak(ASIDE_S)
+            return
         try:
             request = await self._request(delivery)
         except (ValueError, InvalidError, NotFoundError) as error:
@@ -67,3 +79,10 @@ class Poisoned:
         unreadable = InvalidError(f"the stored call is not readable: {reason}")
         error = {**results.platform_error(unreadable), "kind": "invalid_input"}
         return results.without_attempt(request, Outcome.FAILED, error, self.clock.now())
+
+
+def _deadline(delivery: Delivery) -> float:
+    try:
+        return float(delivery.header(DEADLINE_HEADER) or 0.0)
+    except ValueError:
+        return 0.0

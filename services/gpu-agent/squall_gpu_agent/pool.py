@@ -28,7 +28,7 @@ from squall_service.failpoints import failpoint
 
 Conduct = Callable[[Held, "Pool"], Coroutine[Any, Any, None]]
 """Takes a held call with its container from history to ack; calls `Pool.slot_free` as soon as the code has ended."""
-Poisoned = Callable[[Delivery, str], Coroutine[Any, Any, None]]
+Poisoned = Callable[[Delivery, BadMessage], Coroutine[Any, Any, None]]
 
 MEASURE_WEIGHT = 0.2
 """Of the newest run in the moving mean of run times: about the last ten count."""
@@ -145,7 +145,7 @@ class Pool:
         try:
             request = read_request(delivery.data)
         except BadMessage as error:
-            self._work.tasks.start(self._work.poisoned(delivery, str(error)), "poisoned call")
+            self._work.tasks.start(self._work.poisoned(delivery, error), "poisoned call")
             return
         if self._backlogs:
             self._backlogs[shard] = delivery.pending

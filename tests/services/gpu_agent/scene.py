@@ -19,7 +19,7 @@ from squall.ids import new_call_id, new_id, shard_of
 from squall.spec import CodeRef, FunctionSpec, RetryPolicy, ScalingPolicy
 from squall_bus import Bus, ConsumerSpec, Delivery
 from squall_contracts import subjects
-from squall_contracts.calls import AttemptFailed, CallEvent, CallRequested, CallResult, CancelRequested
+from squall_contracts.calls import DEADLINE_HEADER, AttemptFailed, CallEvent, CallRequested, CallResult, CancelRequested
 from squall_contracts.functions import SPECS, FunctionRecord, PoolRecord, pool_id, pool_key
 from squall_contracts.letters import DeadLetter
 from squall_contracts.nodes import CONTAINERS, ClaimState, ContainerClaim, claim_key
@@ -155,10 +155,11 @@ class Scene:
         return request
 
     async def accept(self, request: CallRequested, data: bytes | None = None) -> None:
-        """Store an input in the journal."""
+        """Store an input in the journal, or `data` in its place."""
         subject = subjects.call(self.region, request.pool, request.call, request.index)
         msg_id = f"{request.call}.{request.index}"
-        await self.bus.publish(subject, request.encode() if data is None else data, msg_id=msg_id)
+        headers = {DEADLINE_HEADER: f"{request.deadline:.3f}"}
+        await self.bus.publish(subject, request.encode() if data is None else data, msg_id=msg_id, headers=headers)
 
     async def record(self, result: CallResult) -> bytes:
         """Record a result as somebody else."""

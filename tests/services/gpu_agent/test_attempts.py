@@ -7,13 +7,18 @@ import time
 from collections import deque
 from dataclasses import replace
 
+import msgpack
+import pytest
 from tests.services.gpu_agent.fake_backend import FakeBackend, FakeContainer, failed, output
 from tests.services.gpu_agent.scene import FAST_RETRY, WORKSPACE, Scene, ShiftedClock
 from tests.support.eventually import eventually
 
 from squall.spec import ScalingPolicy
-from squall_contracts.calls import CallRequested, CallResult
+from squall_contracts import subjects
+from squall_contracts.calls import AttemptFailed, CallRequested, CallResult
+from squall_contracts.envelope import Message
 from squall_contracts.nodes import ClaimState
+from squall_gpu_agent import poisoned
 from squall_gpu_agent.backend import End, Exit, FailureKind, InputRequest
 from squall_gpu_agent.results import cancelled
 
@@ -147,15 +152,63 @@ async def test_a_result_that_another_agent_recorded_first_is_the_one_that_is_tol
 async def test_an_unreadable_call_ends_failed_and_does_not_stop_the_queue(scene: Scene) -> None:
     async with scene.agent(FakeBackend({"f": echo})):
         pool, function = await scene.ready()
-        poisoned = scene.request(pool, function)
-        await scene.accept(poisoned, data=b"\xc1 not a message")
+        broken = scene.request(pool, function)
+        await scene.accept(broken, data=b"\xc1 not a message")
         request = await scene.call(pool, function)
-        result = await scene.result(poisoned)
+        result = await scene.result(broken)
         assert result.outcome == "failed"
         assert result.error is not None
         assert result.error["kind"] == "invalid_input"
         assert (await scene.result(request)).outcome == "succeeded"
         await scene.emptied(pool)
+
+
+def newer(message: Message) -> bytes:
+    """As a service of a later release might write it."""
+    return msgpack.packb({**msgpack.unpackb(message.encode()), "v": message.VERSION + 1, "meaning": "another one"})
+
+
+async def test_a_call_of_a_newer_version_waits_for_an_agent_that_understands_it(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(poisoned, "ASIDE_S", 0.2)
+    async with scene.agent(FakeBackend({"f": echo})):
+        pool, function = await scene.ready()
+        request = scene.request(pool, function)
+        await scene.accept(request, data=newer(request))
+        assert (await scene.result(await scene.call(pool, function))).outcome == "succeeded", "it stops nobody"
+        await scene.queues(pool, 1)
+        assert await scene.recorded(request) is None
+        monkeypatch.setattr(CallRequested, "VERSION", CallRequested.VERSION + 1)  # the agent is upgraded
+        assert (await scene.result(request)).outcome == "succeeded"
+        await scene.emptied(pool)
+
+
+async def test_a_call_of_a_newer_version_that_nobody_understood_in_its_time_says_so(scene: Scene) -> None:
+    async with scene.agent(FakeBackend({"f": echo})):
+        pool, function = await scene.ready()
+        request = scene.request(pool, function, deadline=time.time() - 1)
+        await scene.accept(request, data=newer(request))
+        result = await scene.result(request)
+        assert result.error is not None
+        assert (result.outcome, result.error["kind"]) == ("failed", "invalid_input")
+        assert "call_requested version 2 is newer than 1" in result.error["message"]
+        await scene.emptied(pool)
+
+
+async def test_a_count_of_attempts_of_a_newer_version_leaves_the_call_to_agents_that_can_read_it(scene: Scene) -> None:
+    code = Script(output())
+    function = await scene.function()
+    pool = await scene.pool(function)
+    request = await scene.call(pool, function)  # before the agent connects: it reads what is known of it
+    failed = AttemptFailed(request.call, 0, "1-other", "user", 1, 0, time.time(), 0.0)
+    await scene.bus.publish(subjects.attempts(scene.region, WORKSPACE, request.call, 0), newer(failed))
+    async with scene.agent(FakeBackend({"f": code})):
+        await scene.propose(pool, function)
+        await scene.told(request, "abandoned")
+        await scene.queues(pool, 1)
+        assert await scene.recorded(request) is None
+        assert not code.began
 
 
 # ---------------------------------------------------------------- failures and retries
