@@ -26,8 +26,22 @@ from squall.spec import (
     MethodSpec,
     ParameterSpec,
     Resources,
+    ScheduleSpec,
 )
-from squall_contracts import builds, calls, functions, health, letters, logs, nodes, scaling, secrets, spans, usage
+from squall_contracts import (
+    builds,
+    calls,
+    functions,
+    health,
+    letters,
+    logs,
+    nodes,
+    scaling,
+    schedules,
+    secrets,
+    spans,
+    usage,
+)
 from squall_contracts.envelope import BadMessage, HotMessage, Message
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -131,6 +145,24 @@ MESSAGES: tuple[Message, ...] = (
     functions.PoolRecord(
         pool="po-1", function_id="fu-1", app_id="ap-1", workspace="ws", parameters="e30=", created_at=1.0
     ),
+    schedules.ScheduleRecord(
+        schedule_id="sc-1",
+        app_id="ap-1",
+        app_name="demo",
+        workspace="ws",
+        environment="main",
+        function="f",
+        spec=ScheduleSpec(cron="0 6 * * *", timezone="Europe/Berlin"),
+        generation="abc",
+        since=1.0,
+        handled=2.0,
+        next_tick=3.0,
+        paused=True,
+        called=4,
+        missed=5,
+        recent=[[2.0, 2.1, CALL]],
+    ),
+    schedules.Tick(schedule_id="sc-1", generation="abc", tick=3.0),
     secrets.SecretRecord(
         secret_id="st-1",
         workspace="ws",

@@ -47,6 +47,7 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
     "pay_once": (),
     "parallel_sort": (),
     "secret_settings": (),
+    "heartbeat": (),
 }
 """What is run with `squall run`, and its arguments."""
 AT_ONCE = 3
@@ -148,6 +149,12 @@ def test_call_forms(served: Served) -> None:
     assert said == CALL_FORMS.splitlines()
     leaves = {line for line in lines if line.startswith("counter of")}
     assert leaves == {"counter of 1 leaves", "counter of 100 leaves", "counter of 7 leaves"}, "the @exit hooks"
+
+
+def test_heartbeat(served: Served) -> None:
+    beats = served.lines("heartbeat")
+
+    assert beats[-1] == "3 beats, each in a call of its own"
 
 
 def test_secret_settings(served: Served) -> None:

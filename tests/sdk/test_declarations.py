@@ -150,7 +150,6 @@ def test_unknown_keywords_are_type_errors() -> None:
     "keywords",
     [
         {"volumes": {"/data": object()}},
-        {"schedule": object()},
         {"proxy": object()},
         {"cloud": "aws"},
         {"region": "eu"},

@@ -62,6 +62,7 @@ SERVED: dict[str, tuple[Any, list[str]]] = {
         ["from_name", "from_dict", "from_local_environ", "from_dotenv", "objects", "update", "info", "name", "hydrate"],
     ),
     "A9 objects": (squall.Secret.objects, ["create", "list", "delete"]),
+    "A11": (squall, ["Retries", "Cron", "Period"]),
     "A12": (squall, ["is_local", "current_input_id", "current_function_call_id", "enable_output"]),
 }
 REFUSED: dict[str, list[tuple[str, Callable[[], Any]]]] = {
@@ -96,7 +97,6 @@ REFUSED: dict[str, list[tuple[str, Callable[[], Any]]]] = {
         (name, lambda name=name: getattr(squall, name)())  # type: ignore[misc]
         for name in ("fastapi_endpoint", "asgi_app", "wsgi_app", "web_server", "clustered", "sessioned")
     ],
-    "A11": [("Cron", lambda: squall.Cron("* * * * *")), ("Period", lambda: squall.Period(hours=1))],
     "A12": [
         ("interact", lambda: squall.interact()),
         *(
@@ -149,9 +149,8 @@ PARAMETERS: dict[str, Any] = {
     "use_template": False,
     "secrets": [squall.Secret.from_name("api")],
 }
-OF_FUNCTIONS: dict[str, Any] = {"is_generator": True, "serialized": True}
+OF_FUNCTIONS: dict[str, Any] = {"is_generator": True, "serialized": True, "schedule": squall.Period(hours=1)}
 REFUSED_PARAMETERS: dict[str, Any] = {
-    "schedule": object(),
     "volumes": {"/v": object()},
     "network_file_systems": {"/v": object()},
     "ephemeral_disk": 1024,

@@ -211,8 +211,9 @@ def _gateway(n: _Names) -> Permissions:
             _set("specs"),
             _set("idem"),
             _set("tokens", "*"),  # not those of containers, which have longer keys
-            _look("secrets"),
+            _look("secrets", "schedules"),
             _set("secrets"),
+            _set("schedules"),
         ),
         subscribe=_join(n.to("done", "items", "stats")),
     )
@@ -220,10 +221,17 @@ def _gateway(n: _Names) -> Permissions:
 
 def _scheduler(n: _Names) -> Permissions:
     remade = [*n.work, subjects.kv_stream("nodes"), subjects.kv_stream("health")]
+    ticks = subjects.schedules_stream(n.region)
     return Permissions(
         publish=_join(
-            # The reconciler records `expired`, with its dead letter, and puts lost inputs back.
-            n.to("results", "letters", "requeue"),
+            # The reconciler records `expired`, with its dead letter, and puts lost inputs back. Ticks become calls.
+            n.to("results", "letters", "requeue", "calls", "sched"),
+            [f"{_API}.CONSUMER.CREATE.{ticks}.ticks.fire.{n.region}.>", *_take(ticks, "ticks")],
+            _purge(ticks),
+            _set("specs", "pool.*"),
+            _set("schedules"),
+            _owner(subjects.kv_stream("apps")),
+            (_get_last(subjects.kv_stream("specs")),),
             _answers(),
             _get(*n.journal, *n.work, *n.results),
             _count(*n.journal, *n.work, *n.results),
@@ -237,11 +245,12 @@ def _scheduler(n: _Names) -> Permissions:
             (f"{_API}.CONSUMER.INFO.{stream}.*" for stream in n.work),
             (f"{_API}.CONSUMER.LIST.{stream}" for stream in n.work),
             *(_watch(bucket) for bucket in ("specs", "apps", "images", "nodes", "containers", "verdicts", "desired")),
+            _watch("schedules"),
             _set("containers"),
             _set("verdicts"),
             _canaries(n),
             _set("health"),
-            _lease(*(f"reconciler-{subjects.shard_token(shard)}" for shard in range(n.shards))),
+            _lease(*(f"reconciler-{subjects.shard_token(shard)}" for shard in range(n.shards)), "schedules"),
         ),
         subscribe=_join(n.to("arrived", "done", "stats")),
     )

@@ -214,14 +214,19 @@ def build(region: str, image: str) -> str:
     return f"builds.{region}.{image}"
 
 
-def schedule(region: str, function_id: str) -> str:
-    """A stored message schedule."""
-    return f"sched.{region}.{function_id}"
+def schedule(region: str, schedule_id: str) -> str:
+    """Where the next tick of a schedule waits for its time; the newest message counts."""
+    return f"sched.{region}.{schedule_id}"
 
 
-def fire(region: str, function_id: str) -> str:
-    """Where ticks of a schedule land."""
-    return f"fire.{region}.{function_id}"
+def fire(region: str, schedule_id: str) -> str:
+    """Where ticks of a schedule land when their time has come."""
+    return f"fire.{region}.{schedule_id}"
+
+
+def every_fire(region: str) -> str:
+    """Filter: ticks of all schedules."""
+    return f"fire.{region}.>"
 
 
 def command(region: str, node: str) -> str:

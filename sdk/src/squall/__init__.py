@@ -41,15 +41,19 @@ if TYPE_CHECKING:
     from squall.place import current_input_id as current_input_id
     from squall.place import is_local as is_local
     from squall.retries import Retries as Retries
+    from squall.schedules import Cron as Cron
+    from squall.schedules import Period as Period
     from squall.secret import Secret as Secret
 
 _HOMES = {
     "App": "squall.app",
     "Cls": "squall.cls",
+    "Cron": "squall.schedules",
     "Error": "squall.errors",
     "Function": "squall.function",
     "FunctionCall": "squall.call",
     "Image": "squall.image",
+    "Period": "squall.schedules",
     "Retries": "squall.retries",
     "Secret": "squall.secret",
     "batched": "squall.markers",

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from squall.image import Image
     from squall.retries import Retries
     from squall.running import Running
+    from squall.schedules import Schedule
     from squall.secret import Secret
     from squall.session import Session
 
@@ -146,6 +147,7 @@ class App:
         retries: Union[int, Retries, None] = None,
         timeout: float = 300,
         startup_timeout: Optional[float] = None,
+        schedule: Optional[Schedule] = None,
         name: Optional[str] = None,
         is_generator: Optional[bool] = None,
         serialized: bool = False,
@@ -163,6 +165,7 @@ class App:
             retries, timeout, startup_timeout, include_source, nonpreemptible,
             serialized=serialized, single_use=single_use_containers,
             snapshot=enable_memory_snapshot, use_template=use_template, secrets=self._and_own(secrets),
+            schedule=schedule,
         )  # fmt: skip
         declaration = with_old_names("@app.function", declaration, others)
         refuse_keywords("@app.function", others, FUNCTION_KEYWORDS)
@@ -175,6 +178,10 @@ class App:
             if is_local():
                 check_object_name(own_name)
                 complete.check(function.is_generator)
+                if schedule is not None:
+                    from squall.schedules import check as check_schedule
+
+                    check_schedule(schedule, own_name, raw)
             self._register(own_name)
             self.registered_functions[own_name] = function
             return function
@@ -214,9 +221,7 @@ class App:
             snapshot=enable_memory_snapshot, use_template=use_template, secrets=self._and_own(secrets),
         )  # fmt: skip
         declaration = with_old_names("@app.cls", declaration, others)
-        refuse_keywords(
-            "@app.cls", others, {name: rule for name, rule in FUNCTION_KEYWORDS.items() if name != "schedule"}
-        )
+        refuse_keywords("@app.cls", others, FUNCTION_KEYWORDS)
 
         def decorate(raw: type) -> Cls:
             if isinstance(raw, Cls):

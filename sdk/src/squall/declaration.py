@@ -14,6 +14,7 @@ from squall.errors import InvalidError
 if TYPE_CHECKING:
     from squall.image import Image
     from squall.retries import Retries
+    from squall.schedules import Schedule
     from squall.secret import Secret
     from squall.spec import BatchPolicy, GpuRequest, Resources, RetryPolicy, ScalingPolicy
 
@@ -59,6 +60,7 @@ class Declaration(NamedTuple):
     use_template: Optional[bool] = None
     """False: every container imports for itself."""
     secrets: Sequence[Secret] = ()
+    schedule: Optional[Schedule] = None
 
     def check(self, is_generator: bool) -> None:
         """Raise `InvalidError` for what is wrong whatever the server can offer."""

@@ -122,6 +122,14 @@ class Route:
     """GET ?environment= -> SecretInfo. POST UpdateSecret -> SecretInfo. DELETE ?environment= -> SecretInfo."""
     SECRET_VALUES = "/v1/secret-values"
     """POST SecretValues -> SecretInfo: values without a name, for `Secret.from_dict` and the like."""
+    SCHEDULES = "/v1/schedules"
+    """GET ?environment= -> {"schedules": [ScheduleInfo]}."""
+    SCHEDULE_PAUSE = "/v1/schedules/{schedule}/pause"
+    """POST -> ScheduleInfo: no ticks until it is resumed."""
+    SCHEDULE_RESUME = "/v1/schedules/{schedule}/resume"
+    """POST -> ScheduleInfo: what was due meanwhile is not made up for."""
+    SCHEDULE_RUN = "/v1/schedules/{schedule}/run"
+    """POST -> RanSchedule: a call of its function now, whatever it is due."""
     SPANS = "/v1/spans"
     """POST {"batches": [SpanBatch fields]} -> 202."""
 
@@ -610,6 +618,35 @@ class NewToken:
     name: str
     scope: str
     expires_at: float = 0.0
+
+
+@dataclass(frozen=True)
+class ScheduleInfo:
+    """One row of GET /v1/schedules."""
+
+    id: str
+    app: str
+    app_id: str
+    function: str
+    environment: str
+    when: str
+    """`0 6 * * * (Europe/Berlin)`, or `every 1 hour 30 minutes`."""
+    next_tick: float
+    """Unix seconds; 0 = there is none."""
+    paused: bool
+    called: int
+    """Ticks that were called since it was declared so."""
+    missed: int
+    recent: tuple[dict[str, Any], ...] = ()
+    """{tick, decided_at, call} of the last ones, newest first; without a call it was missed."""
+
+
+@dataclass(frozen=True)
+class RanSchedule:
+    """Answer of POST /v1/schedules/{schedule}/run."""
+
+    schedule: str
+    call: str
 
 
 @dataclass(frozen=True)

@@ -227,6 +227,7 @@ def _spec(part: _Part, code: CodeRef) -> FunctionSpec:
             batching=declared.batching(),
             single_use=declared.single_use,
             nonpreemptible=declared.must_stay(),
+            schedule=declared.schedule.spec() if declared.schedule else None,
             use_template=declared.templates(),
             memory_snapshot=declared.snapshots(),
         )

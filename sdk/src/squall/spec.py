@@ -188,6 +188,23 @@ class SecretRef:
 
 
 @dataclass(frozen=True)
+class ScheduleSpec:
+    """When a function is called by itself: a cron expression, or a period (any of the rest)."""
+
+    cron: str = ""
+    """Five fields."""
+    timezone: str = "UTC"
+    """Of the cron expression; a name of the tz database."""
+    years: int = 0
+    months: int = 0
+    weeks: int = 0
+    days: int = 0
+    hours: int = 0
+    minutes: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
 class FunctionSpec:
     """Everything that a function (or class) declares."""
 
@@ -219,6 +236,8 @@ class FunctionSpec:
     """A container ends after its first input."""
     batching: Optional[BatchPolicy] = None
     """`scaling.max_inputs` is then the batch size times the batches that one container runs at once."""
+    schedule: Optional[ScheduleSpec] = None
+    """It is called at these times, without arguments."""
 
     @property
     def batches_at_once(self) -> int:

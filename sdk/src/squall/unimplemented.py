@@ -42,8 +42,6 @@ TOP_LEVEL: dict[str, str] = {
     "Sandbox": "Run commands with subprocess inside a function.",
     "SandboxSnapshot": "Run commands with subprocess inside a function.",
     "Probe": "Run commands with subprocess inside a function.",
-    "Cron": "Start the function from cron or a systemd timer with `squall run --detach`.",
-    "Period": "Start the function from cron or a systemd timer with `squall run --detach`.",
     "Proxy": "Route the machines of your nodes as you need it.",
     "Server": WEB_INSTEAD,
     "Tunnel": WEB_INSTEAD,
@@ -67,7 +65,6 @@ TOP_LEVEL: dict[str, str] = {
 
 FUNCTION_KEYWORDS: dict[str, tuple[tuple[Any, ...], str]] = {
     # name: (values that mean "not used", what to do instead)
-    "schedule": ((None,), "Start the function from cron with `squall run --detach`."),
     "volumes": ((None, {}), VALUES_INSTEAD),
     "network_file_systems": ((None, {}), VALUES_INSTEAD),
     "serialized": ((False, None), "Define the function at the top level of a file."),

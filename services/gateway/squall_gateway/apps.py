@@ -28,6 +28,7 @@ from squall_contracts.functions import (
 from squall_contracts.retention import SPAWNED_S
 from squall_gateway.blobs import Blobs
 from squall_gateway.directory import Directory, KnownApp
+from squall_gateway.policy.schedules import check_schedule
 from squall_gateway.pools import Pools
 from squall_gateway.secrets import Secrets
 from squall_service.clock import Clock
@@ -89,6 +90,7 @@ class Apps:
         for spec in wanted.functions:
             check_name(spec.name, "function")
             validate(spec)
+            check_schedule(spec, self.clock.now())
             if not spec.methods:
                 raise InvalidError(f"function {spec.name!r} has no methods")
         names = [spec.name for spec in wanted.functions]

@@ -28,6 +28,7 @@ from squall_gateway.api.json_outputs import JsonOutputRoutes
 from squall_gateway.api.letters import LetterRoutes
 from squall_gateway.api.logs import LogRoutes
 from squall_gateway.api.maps import MapRoutes
+from squall_gateway.api.schedules import ScheduleRoutes
 from squall_gateway.api.secrets import SecretRoutes
 from squall_gateway.api.spawns import SpawnRoutes
 from squall_gateway.api.tokens import TokenRoutes
@@ -60,6 +61,7 @@ from squall_gateway.pools import Pools
 from squall_gateway.redrives import Redriving
 from squall_gateway.results import Results
 from squall_gateway.scaling import Scaling
+from squall_gateway.schedules import Schedules
 from squall_gateway.secrets import Secrets
 from squall_gateway.server import listen, serving, url_of
 from squall_gateway.settings import GatewaySettings
@@ -289,6 +291,7 @@ class Gateway:
             *self._json_calls(),
             TokenRoutes(bus, clock).router(),
             SecretRoutes(self.secrets).router(),
+            ScheduleRoutes(Schedules(bus, self.acceptor, self.targets, clock)).router(),
             LetterRoutes(letters, redriving, self.results, directory).router(),
             FleetRoutes(
                 bus, fleet, directory, self.condition, clock, self.version, self.settings.sync_interval

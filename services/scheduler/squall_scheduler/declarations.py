@@ -15,6 +15,7 @@ class Declarations:
         self._records: dict[PoolId, PoolRecord] = {}
         self._functions: dict[str, FunctionRecord] = {}
         self._image_of: dict[str, str] = {}
+        self._apps: dict[str, AppRecord] = {}
         self._stopped_apps: set[str] = set()
         self._images: dict[str, ImageRecord] = {}
 
@@ -38,6 +39,14 @@ class Declarations:
         """Whether the pool's app is stopped."""
         record = self._records.get(pool)
         return record is not None and record.app_id in self._stopped_apps
+
+    def apps(self) -> list[AppRecord]:
+        """Every app that is not stopped."""
+        return [record for app_id, record in self._apps.items() if app_id not in self._stopped_apps]
+
+    def version(self, function_id: str) -> FunctionRecord | None:
+        """A version of a function."""
+        return self._functions.get(function_id)
 
     def image(self, pool: PoolId) -> tuple[str, ImageRecord | None]:
         """Id and build of the pool's image."""
@@ -73,6 +82,9 @@ class Declarations:
 
     def app_changed(self, app_id: str, record: AppRecord | None) -> None:
         """Whether an app is stopped; one that was removed is."""
+        self._apps.pop(app_id, None)
+        if record is not None:
+            self._apps[app_id] = record
         if record is None or record.state == "stopped":
             self._stopped_apps.add(app_id)
         else:

@@ -16,7 +16,9 @@ from squall_contracts.scaling import DESIRED, VERDICTS
 from squall_scheduler.canary import Canaries
 from squall_scheduler.handlers import Scheduler
 from squall_scheduler.reconciler import Reconciler
+from squall_scheduler.schedules import Schedules
 from squall_scheduler.settings import SchedulerSettings
+from squall_scheduler.ticking import start_schedules
 from squall_service.clock import Clock
 from squall_service.health import serve_health
 from squall_service.leases import LeaderLease, Leadership
@@ -59,16 +61,19 @@ async def run(settings: SchedulerSettings, bus: Bus, context: ServiceContext[Sch
     worker = context.start(scheduler.work(), "scheduler worker")
     context.start(_tick(scheduler, settings, context), "scheduler tick")
     reconciling = _start_reconcilers(bus, scheduler, context) if settings.reconcile else []
+    schedules = Schedules(bus, context.clock, scheduler.facts)
+    ticking = await start_schedules(bus, schedules, context)
     scheduler.look_at(*scheduler.facts.pools())
     context.ready()
     await context.stopping.wait()
     stop_listening()
     await stats.close()
     worker.cancel()
-    for task in reconciling:
+    await ticking.close()
+    leading = [*reconciling, ticking.leading]
+    for task in leading:
         task.cancel()
-    if reconciling:
-        await asyncio.wait(reconciling)  # each gives its lease back
+    await asyncio.wait(leading)  # each gives its lease back
 
 
 def _start_reconcilers(

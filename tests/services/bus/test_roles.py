@@ -81,7 +81,7 @@ DENIED = {
         $JS.API.CONSUMER.DELETE.{WORK}.{POOL} $JS.API.CONSUMER.MSG.NEXT.{WORK}.{POOL}
         $JS.ACK.{WORK}.{POOL}.1.1.1.1.1""",
     roles.SCHEDULER: f"""
-        calls.local.00.po-1.x.0 cancel.local.po-1 command.local.n1
+        cancel.local.po-1 command.local.n1 fire.local.sc-1 $KV.apps.ap-1
         $KV.secrets.x $JS.API.DIRECT.GET.KV_secrets $JS.API.STREAM.MSG.GET.KV_secrets
         $KV.desired.po-1 $KV.specs.fu-1 $KV.tokens.x $KV.leases.autoscaler
         $JS.API.DIRECT.GET.KV_tokens $JS.API.STREAM.CREATE.KV_specs

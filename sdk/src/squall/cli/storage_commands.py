@@ -6,11 +6,15 @@ from typing import Any, Optional
 
 import typer
 
-from squall.cli.fleet_commands import CONTEXT, ENVIRONMENT, JSON
+from squall.cli.fleet_commands import APP, APP_OPTION, CONTEXT, ENVIRONMENT, JSON
 
 secret_group = typer.Typer(
     help="Secrets: encrypted environment variables.", no_args_is_help=True, context_settings=CONTEXT
 )
+schedule_group = typer.Typer(
+    help="Schedules: what is called by itself, and when.", no_args_is_help=True, context_settings=CONTEXT
+)
+FUNCTION: Any = typer.Argument(..., metavar="FUNCTION", help="Name of the function.")
 SECRET: Any = typer.Argument(..., metavar="NAME", help="Name of the secret.")
 VALUES: Any = typer.Argument(None, metavar="KEY=VALUE", help="Variables.")
 
@@ -18,6 +22,7 @@ VALUES: Any = typer.Argument(None, metavar="KEY=VALUE", help="Variables.")
 def add_to(app: typer.Typer) -> None:
     """Make them commands of `squall`."""
     app.add_typer(secret_group, name="secret")
+    app.add_typer(schedule_group, name="schedule")
 
 
 @secret_group.command("create")
@@ -73,3 +78,46 @@ def secret_delete(name: str = SECRET, environment: Optional[str] = ENVIRONMENT, 
     import squall.cli.secrets as command
 
     return command.delete(name, environment=environment, as_json=as_json)
+
+
+# ---------------------------------------------------------------- schedules
+
+
+@schedule_group.command("list")
+def schedule_list(
+    name: Optional[str] = APP_OPTION, environment: Optional[str] = ENVIRONMENT, as_json: bool = JSON
+) -> int:
+    """List schedules: when they are due next, how many ticks were called and missed."""
+    import squall.cli.schedules as command
+
+    return command.list_schedules(app=name, environment=environment, as_json=as_json)
+
+
+@schedule_group.command("run-now")
+def schedule_run_now(
+    name: str = APP, function: str = FUNCTION, environment: Optional[str] = ENVIRONMENT, as_json: bool = JSON
+) -> int:
+    """Call the function of a schedule now; its ticks stay as they are."""
+    import squall.cli.schedules as command
+
+    return command.run_now(name, function, environment=environment, as_json=as_json)
+
+
+@schedule_group.command("pause")
+def schedule_pause(
+    name: str = APP, function: str = FUNCTION, environment: Optional[str] = ENVIRONMENT, as_json: bool = JSON
+) -> int:
+    """Stop the ticks of a schedule until it is resumed; also over deploys that leave it as it is."""
+    import squall.cli.schedules as command
+
+    return command.pause(name, function, environment=environment, as_json=as_json)
+
+
+@schedule_group.command("resume")
+def schedule_resume(
+    name: str = APP, function: str = FUNCTION, environment: Optional[str] = ENVIRONMENT, as_json: bool = JSON
+) -> int:
+    """Let a schedule tick again. What was due while it was paused is not made up for."""
+    import squall.cli.schedules as command
+
+    return command.resume(name, function, environment=environment, as_json=as_json)

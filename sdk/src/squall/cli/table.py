@@ -44,12 +44,16 @@ def cell(value: Any) -> str:
     return str(value)
 
 
+def duration(seconds: float) -> str:
+    """About how long: `40 s`, `5 min`, `3 h`, `12 d`."""
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 def ago(moment: Optional[float], now: Optional[float] = None) -> str:
     """How long ago a moment (seconds since 1970) was."""
     if not moment:
         return "-"
-    seconds = max(0.0, (time.time() if now is None else now) - moment)
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.0f} {unit} ago"
-    return f"{seconds:.0f} s ago"
+    return duration(max(0.0, (time.time() if now is None else now) - moment)) + " ago"
