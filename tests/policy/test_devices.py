@@ -6,7 +6,19 @@ from dataclasses import replace
 
 import pytest
 
-from squall_gpu_agent.policy.devices import DIVIDED, LOST, SILENT, Device, Seen, changed, chosen, fold, unheard
+from squall_gpu_agent.policy.devices import (
+    DIVIDED,
+    LOST,
+    SILENT,
+    TAKEN_APART,
+    UNDIVIDED,
+    Device,
+    Seen,
+    changed,
+    chosen,
+    fold,
+    unheard,
+)
 
 A = Seen(uuid="GPU-a", name="NVIDIA H100 80GB HBM3", memory_mib=81_559)
 B = replace(A, uuid="GPU-b")
@@ -35,6 +47,30 @@ def test_a_device_that_is_missing_is_lost_until_it_is_found_again() -> None:
     assert [device.uuid for device in changed(after, again)] == ["GPU-a"]
 
 
+PARENT = replace(A, mig=True)
+PART = replace(A, uuid="MIG-1", name="NVIDIA H100 80GB HBM3 MIG 1g.10gb", parent="GPU-a")
+
+
+def test_instances_are_devices_and_their_parent_is_not_assigned() -> None:
+    devices = fold((), (PARENT, PART), NONE)
+    assert troubles(devices) == {"GPU-a": DIVIDED, "MIG-1": ""}
+    assert [device.type for device in devices] == ["H100", "H100-MIG-1G.10GB"]
+
+
+def test_an_instance_that_was_taken_apart_is_forgotten_unless_a_container_has_it() -> None:
+    before = fold((), (PARENT, PART), NONE)
+    assert troubles(fold(before, (PARENT,), NONE)) == {"GPU-a": UNDIVIDED}
+    held = fold(before, (PARENT,), frozenset({"MIG-1"}))
+    assert troubles(held) == {"GPU-a": UNDIVIDED, "MIG-1": TAKEN_APART}
+    assert [device.uuid for device in changed(before, held) if device.failure] == ["MIG-1"]
+    assert troubles(fold(before, (), frozenset({"MIG-1"})))["MIG-1"] == LOST
+
+
+def test_instances_have_no_numbers() -> None:
+    assert chosen((PARENT, B, PART), "1") == (B,)
+    assert chosen((PARENT, B, PART), "MIG-1") == (PART,)
+
+
 def test_a_critical_error_stays_after_it_was_told() -> None:
     devices = fold(fold((), (A,), NONE), (replace(A, xids=(79,)),), NONE)
     devices = fold(devices, (A,), NONE)
@@ -52,7 +88,7 @@ def test_errors_that_a_program_causes_are_not_the_devices() -> None:
     [
         (replace(A, uncorrected=2), "has 2 memory errors that could not be corrected: reset it", True),
         (replace(A, remap_failed=True), "has broken memory and no spare rows left: replace it", True),
-        (replace(A, mig=True), DIVIDED, False),
+        (replace(A, mig=True), UNDIVIDED, False),
         (replace(A, pids=(42, 43)), "is used by a program that is not squall's (process 42)", False),
     ],
 )

@@ -18,6 +18,8 @@ from squall.spec import GpuRequest
         (" any ", (GpuRequest("ANY"),)),
         ("rtx-4090", (GpuRequest("RTX-4090"),)),
         ("B200+", (GpuRequest("B200+"),)),
+        ("H100-MIG-1g.10gb", (GpuRequest("H100-MIG-1G.10GB"),)),
+        ("a100-mig-1c.3g.20gb", (GpuRequest("A100-MIG-1C.3G.20GB"),)),
         (["H100", "A100-80GB:2"], (GpuRequest("H100"), GpuRequest("A100-80GB", 2))),
     ],
 )
@@ -33,6 +35,12 @@ def test_requests_are_read_whatever_their_case(wanted: object, expected: tuple[G
         ("H100:0", "gpu 'H100:0': '0' is not a number of devices", "n from 1 to 8"),
         ("H100:16", "gpu 'H100:16': '16' is not a number of devices", "n from 1 to 8"),
         ("H100:", "gpu 'H100:': '' is not a number of devices", "n from 1 to 8"),
+        (
+            "H100-MIG-1g.10gb:2",
+            "gpu 'H100-MIG-1g.10gb:2': a program uses one MIG instance at a time",
+            "larger instance",
+        ),
+        ("H10-MIG-1g.10gb", "gpu 'H10-MIG-1g.10gb': H10-MIG-1G.10GB is not a type of GPU", "There are T4, "),
         ("H100:2!", "gpu 'H100:2!': '2!' is not a number of devices", "Write H100!:2."),
         ("", "gpu '': nothing is not a type of GPU", "There are T4, "),
         (["H100", 8], "gpu must be text or a list of texts, got ['H100', 8]", 'gpu="H100:8"'),
@@ -70,6 +78,8 @@ def test_what_cannot_be_read_is_refused_with_the_reason(wanted: object, message:
         ("NVIDIA GeForce RTX 3080 Laptop GPU", "RTX-3080"),
         ("NVIDIA RTX 6000 Ada Generation", "RTX-6000-ADA"),
         ("NVIDIA TITAN RTX", "TITAN-RTX"),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", "H100-MIG-1G.10GB"),
+        ("NVIDIA A100-SXM4-80GB MIG 1c.3g.40gb", "A100-MIG-1C.3G.40GB"),
     ],
 )
 def test_a_device_goes_by_a_name_that_requests_can_use(name: str, kind: str) -> None:

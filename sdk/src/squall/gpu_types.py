@@ -43,6 +43,8 @@ FAMILIES = ("A100", "B200+", ANY)
 """Names of requests that several types satisfy."""
 OTHER_CARDS = re.compile(r"(RTX|GTX|TITAN|QUADRO)(-[A-Z0-9]+)+")
 """Desktop and workstation cards: there are too many to list, and every machine's own are as good as any."""
+MIG = re.compile(r"([A-Z0-9-]+)-MIG-(?:\d+C\.)?\d+G\.(\d+)GB(?:\+\S+)?")
+"""An instance of a device that is divided: `H100-MIG-1g.10gb`."""
 OTHER_MEMORY_MIB = 16_384
 MOST_SIMULATED = 1024
 
@@ -76,11 +78,19 @@ def request(choice: str) -> GpuRequest:
     kind = (name[:-1] if name.endswith("!") else name).strip().upper()
     if not known(kind):
         raise InvalidError(f"gpu {choice!r}: {kind or 'nothing'} is not a type of GPU", fix=_suggestion(kind))
+    if MIG.fullmatch(kind) and int(count or 1) > 1:
+        raise InvalidError(
+            f"gpu {choice!r}: a program uses one MIG instance at a time",
+            fix="Ask for one larger instance, or a whole GPU.",
+        )
     return GpuRequest(type=kind, count=int(count or 1), exact=name.endswith("!"))
 
 
 def known(kind: str) -> bool:
     """Whether requests may name that type."""
+    instance = MIG.fullmatch(kind)
+    if instance:
+        return instance[1] in MEMORY_MIB or instance[1] == "A100"
     return kind in MEMORY_MIB or kind in FAMILIES or OTHER_CARDS.fullmatch(kind) is not None
 
 
@@ -110,6 +120,9 @@ def simulated(declaration: str) -> list[tuple[str, int]]:
 
 def memory_mib(kind: str) -> int:
     """Memory of a simulated device."""
+    instance = MIG.fullmatch(kind)
+    if instance:
+        return int(instance[2]) * 1024
     return MEMORY_MIB.get(kind, OTHER_MEMORY_MIB)
 
 

@@ -86,7 +86,7 @@ class Gpus:
         if not self._chosen:
             # Once: the driver numbers devices anew when one is lost, and another one would take its number.
             self._chosen = frozenset(each.uuid for each in devices.chosen(seen, self._offered))
-        return tuple(each for each in seen if each.uuid in self._chosen)
+        return tuple(each for each in seen if each.uuid in self._chosen or each.parent in self._chosen)
 
     async def _read(self) -> Reading | None:
         """None when the driver does not answer, or fails. The next call waits for the same answer, so that threads do

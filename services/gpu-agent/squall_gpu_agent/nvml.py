@@ -7,8 +7,10 @@ or this driver does not have.
 from __future__ import annotations
 
 import ctypes
+import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from squall_gpu_agent.gpus import Reading
@@ -44,8 +46,10 @@ class Nvml:
         handles = dict(filter(None, (self._handle(number) for number in range(count))))
         self._watch(handles)
         xids = self._new_xids()
-        seen = filter(None, (self._device(uuid, handle, tuple(xids[uuid])) for uuid, handle in handles.items()))
-        return Reading(seen=tuple(seen), note=f"driver {driver}")
+        read = (self._device(uuid, handle, tuple(xids[uuid])) for uuid, handle in handles.items())
+        whole = tuple(filter(None, read))
+        instances = [each for device in whole if device.mig for each in self._instances(handles[device.uuid], device)]
+        return Reading(seen=(*whole, *instances), note=f"driver {driver}")
 
     def _connect(self) -> str:
         """Why there is no connection; empty = there is one."""
@@ -91,6 +95,26 @@ class Nvml:
         except nv.NVMLError:
             return None
 
+    def _instances(self, handle: Any, device: Seen) -> Iterator[Seen]:
+        """The MIG instances of a device that is in that mode. What befalls the device befalls them."""
+        nv = self._nv
+        for number in range(self._ask(lambda: int(nv.nvmlDeviceGetMaxMigDeviceCount(handle)), default=0)):
+            try:
+                part = nv.nvmlDeviceGetMigDeviceHandleByIndex(handle, number)
+                memory = nv.nvmlDeviceGetMemoryInfo(part)
+                yield replace(
+                    device,
+                    uuid=nv.nvmlDeviceGetUUID(part),
+                    name=f"{device.name} MIG {profile(nv.nvmlDeviceGetAttributes(part))}",
+                    memory_mib=memory.total >> 20,
+                    memory_used_mib=memory.used >> 20,
+                    mig=False,
+                    parent=device.uuid,
+                    pids=self._ask(lambda part=part: _pids(nv, part), default=()),  # type: ignore[misc]
+                )
+            except nv.NVMLError:
+                continue  # there is no instance of that number, or it is being removed
+
     def _ask(self, query: Callable[[], T], *, default: T) -> T:
         """The answer, or `default` where this device or this driver has none. Raises NVMLError for a sick device."""
         nv = self._nv
@@ -128,6 +152,14 @@ class Nvml:
                 return found
             except nv.NVMLError:
                 return found  # of a device that is lost meanwhile
+
+
+def profile(attributes: Any) -> str:
+    """`1g.10gb`, as NVIDIA's tools call an instance: slices, and memory rounded up; `1c.3g.40gb` if it has fewer
+    compute slices."""
+    slices, compute = attributes.gpuInstanceSliceCount, attributes.computeInstanceSliceCount
+    part = f"{compute}c." if compute < slices else ""
+    return f"{part}{slices}g.{math.ceil(attributes.memorySizeMB / 1024)}gb"
 
 
 def _pids(nv: Any, handle: Any) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.nvml import FakeGpu, FakeMachine, h100s
+from tests.support.nvml import FakeGpu, FakeInstance, FakeMachine, h100s
 
 pytestmark = pytest.mark.slow  # a compiler and processes
 
@@ -74,6 +74,7 @@ def test_eight_devices_are_read_with_all_that_concerns_placement(machine: FakeMa
             "memory_mib": 81559,
             "memory_used_mib": 0,
             "mig": False,
+            "parent": "",
             "pids": [],
             "xids": [],
             "uncorrected": 0,
@@ -87,6 +88,27 @@ def test_eight_devices_are_read_with_all_that_concerns_placement(machine: FakeMa
     assert (found[first]["memory_used_mib"], found[first]["pids"]) == (1024, [11, 22, 33])
     assert found[second]["mig"]
     assert (found[third]["uncorrected"], found[third]["remap_failed"]) == (2, True)
+
+
+def test_instances_of_a_divided_device_are_read_as_devices(machine: FakeMachine) -> None:
+    first, second, *_ = machine.gpus
+    small = FakeInstance(uuid="MIG-a", used_mib=12, pids=(7,))
+    large = FakeInstance(uuid="MIG-b", slices=3, compute=1, memory_mib=40_448)
+    machine.change(first, mig=True, instances=(small, large))
+    machine.change(second, mig=True)
+    with reading(machine.environment) as reader:
+        found = reader.devices()
+        assert list(found) == [*machine.gpus, "MIG-a", "MIG-b"], "whole devices keep their numbers"
+        assert found["MIG-a"]["name"] == "NVIDIA H100 80GB HBM3 MIG 1g.10gb"
+        assert found["MIG-b"]["name"] == "NVIDIA H100 80GB HBM3 MIG 1c.3g.40gb"
+        told = [found["MIG-a"][name] for name in ("parent", "memory_mib", "memory_used_mib", "pids", "mig")]
+        assert told == [first, 9_984, 12, [7], False]
+        machine.change(first, state="xid=79")
+        assert reader.devices()["MIG-a"]["xids"] == [79], "what befalls the device befalls its instances"
+        machine.change(first, instances=(large,))
+        assert "MIG-a" not in reader.devices()
+        machine.change(first, state="lost")
+        assert "MIG-b" not in reader.devices()
 
 
 def test_a_lost_device_is_missing_and_the_others_are_there(machine: FakeMachine) -> None:

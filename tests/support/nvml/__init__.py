@@ -19,6 +19,22 @@ H100 = "NVIDIA H100 80GB HBM3"
 
 
 @dataclass(frozen=True, kw_only=True)
+class FakeInstance:
+    """A MIG instance of a device."""
+
+    uuid: str
+    slices: int = 1
+    compute: int = 1
+    memory_mib: int = 9_984
+    used_mib: int = 0
+    pids: tuple[int, ...] = ()
+
+    def line(self) -> str:
+        pids = ",".join(map(str, self.pids)) or "-"
+        return f"mig {self.uuid};{self.slices};{self.compute};{self.memory_mib};{self.used_mib};{pids}\n"
+
+
+@dataclass(frozen=True, kw_only=True)
 class FakeGpu:
     """One device, as the stub tells it."""
 
@@ -27,6 +43,7 @@ class FakeGpu:
     memory_mib: int = 81_559
     used_mib: int = 0
     mig: bool = False
+    instances: tuple[FakeInstance, ...] = ()
     uncorrected: int = 0
     remap_failed: bool = False
     pids: tuple[int, ...] = ()
@@ -36,7 +53,8 @@ class FakeGpu:
     def line(self) -> str:
         pids = ",".join(map(str, self.pids)) or "-"
         numbers = f"{self.memory_mib};{self.used_mib};{self.mig:d};{self.uncorrected};{self.remap_failed:d}"
-        return f"{self.uuid};{self.name};{numbers};{pids};{self.state}\n"
+        own = f"{self.uuid};{self.name};{numbers};{pids};{self.state}\n"
+        return own + "".join(instance.line() for instance in self.instances)
 
 
 @dataclass

@@ -3,20 +3,24 @@
  *
  *     uuid;name;memory MiB;used MiB;mig 0|1;uncorrected errors;remapping failed 0|1;pid,pid or -;state
  *
- * state: ok, lost (every query says so), or xid=N (a critical error, told once). A line "driver gone": no driver. */
+ * state: ok, lost (every query says so), or xid=N (a critical error, told once). A line "driver gone": no driver.
+ * After a device that is in MIG mode, a line for each of its instances:
+ *
+ *     mig uuid;slices;compute slices;memory MiB;used MiB;pid,pid or - */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { SUCCESS = 0, UNINITIALIZED = 1, INVALID = 2, TOO_SMALL = 7, DRIVER_NOT_LOADED = 9, TIMEOUT = 10, GPU_IS_LOST = 15 };
-enum { MOST = 32 };
+enum { SUCCESS = 0, UNINITIALIZED = 1, INVALID = 2, NOT_FOUND = 6, TOO_SMALL = 7, DRIVER_NOT_LOADED = 9, TIMEOUT = 10, GPU_IS_LOST = 15 };
+enum { MOST = 32, MOST_INSTANCES = 7 };
 
 typedef struct {
     char uuid[80], name[96], pids[64], state[24];
-    unsigned memory, used, mig, uncorrected, remap_failed;
+    unsigned memory, used, mig, uncorrected, remap_failed, slices, compute;
 } Gpu;
 
 typedef struct { unsigned long long total, free, used; } Memory;
+typedef struct { unsigned sms, copies, decoders, encoders, jpegs, ofas, slices, compute; unsigned long long memory; } Attributes;
 typedef struct { unsigned pid; unsigned long long used; unsigned gpu_instance, compute_instance; } Process;
 typedef struct { void *device; unsigned long long type, data; unsigned gpu_instance, compute_instance; } Event;
 
@@ -46,11 +50,34 @@ static int machine(Gpu *gpus)
     return n;
 }
 
-/* Handles are positions, counted from 1. */
+/* One instance of the device at that position. */
+static int instance(long device, long number, Gpu *found)
+{
+    char line[512];
+    long at = -1, n = 0;
+    int code = NOT_FOUND;
+    FILE *file = fopen(getenv("FAKE_NVML"), "r");
+    while (file && code && fgets(line, sizeof line, file)) {
+        if (strncmp(line, "mig ", 4)) {
+            at++;
+            n = 0;
+        } else if (at == device && n++ == number) {
+            memset(found, 0, sizeof *found);
+            if (sscanf(line + 4, "%79[^;];%u;%u;%u;%u;%63[^;\n]", found->uuid, &found->slices, &found->compute,
+                       &found->memory, &found->used, found->pids) == 6)
+                code = SUCCESS;
+        }
+    }
+    if (file)
+        fclose(file);
+    return code;
+}
+
+/* Handles are positions, counted from 1; of an instance there is its own in the upper half. */
 static int look(void *handle, Gpu *found)
 {
     Gpu gpus[MOST];
-    long i = (long)handle - 1;
+    long i = ((long)handle & 0xffff) - 1, part = ((long)handle >> 16) - 1;
     int n;
     if (!initialised)
         return UNINITIALIZED;
@@ -60,6 +87,8 @@ static int look(void *handle, Gpu *found)
         return INVALID;
     if (!strcmp(gpus[i].state, "lost"))
         return GPU_IS_LOST;
+    if (part >= 0)
+        return instance(i, part, found);
     *found = gpus[i];
     return SUCCESS;
 }
@@ -149,6 +178,29 @@ int nvmlDeviceGetMigMode(void *handle, unsigned *now, unsigned *pending)
     int code = look(handle, &g);
     if (!code)
         *now = *pending = g.mig;
+    return code;
+}
+
+int nvmlDeviceGetMaxMigDeviceCount(void *handle, unsigned *count)
+{
+    Gpu g;
+    *count = MOST_INSTANCES;
+    return look(handle, &g);
+}
+
+int nvmlDeviceGetMigDeviceHandleByIndex(void *device, unsigned index, void **handle)
+{
+    Gpu g;
+    *handle = (void *)((long)device | (long)(index + 1) << 16);
+    return look(*handle, &g);
+}
+
+int nvmlDeviceGetAttributes_v2(void *handle, Attributes *attributes)
+{
+    Gpu g;
+    int code = look(handle, &g);
+    if (!code)
+        *attributes = (Attributes){.slices = g.slices, .compute = g.compute, .memory = g.memory};
     return code;
 }
 

@@ -16,7 +16,9 @@ APPLICATION_XIDS = frozenset({13, 31, 43, 45, 68, 109})
 45 a program that stopped, 68 a video decoder's, 109 a time-out of switching (NVIDIA, "XID errors")."""
 LOST = "is lost: the driver does not find it any more"
 SILENT = "is not known to be well: the driver does not answer"
-DIVIDED = "is in MIG mode, and squall assigns whole devices"
+DIVIDED = "is in MIG mode: its instances are assigned, each as a device of its own"
+UNDIVIDED = "is in MIG mode and has no instances"
+TAKEN_APART = "is gone: its device was divided anew"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +30,9 @@ class Seen:
     memory_mib: int
     memory_used_mib: int = 0
     mig: bool = False
+    """It is divided into instances, or to be."""
+    parent: str = ""
+    """Of an instance: the device that it is a part of."""
     pids: tuple[int, ...] = ()
     """Programs that compute on it."""
     xids: tuple[int, ...] = ()
@@ -70,10 +75,15 @@ class Device:
 def fold(known: Sequence[Device], seen: Sequence[Seen], assigned: Set[str]) -> tuple[Device, ...]:
     """All devices after a reading. `assigned`: those that belong to a container, whose programs are expected there."""
     before: Mapping[str, Device] = {device.uuid: device for device in known}
-    now = {each.uuid: _as_seen(before.get(each.uuid), each, each.uuid in assigned) for each in seen}
+    divided = {each.parent for each in seen}
+    now = {each.uuid: _as_seen(before.get(each.uuid), each, each.uuid in assigned, divided) for each in seen}
     # The driver numbers devices anew when one falls off the bus: only its absence tells.
-    gone = {uuid: replace(old, failure=LOST) for uuid, old in before.items() if uuid not in now}
-    return tuple({**{uuid: now.get(uuid) or gone[uuid] for uuid in before}, **now}.values())
+    gone = {
+        uuid: replace(old, failure=TAKEN_APART if old.seen.parent in now else LOST)
+        for uuid, old in before.items()
+        if uuid not in now and (uuid in assigned or not old.seen.parent)
+    }
+    return tuple({**{uuid: now.get(uuid) or gone[uuid] for uuid in before if uuid in {*now, *gone}}, **now}.values())
 
 
 def unheard(known: Sequence[Device]) -> tuple[Device, ...]:
@@ -88,17 +98,19 @@ def changed(old: Sequence[Device], new: Sequence[Device]) -> list[Device]:
 
 
 def chosen(seen: Sequence[Seen], offered: str) -> tuple[Seen, ...]:
-    """The devices that are meant by numbers and uuids with commas between."""
+    """The devices that are meant by numbers and uuids with commas between. Instances have no numbers."""
     wanted = {part.strip() for part in offered.split(",")}
-    return tuple(each for number, each in enumerate(seen) if each.uuid in wanted or str(number) in wanted)
+    whole = [each.uuid for each in seen if not each.parent]
+    numbered = {uuid for number, uuid in enumerate(whole) if str(number) in wanted}
+    return tuple(each for each in seen if each.uuid in wanted or each.uuid in numbered)
 
 
-def _as_seen(old: Device | None, seen: Seen, assigned: bool) -> Device:
+def _as_seen(old: Device | None, seen: Seen, assigned: bool, divided: Set[str]) -> Device:
     xid = old.xid if old else 0
     xid = next((each for each in seen.xids if each not in APPLICATION_XIDS), xid)
     obstacle = ""
     if seen.mig:
-        obstacle = DIVIDED
+        obstacle = DIVIDED if seen.uuid in divided else UNDIVIDED
     elif seen.pids and not assigned:
         obstacle = f"is used by a program that is not squall's (process {seen.pids[0]})"
     return Device(seen=seen, xid=xid, failure=_failure(seen, xid), obstacle=obstacle)
