@@ -36,6 +36,7 @@ from squall_contracts import (
     letters,
     logs,
     nodes,
+    objects,
     scaling,
     schedules,
     secrets,
@@ -145,6 +146,11 @@ MESSAGES: tuple[Message, ...] = (
     functions.PoolRecord(
         pool="po-1", function_id="fu-1", app_id="ap-1", workspace="ws", parameters="e30=", created_at=1.0
     ),
+    objects.ObjectRecord(
+        object_id="di-1", kind="dicts", name="state", workspace="ws", environment="main", created_at=1.0
+    ),
+    objects.DictEntry(key=b"k\xff", value=b"v", blob="ab:3", request="r1"),
+    objects.QueueItem(value=b"v", blob="ab:3"),
     schedules.ScheduleRecord(
         schedule_id="sc-1",
         app_id="ap-1",

@@ -48,6 +48,7 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
     "parallel_sort": (),
     "secret_settings": (),
     "heartbeat": (),
+    "scatter_gather": (),
 }
 """What is run with `squall run`, and its arguments."""
 AT_ONCE = 3
@@ -149,6 +150,10 @@ def test_call_forms(served: Served) -> None:
     assert said == CALL_FORMS.splitlines()
     leaves = {line for line in lines if line.startswith("counter of")}
     assert leaves == {"counter of 1 leaves", "counter of 100 leaves", "counter of 7 leaves"}, "the @exit hooks"
+
+
+def test_scatter_gather(served: Served) -> None:
+    assert served.lines("scatter_gather") == ["primes below 1000: 168", "done by workers: 10 parts", "one leader"]
 
 
 def test_heartbeat(served: Served) -> None:

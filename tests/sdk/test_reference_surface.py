@@ -61,6 +61,20 @@ SERVED: dict[str, tuple[Any, list[str]]] = {
         squall.Secret,
         ["from_name", "from_dict", "from_local_environ", "from_dotenv", "objects", "update", "info", "name", "hydrate"],
     ),
+    "A9 Dict": (
+        squall.Dict,
+        [
+            *("from_name", "from_id", "ephemeral", "objects", "get", "put", "update", "pop", "contains", "len"),
+            *("clear", "keys", "values", "items", "hydrate", "info", "object_id", "__getitem__", "__delitem__"),
+        ],
+    ),
+    "A9 Queue": (
+        squall.Queue,
+        [
+            *("from_name", "from_id", "ephemeral", "objects", "put", "put_many", "get", "get_many", "len", "clear"),
+            *("iterate", "hydrate", "info", "object_id"),
+        ],
+    ),
     "A9 objects": (squall.Secret.objects, ["create", "list", "delete"]),
     "A11": (squall, ["Retries", "Cron", "Period"]),
     "A12": (squall, ["is_local", "current_input_id", "current_function_call_id", "enable_output"]),

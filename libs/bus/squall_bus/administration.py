@@ -323,4 +323,5 @@ def bucket_config(spec: BucketSpec) -> dict[str, Any]:
         "allow_direct": True,
         "allow_msg_ttl": True,
         "allow_rollup_hdrs": True,
+        "allow_atomic": spec.allow_atomic,
     }

@@ -150,7 +150,7 @@ class Bus:
         """The newest message of each subject that has one. Wildcards are allowed."""
         return await reading.get_many(self._link, stream, subjects)
 
-    def read(
+    def read(  # noqa: PLR0913 — each narrows what is read
         self,
         stream: str,
         filter_subject: str | None = None,
@@ -159,15 +159,17 @@ class Bus:
         follow: bool = False,
         headers_only: bool = False,
         idle_timeout_s: float | None = None,
+        page: int = reading.PAGE,
     ) -> AsyncIterator[Stored]:
         """The stream's messages from `start_seq` on, in order, without gaps or repeats, also across reconnects.
 
         Without a filter everything but the stream's canary. `follow=False` ends after what is there now. `follow=True`
         goes on for ever, or until nothing came for `idle_timeout_s`. Close the iterator (`aclosing`) if leaving early.
+        `page`: how many to ask for at once, for those who want few.
         """
         return reading.read(
             self._link,
-            reading.Range(stream, filter_subject or self._everything_in(stream), start_seq, headers_only),
+            reading.Range(stream, filter_subject or self._everything_in(stream), start_seq, headers_only, page),
             follow=follow,
             idle_timeout_s=idle_timeout_s,
         )

@@ -39,6 +39,8 @@ class Range:
     filter_subject: str
     start_seq: int = 1
     headers_only: bool = False
+    page: int = PAGE
+    """Messages of one request."""
 
 
 async def get_last(link: Link, stream: str, subject: str, from_leader: bool = False) -> Stored | None:
@@ -98,7 +100,7 @@ async def read_range(link: Link, wanted: Range) -> AsyncGenerator[Stored, None]:
     """What is there now, page by page; no consumer is made."""
     seq = max(1, wanted.start_seq)
     while True:
-        body = {"seq": seq, "next_by_subj": wanted.filter_subject, "batch": PAGE, "max_bytes": PAGE_BYTES}
+        body = {"seq": seq, "next_by_subj": wanted.filter_subject, "batch": wanted.page, "max_bytes": PAGE_BYTES}
         _, messages = await _ask_many(link, wanted.stream, body)
         for message in messages:
             stored = _stored(message)

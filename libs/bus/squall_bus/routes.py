@@ -71,4 +71,6 @@ def kv_dedupe_s(bucket: BucketSpec) -> float:
 
 
 def _bucket_route(bucket: BucketSpec) -> Route:
-    return Route(kv_stream(bucket.name), atomic=False, dedupe_s=kv_dedupe_s(bucket), first_write_wins=False)
+    return Route(
+        kv_stream(bucket.name), atomic=bucket.allow_atomic, dedupe_s=kv_dedupe_s(bucket), first_write_wins=False
+    )

@@ -191,6 +191,7 @@ def _join(*parts: Iterable[str]) -> tuple[str, ...]:
 
 def _gateway(n: _Names) -> Permissions:
     spans, letters = subjects.spans_stream(n.region), subjects.letters_stream(n.region)
+    queues = subjects.queues_stream(n.region)
     return Permissions(
         publish=_join(
             n.to("calls", "results", "redrives", "events", "spans", "cancel", "credit", "builds", "command"),
@@ -214,8 +215,14 @@ def _gateway(n: _Names) -> Permissions:
             _look("secrets", "schedules"),
             _set("secrets"),
             _set("schedules"),
+            *(_look(bucket) for bucket in ("objects", "dicts")),
+            *(_set(bucket) for bucket in ("objects", "dicts")),
+            _purge(subjects.kv_stream("dicts")),
+            # Whoever removes an item of a queue has it.
+            n.to("queues"),
+            *(each(queues) for each in (_get, _count, _purge)),
         ),
-        subscribe=_join(n.to("done", "items", "stats")),
+        subscribe=_join(n.to("done", "items", "stats", "queued")),
     )
 
 

@@ -229,6 +229,16 @@ def every_fire(region: str) -> str:
     return f"fire.{region}.>"
 
 
+def queue_items(region: str, workspace: str, object_id: str, partition: str) -> str:
+    """The items of one partition of a queue; `partition` is a token."""
+    return f"queues.{region}.{workspace}.{object_id}.{partition}"
+
+
+def queued(region: str) -> str:
+    """Core: news of items of queues, without the items."""
+    return f"queued.{region}.>"
+
+
 def command(region: str, node: str) -> str:
     """Core subject of a node's agent: what gateways ask of it."""
     return f"command.{region}.{node}"
@@ -287,6 +297,10 @@ def builds_stream(region: str) -> str:
 
 def schedules_stream(region: str) -> str:
     return f"SCHED_{region}"
+
+
+def queues_stream(region: str) -> str:
+    return f"QUEUES_{region}"
 
 
 def kv_stream(bucket: str) -> str:

@@ -16,6 +16,8 @@ MIN_SERVER_VERSION = (2, 15, 0)
 
 DAY_S = 24 * 3600.0
 MAX_CALL_RECORD_BYTES = 256 * 1024  # inline payload (64 KiB) + metadata, generously
+MAX_QUEUE_ITEMS = 5000
+"""Of one partition of a queue."""
 HINTS_S = 0.25
 """How long readable history and traces are collected: at lone calls they are as many writes as calls, else."""
 LEASE_S = 8.0
@@ -66,6 +68,8 @@ class BucketSpec:
     history: int = 1
     ttl_s: float = 0
     """Age at which entries vanish; 0 = never. Expiry sends no watch event: find it by polling."""
+    allow_atomic: bool = False
+    """Writes that arrive together go out as one."""
     max_consumers: int = 10_000
     canary: str = ""
 
@@ -202,6 +206,19 @@ def _region_streams(region: str, replicas: int) -> list[StreamSpec]:
             discard_new_per_subject=True,
         ),
         StreamSpec(
+            name=subjects.queues_stream(region),
+            subjects=(f"queues.{region}.>",),
+            replicas=replicas,
+            allow_msg_ttl=True,
+            allow_atomic=True,
+            max_msg_size=MAX_CALL_RECORD_BYTES,
+            max_msgs_per_subject=MAX_QUEUE_ITEMS,
+            discard="new",
+            discard_new_per_subject=True,
+            duplicate_window_s=120,
+            republish=(f"queues.{region}.>", f"queued.{region}.>", True),
+        ),
+        StreamSpec(
             name=subjects.schedules_stream(region),
             subjects=(f"sched.{region}.>", f"fire.{region}.>"),
             replicas=replicas,
@@ -222,11 +239,13 @@ def _buckets(replicas: int) -> tuple[BucketSpec, ...]:
         "tokens",
         "secrets",
         "schedules",
+        "objects",
     )
     return (
         *(BucketSpec(name=name, replicas=replicas) for name in durable),
         # What the scheduler found when it wrote and read every stream.
         BucketSpec(name="health", storage="memory", replicas=replicas, ttl_s=120),
+        BucketSpec(name="dicts", replicas=replicas, allow_atomic=True),
         BucketSpec(name="idem", replicas=replicas, ttl_s=DAY_S),
         BucketSpec(name="nodes", storage="memory", replicas=replicas, ttl_s=10),
         # On file: a memory stream is gone after a restart of the server, and two leaders could overlap.

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from squall.app import App as App
     from squall.call import FunctionCall as FunctionCall
     from squall.cls import Cls as Cls
+    from squall.dict import Dict as Dict
     from squall.errors import Error as Error
     from squall.function import Function as Function
     from squall.image import Image as Image
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from squall.place import current_function_call_id as current_function_call_id
     from squall.place import current_input_id as current_input_id
     from squall.place import is_local as is_local
+    from squall.queue import Queue as Queue
     from squall.retries import Retries as Retries
     from squall.schedules import Cron as Cron
     from squall.schedules import Period as Period
@@ -49,11 +51,13 @@ _HOMES = {
     "App": "squall.app",
     "Cls": "squall.cls",
     "Cron": "squall.schedules",
+    "Dict": "squall.dict",
     "Error": "squall.errors",
     "Function": "squall.function",
     "FunctionCall": "squall.call",
     "Image": "squall.image",
     "Period": "squall.schedules",
+    "Queue": "squall.queue",
     "Retries": "squall.retries",
     "Secret": "squall.secret",
     "batched": "squall.markers",
@@ -67,7 +71,7 @@ _HOMES = {
     "method": "squall.markers",
     "parameter": "squall.markers",
 }
-_MODULES = ("exception", "functions")
+_MODULES = ("exception", "functions", "queue")
 
 __all__ = [*sorted(_HOMES), *_MODULES, "__version__"]  # noqa: PLE0604 - the names are text
 

@@ -122,6 +122,28 @@ class Route:
     """GET ?environment= -> SecretInfo. POST UpdateSecret -> SecretInfo. DELETE ?environment= -> SecretInfo."""
     SECRET_VALUES = "/v1/secret-values"
     """POST SecretValues -> SecretInfo: values without a name, for `Secret.from_dict` and the like."""
+    DICTS = "/v1/objects/dicts"
+    """Likewise queues. GET ?environment= -> {"objects": [ObjectInfo]}. POST MakeObject -> ObjectInfo; 409 if it is
+    there."""
+    DICT = "/v1/objects/dicts/{name}"
+    """GET ?environment= -> ObjectInfo. DELETE ?environment= -> ObjectInfo: with all that is in it."""
+    QUEUES = "/v1/objects/queues"
+    QUEUE = "/v1/objects/queues/{name}"
+    OBJECT = "/v1/object-ids/{object}"
+    """Of objects without a name. POST -> ObjectInfo: it is still in use (5 minutes). DELETE -> ObjectInfo."""
+    DICT_OPS = "/v1/dicts/{object}/ops"
+    """POST ENTRY frames -> ENTRY frames, one for each: operations on different keys."""
+    DICT_ITEMS = "/v1/dicts/{object}/items"
+    """GET ?after=&keys=1 -> ENTRY frames; the last one has `next`: where to go on, 0 = that was all."""
+    DICT_COUNT = "/v1/dicts/{object}/count"
+    """GET -> {"count": n}. DELETE -> {"count": 0}: all keys are removed."""
+    QUEUE_ITEMS = "/v1/queues/{object}/items"
+    """POST ?partition=&ttl=&wait=&request= ENTRY frames -> {"stored": n}: there was no room for the rest.
+    GET ?partition=&after= -> ENTRY frames, as of dicts: items that stay where they are."""
+    QUEUE_TAKEN = "/v1/queues/{object}/taken"
+    """POST ?partition=&most=&wait= -> ENTRY frames: items that are this caller's now."""
+    QUEUE_COUNT = "/v1/queues/{object}/count"
+    """GET ?partition= or ?total=1 -> {"count": n}. DELETE ?partition= or ?total=1 -> {"count": 0}: they are removed."""
     SCHEDULES = "/v1/schedules"
     """GET ?environment= -> {"schedules": [ScheduleInfo]}."""
     SCHEDULE_PAUSE = "/v1/schedules/{schedule}/pause"
@@ -201,6 +223,9 @@ class FrameKind(enum.IntEnum):
     INPUTS = 7
     """Consecutive inputs in one frame. meta: first (index), sizes (bytes of each), blobs (optional: reference by place
     in this frame); payload: their arguments, one after the other."""
+    ENTRY = 9
+    """Of dicts and queues. meta of an operation: op (get, put, pop), key (base64), blob, absent, request; payload: the
+    value. Of an answer: found, put, blob, size (of the key, before the value), next, at."""
     SPAWNED = 8
     """Spawned calls in one frame. meta: calls (values of the headers `Squall-Call`, `traceparent` and `Squall-Sent-Ns`
     of each), sizes (bytes of each); payload: their arguments, one after the other."""
@@ -618,6 +643,27 @@ class NewToken:
     name: str
     scope: str
     expires_at: float = 0.0
+
+
+@dataclass(frozen=True)
+class MakeObject:
+    """POST /v1/objects/{kind}."""
+
+    name: str = ""
+    environment: str = "main"
+    ephemeral: bool = False
+    """Without a name: it is gone five minutes after its last renewal."""
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """A dict, a queue or a volume."""
+
+    id: str
+    kind: str
+    name: str
+    environment: str
+    created_at: float
 
 
 @dataclass(frozen=True)

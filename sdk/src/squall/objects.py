@@ -5,16 +5,22 @@ Owns nothing of what a secret, a dict, a queue or a volume is.
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Union
 from urllib.parse import quote
 
 from squall.blocking import blocking
-from squall.errors import AlreadyExistsError, InvalidError, NotFoundError
+from squall.blocking import run as run_in_thread
+from squall.errors import AlreadyExistsError, ExecutionError, InvalidError, NotFoundError, SquallError
 from squall.place import is_local
 
 if TYPE_CHECKING:
     from squall.session import Session
+
+
+RENEW_S = 60.0
 
 
 class ObjectInfo(NamedTuple):
@@ -60,6 +66,119 @@ def path_of(route: str, name: str) -> str:
 
     path: str = getattr(Route, route)
     return path.format(name=quote(name, safe=""))
+
+
+class Handle:
+    """A named object, or one without a name, that is looked up when it is first used."""
+
+    KIND = ""
+    """As in `squall.http_api.Route`: DICT or QUEUE."""
+    WHAT = ""
+
+    def __init__(self, source: Union[Place, str], create: bool = False) -> None:
+        """`source`: a name, or an id."""
+        self._source = source
+        self._create = create
+        self._id = source if isinstance(source, str) else ""
+        self._known: dict[str, Any] = {}
+
+    @property
+    def name(self) -> Optional[str]:
+        """Its name; None if it has none or is known by its id only."""
+        return self._source.name if isinstance(self._source, Place) else None
+
+    @property
+    def object_id(self) -> str:
+        """Its id on the server. Raises `ExecutionError` before it was used or hydrated."""
+        if not self._id:
+            raise ExecutionError(f"{self!r} has not been looked up", fix="Use it, or call `hydrate()`, first.")
+        return self._id
+
+    @blocking
+    def hydrate(self) -> Any:
+        """Look it up now rather than at the first use."""
+        self._looked_up()
+        return self
+
+    @blocking
+    def info(self) -> ObjectInfo:
+        """Name and age."""
+        if not isinstance(self._source, Place):
+            raise ExecutionError(f"{self!r} has no name", fix="Only objects with names have infos.")
+        self._looked_up()
+        return ObjectInfo(self.name, self._known["created_at"], None)
+
+    def _looked_up(self) -> str:
+        """Its id."""
+        if not self._id:
+            assert isinstance(self._source, Place)
+            here, environment = session_and_environment(self._source.environment)
+            self._known = self._found(here, environment)
+            self._id = self._known["id"]
+        return self._id
+
+    def _found(self, here: Session, environment: str) -> dict[str, Any]:
+        from squall.client import query
+
+        assert isinstance(self._source, Place)
+        path = query(path_of(self.KIND, self._source.name), environment=environment)
+        try:
+            return dict(here.client.json("GET", path))
+        except NotFoundError:
+            if not self._create:
+                raise
+        body = {"name": self._source.name, "environment": environment}
+        try:
+            return dict(here.client.json("POST", path_of(f"{self.KIND}S", ""), body))
+        except AlreadyExistsError:  # somebody was faster
+            return dict(here.client.json("GET", path))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), ((self._id or self._source), self._create)
+
+    def __repr__(self) -> str:
+        label = repr(self._source.name) if isinstance(self._source, Place) else self._source
+        return f"squall.{self.WHAT.capitalize()}({label})"
+
+
+class Ephemeral:
+    """`with Dict.ephemeral() as d:`, also `async with`: an object without a name for the time of the block."""
+
+    def __init__(self, owner: type[Handle], environment: Optional[str]) -> None:
+        self._owner, self._environment = owner, environment
+        self._ended = threading.Event()
+        self._handle: Any = None
+
+    def __enter__(self) -> Any:
+        here, chosen = session_and_environment(self._environment)
+        body = {"environment": chosen, "ephemeral": True}
+        made = here.client.json("POST", path_of(f"{self._owner.KIND}S", ""), body)
+        self._handle = self._owner(made["id"])
+        threading.Thread(target=self._renew, args=(here,), name="squall-renew", daemon=True).start()
+        return self._handle
+
+    def _renew(self, here: Session) -> None:
+        while not self._ended.wait(RENEW_S):
+            with contextlib.suppress(SquallError):  # it lives for five minutes: the next try comes in time
+                here.client.json("POST", _of_id(self._handle.object_id))
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        here, _environment = session_and_environment(self._environment)
+        with contextlib.suppress(SquallError):  # it goes by itself
+            here.client.json("DELETE", _of_id(self._handle.object_id))
+
+    async def __aenter__(self) -> Any:
+        return await run_in_thread(self.__enter__)
+
+    async def __aexit__(self, *_: object) -> None:
+        await run_in_thread(self.__exit__)
+
+
+def _of_id(object_id: str) -> str:
+    from squall.http_api import Route
+
+    return Route.OBJECT.format(object=object_id)
 
 
 class Objects:

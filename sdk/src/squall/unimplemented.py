@@ -37,8 +37,6 @@ TOP_LEVEL: dict[str, str] = {
     "Volume": VALUES_INSTEAD,
     "CloudBucketMount": VALUES_INSTEAD,
     "NetworkFileSystem": VALUES_INSTEAD,
-    "Dict": VALUES_INSTEAD,
-    "Queue": VALUES_INSTEAD,
     "Sandbox": "Run commands with subprocess inside a function.",
     "SandboxSnapshot": "Run commands with subprocess inside a function.",
     "Probe": "Run commands with subprocess inside a function.",

@@ -68,8 +68,9 @@ class Exchange:
 
 
 Handler = Callable[[Exchange, str], Awaitable[None]]
-"""Gets the exchange and the call id of its path (empty if there is none)."""
+"""Gets the exchange and the id in its path, of a call, a dict or a queue (empty if there is none)."""
 
+_WITH_IDS = ("/v1/calls/", "/v1/dicts/", "/v1/queues/")
 NOBODY = TokenRecord(workspace="", name="", scope="", created_at=0.0)
 
 
@@ -142,7 +143,8 @@ def _fastapi_route(scope: Scope) -> str:
 
 def split_path(path: str) -> tuple[str, str]:
     """`/v1/calls/fc-1/result` as `/v1/calls/*/result` and `fc-1`."""
-    if path.startswith("/v1/calls/"):
-        call, slash, rest = path[10:].partition("/")
-        return f"/v1/calls/*{slash}{rest}", call
+    if path.startswith(_WITH_IDS):
+        kind, _, rest = path[4:].partition("/")
+        found, slash, rest = rest.partition("/")
+        return f"/v1/{kind}/*{slash}{rest}", found
     return path, ""

@@ -20,6 +20,7 @@ from squall_gateway.api.blobs import BlobRoutes
 from squall_gateway.api.calls import CallRoutes
 from squall_gateway.api.cancels import CancelRoutes
 from squall_gateway.api.commands import CommandRoutes
+from squall_gateway.api.entries import EntryRoutes
 from squall_gateway.api.fleet import FleetRoutes
 from squall_gateway.api.functions import FunctionRoutes
 from squall_gateway.api.history import HistoryRoutes
@@ -28,6 +29,7 @@ from squall_gateway.api.json_outputs import JsonOutputRoutes
 from squall_gateway.api.letters import LetterRoutes
 from squall_gateway.api.logs import LogRoutes
 from squall_gateway.api.maps import MapRoutes
+from squall_gateway.api.objects import ObjectRoutes
 from squall_gateway.api.schedules import ScheduleRoutes
 from squall_gateway.api.secrets import SecretRoutes
 from squall_gateway.api.spawns import SpawnRoutes
@@ -41,6 +43,7 @@ from squall_gateway.caller_spans import TICK_S, CallerSpans
 from squall_gateway.cancels import Cancels
 from squall_gateway.commands import NodeCommands
 from squall_gateway.condition import CHECK_EVERY_S, Condition
+from squall_gateway.dicts import Dicts
 from squall_gateway.directory import Directory
 from squall_gateway.edge import VERSION, Edge, Handler
 from squall_gateway.fleet import Fleet
@@ -55,9 +58,11 @@ from squall_gateway.letters import Letters
 from squall_gateway.load import Loads
 from squall_gateway.logs import Logs
 from squall_gateway.metrics import Requests
+from squall_gateway.objects import Objects
 from squall_gateway.pinning import Pinning
 from squall_gateway.policy.admission import Limits
 from squall_gateway.pools import Pools
+from squall_gateway.queues import Queues
 from squall_gateway.redrives import Redriving
 from squall_gateway.results import Results
 from squall_gateway.scaling import Scaling
@@ -137,6 +142,9 @@ class Gateway:
         self.loads = Loads(bus, self.limits)
         self.pools = Pools(bus, self.directory, clock)
         self.cancels = Cancels(bus, self.directory, self.results, clock)
+        self.objects = Objects(bus, clock)
+        self.dicts, self.queues = Dicts(bus, self.blobs, clock), Queues(bus, clock)
+        self.objects.clears.update(dicts=self.dicts.clear, queues=self.queues.clear)
         self.secrets = Secrets(bus, Sealer(settings.secrets_key), clock)
         self.apps = Apps(bus, self.directory, self.pools, self.blobs, clock, self.secrets)
         self.targets = Targets(self.directory, Variants(bus, self.directory, clock, self.secrets))
@@ -188,6 +196,7 @@ class Gateway:
     async def _open(self) -> None:
         context = self.context
         await self.waits.open_inbox()
+        await self.queues.listen()
         context.start(self.directory.run(), "gateway directory")
         context.start(self.fleet.run(), "gateway fleet")
         async with asyncio.timeout(SYNC_S):
@@ -253,6 +262,7 @@ class Gateway:
             ("GET", Route.CALL_RESULT.format(call="*")): calls.result,
             ("POST", Route.CALL_INPUTS.format(call="*")): maps.post_inputs,
             ("GET", Route.CALL_RESULTS.format(call="*")): maps.get_results,
+            **EntryRoutes(self.objects, self.dicts, self.queues).hot(),
         }
 
     def _json_calls(self) -> list[APIRouter]:
@@ -291,6 +301,7 @@ class Gateway:
             *self._json_calls(),
             TokenRoutes(bus, clock).router(),
             SecretRoutes(self.secrets).router(),
+            ObjectRoutes(self.objects).router(),
             ScheduleRoutes(Schedules(bus, self.acceptor, self.targets, clock)).router(),
             LetterRoutes(letters, redriving, self.results, directory).router(),
             FleetRoutes(

@@ -14,6 +14,11 @@ secret_group = typer.Typer(
 schedule_group = typer.Typer(
     help="Schedules: what is called by itself, and when.", no_args_is_help=True, context_settings=CONTEXT
 )
+dict_group = typer.Typer(help="Dicts: shared keys and values.", no_args_is_help=True, context_settings=CONTEXT)
+queue_group = typer.Typer(help="Queues: shared items in order.", no_args_is_help=True, context_settings=CONTEXT)
+NAME: Any = typer.Argument(..., metavar="NAME", help="Its name.")
+YES: Any = typer.Option(False, "-y", "--yes", help="Do not ask.")
+PARTITION: Any = typer.Option(None, "-p", "--partition", help="Partition (default: the one without a name).")
 FUNCTION: Any = typer.Argument(..., metavar="FUNCTION", help="Name of the function.")
 SECRET: Any = typer.Argument(..., metavar="NAME", help="Name of the secret.")
 VALUES: Any = typer.Argument(None, metavar="KEY=VALUE", help="Variables.")
@@ -23,6 +28,8 @@ def add_to(app: typer.Typer) -> None:
     """Make them commands of `squall`."""
     app.add_typer(secret_group, name="secret")
     app.add_typer(schedule_group, name="schedule")
+    app.add_typer(dict_group, name="dict")
+    app.add_typer(queue_group, name="queue")
 
 
 @secret_group.command("create")
@@ -121,3 +128,131 @@ def schedule_resume(
     import squall.cli.schedules as command
 
     return command.resume(name, function, environment=environment, as_json=as_json)
+
+
+# ---------------------------------------------------------------- dicts
+
+
+@dict_group.command("create")
+def dict_create(name: str = NAME, environment: Optional[str] = ENVIRONMENT) -> int:
+    """Make an empty dict."""
+    import squall.cli.objects as command
+
+    return command.create("dict", name, environment=environment)
+
+
+@dict_group.command("list")
+def dict_list(environment: Optional[str] = ENVIRONMENT, as_json: bool = JSON) -> int:
+    """List dicts."""
+    import squall.cli.objects as command
+
+    return command.list_objects("dict", environment=environment, as_json=as_json)
+
+
+@dict_group.command("get")
+def dict_get(
+    name: str = NAME,
+    key: str = typer.Argument(..., metavar="KEY", help="The key; only keys that are text can be given here."),
+    environment: Optional[str] = ENVIRONMENT,
+) -> int:
+    """Print the value of a key."""
+    import squall.cli.objects as command
+
+    return command.get(name, key, environment=environment)
+
+
+@dict_group.command("items")
+def dict_items(
+    name: str = NAME,
+    number: int = typer.Argument(20, metavar="[N]", min=1, help="How many."),
+    everything: bool = typer.Option(False, "-a", "--all", help="All of them."),
+    environment: Optional[str] = ENVIRONMENT,
+    as_json: bool = JSON,
+) -> int:
+    """Print keys and values."""
+    import squall.cli.objects as command
+
+    return command.items(name, None if everything else number, environment=environment, as_json=as_json)
+
+
+@dict_group.command("clear")
+def dict_clear(name: str = NAME, yes: bool = YES, environment: Optional[str] = ENVIRONMENT) -> int:
+    """Remove all keys."""
+    import squall.cli.objects as command
+
+    return command.clear_dict(name, yes=yes, environment=environment)
+
+
+@dict_group.command("delete")
+def dict_delete(name: str = NAME, yes: bool = YES, environment: Optional[str] = ENVIRONMENT) -> int:
+    """Remove a dict with all that is in it."""
+    import squall.cli.objects as command
+
+    return command.delete("dict", name, yes=yes, environment=environment)
+
+
+# ---------------------------------------------------------------- queues
+
+
+@queue_group.command("create")
+def queue_create(name: str = NAME, environment: Optional[str] = ENVIRONMENT) -> int:
+    """Make an empty queue."""
+    import squall.cli.objects as command
+
+    return command.create("queue", name, environment=environment)
+
+
+@queue_group.command("list")
+def queue_list(environment: Optional[str] = ENVIRONMENT, as_json: bool = JSON) -> int:
+    """List queues."""
+    import squall.cli.objects as command
+
+    return command.list_objects("queue", environment=environment, as_json=as_json)
+
+
+@queue_group.command("peek")
+def queue_peek(
+    name: str = NAME,
+    number: int = typer.Argument(1, metavar="[N]", min=1, help="How many."),
+    partition: Optional[str] = PARTITION,
+    environment: Optional[str] = ENVIRONMENT,
+) -> int:
+    """Print the first items, without taking them."""
+    import squall.cli.objects as command
+
+    return command.peek(name, number, partition=partition, environment=environment)
+
+
+@queue_group.command("len")
+def queue_len(
+    name: str = NAME,
+    partition: Optional[str] = PARTITION,
+    total: bool = typer.Option(False, "-t", "--total", help="Of all partitions."),
+    environment: Optional[str] = ENVIRONMENT,
+) -> int:
+    """Print how many items there are."""
+    import squall.cli.objects as command
+
+    return command.length(name, partition=partition, total=total, environment=environment)
+
+
+@queue_group.command("clear")
+def queue_clear(
+    name: str = NAME,
+    partition: Optional[str] = PARTITION,
+    everything: bool = typer.Option(False, "-a", "--all", help="Of all partitions."),
+    yes: bool = YES,
+    environment: Optional[str] = ENVIRONMENT,
+) -> int:
+    """Remove items."""
+    import squall.cli.objects as command
+
+    return command.clear_queue(name, partition=partition, everything=everything, yes=yes, environment=environment)
+
+
+@queue_group.command("delete")
+def queue_delete(name: str = NAME, yes: bool = YES, environment: Optional[str] = ENVIRONMENT) -> int:
+    """Remove a queue with all that is in it."""
+    import squall.cli.objects as command
+
+    return command.delete("queue", name, yes=yes, environment=environment)

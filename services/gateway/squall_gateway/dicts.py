@@ -1,0 +1,194 @@
+"""Dicts: operations on single keys, and looks at all of them. Owns the bucket `dicts`; values are opaque here.
+
+A key is one message: the server orders its writes, so `put` with `absent` has one winner among any number of callers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from base64 import b64decode
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from squall.errors import InvalidError, RequestSizeError
+from squall.http_api import frames
+from squall.spec import INLINE_LIMIT_BYTES
+from squall_bus import Bus, Entry, KeyExists, WrongRevision
+from squall_contracts import subjects
+from squall_contracts.objects import DICTS, DictEntry, dict_key, dict_keys
+from squall_gateway.blobs import Blobs
+from squall_gateway.call_headers import blob_size, check_blob_ref
+from squall_service.clock import Clock
+
+KEPT_S = 7 * 24 * 3600.0
+"""Without access."""
+REFRESH_S = 24 * 3600.0
+"""A value that is read and was written so long ago is kept anew."""
+MAX_VALUE_BYTES = 100 << 20
+MAX_KEY_BYTES = 16 * 1024
+MAX_OPS = 10_000
+AT_ONCE = 256
+TRIES = 16
+PAGE = 500
+
+
+class Op(NamedTuple):
+    """One operation of a request."""
+
+    what: str
+    key: bytes
+    value: bytes
+    blob: str | None
+    absent: bool
+    request: str
+
+
+class Outcome(NamedTuple):
+    """What came of it."""
+
+    meta: dict[str, Any]
+    value: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Dicts:
+    """The contents of all dicts."""
+
+    bus: Bus
+    blobs: Blobs
+    clock: Clock
+
+    async def do(self, workspace: str, object_id: str, ops: Sequence[Op]) -> list[Outcome]:
+        """Operations on different keys, at the same time. Those on one key have no order among them."""
+        outcomes: list[Outcome] = []
+        for first in range(0, len(ops), AT_ONCE):
+            part = ops[first : first + AT_ONCE]
+            outcomes += await asyncio.gather(*(self._one(dict_key(workspace, object_id, op.key), op) for op in part))
+        return outcomes
+
+    async def _one(self, key: str, op: Op) -> Outcome:
+        match op.what:
+            case "get":
+                return await self._get(key)
+            case "put":
+                return await self._put(key, op)
+            case "pop":
+                return await self._pop(key)
+            case _:
+                raise InvalidError(f"a dict has no operation {op.what!r}")
+
+    async def _get(self, key: str) -> Outcome:
+        entry = await self.bus.kv(DICTS).get(key, from_leader=True)
+        if entry is None:
+            return Outcome({"found": False})
+        if self.clock.now() - entry.created_at > REFRESH_S:
+            await self._refresh(entry)
+        return _told(DictEntry.decode(entry.value))
+
+    async def _refresh(self, entry: Entry) -> None:
+        try:
+            await self.bus.kv(DICTS).update(entry.key, entry.value, entry.revision, KEPT_S)
+        except WrongRevision:
+            pass  # it was changed meanwhile, and is kept by that
+
+    async def _put(self, key: str, op: Op) -> Outcome:
+        if op.blob is not None:
+            await self.blobs.require(*frame_blob(op.blob))
+        data = DictEntry(op.key, op.value, op.blob, op.request).encode()
+        bucket = self.bus.kv(DICTS)
+        if not op.absent:
+            await bucket.put(key, data, KEPT_S)
+            return Outcome({"put": True})
+        try:
+            await bucket.create(key, data, KEPT_S)
+        except KeyExists:
+            # Or it is ours: the answer to the same request was lost on its way.
+            present = await bucket.get(key, from_leader=True)
+            ours = present is not None and bool(op.request) and DictEntry.decode(present.value).request == op.request
+            return Outcome({"put": ours})
+        return Outcome({"put": True})
+
+    async def _pop(self, key: str) -> Outcome:
+        bucket = self.bus.kv(DICTS)
+        for _ in range(TRIES):
+            entry = await bucket.get(key, from_leader=True)
+            if entry is None:
+                return Outcome({"found": False})
+            try:
+                await bucket.delete(key, entry.revision)
+            except WrongRevision:
+                continue
+            return _told(DictEntry.decode(entry.value))
+        raise InvalidError("the key was changed by others all the time", fix="Try again.")
+
+    # ------------------------------------------------------------------ all keys
+
+    async def page(self, workspace: str, object_id: str, after: int, *, keys_only: bool) -> tuple[list[Outcome], int]:
+        """Some keys, and where to go on; 0 = that was all."""
+        stream = subjects.kv_stream(DICTS)
+        wanted = subjects.kv_subject(DICTS, dict_keys(workspace, object_id) + "*")
+        found: list[Outcome] = []
+        async for stored in self.bus.read(stream, wanted, start_seq=after + 1):
+            if "KV-Operation" not in stored.headers:
+                entry = DictEntry.decode(stored.data)
+                meta = {**_told(entry).meta, "size": len(entry.key)}
+                found.append(Outcome(meta, entry.key if keys_only else entry.key + entry.value))
+            if len(found) >= PAGE and stored.pending:
+                return found, stored.seq
+        return found, 0
+
+    async def count(self, workspace: str, object_id: str) -> int:
+        """How many keys there are."""
+        total, after = 0, 0
+        while True:
+            found, after = await self.page(workspace, object_id, after, keys_only=True)
+            total += len(found)
+            if not after:
+                return total
+
+    async def clear(self, workspace: str, object_id: str) -> None:
+        """Remove every key."""
+        wanted = subjects.kv_subject(DICTS, dict_keys(workspace, object_id) + "*")
+        await self.bus.purge(subjects.kv_stream(DICTS), wanted)
+
+
+def _told(entry: DictEntry) -> Outcome:
+    return Outcome({"found": True, "blob": entry.blob}, entry.value)
+
+
+def frame_blob(ref: str) -> tuple[str, int]:
+    """The blob that a value is in. Raises `InvalidError`, `RequestSizeError`."""
+    sha256, _, _ = check_blob_ref(ref).partition(":")
+    if blob_size(ref) > MAX_VALUE_BYTES:
+        raise RequestSizeError(f"a value of a dict can have {MAX_VALUE_BYTES >> 20} MiB", fix="Use a Volume.")
+    return sha256, blob_size(ref)
+
+
+def read_ops(body: bytes) -> list[Op]:
+    """The operations in a request's body. Raises `InvalidError`, `RequestSizeError`."""
+    try:
+        decoder = frames.Decoder()
+        found = decoder.feed(body)
+        if decoder.pending_bytes:
+            raise frames.BadFrame("the last frame is cut")
+        ops = [_op(frame) for frame in found]
+    except (frames.BadFrame, ValueError, TypeError, KeyError) as error:
+        raise InvalidError(f"the body is not frames of operations: {error}") from error
+    if not 0 < len(ops) <= MAX_OPS:
+        raise RequestSizeError(f"a request can have 1 to {MAX_OPS} operations", fix="Send fewer at once.")
+    return ops
+
+
+def _op(frame: frames.Frame) -> Op:
+    meta = frame.meta
+    key, blob = b64decode(meta["key"], validate=True), meta.get("blob")
+    if len(key) > MAX_KEY_BYTES:
+        raise RequestSizeError(f"an encoded key has {len(key)} bytes, more than {MAX_KEY_BYTES}")
+    if len(frame.payload) > INLINE_LIMIT_BYTES:
+        raise RequestSizeError(f"an inline value has {len(frame.payload)} bytes, more than {INLINE_LIMIT_BYTES}")
+    if blob is not None and not isinstance(blob, str):
+        raise ValueError("blob is not text")
+    return Op(
+        str(meta["op"]), key, bytes(frame.payload), blob, meta.get("absent") is True, str(meta.get("request", ""))
+    )
