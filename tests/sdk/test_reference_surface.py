@@ -40,7 +40,7 @@ SERVED: dict[str, tuple[Any, list[str]]] = {
         squall.App,
         [
             *("function", "cls", "local_entrypoint", "run", "deploy", "lookup", "include", "set_tags", "get_tags"),
-            *("stop", "name", "app_id", "description"),
+            *("stop", "name", "app_id", "description", "info", "stats"),
         ],
     ),
     "A3": (
@@ -48,7 +48,7 @@ SERVED: dict[str, tuple[Any, list[str]]] = {
         [
             *("local", "remote", "remote_gen", "spawn", "map", "starmap", "for_each", "spawn_map"),
             *("experimental_spawn_map", "from_name", "with_options", "with_concurrency", "with_batching", "autoscaler"),
-            *("update_autoscaler", "get_current_stats", "object_id", "hydrate"),
+            *("update_autoscaler", "get_current_stats", "object_id", "hydrate", "info", "stats"),
         ],
     ),
     "A4": (
@@ -82,23 +82,16 @@ SERVED: dict[str, tuple[Any, list[str]]] = {
 REFUSED: dict[str, list[tuple[str, Callable[[], Any]]]] = {
     "A1": [
         ("server", lambda: squall.App().server()),
-        ("logs.fetch", lambda: squall.App().logs.fetch()),
-        ("stats", lambda: squall.App().stats()),
-        ("info", lambda: squall.App().info()),
         ("sandboxes.stats", lambda: squall.App().sandboxes.stats()),
         ("get_dashboard_url", lambda: squall.App().get_dashboard_url()),
         ("run(interactive)", lambda: squall.App().run(interactive=True)),
         ("run(client)", lambda: squall.App().run(client=object())),  # type: ignore[arg-type]
-        ("deploy(strategy)", lambda: squall.App().deploy(name="x", strategy="recreate")),
-        ("deploy(tag)", lambda: squall.App().deploy(name="x", tag="v1")),
         ("App(volumes)", lambda: squall.App(volumes={"/v": object()})),
     ],
     "A3": [
         ("get_web_url", lambda: function().get_web_url()),
-        ("stats", lambda: function().stats()),  # type: ignore[attr-defined]
+        ("stats(since)", lambda: function().stats(since=1.0)),
         ("metrics", lambda: function().metrics()),  # type: ignore[attr-defined]
-        ("logs.tail", lambda: function().logs.tail()),  # type: ignore[attr-defined]
-        ("info", lambda: function().info()),  # type: ignore[attr-defined]
         ("get_dashboard_url", lambda: function().get_dashboard_url()),  # type: ignore[attr-defined]
         ("with_options(volumes)", lambda: function().with_options(volumes={"/v": object()})),
         ("with_options(region)", lambda: function().with_options(region="eu")),

@@ -26,6 +26,8 @@ class DeployedVersion(Message):
     functions: Mapping[str, str]
     rolled_back_to: int = 0
     """It has the functions of that version; 0 = its own."""
+    tag: str = ""
+    """Given when it was deployed."""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,10 @@ from squall.place import is_local
 from squall.unimplemented import FUNCTION_KEYWORDS, missing_classmethods, refuse_keywords
 
 if TYPE_CHECKING:
+    from squall.autoscaler import FunctionStats
     from squall.image import Image
+    from squall.infos import AppInfo
+    from squall.logs import Logs
     from squall.retries import Retries
     from squall.running import Running
     from squall.schedules import Schedule
@@ -316,12 +319,17 @@ class App:
         client: None = None,
         strategy: str = "rolling",
     ) -> App:
-        """Deploy the app under its name; running calls end on the version that they began with."""
+        """Deploy the app under its name; accepted calls end on the version that they were made to.
+
+        `tag`: for its history. `strategy`: "rolling" lets earlier containers finish what they run; "recreate" ends them
+        at once, and what ran in them starts again, in a new container of its own version."""
         _refuse(client, False)
         if tag:
-            raise UnimplementedArgument("squall does not have `tag=` of deploy yet")
-        if strategy != "rolling":
-            raise UnimplementedArgument(f"squall does not have strategy={strategy!r} yet", fix='Use "rolling".')
+            from squall.ids import check_tag
+
+            check_tag(tag)
+        if strategy not in ("rolling", "recreate"):
+            raise InvalidError(f'strategy must be "rolling" or "recreate", got {strategy!r}')
         own_name = name or self._name
         if not own_name:
             raise InvalidError(
@@ -335,7 +343,9 @@ class App:
         from squall import output, publish, session
 
         here = session.current()
-        published = publish.publish(self, here, "deployed", own_name, environment_name or here.environment)
+        release = publish.Release(tag=tag, strategy=strategy)
+        place = environment_name or here.environment
+        published = publish.publish(self, here, "deployed", own_name, place, release)
         self._state = published.state
         output.current().app_deployed(published.state.app_id, own_name, published.state.version, published.unchanged)
         return self
@@ -376,6 +386,29 @@ class App:
         answer = state.session.client.json("GET", Route.APP_TAGS.format(app=state.app_id))
         return dict(answer["tags"])
 
+    @property
+    def logs(self) -> Logs:
+        """What its containers wrote: `logs.fetch()`, `logs.tail()`, `logs.stream()`."""
+        from squall.logs import Logs, LogScope
+
+        return Logs(lambda: LogScope(self._known_state().session.client, self._known_state().app_id))
+
+    @blocking
+    def info(self) -> AppInfo:
+        """What the server knows of it."""
+        from squall import infos
+
+        state = self._known_state()
+        return infos.app_info(state.session.client, state.app_id)
+
+    @blocking
+    def stats(self, since: Any = None, until: Any = None) -> dict[str, FunctionStats]:
+        """What its functions do now, by name."""
+        from squall import infos
+
+        state = self._known_state()
+        return infos.app_stats(state.session.client, state.app_id, {"since": since, "until": until})
+
     def _known_state(self) -> AppState:
         if self.state is None:
             raise ExecutionError("the app is not running", fix="Use `with app.run():`, deploy it, or `App.lookup`.")
@@ -397,12 +430,13 @@ class App:
         return f"squall.App({self._name!r})"
 
 
-LIST_INSTEAD = "`squall app list` and `squall app logs` show it."
+DASHBOARD_INSTEAD = "`squall app list`, `app logs` and `container list` show it; it has no pages of its own."
 for _name, _missing in missing_classmethods(
     "App",
     {
         "server": "Call functions with `.remote()` from your own web server for now.",
-        **dict.fromkeys(("logs", "stats", "info", "sandboxes", "get_dashboard_url"), LIST_INSTEAD),
+        "sandboxes": "Run commands with subprocess inside a function.",
+        "get_dashboard_url": DASHBOARD_INSTEAD,
     },
 ).items():
     setattr(App, _name, _missing)

@@ -16,7 +16,10 @@ APP_ID = "SQUALL_APP_ID"
 IMAGE_ID = "SQUALL_IMAGE_ID"
 """Inside a container: the image that it was started from, if the agent says so."""
 
+PROFILE = "SQUALL_PROFILE"
 FILE_KEYS = {"server_url", "token", "environment", "async_warnings"}
+TOP = ""
+"""The part of the file before its first `[profile]`."""
 
 
 class ServerAddress(NamedTuple):
@@ -33,6 +36,8 @@ class Config(NamedTuple):
     token: str
     environment: str
     async_warnings: bool
+    profile: str = TOP
+    """Whose settings of the file these are."""
 
     @property
     def address(self) -> Optional[ServerAddress]:
@@ -47,36 +52,54 @@ def home() -> Path:
 
 def load() -> Config:
     """The configuration of this moment. Raises `InvalidError` naming a line of the file that is not valid."""
-    file = read_file(home() / "config.toml") if is_local() else {}
+    profile, file = chosen(read_file(home() / "config.toml")) if is_local() else (TOP, {})
     return Config(
         server_url=os.environ.get(SERVER_URL) or file.get("server_url"),
         token=os.environ.get(TOKEN) or file.get("token", ""),
         environment=os.environ.get(ENVIRONMENT) or file.get("environment", "main"),
         async_warnings=(os.environ.get("SQUALL_ASYNC_WARNINGS") or file.get("async_warnings", "1"))
         not in ("0", "false", "False"),
+        profile=profile,
     )
 
 
-def read_file(path: Path) -> dict[str, str]:
-    """The keys of a configuration file; none when it does not exist.
+def chosen(file: dict[str, dict[str, str]]) -> tuple[str, dict[str, str]]:
+    """The active profile and its settings. It takes nothing from the top of the file: a token belongs to a server."""
+    top = file.get(TOP, {})
+    name = os.environ.get(PROFILE) or top.get("profile", TOP)
+    if name not in file and name != TOP:
+        raise InvalidError(
+            f"there is no profile {name!r} in {home() / 'config.toml'}",
+            fix=f"There are: {', '.join(sorted(set(file) - {TOP})) or 'none'}; make one with `squall config set`.",
+        )
+    return name, {key: value for key, value in file.get(name, {}).items() if key != "profile"}
 
-    One `key = "value"` a line: the part of TOML that is needed, which Python 3.9 has no parser for."""
+
+def read_file(path: Path) -> dict[str, dict[str, str]]:
+    """The keys of a configuration file, by profile; none when it does not exist.
+
+    One `key = "value"` a line, below `[profile]`: the part of TOML that is needed, which Python 3.9 cannot parse."""
     try:
         text = path.read_text("utf-8")
     except FileNotFoundError:
         return {}
-    values = {}
+    profile = TOP
+    values: dict[str, dict[str, str]] = {TOP: {}}
     for number, line in enumerate(text.splitlines(), 1):
         line = line.strip()
         if not line or line.startswith("#"):
             continue
+        if line.startswith("[") and line.endswith("]") and line.strip("[]. ").isprintable():
+            profile = line[1:-1].strip()
+            values.setdefault(profile, {})
+            continue
         key, equals, value = (part.strip() for part in line.partition("="))
-        if not equals or key not in FILE_KEYS:
+        if not equals or not (key in FILE_KEYS or (key == "profile" and profile == TOP)):
             raise InvalidError(
                 f"{path}, line {number}: {line!r} is not a setting",
-                fix=f'Write one of {sorted(FILE_KEYS)} as key = "value".',
+                fix=f'Write one of {sorted(FILE_KEYS)} as key = "value", or [profile] above those of a profile.',
             )
-        values[key] = _value(value, f"{path}, line {number}")
+        values[profile][key] = _value(value, f"{path}, line {number}")
     return values
 
 

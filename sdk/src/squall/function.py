@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from squall.autoscaler import Autoscaler, AutoscalerSettings, FunctionStats
     from squall.bulk import BulkSpawn
     from squall.call import FunctionCall
+    from squall.infos import FunctionInfo
     from squall.invoke import Target
+    from squall.logs import Logs
     from squall.mapping import MapResults
     from squall.spec import Options
 
@@ -245,6 +247,32 @@ class Function:
         return origin.app
 
     @property
+    def logs(self) -> Logs:
+        """What its containers wrote: `logs.fetch()`, `logs.tail()`, `logs.stream()`."""
+        from squall.logs import Logs, LogScope
+
+        def scope() -> LogScope:
+            target = self._origin.target()
+            return LogScope(target.client, target.app_id, target.function)
+
+        return Logs(scope)
+
+    @blocking
+    def info(self) -> FunctionInfo:
+        """What the server knows of it: its version, and what it declares."""
+        from squall import infos
+
+        return infos.function_info(self._origin.target())
+
+    @blocking
+    def stats(self, since: Any = None, until: Any = None) -> FunctionStats:
+        """What it does now; as `get_current_stats`."""
+        from squall import autoscaler, infos
+
+        infos.refuse_window({"since": since, "until": until})
+        return autoscaler.stats(self._origin.target())
+
+    @property
     def is_generator(self) -> bool:
         """Whether it yields."""
         return self._origin.is_generator()
@@ -285,7 +313,8 @@ for _name, _missing in missing_classmethods(
     "Function",
     {
         "keep_warm": "Use `update_autoscaler(min_containers=...)`.",
-        **dict.fromkeys(("stats", "metrics", "logs", "info", "get_dashboard_url"), SHOW_INSTEAD),
+        "metrics": "Prometheus collects them from the services (docs/howto/install.md).",
+        "get_dashboard_url": SHOW_INSTEAD,
         "get_web_url": "Call the function with `.remote()`.",
         "web_url": "Call the function with `.remote()`.",
         "lookup": "Use `squall.Function.from_name`.",

@@ -322,6 +322,10 @@ class PublishApp:
     tags: Mapping[str, str] = field(default_factory=dict)
     only_new: bool = False
     """Change nothing if the app is there."""
+    tag: str = ""
+    """Of a deployed version, for its history: a release's name, a commit."""
+    strategy: str = "rolling"
+    """"rolling" or "recreate": containers of earlier versions end at once, with what runs in them."""
 
 
 @dataclass(frozen=True)
@@ -347,6 +351,8 @@ class AppVersion:
     rolled_back_to: int = 0
     """The version whose functions it has, if it came from a rollback."""
     current: bool = False
+    tag: str = ""
+    """Given when it was deployed."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ _ODD_DIGITS = frozenset("13579bdf")
 CALL_ID = re.compile(r"fc-[0-9a-hjkmnp-tv-z]{24}[0-9]{2}")
 TOKEN = re.compile(r"[a-z0-9-]+")
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+TAG = re.compile(r"[A-Za-z0-9._-]{1,50}")
 
 
 def _encode(number: int, length: int) -> str:
@@ -83,3 +84,12 @@ def check_name(name: str, what: str) -> str:
             fix="Use 1 to 64 letters, digits, dashes, dots and underscores; do not start it with `ap-`.",
         )
     return name
+
+
+def check_tag(tag: str) -> str:
+    """`tag` itself. Raises `InvalidError` if a deployed version cannot have it."""
+    if not TAG.fullmatch(tag):
+        raise InvalidError(
+            f"the tag {tag!r} is not valid", fix="Use 1 to 50 letters, digits, dashes, dots and underscores."
+        )
+    return tag

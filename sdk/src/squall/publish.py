@@ -69,11 +69,28 @@ class _Part(NamedTuple):
         return self.raw.__module__ == "__main__" and not self.declaration.serialized
 
 
+class Release(NamedTuple):
+    """How functions get to a server that has earlier ones."""
+
+    into: Optional[str] = None
+    """Id of an ephemeral app that runs, whose functions are replaced."""
+    tag: str = ""
+    """Of a deployed version."""
+    strategy: str = "rolling"
+
+
+PLAINLY = Release()
+
+
 def publish(
-    app: App, session: Session, mode: str, name: str, environment: str, *, into: Optional[str] = None
+    app: App,
+    session: Session,
+    mode: str,
+    name: str,
+    environment: str,
+    release: Release = PLAINLY,
 ) -> Published:
-    """Make the app exist on the server. `mode`: see `PublishApp`. `into`: id of an ephemeral app that runs, whose
-    functions are replaced."""
+    """Make the app exist on the server. `mode`: see `PublishApp`."""
     session.client.info()
     parts = list(_parts(app))
     codes = _upload(session, parts)
@@ -86,8 +103,10 @@ def publish(
         mode=mode,
         environment=environment,
         tags=app.tags,
-        app_id=into,
-        replaces=into is not None,
+        app_id=release.into,
+        replaces=release.into is not None,
+        tag=release.tag,
+        strategy=release.strategy,
     )
     answer = from_wire(PublishedApp, session.client.json("POST", Route.APPS, to_wire(request)))
     script = script_module() if any(part.in_script for part in parts) else None

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from squall.errors import ConflictError, InvalidError
 from squall.http_api import PublishApp, PublishedApp
-from squall.ids import check_name, new_id
+from squall.ids import check_name, check_tag, new_id
 from squall.spec import FunctionSpec, digest, to_wire, validate
 from squall_bus import Bus, KeyExists, WrongRevision
 from squall_contracts.functions import (
@@ -36,6 +36,7 @@ from squall_service.clock import Clock
 ALIVE_S = 25.0
 """Five heartbeats of the SDK: one lost packet, or a laptop's garbage collection, must not stop an app."""
 MODES = ("ephemeral", "detached", "deployed")
+STRATEGIES = ("rolling", "recreate")
 TRIES = 8
 """Of a compare-and-set against other gateways and clients."""
 KEPT_S = SPAWNED_S + 24 * 3600.0
@@ -87,6 +88,10 @@ class Apps:
         check_name(wanted.environment, "environment")
         if wanted.mode not in MODES:
             raise InvalidError(f"app mode {wanted.mode!r} is not one of {', '.join(MODES)}")
+        if wanted.strategy not in STRATEGIES:
+            raise InvalidError(f"strategy {wanted.strategy!r} is not one of {', '.join(STRATEGIES)}")
+        if wanted.tag:
+            check_tag(wanted.tag)
         for spec in wanted.functions:
             check_name(spec.name, "function")
             validate(spec)
@@ -262,7 +267,7 @@ def next_version(present: AppRecord | None, wanted: PublishApp, workspace: str, 
         return app
     version = app.version + 1
     functions = versions_of(app, version, wanted.functions)
-    line = DeployedVersion(version=version, deployed_at=now, functions=functions)
+    line = DeployedVersion(version=version, deployed_at=now, functions=functions, tag=wanted.tag)
     return replace(
         app,
         state="deployed",

@@ -6,7 +6,7 @@ A node answers within a second or is gone: commands are plain messages, and noth
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -15,8 +15,10 @@ from squall_bus import Bus, Message
 from squall_contracts import subjects
 from squall_contracts.nodes import ClaimState, Command, ContainerClaim, NodeAnswer, NodeCommand
 from squall_gateway.fleet import Fleet
+from squall_service.telemetry import log
 
 ANSWER_S = 5.0
+_PRESENT = (ClaimState.PROPOSED, ClaimState.STARTING, ClaimState.READY, ClaimState.DRAINING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,27 @@ class NodeCommands:
         claim = self.claim(container, workspace)
         await self._ask(claim.node, NodeCommand(Command.STOP_CONTAINER, "", container=container, graceful=graceful))
         return claim
+
+    async def end_earlier(self, app_id: str, functions: Collection[str]) -> int:
+        """End every container of the app that does not belong to these function versions: what runs in them starts
+        again. A node that does not answer keeps its own, as with any deploy. The number of those that end."""
+        earlier = [
+            claim
+            for claim in self.fleet.all_claims()
+            if claim.app_id == app_id and claim.function_id not in functions and claim.state in _PRESENT
+        ]
+
+        async def end(claim: ContainerClaim) -> None:
+            command = NodeCommand(Command.STOP_CONTAINER, "", container=claim.container, graceful=False)
+            try:
+                await self._ask(claim.node, command)
+            except SquallError as error:
+                log.warning("container_not_stopped", container=claim.container, reason=error.message)
+
+        async with asyncio.TaskGroup() as tasks:
+            for claim in earlier:
+                tasks.create_task(end(claim))
+        return len(earlier)
 
     def claim(self, container: str, workspace: str) -> ContainerClaim:
         """The claim of a container. Raises `NotFoundError`, also for one of another workspace."""

@@ -286,18 +286,19 @@ class Gateway:
         logs, traces = Logs(bus, directory), Traces(bus, self.results, self.caller_spans, self.settings.trace_ratio)
         letters = Letters(bus, directory)
         scaling = Scaling(bus, directory, self.targets, self.pools, fleet, clock)
+        commands = NodeCommands(bus, fleet)
         history = History(bus, directory, self.results, self.waiting, letters)
         bulk = BulkCancels(self.cancels, self.results, directory, self.context.start, clock)
         redriving = Redriving(bus, letters, self.acceptor, self.targets, self.results, clock)
         return [
             FunctionRoutes(bus, directory, self.version, self.settings, scaling).router(),
-            AppRoutes(bus, self.apps, self.stopping, directory, fleet, self.waiting, clock, scaling).router(),
+            AppRoutes(bus, self.apps, self.stopping, directory, fleet, self.waiting, clock, scaling, commands).router(),
             VersionRoutes(Versions(self.apps, directory)).router(),
             BlobRoutes(self.blobs, self.settings.max_payload_bytes).router(),
             LogRoutes(logs, Images(bus, logs, clock), directory, fleet, self.draining).router(),
             HistoryRoutes(history, self.results, traces, self.cancels, directory).router(),
             CancelRoutes(bulk, self.draining).router(),
-            CommandRoutes(NodeCommands(bus, fleet), self.draining).router(),
+            CommandRoutes(commands, self.draining).router(),
             *self._json_calls(),
             TokenRoutes(bus, clock).router(),
             SecretRoutes(self.secrets).router(),

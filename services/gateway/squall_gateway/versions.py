@@ -46,6 +46,7 @@ def history_of(record: AppRecord) -> list[AppVersion]:
             functions=tuple(sorted(line.functions)),
             rolled_back_to=line.rolled_back_to,
             current=line.version == record.version and record.state == "deployed",
+            tag=line.tag,
         )
         for line in reversed(record.history)
     ]

@@ -49,6 +49,38 @@ def test_what_cannot_be_a_setting_is_refused(shell: Shell, words: tuple[str, ...
     assert not (shell.home / "config.toml").exists()
 
 
+def test_profiles_hold_several_servers_and_share_nothing(shell: Shell) -> None:
+    def now(**more: str) -> dict[str, str]:
+        told = json.loads(shell.squall("config", "show", "--json", "--secrets", **more).ok().out)
+        return {row["name"]: row["value"] for row in told["settings"]}
+
+    shell.squall("config", "set", "server_url", "https://home.example").ok()
+    shell.squall("config", "set", "token", "home-token").ok()
+    shell.squall("config", "set", "--profile", "work", "server_url", "https://work.example").ok()
+    assert now()["server_url"] == "https://home.example"
+    assert (now(SQUALL_PROFILE="work")["server_url"], now(SQUALL_PROFILE="work")["token"]) == (
+        "https://work.example",
+        "",
+    ), "the token of one server went to another"
+
+    shell.squall("profile", "activate", "work").ok()
+    assert shell.squall("profile", "current").ok().out == "work\n"
+    shell.squall("config", "set", "token", "work-token").ok()
+    assert (now()["server_url"], now()["token"]) == ("https://work.example", "work-token")
+    rows = json.loads(shell.squall("profile", "list", "--json").ok().out)
+    assert {row["profile"]: row["active"] for row in rows} == {"(none)": False, "work": True}
+
+    shell.squall("profile", "activate").ok()
+    assert now()["token"] == "home-token"
+
+
+def test_a_profile_that_is_not_there_is_refused_with_those_that_are(shell: Shell) -> None:
+    shell.squall("config", "set", "--profile", "work", "token", "t").ok()
+    shell.squall("profile", "activate", "wrok").refused("not_found", "no profile 'wrok'", "work")
+    shell.squall("config", "show", SQUALL_PROFILE="wrok").refused("invalid", "no profile 'wrok'", "work")
+    shell.squall("config", "set", "--profile", "a b", "token", "t").refused("invalid", "profile name")
+
+
 @pytest.mark.parametrize(
     ("typed", "offered"), [("squall ser", ["serve"]), ("squall app h", ["history"]), ("squall node d", ["drain"])]
 )

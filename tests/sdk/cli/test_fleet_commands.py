@@ -167,6 +167,40 @@ def test_a_stopped_container_gives_its_input_to_another_one(depot: Shell) -> Non
     assert all(row["container"] != container for row in containers(depot, "hold"))
 
 
+def test_a_deploy_that_recreates_ends_what_runs_and_is_in_the_history_by_its_tag(depot: Shell) -> None:
+    started, go = depot.work / "started", depot.work / "go"
+    call = spawn(depot, "hold", started, go)
+    eventually(started.exists, within_s=20)
+    before = containers(depot, "hold")[0]["container"]
+    started.unlink()
+
+    depot.write("depot.py", PROGRAM.replace("return 1", "return 2"))
+    deployed = depot.squall("deploy", "--strategy", "recreate", "--tag", "r-2", "depot.py").ok()
+    assert "version 2, r-2" in deployed.out
+    eventually(started.exists, within_s=40)  # it began again, in a new container of the version it was made to
+    assert before not in [row["container"] for row in containers(depot, "hold")]
+    go.touch()
+    assert depot.squall("call", "get", call).ok()
+    assert told(depot, "app", "history", "depot")[0]["tag"] == "r-2"
+    depot.squall("deploy", "--tag", "a b", "depot.py").refused("invalid", "'a b' is not valid")
+    depot.squall("deploy", "--strategy", "blue", "depot.py").refused("invalid", "rolling")
+
+
+def test_programs_read_logs_numbers_and_declarations(depot: Shell) -> None:
+    assert result(depot) == "1"
+    program = """
+import squall
+f, app = squall.Function.from_name("depot", "release"), squall.App.lookup("depot")
+print([entry.message for entry in f.logs.tail(1)], {entry.function for entry in app.logs.fetch(source="stdout")})
+print(len(app.logs.fetch(search="no such words")), f.logs.fetch(since=4e9))
+print(f.info().spec.name, f.info().version, app.info().name, "release" in app.info().functions)
+print(f.stats().num_total_runners, app.stats()["release"].num_total_runners)
+"""
+    eventually(lambda: "Release ONE" in depot.squall("logs", "depot").ok().out, within_s=10)
+    lines = depot.python(program).ok().out.splitlines()
+    assert lines == ["['Release ONE\\n'] {'release'}", "0 []", "release 1 depot True", "1 1"]
+
+
 def test_a_drained_machine_ends_what_runs_and_takes_nothing_new(depot: Shell) -> None:
     started, go = depot.work / "started-2", depot.work / "go-2"
     call = spawn(depot, "hold", started, go)

@@ -119,13 +119,18 @@ def _show_help(group: Any, wanted: bool) -> int:
 def deploy(
     reference: str = typer.Argument(..., metavar="PROGRAM[::APP]", help="file.py, or file.py::variable of the app."),
     name: Optional[str] = typer.Option(None, "-n", "--name", help="Name to deploy under (default: the app's)."),
+    tag: str = typer.Option("", "--tag", help="Shown in the app's history: a release's name, a commit."),
+    strategy: str = typer.Option(
+        "rolling", "--strategy", metavar="[rolling|recreate]", help="recreate: earlier containers end at once."
+    ),
     environment: Optional[str] = ENVIRONMENT,
     module: bool = MODULE,
 ) -> int:
     """Deploy an app: it stays, and can be called by name from anywhere."""
     import squall.cli.deploy as command
 
-    return command.deploy(reference, name=name, environment=environment, as_module=module)
+    options = command.DeployOptions(name=name, tag=tag, strategy=strategy, environment=environment, as_module=module)
+    return command.deploy(reference, options)
 
 
 @app.command()
@@ -299,9 +304,10 @@ def logs(
 ) -> int:
     """Print what an app's containers wrote."""
     import squall.cli.logs as command
+    from squall.logs import Wanted
 
     begin, end = command.moment(since, "--since"), command.moment(until, "--until")
-    wanted = command.Wanted(function, call, container, stream, begin, end, search, tail)
+    wanted = Wanted(function, call, container, stream, begin, end, search, tail)
     return command.logs(name, wanted, follow=follow, timestamps=timestamps, environment=environment, as_json=as_json)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import dataclass
 from typing import Optional
 
 from squall.cli import entries, program, screen, server
@@ -11,9 +12,21 @@ from squall.cli.reference import parse
 from squall.errors import InvalidError
 
 
-def deploy(text: str, *, name: Optional[str], environment: Optional[str], as_module: bool) -> int:
+@dataclass(frozen=True)
+class DeployOptions:
+    """The options of the command."""
+
+    name: Optional[str] = None
+    tag: str = ""
+    strategy: str = "rolling"
+    environment: Optional[str] = None
+    as_module: bool = False
+
+
+def deploy(text: str, options: DeployOptions) -> int:
     """Deploys the app that `text` points at."""
-    reference = parse(text, as_module)
+    name = options.name
+    reference = parse(text, options.as_module)
     server.must_outlive("A deployed app")
     app = entries.choose_app(program.load(reference), reference)
     if not app.registered_functions and not app.registered_classes:
@@ -24,7 +37,8 @@ def deploy(text: str, *, name: Optional[str], environment: Optional[str], as_mod
     began = time.monotonic()
     with screen.shown(quiet=False) as out, server.for_command() as session:
         out.doing("Deploying")
-        app.deploy(name=name, environment_name=environment or session.environment)
+        environment = options.environment or session.environment
+        app.deploy(name=name, environment_name=environment, tag=options.tag, strategy=options.strategy)
         out.doing("")
     state = app.state
     assert state is not None
@@ -33,7 +47,8 @@ def deploy(text: str, *, name: Optional[str], environment: Optional[str], as_mod
     if out.unchanged:
         sys.stdout.write(f"Deployment skipped: {shown_name} has not changed since version {state.version}.\n")
         return 0
-    sys.stdout.write(f"✓ App deployed in {took:.3f} s: {shown_name}, version {state.version} ({state.app_id}).\n")
+    version = f"version {state.version}" + (f", {options.tag}" if options.tag else "")
+    sys.stdout.write(f"✓ App deployed in {took:.3f} s: {shown_name}, {version} ({state.app_id}).\n")
     for function in state.functions:
         sys.stdout.write(f'  squall.Function.from_name("{shown_name}", "{function}")\n')
     return 0

@@ -26,6 +26,7 @@ node_group = _group("Machines: what they have, and taking one out of service.")
 function_group = _group("Functions: what they declare, what their containers do.")
 token_group = _group("Tokens: who may use this server.")
 config_group = _group("Settings of this user: which server, token and environment commands use.")
+profile_group = _group("Profiles: several servers or tokens by name, in the settings of this user.")
 
 
 def add_to(app: typer.Typer) -> None:
@@ -35,6 +36,7 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(function_group, name="function")
     app.add_typer(token_group, name="token")
     app.add_typer(config_group, name="config")
+    app.add_typer(profile_group, name="profile")
 
 
 # ---------------------------------------------------------------- containers
@@ -193,20 +195,54 @@ def config_show(
     return command.show(as_json=as_json, secrets=secrets)
 
 
+PROFILE: Any = typer.Option(None, "--profile", help="Of this profile (default: the active one, if any).")
 SETTING: Any = typer.Argument(..., metavar="SETTING", help="server_url, token, environment or async_warnings.")
 
 
 @config_group.command("set")
-def config_set(name: str = SETTING, value: str = typer.Argument(..., metavar="VALUE", help="One line of text.")) -> int:
+def config_set(
+    name: str = SETTING,
+    value: str = typer.Argument(..., metavar="VALUE", help="One line of text."),
+    profile: Optional[str] = PROFILE,
+) -> int:
     """Write a setting to the file ~/.squall/config.toml, which later commands read."""
     import squall.cli.configuring as command
 
-    return command.write(name, value)
+    return command.write(name, value, profile)
 
 
 @config_group.command("unset")
-def config_unset(name: str = SETTING) -> int:
+def config_unset(name: str = SETTING, profile: Optional[str] = PROFILE) -> int:
     """Remove a setting from the file."""
     import squall.cli.configuring as command
 
-    return command.write(name, None)
+    return command.write(name, None, profile)
+
+
+@profile_group.command("list")
+def profile_list(as_json: bool = JSON) -> int:
+    """List the profiles of the file, and say which one commands use."""
+    import squall.cli.configuring as command
+
+    return command.profiles(as_json=as_json)
+
+
+@profile_group.command("current")
+def profile_current() -> int:
+    """Print the active profile: SQUALL_PROFILE, or the one that was activated."""
+    import sys
+
+    from squall import config
+
+    sys.stdout.write(f"{config.load().profile or '(none)'}\n")
+    return 0
+
+
+@profile_group.command("activate")
+def profile_activate(
+    profile: str = typer.Argument("", metavar="[PROFILE]", help="Its name; leave it out to use no profile."),
+) -> int:
+    """Make a profile the one that later commands and programs use."""
+    import squall.cli.configuring as command
+
+    return command.activate(profile)

@@ -50,7 +50,7 @@ def load(wanted: dict[str, Any]) -> dict[str, Any]:
 
 def _publish(app: App, name: str, wanted: dict[str, Any], into: Any) -> Any:
     here = session.current()
-    return publish.publish(app, here, "ephemeral", name, wanted["environment"], into=into).state
+    return publish.publish(app, here, "ephemeral", name, wanted["environment"], publish.Release(into)).state
 
 
 def files_of(app: App) -> list[str]:

@@ -16,6 +16,7 @@ from squall.spec import from_wire
 
 COLUMNS = (
     ("VERSION", "shown"),
+    ("TAG", "tag"),
     ("DEPLOYED", "deployed"),
     ("FUNCTIONS", "functions"),
     ("CURRENT", "current"),

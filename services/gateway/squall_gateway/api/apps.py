@@ -12,6 +12,7 @@ from squall_contracts.functions import AppRecord, PoolRecord
 from squall_contracts.nodes import ClaimState
 from squall_gateway.api.requests import workspace_of
 from squall_gateway.apps import Apps
+from squall_gateway.commands import NodeCommands
 from squall_gateway.directory import Directory
 from squall_gateway.fleet import Fleet
 from squall_gateway.load import backlog
@@ -64,6 +65,7 @@ class AppRoutes:
     waiting: Waiting
     clock: Clock
     scaling: Scaling
+    commands: NodeCommands
 
     def router(self) -> APIRouter:
         """The routes."""
@@ -82,6 +84,8 @@ class AppRoutes:
         published = await self.apps.publish(wanted, workspace_of(request))
         if published.unchanged and wanted.mode == "deployed" and not wanted.only_new:
             await self.scaling.reset(published.app_id)
+        if wanted.strategy == "recreate" and wanted.mode == "deployed" and not published.unchanged:
+            await self.commands.end_earlier(published.app_id, frozenset(published.functions.values()))
         return published
 
     async def list_apps(self, request: Request, environment: str = "") -> AppList:
