@@ -122,8 +122,6 @@ def test_what_is_not_built_exists_and_says_what_to_use_instead(name: str) -> Non
         lambda: squall.Function.from_name("a", "b").get_web_url(),
         lambda: squall.Function.lookup("a", "b"),
         lambda: squall.Cls.lookup("a", "b"),
-        lambda: squall.App().deploy(name="x", strategy="recreate"),
-        lambda: squall.App().deploy(name="x", tag="v1"),
         lambda: squall.App().run(interactive=True),
         lambda: squall.App().run(client=object()),
     ],
