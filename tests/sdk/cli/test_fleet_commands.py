@@ -168,7 +168,7 @@ def test_a_stopped_container_gives_its_input_to_another_one(depot: Shell) -> Non
 
 
 def test_a_deploy_that_recreates_ends_what_runs_and_is_in_the_history_by_its_tag(depot: Shell) -> None:
-    started, go = depot.work / "started", depot.work / "go"
+    started, go = depot.work / "started-once", depot.work / "go-on"
     call = spawn(depot, "hold", started, go)
     eventually(started.exists, within_s=20)
     before = containers(depot, "hold")[0]["container"]
