@@ -236,6 +236,14 @@ GOOD: list[tuple[str, Evidence]] = [
     ("I57", run(deployed=DEPLOYED, effects=(effect("start", 101, version=2),))),
     ("I57", run(deployed=(DEPLOYED[0], replace(DEPLOYED[1], began=95, ended=110)))),
     (
+        "I57",  # the first input of a map came before the deploy, the others long after it
+        run(
+            deployed=(DEPLOYED[0], replace(DEPLOYED[1], began=110, ended=111)),
+            accepted=(accepted(kind="map"), accepted(kind="map", index=1, stored_at=200.0)),
+            effects=(effect("start", 101, version=1), effect("start", 201, version=1, index=1)),
+        ),
+    ),
+    (
         "I57",
         run(
             accepted=(accepted(workspace=GUEST),),

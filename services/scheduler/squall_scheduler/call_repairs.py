@@ -110,6 +110,12 @@ class CallRepairs:
         }
         return {names[subject] for subject in await self._bus.get_many(self._results, list(names))}
 
+    async def _has_result(self, subject: str) -> bool:
+        """For an input that cannot be read, and so does not say whose it is."""
+        call = subjects.parse_call(subject)
+        anybody = subjects.result(self._region, "*", call.call, call.index)
+        return bool((await self._bus.stream_info(self._results, anybody)).subjects)
+
     async def _decide(
         self, case: Case, key: str, request: CallRequested, accepted: Stored, queued: Stored | None
     ) -> None:
@@ -186,11 +192,13 @@ class CallRepairs:
 
     async def take_out(self, ended: list[str]) -> None:
         """Remove these subjects from WORK, each if it really has a result."""
-        requests = {}
+        requests, unreadable = {}, []
         for subject, stored in (await self._bus.get_many(self._work, ended)).items():
             if (request := decoded(stored)) is not None:
                 requests[subject] = request
-        done = sorted(await self._ended(requests))
+            else:
+                unreadable.append(subject)
+        done = sorted(await self._ended(requests)) + [each for each in unreadable if await self._has_result(each)]
         for start in range(0, len(done), PURGES_AT_ONCE):
             some = done[start : start + PURGES_AT_ONCE]
             removed = await asyncio.gather(*(self._bus.purge(self._work, subject) for subject in some))

@@ -310,6 +310,19 @@ async def test_ended_inputs_that_came_back_are_taken_out_after_a_reconnect(shard
     assert await shard.queued() == [f"{waiting}.0"]
 
 
+async def test_an_unreadable_input_that_came_back_is_taken_out_too(shard: Shard) -> None:
+    pool = await shard.world.function()
+    ended, waiting = new_call_id(1), new_call_id(1)
+    for call in (ended, waiting):
+        await shard.world.bus.publish(subjects.call("local", pool, call, 0), b"no message of ours", ttl_s=3600)
+        await eventually(lambda call=call: shard.is_queued(call))
+    await shard.after(1)
+    await shard.world.finish(pool, ended, acknowledge=False)  # by an agent; its acknowledgement was lost
+    shard.reconciler.on_connected()
+    await shard.after(1)
+    assert await shard.queued() == [f"{waiting}.0"]
+
+
 async def test_what_was_accepted_while_nobody_listened_is_found(shard: Shard) -> None:
     pool = await shard.world.function()
     before = await shard.accepted(pool, deadline=shard.clock.now() + 40)

@@ -83,11 +83,14 @@ def back_pressure(evidence: Evidence) -> Findings:
 
 
 def atomic_deploy(evidence: Evidence) -> Findings:
-    """I57: every execution of a call runs one version, which was the deployed one when it was accepted."""
+    """I57: every execution of a call runs one version, which was the deployed one when its first input was accepted."""
     look = Looking()
     if max((each.version for each in evidence.deployed), default=1) < 2:
         return Findings(0, note="nothing was deployed under load")
     function_of = {each.key: each for each in evidence.accepted}
+    began: dict[str, float] = {}
+    for each in evidence.accepted:
+        began[each.call] = min(each.stored_at, began.get(each.call, each.stored_at))
     versions: dict[str, set[int]] = defaultdict(set)
     of_call: dict[str, set[int]] = defaultdict(set)
     for effect in evidence.effects:
@@ -97,7 +100,7 @@ def atomic_deploy(evidence: Evidence) -> Findings:
         versions[accepted.function].add(effect.version)
         of_call[effect.call].add(effect.version)
         own = [each for each in evidence.deployed if each.workspace == accepted.workspace]
-        allowed = _deployed_at(own, accepted.stored_at)
+        allowed = _deployed_at(own, began[accepted.call])
         look.at(effect.key, effect.version in allowed, f"ran version {effect.version}; deployed was {sorted(allowed)}")
     for call, found in of_call.items():
         look.at(call, len(found) == 1, f"one call ran as versions {sorted(found)}")
@@ -116,5 +119,4 @@ def _deployed_at(deployed: Sequence[Deployed], at: float) -> set[int]:
 
 
 RESOLVED_S = 30.0
-"""A gateway resolves a call before it writes it to the journal, and a write may be repeated this long. A map resolves
-each chunk anew."""
+"""A gateway resolves a call before it writes it to the journal, and a write may be repeated this long."""

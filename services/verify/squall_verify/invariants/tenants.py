@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_right, insort
+from collections.abc import Iterator
 
 from squall_verify.evidence import Accepted, Effect, Evidence, Key
 from squall_verify.invariants.histories import STALL, by_key, overlapping, slack_s
@@ -26,33 +27,33 @@ def fairness(evidence: Evidence) -> Findings:
         key: starts[0].at for key, starts in by_key(sorted(_starts(evidence), key=lambda effect: effect.at)).items()
     }
     ended = {result.key: result.stored_at for result in evidence.recorded}
-    for workspace in {each.workspace for each in evidence.accepted}:
-        others = [each for each in evidence.accepted if each.workspace not in (workspace, "")]
-        for each in evidence.accepted:
-            if each.workspace != workspace or (each.key in ended and each.key not in began):
-                continue  # cancelled or expired
-            start = began.get(each.key, float("inf"))
-            _one(look, evidence, each, start, others, began)
+    arrived = sorted(evidence.accepted, key=lambda each: each.stored_at)
+    for workspace in {each.workspace for each in arrived}:
+        for call, start, waiting in _with_backlog(arrived, workspace, began):
+            if call.key in began or call.key not in ended:  # the others were cancelled or expired
+                _one(look, evidence, call, start, waiting)
     return look.findings("" if look.checked else "no call came while others had a backlog and nothing was hurt")
 
 
-def _one(
-    look: Looking,
-    evidence: Evidence,
-    call: Accepted,
-    start: float,
-    others: list[Accepted],
-    began: dict[Key, float],
-) -> None:
-    waiting = sorted(
-        began[each.key]
-        for each in others
-        if each.stored_at < call.stored_at and began.get(each.key, 0.0) > call.stored_at
-    )
+def _with_backlog(
+    arrived: list[Accepted], workspace: str, began: dict[Key, float]
+) -> Iterator[tuple[Accepted, float, list[float]]]:
+    """The workspace's calls with when each began, and when the inputs of others began that waited as it came."""
+    waiting: list[float] = []
+    for each in arrived:
+        start = began.get(each.key, float("inf"))
+        if each.workspace == workspace:
+            del waiting[: bisect_right(waiting, each.stored_at)]
+            if len(waiting) >= BACKLOG:
+                yield each, start, waiting
+        elif each.workspace and each.key in began and start > each.stored_at:
+            insort(waiting, start)
+
+
+def _one(look: Looking, evidence: Evidence, call: Accepted, start: float, waiting: list[float]) -> None:
     # Both times are of clocks that do not jump.
     near = overlapping(evidence, call.stored_at - CALM_S, start)
-    hurt = [fault for fault in near if fault.name != STALL and fault.ended >= call.stored_at - CALM_S]
-    if len(waiting) < BACKLOG or hurt:
+    if any(fault.name != STALL and fault.ended >= call.stored_at - CALM_S for fault in near):
         return
     first, stood_still_s = bisect_right(waiting, start), slack_s(evidence, call.stored_at, start)
     fair = start - call.stored_at <= FAIR_S + stood_still_s or first < BACKLOG
