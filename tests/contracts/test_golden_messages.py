@@ -207,6 +207,7 @@ MESSAGES: tuple[Message, ...] = (
     nodes.NodeCommand("execute", "_INBOX_gw.1", container="ta-1", graceful=True, words=["ls", "-l"], timeout_s=5.0),
     nodes.NodeAnswer(node="node-a", last=False, containers=2, stream="stdout", data=b"hi\n", status=3),
     scaling.Desired(pool="po-1", count=3, reason="backlog 3", decision="de-1", decided_at=1.0, inputs={"backlog": 3}),
+    scaling.WebDemand(pool="po-1", gateway="gw-1", held=2, running=3),
     scaling.Verdict(pool="po-1", at=1.0, missing=1, rejected={"node-a": "has no H100"}, message="no node offers H100"),
     builds.BuildImage(image="im-1", spec=SPEC.image, requested_at=1.0),
     builds.ImageRecord(image="im-1", state="ready", updated_at=1.0, lock=("numpy==2.0",), python="3.11"),

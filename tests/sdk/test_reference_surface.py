@@ -89,7 +89,6 @@ REFUSED: dict[str, list[tuple[str, Callable[[], Any]]]] = {
         ("App(volumes)", lambda: squall.App(volumes={"/v": object()})),
     ],
     "A3": [
-        ("get_web_url", lambda: function().get_web_url()),
         ("stats(since)", lambda: function().stats(since=1.0)),
         ("metrics", lambda: function().metrics()),  # type: ignore[attr-defined]
         ("get_dashboard_url", lambda: function().get_dashboard_url()),  # type: ignore[attr-defined]
@@ -102,7 +101,7 @@ REFUSED: dict[str, list[tuple[str, Callable[[], Any]]]] = {
     "A5": [("Cls.update_autoscaler", lambda: squall.Cls.from_name("a", "C").update_autoscaler(min_containers=1))],
     "A6": [
         (name, lambda name=name: getattr(squall, name)())  # type: ignore[misc]
-        for name in ("fastapi_endpoint", "asgi_app", "wsgi_app", "web_server", "clustered", "sessioned")
+        for name in ("clustered", "sessioned")
     ],
     "A12": [
         ("interact", lambda: squall.interact()),
@@ -295,7 +294,7 @@ def test_an_old_keyword_without_a_heir_names_what_to_do(name: str) -> None:
         squall.App().function(**{name: OLD_KEYWORDS[name]})
 
 
-@pytest.mark.parametrize("name", ["Stub", "web_endpoint", "Mount", "SharedVolume", "build", "gpu"])
+@pytest.mark.parametrize("name", ["Stub", "Mount", "SharedVolume", "build", "gpu"])
 def test_an_old_name_of_the_module_names_its_heir(name: str) -> None:
     with pytest.raises(AttributeError, match=f"{name}.*; use "):
         getattr(squall, name)
@@ -317,4 +316,4 @@ def test_an_old_member_fails_with_its_heir_named(use: Callable[[], Any]) -> None
     with pytest.raises((exception.UnimplementedError, AttributeError)) as caught:
         use()
     said = f"{caught.value} {getattr(caught.value, 'hint', '')}"
-    assert any(heir in said for heir in ("from_name", "remote", "add_local_")), said
+    assert any(heir in said for heir in ("from_name", "remote", "add_local_", "get_web_url")), said

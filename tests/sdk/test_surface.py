@@ -15,6 +15,11 @@ from squall import exception
 SRC = Path(__file__).resolve().parents[2] / "sdk" / "src"
 
 BUILT = [
+    "asgi_app",
+    "fastapi_endpoint",
+    "web_endpoint",
+    "web_server",
+    "wsgi_app",
     "App",
     "Cls",
     "Cron",
@@ -57,14 +62,10 @@ NOT_BUILT = [
     "Tunnel",
     "Volume",
     "Workspace",
-    "asgi_app",
     "clustered",
-    "fastapi_endpoint",
     "forward",
     "interact",
     "sessioned",
-    "web_server",
-    "wsgi_app",
     "experimental",
     "billing",
 ]
@@ -119,7 +120,6 @@ def test_what_is_not_built_exists_and_says_what_to_use_instead(name: str) -> Non
 @pytest.mark.parametrize(
     "use",
     [
-        lambda: squall.Function.from_name("a", "b").get_web_url(),
         lambda: squall.Function.lookup("a", "b"),
         lambda: squall.Cls.lookup("a", "b"),
         lambda: squall.App().run(interactive=True),
@@ -137,9 +137,7 @@ def test_every_error_can_be_caught_by_its_name(name: str) -> None:
     assert issubclass(getattr(exception, name), BaseException)
 
 
-@pytest.mark.parametrize(
-    ("old", "new"), [("Stub", "App"), ("web_endpoint", "fastapi_endpoint"), ("Mount", "add_local")]
-)
+@pytest.mark.parametrize(("old", "new"), [("Stub", "App"), ("Mount", "add_local")])
 def test_old_names_are_told_with_their_new_ones(old: str, new: str) -> None:
     with pytest.raises(AttributeError, match=new):
         getattr(squall, old)

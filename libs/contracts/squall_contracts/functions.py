@@ -28,6 +28,8 @@ class DeployedVersion(Message):
     """It has the functions of that version; 0 = its own."""
     tag: str = ""
     """Given when it was deployed."""
+    web: Mapping[str, str] = field(default_factory=dict)
+    """See `AppRecord.web`."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class AppRecord(Message):
     stop_reason: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
     history: tuple[DeployedVersion, ...] = ()
+    web: Mapping[str, str] = field(default_factory=dict)
+    """Its web functions: `function` or `Class.method` by host label or custom domain."""
 
 
 def app_name_key(workspace: str, environment: str, name: str) -> str:
@@ -142,7 +146,7 @@ class TokenRecord(Message):
     name: str
     scope: str
     """"workspace" (all of the API), "caller" (makes calls, reads results), "container" (calls of one app's
-    containers) or "service" (agents)."""
+    containers), "service" (agents) or "proxy" (web functions with `requires_proxy_auth`, nothing of the API)."""
     created_at: float
     app_id: str = ""
     expires_at: float = 0.0

@@ -69,6 +69,10 @@ class NodeFact(Message):
     """Whoever owns the machine may take it away at short notice."""
     leaving_at: float = 0.0
     """When it will be taken away, as far as is known; 0 = no notice was given."""
+    web: str = ""
+    """Where its agent takes web requests from gateways: `unix:/path` or `tcp://host:port`; empty = nowhere."""
+    web_key: str = ""
+    """What a gateway has to say there. Only gateways and the platform's own services read this bucket."""
 
 
 class ClaimState:

@@ -194,7 +194,7 @@ def _gateway(n: _Names) -> Permissions:
     queues = subjects.queues_stream(n.region)
     return Permissions(
         publish=_join(
-            n.to("calls", "results", "redrives", "events", "spans", "cancel", "credit", "builds", "command"),
+            n.to("calls", "results", "redrives", "events", "spans", "cancel", "credit", "builds", "command", "demand"),
             _answers(),
             _get(*n.journal, *n.work, *n.results, *n.attempts, *n.events, *n.logs, spans, letters),
             _count(*n.journal, *n.work, *n.results, *n.logs, letters),
@@ -275,7 +275,7 @@ def _autoscaler(n: _Names) -> Permissions:
             _set("specs", "pool.*"),  # it removes the records of retired pools
             _lease("autoscaler"),
         ),
-        subscribe=_join(n.to("arrived", "stats")),
+        subscribe=_join(n.to("arrived", "stats", "demand")),
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from squall_contracts.envelope import Message
+from squall_contracts.envelope import HotMessage, Message
 
 DESIRED, VERDICTS = "desired", "verdicts"
 
@@ -29,6 +29,20 @@ class Desired(Message):
     """Wall clock when the autoscaler saw the need, for the span `autoscaler.decide`."""
     cold_call: str = ""
     """The call whose arrival triggered 0 -> 1."""
+
+
+@dataclass(frozen=True)
+class WebDemand(HotMessage):
+    """Web requests of a pool at one gateway. Core subject `demand.r.<pool>`: every half second while there are any, at
+    once when the first one has to wait, and a last time with zeros."""
+
+    TYPE: ClassVar[str] = "web_demand"
+
+    pool: str
+    gateway: str
+    held: int
+    """Without a container so far."""
+    running: int
 
 
 @dataclass(frozen=True)

@@ -179,6 +179,11 @@ def demand(region: str, pool: str) -> str:
     return f"demand.{region}.{pool}"
 
 
+def all_demand(region: str) -> str:
+    """Filter: demand of every pool."""
+    return f"demand.{region}.*"
+
+
 def stats(region: str, node: str) -> str:
     """Core: what a node's containers are doing, every second."""
     return f"stats.{region}.{node}"

@@ -46,6 +46,11 @@ if TYPE_CHECKING:
     from squall.schedules import Cron as Cron
     from squall.schedules import Period as Period
     from squall.secret import Secret as Secret
+    from squall.web import asgi_app as asgi_app
+    from squall.web import fastapi_endpoint as fastapi_endpoint
+    from squall.web import web_endpoint as web_endpoint
+    from squall.web import web_server as web_server
+    from squall.web import wsgi_app as wsgi_app
 
 _HOMES = {
     "App": "squall.app",
@@ -60,6 +65,7 @@ _HOMES = {
     "Queue": "squall.queue",
     "Retries": "squall.retries",
     "Secret": "squall.secret",
+    "asgi_app": "squall.web",
     "batched": "squall.markers",
     "concurrent": "squall.markers",
     "current_function_call_id": "squall.place",
@@ -67,9 +73,13 @@ _HOMES = {
     "enable_output": "squall.output",
     "enter": "squall.markers",
     "exit": "squall.markers",
+    "fastapi_endpoint": "squall.web",
     "is_local": "squall.place",
     "method": "squall.markers",
     "parameter": "squall.markers",
+    "web_endpoint": "squall.web",
+    "web_server": "squall.web",
+    "wsgi_app": "squall.web",
 }
 _MODULES = ("exception", "functions", "queue")
 

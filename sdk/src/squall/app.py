@@ -9,17 +9,18 @@ from __future__ import annotations
 import sys
 import warnings
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Union
 
 from squall.app_run import AppRun
 from squall.blocking import blocking, blocking_static
+from squall.class_source import attributes, undecorated
 from squall.cls import Cls, batch_of, declared_class
 from squall.declarable import check_app_name, check_function, check_not_nested, check_object_name
 from squall.declaration import Cpu, Declaration, Gpu, Memory
 from squall.errors import ExecutionError, InvalidError, UnimplementedArgument
 from squall.function import Function, declared
-from squall.markers import BATCHED, CONCURRENT
+from squall.markers import BATCHED, CONCURRENT, WEB
 from squall.old_names import with_old_names
 from squall.origin import refuse_client
 from squall.place import is_local
@@ -185,6 +186,7 @@ class App:
                     from squall.schedules import check as check_schedule
 
                     check_schedule(schedule, own_name, raw)
+                _check_web([raw], complete)
             self._register(own_name)
             self.registered_functions[own_name] = function
             return function
@@ -239,6 +241,7 @@ class App:
             if is_local():
                 check_object_name(raw.__name__)
                 complete.check(handle.has_generators)
+                _check_web(attributes(raw).values(), complete)
             self._register(raw.__name__)
             self.registered_classes[raw.__name__] = handle
             return handle
@@ -451,6 +454,15 @@ def _with_concurrency(declaration: Declaration, raw: Any) -> Declaration:
         max_inputs, target_inputs = own[CONCURRENT]
         declaration = declaration._replace(max_inputs=max_inputs, target_inputs=target_inputs)
     return declaration._replace(batch=own[BATCHED]) if own.get(BATCHED) else declaration
+
+
+def _check_web(functions: Iterable[Any], declaration: Declaration) -> None:
+    marked = [raw for raw in map(undecorated, functions) if hasattr(raw, WEB)]
+    if marked:
+        from squall import web
+
+        for raw in marked:
+            web.check(raw, declaration)
 
 
 def _warn_of_namesake(app: App, name: Optional[str]) -> None:

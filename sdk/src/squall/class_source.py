@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional
 
 from squall.errors import ExecutionError, InvalidError
-from squall.markers import BATCHED, METHOD, PARAMETER_TYPES, Parameter, yields
+from squall.markers import BATCHED, METHOD, PARAMETER_TYPES, WEB, Parameter, yields
 from squall.origin import Lookup, target_by_id, target_in
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def undecorated(value: Any) -> Any:
 def _methods(raw: type) -> Iterator[tuple[str, Callable[..., Any]]]:
     for name, value in attributes(raw).items():
         function = undecorated(value)
-        if getattr(function, METHOD, False) or hasattr(function, BATCHED):
+        if getattr(function, METHOD, False) or hasattr(function, BATCHED) or hasattr(function, WEB):
             yield name, function
 
 

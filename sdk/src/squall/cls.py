@@ -9,7 +9,7 @@ from squall.class_source import ClassSource, DeclaredClass, KnownClass, NamedCla
 from squall.declaration import Declaration, is_async
 from squall.errors import InvalidError
 from squall.function import Function
-from squall.markers import BATCHED, CONCURRENT, HOOK, METHOD, concurrent_method
+from squall.markers import BATCHED, CONCURRENT, HOOK, METHOD, WEB, concurrent_method
 from squall.obj import Obj, ObjState, OnSelf, Unbound
 from squall.origin import refuse_client
 from squall.place import is_local
@@ -116,10 +116,12 @@ class Cls:
     def method_specs(self) -> tuple[MethodSpec, ...]:
         """Its methods, as the platform knows them."""
         from squall.spec import MethodSpec
+        from squall.web import spec_of
 
         raw = self._source.raw_methods
         return tuple(
-            MethodSpec(name, generator, is_async(raw.get(name))) for name, generator in self._source.methods().items()
+            MethodSpec(name, generator, is_async(raw.get(name)), spec_of(raw.get(name)))
+            for name, generator in self._source.methods().items()
         )
 
     def parameter_specs(self) -> tuple[ParameterSpec, ...]:
@@ -189,7 +191,8 @@ def _check_body(raw: type, body: dict[str, Any], has_snapshot: bool) -> None:
                 f"@enter(snap=True) of {raw.__name__}.{name} needs a memory snapshot",
                 fix="Write `@app.cls(enable_memory_snapshot=True)`, or use @squall.enter().",
             )
-        if (getattr(function, METHOD, False) or hasattr(function, BATCHED)) and hasattr(function, CONCURRENT):
+        marked = getattr(function, METHOD, False) or hasattr(function, BATCHED) or hasattr(function, WEB)
+        if marked and hasattr(function, CONCURRENT):
             raise concurrent_method(function)
 
 

@@ -127,6 +127,13 @@ class AuthError(SquallError):
     fix = "Set SQUALL_TOKEN to a token of this server (`squall up` prints where its token is kept)."
 
 
+class ProxyAuthError(AuthError):
+    """A web function wants a proxy token, and the request has none that is valid."""
+
+    code = "proxy_auth"
+    fix = "Send the headers Squall-Key and Squall-Secret of a token that `squall token proxy create` has made."
+
+
 class PermissionDeniedError(SquallError):
     """The token is valid but does not allow this."""
 
@@ -191,6 +198,31 @@ class ServiceError(SquallError):
     http_status = 503
     retryable = True
     fix = "Try again; `squall doctor` shows which part is down."
+
+
+class NoContainerError(ServiceError):
+    """No container took a web request in time."""
+
+    code = "no_container"
+    fix = (
+        "Try again after the time in Retry-After; `squall app list` and `squall logs` show what keeps it from starting."
+    )
+
+
+class WebFunctionError(SquallError):
+    """A web function raised before its answer began."""
+
+    code = "web_function"
+    http_status = 500
+    fix = "`squall logs` has the traceback."
+
+
+class ContainerBrokeError(SquallError):
+    """The container of a web function ended, or closed the connection, before its answer began."""
+
+    code = "container_broke"
+    http_status = 502
+    fix = "`squall logs` has what the container printed."
 
 
 class ConnectionError(ServiceError):

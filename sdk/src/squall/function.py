@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 from squall.blocking import blocking, blocking_iterator, immediate, refuse_in_loop, running_loop
 from squall.declaration import Declaration, is_generator
 from squall.errors import ExecutionError, InvalidError
+from squall.markers import WEB
 from squall.origin import Declared, Keyed, Known, Named, Origin, Variant, refuse_client
 from squall.unimplemented import missing_classmethods
 
@@ -287,7 +288,19 @@ class Function:
         """The undecorated function, for the runner."""
         return self.get_raw_f()
 
+    @blocking
+    def get_web_url(self) -> Optional[str]:
+        """The address of a web function; None for others. The same after every deploy, with `-dev` for `squall run`."""
+        from squall import web_url
+
+        return web_url.of(self._origin.target())
+
     def _refuse_generator(self, used: str, instead: str) -> None:
+        if getattr(self._origin.raw, WEB, None) is not None:
+            raise InvalidError(
+                f"{self._origin.label} is a web function: .{used}() cannot call it",
+                fix="Send a request to its `get_web_url()`, or use `.local()`.",
+            )
         if self._origin.is_generator():
             raise InvalidError(
                 f"{self._origin.label} is a generator: .{used}() cannot return its items", fix=f"Use `.{instead}()`."
@@ -315,8 +328,7 @@ for _name, _missing in missing_classmethods(
         "keep_warm": "Use `update_autoscaler(min_containers=...)`.",
         "metrics": "Prometheus collects them from the services (docs/howto/install.md).",
         "get_dashboard_url": SHOW_INSTEAD,
-        "get_web_url": "Call the function with `.remote()`.",
-        "web_url": "Call the function with `.remote()`.",
+        "web_url": "Use `get_web_url()`.",
         "lookup": "Use `squall.Function.from_name`.",
         "call": "Use `.remote()`.",
     },

@@ -329,6 +329,20 @@ class PublishApp:
 
 
 @dataclass(frozen=True)
+class WebAddress:
+    """Where a web function answers."""
+
+    function: str
+    method: str
+    """Of a class; "" for a function."""
+    url: str
+    """By the name of its own host, which needs DNS (or a system that knows `*.localhost`)."""
+    path_url: str
+    """Below the gateway's own address, which always works."""
+    requires_proxy_auth: bool = False
+
+
+@dataclass(frozen=True)
 class PublishedApp:
     """Answer of POST /v1/apps."""
 
@@ -339,6 +353,7 @@ class PublishedApp:
     """Function id by function name."""
     unchanged: bool = False
     """A deploy that changed nothing made no new version."""
+    web: tuple[WebAddress, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -377,6 +392,7 @@ class FunctionInfo:
     parameters: tuple[ParameterSpec, ...] = ()
     spec: Optional[FunctionSpec] = None
     """With `?spec=1`: everything that it declares, without the values of its variables."""
+    web: tuple[WebAddress, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,12 @@ from typing import Any, Callable, Optional
 from squall.declaration import CO_VARIADIC, code_flags, is_generator, is_whole, parameter_names
 from squall.errors import InvalidError
 
-HOOK, METHOD, CONCURRENT, BATCHED = (
+HOOK, METHOD, CONCURRENT, BATCHED, WEB = (
     "__squall_hook__",
     "__squall_method__",
     "__squall_concurrent__",
     "__squall_batched__",
+    "__squall_web__",
 )
 MAX_BATCH_SIZE, MAX_WAIT_MS = 1000, 600_000
 PARAMETER_TYPES = (str, int, bool, bytes)
@@ -24,10 +25,10 @@ _NO_DEFAULT: Any = type("NoDefault", (), {"__repr__": lambda self: "no default"}
 
 def method(_without_parentheses: None = None, *, is_generator: Optional[bool] = None) -> Callable[[Any], Any]:
     """Mark a method that can be called remotely."""
-    _need_parentheses("method", _without_parentheses)
+    need_parentheses("method", _without_parentheses)
 
     def mark(raw: Any) -> Any:
-        _check_markable("method", raw)
+        check_markable("method", raw)
         setattr(raw, METHOD, True)
         raw.__squall_is_generator__ = is_generator
         return raw
@@ -37,10 +38,10 @@ def method(_without_parentheses: None = None, *, is_generator: Optional[bool] = 
 
 def enter(_without_parentheses: None = None, *, snap: bool = False) -> Callable[[Any], Any]:
     """Mark a method that prepares a container before its first input. `snap` needs memory snapshots."""
-    _need_parentheses("enter", _without_parentheses)
+    need_parentheses("enter", _without_parentheses)
 
     def mark(raw: Any) -> Any:
-        _check_markable("enter", raw)
+        check_markable("enter", raw)
         setattr(raw, HOOK, "enter_snap" if snap else "enter")
         return raw
 
@@ -49,10 +50,10 @@ def enter(_without_parentheses: None = None, *, snap: bool = False) -> Callable[
 
 def exit(_without_parentheses: None = None) -> Callable[[Any], Any]:
     """Mark a method that runs before a container ends; it has 30 seconds."""
-    _need_parentheses("exit", _without_parentheses)
+    need_parentheses("exit", _without_parentheses)
 
     def mark(raw: Any) -> Any:
-        _check_markable("exit", raw)
+        check_markable("exit", raw)
         if len(parameter_names(raw)) > 0:
             raise InvalidError(f"the exit hook {raw.__qualname__} must not take arguments")
         setattr(raw, HOOK, "exit")
@@ -67,11 +68,11 @@ def concurrent(
     """Let one container run several inputs at once: threads for plain functions, tasks for async ones.
 
     The autoscaler aims at `target_inputs` for each container (by default `max_inputs`)."""
-    _need_parentheses("concurrent", _without_parentheses)
+    need_parentheses("concurrent", _without_parentheses)
     marked = check_concurrency(max_inputs, target_inputs, "@concurrent")
 
     def mark(raw: Any) -> Any:
-        _check_markable("concurrent", raw)
+        check_markable("concurrent", raw)
         if hasattr(raw, METHOD) and not isinstance(raw, type):
             raise concurrent_method(raw)
         setattr(raw, CONCURRENT, marked)
@@ -95,11 +96,11 @@ def batched(_without_parentheses: None = None, *, max_batch_size: int, wait_ms: 
     """Collect inputs: the body gets one list for each parameter and returns a list with a result for each input.
 
     Callers pass and get single values. A batch runs when it is full, or when its first input has waited `wait_ms`."""
-    _need_parentheses("batched", _without_parentheses)
+    need_parentheses("batched", _without_parentheses)
     check_batch(max_batch_size, wait_ms, "@batched")
 
     def mark(raw: Any) -> Any:
-        _check_markable("batched", raw)
+        check_markable("batched", raw)
         _check_batchable(raw)
         setattr(raw, BATCHED, (max_batch_size, wait_ms))
         return raw
@@ -161,12 +162,14 @@ def parameter(*, default: Any = _NO_DEFAULT, init: bool = True) -> Any:
     return Parameter(default, init)
 
 
-def _need_parentheses(name: str, given: Any) -> None:
+def need_parentheses(name: str, given: Any) -> None:
+    """Raise `InvalidError` for a decorator that was written without its parentheses."""
     if given is not None:
         raise InvalidError(f"write `@squall.{name}(...)`: the decorator needs its parentheses")
 
 
-def _check_markable(name: str, raw: Any) -> None:
+def check_markable(name: str, raw: Any) -> None:
+    """Raise `InvalidError` unless it is a plain function or class, below the app's decorator."""
     if hasattr(type(raw), "_squall_raw"):
         raise InvalidError(
             f"@squall.{name} stands above @app.function or @app.cls", fix="Put it below, next to the definition."

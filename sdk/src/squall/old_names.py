@@ -44,11 +44,11 @@ def with_old_names(where: str, declaration: Declaration, others: dict[str, Any])
 
 def _take(where: str, others: dict[str, Any], old: str, new: str) -> Any:
     if is_local():
-        _warn(f"`{old}=` of {where} is called {new} now")
+        warn_renamed(f"`{old}=` of {where} is called {new} now")
     return others.pop(old)
 
 
-def _warn(message: str) -> None:
+def warn_renamed(message: str) -> None:
     """At the user's line. As if it were in `__main__`: Python hides this kind of warning elsewhere."""
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "squall":

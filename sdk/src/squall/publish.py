@@ -37,6 +37,7 @@ from squall.spec import (
     to_wire,
     validate,
 )
+from squall.web import spec_of
 
 if TYPE_CHECKING:
     from squall.secret import Secret
@@ -228,7 +229,7 @@ def _spec(part: _Part, code: CodeRef) -> FunctionSpec:
         methods: tuple[MethodSpec, ...] = handle.method_specs()
         parameters = tuple(map(_as_json, handle.parameter_specs()))
     else:
-        methods, parameters = (MethodSpec("", handle.is_generator, is_async(part.raw)),), ()
+        methods, parameters = (MethodSpec("", handle.is_generator, is_async(part.raw), spec_of(part.raw)),), ()
     return validate(
         FunctionSpec(
             name=part.name,

@@ -144,12 +144,35 @@ class ImageSpec:
 
 
 @dataclass(frozen=True)
+class WebSpec:
+    """How a function answers web requests."""
+
+    kind: str
+    """"fastapi": it is one route; "asgi", "wsgi": it makes an app; "server": it starts a server on `port`."""
+    method: str = "GET"
+    """Of kind fastapi."""
+    docs: bool = False
+    """Of kind fastapi: whether there is `/docs`."""
+    label: str = ""
+    """What its address is called in place of `app-function`."""
+    custom_domains: tuple[str, ...] = ()
+    requires_proxy_auth: bool = False
+    """Requests need a proxy token."""
+    port: int = 0
+    """Of kind server."""
+    startup_timeout_s: float = 5.0
+    """Of kind server: how long it may take to listen."""
+
+
+@dataclass(frozen=True)
 class MethodSpec:
     """One callable of a function or class. A plain function has exactly one, named ""."""
 
     name: str = ""
     is_generator: bool = False
     is_async: bool = False
+    web: Optional[WebSpec] = None
+    """It answers web requests, and cannot be called otherwise."""
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ class Missing:
 
 
 VALUES_INSTEAD = "Pass data as arguments and results; they may be large (they go through the blob store)."
-WEB_INSTEAD = "Call the function with `.remote()` from your own web server for now."
+WEB_INSTEAD = "Use `@squall.web_server(port)` on a function that starts the server."
 
 TOP_LEVEL: dict[str, str] = {
     "Volume": VALUES_INSTEAD,
@@ -49,10 +49,6 @@ TOP_LEVEL: dict[str, str] = {
     "Workspace": "A token belongs to one workspace.",
     "SchedulerPlacement": "Ask for `gpu=`, `cpu=` and `memory=`; the scheduler chooses the machine.",
     "FilePatternMatcher": "Give `ignore=` a list of dockerignore patterns or a function of the path.",
-    "asgi_app": WEB_INSTEAD,
-    "wsgi_app": WEB_INSTEAD,
-    "fastapi_endpoint": WEB_INSTEAD,
-    "web_server": WEB_INSTEAD,
     "clustered": 'Ask for several GPUs of one machine with `gpu="H100:8"`.',
     "sessioned": WEB_INSTEAD,
     "forward": WEB_INSTEAD,
@@ -87,7 +83,6 @@ RENAMED: Mapping[str, str] = {
 
 RENAMED_TOP_LEVEL: Mapping[str, str] = {
     "Stub": "squall.App",
-    "web_endpoint": "squall.fastapi_endpoint",
     "Mount": "Image.add_local_file, add_local_dir and add_local_python_source",
     "SharedVolume": "arguments and results",
     "build": "@squall.enter",

@@ -82,6 +82,47 @@ class FromRunner:
     """
 
 
+class Web:
+    """Kinds of frames of one web request, on a connection that ends with it: gateway, agent, runner.
+
+    The gateway has parsed the request; after ASK and GRANTED the agent copies bytes."""
+
+    ASK = 64
+    """Gateway to agent, before all others: {key, pool, id, timeout_s}: a slot is wanted. OPEN may follow at once,
+    everything else waits for GRANTED.
+    """
+    GRANTED = 65
+    """Agent to gateway: {container}. OPEN has been passed on, and whatever follows will be."""
+    BUSY = 66
+    """Agent to gateway: {reason}. Nothing was passed on; the connection ends."""
+    OPEN = 67
+    """To the runner: {type, method, id, traceparent, scope}. `type` is "http", "websocket" or "raw" (what follows are
+    bytes for the port of a web server, no frames); `scope` as in ASGI, its byte strings as latin-1 texts.
+    """
+    START = 68
+    """To the gateway: {status, headers}."""
+    DATA = 69
+    """A piece of a body, either way."""
+    END = 70
+    """The body is complete, either way. A connection that ends without it was cut."""
+    ACCEPT = 71
+    """To the gateway: {subprotocol, headers}: the WebSocket is open."""
+    TEXT = 72
+    """A message of a WebSocket, either way."""
+    BINARY = 73
+    CLOSE = 74
+    """{code, reason}, either way."""
+    FAIL = 75
+    """To the gateway: {reason}: no answer will come."""
+
+
+class WebLine:
+    """How a runner offers a connection for one web request at the agent's socket."""
+
+    HELLO = b"SQUALL-WEB "
+    """Begins its first line: `SQUALL-WEB <container> <key>`. Everything else on that socket goes to the gateway."""
+
+
 TERSE = {
     ToRunner.INPUT: ("call", "index", "attempt", "method", "encoding", "path", "traceparent"),
     FromRunner.OUTPUT: ("call", "index", "items", "file", "read_ns", "started_ns", "ended_ns", "written_ns"),
@@ -146,6 +187,21 @@ class Decoder:
     def pending_bytes(self) -> int:
         """Bytes of a frame that has not fully arrived; not 0 at the end of a stream means it was cut."""
         return len(self._buffer)
+
+
+def first(data: Union[bytes, bytearray]) -> Optional[tuple[Frame, int]]:
+    """The frame at the beginning of `data` and how many bytes it takes; None as long as it is not complete."""
+    if len(data) < HEADER.size:
+        return None
+    _, meta_len, payload_len = HEADER.unpack_from(data)
+    end = HEADER.size + meta_len + payload_len
+    if meta_len + payload_len > MAX_FRAME_BYTES:
+        raise BadFrame(f"a frame announces {meta_len + payload_len} bytes, limit {MAX_FRAME_BYTES}")
+    if len(data) < end:
+        return None
+    ready: list[Frame] = []
+    _take(bytes(data[:end]), ready)
+    return ready[0], end
 
 
 def _take(data: Union[bytes, memoryview], ready: list[Frame]) -> int:

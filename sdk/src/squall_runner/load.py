@@ -37,12 +37,18 @@ class Target(NamedTuple):
     """What a snapshot would already contain."""
     enter: list[Callable[[], Any]]
     exit: list[Callable[[], Any]]
+    web: dict[str, tuple[Callable[..., Any], dict[str, Any]]]
+    """Web functions by method, each with its declaration."""
 
     @property
     def needs_loop(self) -> bool:
         """Whether anything in it is async."""
         hooks = [*self.snap, *self.enter, *self.exit]
-        return any(c.is_async for c in self.callees.values()) or any(_flags(hook) & _COROUTINE for hook in hooks)
+        return (
+            bool(self.web)
+            or any(c.is_async for c in self.callees.values())
+            or any(_flags(hook) & _COROUTINE for hook in hooks)
+        )
 
 
 def import_target(settings: Settings) -> Any:
@@ -62,11 +68,15 @@ def build_target(raw: Any, settings: Settings, snapshot: Optional[Any] = None) -
     """Callables and hooks; for a class, of a new instance with its parameters set, or of the one in the snapshot."""
     if not settings.is_class:
         methods = settings.methods or [Method("", False, False)]
-        return Target({methods[0].name: _callee(raw, methods[0])}, [], [], [])
+        if methods[0].web:
+            return Target({}, [], [], [], {methods[0].name: (raw, methods[0].web)})
+        return Target({methods[0].name: _callee(raw, methods[0])}, [], [], [], {})
     instance = make_instance(raw, settings) if snapshot is None else snapshot
-    callees = {m.name: _callee(_bound(raw, instance, m.name), m) for m in settings.methods}
+    bound = {m.name: _bound(raw, instance, m.name) for m in settings.methods}
+    callees = {m.name: _callee(bound[m.name], m) for m in settings.methods if not m.web}
+    web = {m.name: (bound[m.name], m.web) for m in settings.methods if m.web}
     snap = snap_hooks(raw, instance) if snapshot is None else []
-    return Target(callees, snap, _hooks(raw, instance, "enter"), _hooks(raw, instance, "exit"))
+    return Target(callees, snap, _hooks(raw, instance, "enter"), _hooks(raw, instance, "exit"), web)
 
 
 def snap_hooks(raw: Any, instance: Any) -> list[Callable[[], Any]]:

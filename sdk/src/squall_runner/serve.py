@@ -28,6 +28,7 @@ from squall_runner.threads import Threads
 
 if TYPE_CHECKING:
     from squall_runner.batch import Batch, Batcher
+    from squall_runner.web.server import WebServer
 
 Main = Union[DirectMain, LoopMain, SoloMain]
 Span = tuple[str, int, int]
@@ -78,6 +79,7 @@ def serve(raw: Any, settings: Settings, ground: Ground, started: Started, snapsh
         with phase(started, "enter"):
             for hook in target.enter:
                 main.run_hook(hook)
+            web = _open_web(target, main, settings, ground)
     except BaseException as error:  # noqa: BLE001  # SystemExit in a hook is the user's error as well
         fail_start(error, ground, started)
     container = Container(target, main, settings.max_inputs, ground)
@@ -90,7 +92,7 @@ def serve(raw: Any, settings: Settings, ground: Ground, started: Started, snapsh
     else:
         threading.Thread(target=container.read, name="squall-reader", daemon=True).start()
         main.serve()
-    _end(target, main, ground)
+    _end(target, main, ground, web)
 
 
 def _main_for(target: Target, settings: Settings, ground: Ground) -> Main:
@@ -99,8 +101,21 @@ def _main_for(target: Target, settings: Settings, ground: Ground) -> Main:
     return DirectMain() if settings.max_inputs > 1 or settings.batch_size else SoloMain(ground.channel)
 
 
-def _end(target: Target, main: Main, ground: Ground) -> NoReturn:
-    for hook in target.exit:
+def _open_web(target: Target, main: Main, settings: Settings, ground: Ground) -> Optional[WebServer]:
+    """The web functions, ready for requests; they are served as soon as the loop runs."""
+    if not target.web:
+        return None
+    from squall_runner.web.server import WebServer
+
+    assert isinstance(main, LoopMain)
+    server = WebServer(target.web, settings, ground)
+    main.run_hook(server.open)
+    return server
+
+
+def _end(target: Target, main: Main, ground: Ground, web: Optional[WebServer]) -> NoReturn:
+    closing = [] if web is None else [web.close]
+    for hook in [*closing, *target.exit]:
         try:
             main.run_hook(hook)
         except BaseException as error:  # noqa: BLE001  # the other hooks must run

@@ -11,6 +11,8 @@ class Method(NamedTuple):
     name: str
     is_generator: bool
     is_async: bool
+    web: Optional[dict[str, Any]] = None
+    """The fields of `squall.spec.WebSpec` if it answers web requests; then it cannot be called otherwise."""
 
 
 class Settings(NamedTuple):
@@ -48,12 +50,14 @@ class Settings(NamedTuple):
     """This process only imports, then forks on request."""
     snapshot: bool
     """A template also makes the instance and runs the `@enter(snap=True)` hooks: forks have what they left."""
+    web_key: str
+    """With which this container offers connections for web requests."""
 
 
 def parse(meta: dict[str, Any]) -> Settings:
     """The settings in a SETUP frame; fields that an older agent does not send have neutral values."""
     values = {**NEUTRAL, **{name: value for name, value in meta.items() if name in Settings._fields}}
-    values["methods"] = [Method(m["name"], m["is_generator"], m["is_async"]) for m in values["methods"]]
+    values["methods"] = [Method(m["name"], m["is_generator"], m["is_async"], m.get("web")) for m in values["methods"]]
     return Settings(**values)
 
 
@@ -78,4 +82,5 @@ NEUTRAL: dict[str, Any] = {
     "params": None,
     "template": False,
     "snapshot": False,
+    "web_key": "",
 }

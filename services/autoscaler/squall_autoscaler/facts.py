@@ -9,10 +9,12 @@ from squall.spec import ScalingPolicy
 from squall_autoscaler.state import Sample, Situation
 from squall_contracts.functions import AppRecord, FunctionRecord, PoolRecord
 from squall_contracts.nodes import ClaimState, ContainerClaim, ContainerStats
-from squall_contracts.scaling import Desired, Verdict
+from squall_contracts.scaling import Desired, Verdict, WebDemand
 
 STATS_TTL_S = 3.5
 """Three missed messages: what a node said before that no longer counts."""
+DEMAND_TTL_S = 2.5
+"""Gateways tell it every half second; one that has died wants nothing."""
 STARTING = frozenset({ClaimState.PROPOSED, ClaimState.STARTING})
 
 
@@ -52,6 +54,8 @@ class Facts:
         self._finished: dict[str, float] = {}
         """By pool: inputs that have ended since we listen."""
         self._stats: dict[str, NodeStats] = {}
+        self._demand: dict[str, dict[str, tuple[float, int]]] = {}
+        """Web requests by pool and gateway, each with the time at which it was told."""
 
     # ------------------------------------------------------------------ folds
 
@@ -118,7 +122,28 @@ class Facts:
         running = before.running if before is not None else {}
         return [pool for pool, free in seen.free.items() if free <= 0 and seen.running[pool] > running.get(pool, 0)]
 
+    def demand_seen(self, demand: WebDemand, now: float) -> None:
+        """What one gateway has for a pool."""
+        gateways = self._demand.setdefault(demand.pool, {})
+        gateways[demand.gateway] = (now, demand.held + demand.running)
+        if not demand.held and not demand.running:
+            del gateways[demand.gateway]
+            if not gateways:
+                del self._demand[demand.pool]
+
     # ------------------------------------------------------------------ views
+
+    def web(self, pool: str, now: float) -> int:
+        """Web requests that gateways hold or have running."""
+        gateways = self._demand.get(pool, {})
+        for gateway, (seen_at, _) in list(gateways.items()):
+            if now - seen_at > DEMAND_TTL_S:
+                del gateways[gateway]
+        return sum(count for _, count in gateways.values())
+
+    def demanded(self) -> list[str]:
+        """Pools that have web requests."""
+        return list(self._demand)
 
     def pools(self) -> list[str]:
         """Every pool that was declared, or that still has something to take back."""
@@ -183,6 +208,7 @@ class Facts:
             running=sum(stats.running.get(pool, 0) for stats in known.values()),
             ready=sum(claim.state == ClaimState.READY for claim in claims),
             starting=sum(claim.state in STARTING for claim in claims),
+            web=self.web(pool, now),
             finished=self._finished.get(pool, 0.0) if known else None,
             heard=len(known) == len(nodes),
         )

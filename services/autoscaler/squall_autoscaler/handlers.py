@@ -17,7 +17,7 @@ from squall_autoscaler.state import Decision, Sample
 from squall_bus import Bus, BusError, Change, Message, WrongRevision
 from squall_contracts.functions import AppRecord, FunctionRecord, PoolRecord, pool_key
 from squall_contracts.nodes import ContainerClaim, ContainerStats
-from squall_contracts.scaling import DESIRED, Desired, Verdict
+from squall_contracts.scaling import DESIRED, Desired, Verdict, WebDemand
 from squall_service.clock import Clock
 from squall_service.failpoints import failpoint
 from squall_service.telemetry import log
@@ -98,6 +98,15 @@ class Autoscaler:
         for pool in self.facts.stats_seen(ContainerStats.decode(message.data), self._clock.now()):
             self._stir(pool)
 
+    def on_demand(self, message: Message) -> str:
+        """What a gateway has of web requests. Returns the pool if its first container is wanted."""
+        demand = WebDemand.decode(message.data)
+        self.facts.demand_seen(demand, self._clock.now())
+        if demand.held:
+            self._stir(demand.pool)
+        self._resting.discard(demand.pool)
+        return demand.pool if demand.held and self.at_zero(demand.pool) else ""
+
     def _mark(self, pool: str) -> None:
         self._resting.discard(pool)
         self.changed.add(pool)
@@ -122,9 +131,18 @@ class Autoscaler:
             decision = Decision(count=1, reason="first call", unserved=True)
             await self._store(pool, decision, Sample(at=started, inputs=1), cold_call=call)
 
+    async def do_wake_for_web(self, pool: str) -> None:
+        """A web request waits for a pool at zero."""
+        now = self._clock.now()
+        if self.at_zero(pool) and (web := self.facts.web(pool, now)):
+            await self._store(
+                pool, Decision(count=1, reason="web request", unserved=True), Sample(at=now, inputs=0, web=web)
+            )
+
     async def check_once(self, pool: str) -> None:
         """Whether anything came before the pool was listened to."""
         started = self._clock.now()
+        await self.do_wake_for_web(pool)
         inputs = await self._real(pool, await self.sampler.inputs_of(pool))
         if inputs and self.at_zero(pool):
             decision = Decision(count=1, reason="inputs wait", unserved=True)
@@ -170,7 +188,7 @@ class Autoscaler:
             await self._store(pool, decision, sample)
         if situation.stopped or situation.retired:
             await self._retiring.saw(pool, inputs, now)
-        elif decision.count == 0 and inputs == 0 and not self.facts.claims(pool):
+        elif decision.count == 0 and inputs == 0 and not sample.web and not self.facts.claims(pool):
             self._resting.add(pool)
             self._histories.pop(pool, None)
 

@@ -10,7 +10,7 @@ from squall.ids import new_id
 from squall_autoscaler.handlers import Autoscaler
 from squall_autoscaler.settings import AutoscalerSettings
 from squall_autoscaler.waking import Waker
-from squall_bus import Bus, Change, connect
+from squall_bus import Bus, Change, Message, connect
 from squall_contracts import roles, subjects, topology
 from squall_contracts.functions import APPS, SPECS
 from squall_contracts.nodes import CONTAINERS
@@ -46,6 +46,9 @@ async def run(settings: AutoscalerSettings, bus: Bus, context: ServiceContext[Au
     async with asyncio.timeout(SYNC_S):
         await _watch_all(bus, autoscaler, context)
     stats = await bus.subscribe(subjects.all_stats(bus.topology.region), autoscaler.on_stats)
+    demand = await bus.subscribe(
+        subjects.all_demand(bus.topology.region), lambda message: _on_demand(autoscaler, context, message)
+    )
     listening = context.start(_listen(autoscaler, waker), "autoscaler listening")
     context.start(waker.work(), "autoscaler waker")
     lease = LeaderLease(bus, LEASE, new_id("as"), clock=context.clock)
@@ -61,6 +64,12 @@ async def run(settings: AutoscalerSettings, bus: Bus, context: ServiceContext[Au
     await asyncio.wait([leading, listening])
     await waker.close()
     await stats.close()
+    await demand.close()
+
+
+def _on_demand(autoscaler: Autoscaler, context: ServiceContext[AutoscalerSettings], message: Message) -> None:
+    if pool := autoscaler.on_demand(message):
+        context.start(autoscaler.do_wake_for_web(pool), f"wake {pool} for the web")
 
 
 async def _listen(autoscaler: Autoscaler, waker: Waker) -> None:

@@ -29,6 +29,7 @@ from squall_contracts.retention import SPAWNED_S
 from squall_gateway.blobs import Blobs
 from squall_gateway.directory import Directory, KnownApp
 from squall_gateway.policy.schedules import check_schedule
+from squall_gateway.policy.web_names import owner_label, web_names
 from squall_gateway.pools import Pools
 from squall_gateway.secrets import Secrets
 from squall_service.clock import Clock
@@ -73,6 +74,7 @@ class Apps:
             if wanted.only_new and known is not None and known.record.version and known.record.state != "stopped":
                 return published(known.record, unchanged=True)
             record = next_version(known.record if known else None, wanted, workspace, self.clock.now())
+            self._check_web_names(record)
             if known is not None and record is known.record:
                 return published(record, unchanged=True)
             await self._write_functions(wanted.functions, record)
@@ -104,6 +106,16 @@ class Apps:
         for bundle in {spec.code.bundle_sha256 for spec in wanted.functions} - {""}:
             if await self.blobs.size(bundle) is None:
                 raise InvalidError(f"code bundle {bundle} is not there", fix="Upload it with PUT /v1/blobs first.")
+
+    def _check_web_names(self, record: AppRecord) -> None:
+        """One address, one app: only apps that run for their client may take over another's."""
+        for name in record.web if record.state == "deployed" else ():
+            for other in self.directory.web.deployed(name):
+                if other.app_id != record.app_id:
+                    raise ConflictError(
+                        f"the web address {name!r} belongs to {other.web[name]!r} of app {other.name!r}",
+                        fix="Give one of the functions another `label=`, or stop the other app.",
+                    )
 
     async def _present(self, wanted: PublishApp, workspace: str) -> KnownApp | None:
         """The app that is changed; None when it is new."""
@@ -267,12 +279,14 @@ def next_version(present: AppRecord | None, wanted: PublishApp, workspace: str, 
         return app
     version = app.version + 1
     functions = versions_of(app, version, wanted.functions)
-    line = DeployedVersion(version=version, deployed_at=now, functions=functions, tag=wanted.tag)
+    web = web_names(owner_label(app.workspace, app.environment), app.name, wanted.functions, dev=False)
+    line = DeployedVersion(version=version, deployed_at=now, functions=functions, tag=wanted.tag, web=web)
     return replace(
         app,
         state="deployed",
         version=version,
         functions=functions,
+        web=web,
         updated_at=now,
         stop_reason="",
         tags=dict(wanted.tags) or app.tags,
@@ -291,7 +305,10 @@ def _with_functions(app: AppRecord, wanted: PublishApp, now: float) -> AppRecord
     if functions == app.functions and app.version:
         return app
     alive_until = now + ALIVE_S if app.state == "ephemeral" else 0.0
-    return replace(app, version=1, functions=functions, updated_at=now, alive_until=alive_until)
+    owner = owner_label(app.workspace, app.environment)
+    web = {} if wanted.replaces else dict(app.web)
+    web.update(web_names(owner, app.name, wanted.functions, dev=True))
+    return replace(app, version=1, functions=functions, web=web, updated_at=now, alive_until=alive_until)
 
 
 def versions_of(app: AppRecord, version: int, specs: Sequence[FunctionSpec]) -> Mapping[str, str]:

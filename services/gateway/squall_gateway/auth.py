@@ -7,7 +7,7 @@ import secrets
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from squall.errors import AuthError, InvalidError, PermissionDeniedError
+from squall.errors import AuthError, InvalidError, PermissionDeniedError, ProxyAuthError
 from squall.http_api import Route
 from squall_bus import Bus, KeyExists
 from squall_contracts.functions import TOKENS, TokenRecord, token_key
@@ -18,9 +18,11 @@ CACHE_S = 10.0
 """A revoked token works for so long at most."""
 UNKNOWN_CACHE_S = 1.0
 MAX_CACHED = 20_000
-SCOPES = ("workspace", "caller", "container", "service")
+SCOPES = ("workspace", "caller", "container", "service", "proxy")
 CALLER = "caller"
 """Of programs that only make calls."""
+PROXY = "proxy"
+"""Of clients of web functions with `requires_proxy_auth`; of no use for the API."""
 CONTAINER = "container"
 """The only scope that an agent may give."""
 _BEARER = b"bearer "
@@ -31,7 +33,12 @@ _STATE = ("/v1/objects/", "/v1/object-ids/", "/v1/dicts/", "/v1/queues/")
 _IN_CONTAINERS = (*_CALLING, *_STATE, Route.SECRET_VALUES)
 """Containers use dicts and queues as any program of the workspace does. They may give their calls options with values
 that they have; they can neither list nor change secrets."""
-_ALLOWED = {"container": _IN_CONTAINERS, "service": _CALLING, "caller": _CALLING}
+_ALLOWED: dict[str, tuple[str, ...]] = {
+    "container": _IN_CONTAINERS,
+    "service": _CALLING,
+    "caller": _CALLING,
+    "proxy": (),
+}
 _CHANGING = frozenset({Route.FUNCTION_SCALING})
 """Of these, what changes how things run: for people's programs, and for containers, whose code they deployed."""
 _FUNCTIONS = re.compile(r"/v1/apps/[^/]+/functions/[^/]+/(call|spawn|map)")
@@ -70,8 +77,21 @@ class Tokens:
             raise PermissionDeniedError(f"a token of scope {record.scope!r} does not allow {path}")
         return record
 
-    async def _look_up(self, authorization: bytes, now: float) -> _Cached:
-        key = token_key(authorization[7:].strip())
+    async def check_proxy(self, credentials: bytes | None, workspace: str) -> None:
+        """Let the holder of a proxy token of this workspace pass. Raises `ProxyAuthError`."""
+        if credentials is None:
+            raise ProxyAuthError("missing credentials")
+        now, authorization = self._clock.now(), b"proxy " + credentials  # another prefix than bearer's: an entry apart
+        cached = self._cache.get(authorization)
+        if cached is None or cached.until <= now:
+            cached = await self._look_up(authorization, now, len(b"proxy "))
+        record = cached.record
+        known = record is not None and record.scope == PROXY and not 0 < record.expires_at <= now
+        if record is None or not known or record.workspace != workspace:
+            raise ProxyAuthError("invalid credentials")
+
+    async def _look_up(self, authorization: bytes, now: float, prefix: int = len(_BEARER)) -> _Cached:
+        key = token_key(authorization[prefix:].strip())
         entry = await self._bucket.get(key)
         record = None if entry is None else TokenRecord.decode(entry.value)
         if record is not None and "." in key and record.scope != CONTAINER:

@@ -14,6 +14,7 @@ from squall.errors import InvalidError, NotFoundError
 from squall.ids import check_name
 from squall_bus import Bus, Change, Entry
 from squall_contracts.functions import APPS, SPECS, AppRecord, FunctionRecord, PoolRecord, app_name_key, pool_key
+from squall_gateway.web.names import WebNames
 from squall_service.telemetry import log
 
 MAX_FUNCTIONS = 10_000
@@ -38,6 +39,8 @@ class Directory:
         self._specs = bus.kv(SPECS)
         self._apps: dict[str, KnownApp] = {}
         self._functions: OrderedDict[str, FunctionRecord] = OrderedDict()
+        self.web = WebNames()
+        """Names of web functions of all apps."""
         self._pools: dict[str, PoolRecord] = {}
         self._pools_of_app: dict[str, set[str]] = {}
         self._synced = {APPS: asyncio.Event(), SPECS: asyncio.Event()}
@@ -72,6 +75,7 @@ class Directory:
     def _on_app(self, change: Change) -> None:
         if change.value is None:
             self._apps.pop(change.key, None)
+            self.web.gone(change.key)
         else:
             self.saw_app(AppRecord.decode(change.value), change.revision)
 
@@ -92,6 +96,7 @@ class Directory:
         known = self._apps.get(record.app_id)
         if known is None or known.revision < revision:
             known = self._apps[record.app_id] = KnownApp(record, revision)
+            self.web.saw(record)
         return known
 
     def known_app(self, app_id: str) -> KnownApp | None:

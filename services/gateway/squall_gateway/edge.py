@@ -9,11 +9,12 @@ from __future__ import annotations
 import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from importlib.metadata import version
 from itertools import count
 from typing import Any
 
-from squall.errors import InternalError, PermissionDeniedError, SquallError
+from squall.errors import InternalError, NotFoundError, PermissionDeniedError, SquallError
 from squall.http_api import Header
 from squall_contracts.functions import TokenRecord
 from squall_gateway.answers import Send, error_body, error_headers, public, send_whole
@@ -23,6 +24,8 @@ from squall_gateway.call_headers import check_client_version
 from squall_gateway.condition import Condition
 from squall_gateway.metrics import Requests
 from squall_gateway.waits import Receive
+from squall_gateway.web.door import WebDoor
+from squall_gateway.web.forward import Cut
 from squall_service.telemetry import log
 
 Scope = MutableMapping[str, Any]
@@ -32,6 +35,7 @@ REQUEST_ID = b"x-request-id"
 TOKEN = "squall.token"
 REQUEST = "squall.request"
 PREFIX = "/v1/"
+WEB_ROUTE = "/web"
 VERSION = version("squall")
 _OWN_VERSION = VERSION.encode()
 _OPTIONS = Header.OPTIONS.lower().encode()
@@ -78,7 +82,13 @@ class Edge:
     """The ASGI application."""
 
     def __init__(
-        self, tokens: Tokens, condition: Condition, requests: Requests, hot: dict[tuple[str, str], Handler], rest: App
+        self,
+        tokens: Tokens,
+        condition: Condition,
+        requests: Requests,
+        hot: dict[tuple[str, str], Handler],
+        rest: App,
+        web: WebDoor | None = None,
     ) -> None:
         self._tokens = tokens
         self._condition = condition
@@ -86,11 +96,15 @@ class Edge:
         self._hot = hot
         """By method and path; `*` stands for a call id."""
         self._rest = rest
+        self._web = web
         self._prefix = secrets.token_hex(4)
         self._numbers = count()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
+        if scope["type"] == "websocket":
+            await self._connect(scope, receive, send)
+            return
         number = next(self._numbers)
         exchange = Exchange(scope, receive, send, f"{self._prefix}-{number:x}", dict(scope["headers"]), NOBODY)
         scope[REQUEST] = exchange
@@ -98,6 +112,9 @@ class Edge:
             await self._answer(exchange)
         except ClientGone:
             pass  # nobody reads an answer
+        except Cut as error:
+            log.warning("answer_cut", request=exchange.id, reason=str(error))
+            raise  # the server closes the connection without the end of the answer
         except SquallError as error:
             await self._refuse(exchange, public(error))
         except Exception as error:
@@ -108,7 +125,29 @@ class Edge:
         finally:
             self._requests.count(exchange.route or _fastapi_route(scope), exchange.status)
 
+    async def _connect(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A WebSocket: only web functions have any."""
+        number, status = f"{self._prefix}-{next(self._numbers):x}", 0
+        try:
+            addressed = self._web and self._web.addressed(scope, dict(scope["headers"]))
+            if not self._web or not addressed:
+                raise NotFoundError(f"there is no WebSocket at {scope['path']}")
+            await self._web.connect(addressed, scope, receive, send)
+            status = HTTPStatus.SWITCHING_PROTOCOLS
+        except SquallError as error:
+            told = public(error)
+            status = told.http_status
+            headers = [*error_headers(told), (REQUEST_ID, number.encode())]
+            await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
+            await send({"type": "websocket.http.response.body", "body": error_body(told, number)})
+        finally:
+            self._requests.count(WEB_ROUTE, status)
+
     async def _answer(self, exchange: Exchange) -> None:
+        if self._web and (addressed := self._web.addressed(exchange.scope, exchange.headers)):
+            exchange.route = WEB_ROUTE
+            await self._web.answer(addressed, exchange.scope, exchange.receive, exchange.send)
+            return
         path: str = exchange.scope["path"]
         if path.startswith(PREFIX):
             check_client_version(exchange.headers, _OWN_VERSION)

@@ -39,6 +39,8 @@ class Fleet:
     """By pool, then by key."""
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     desired: dict[str, Desired] = field(default_factory=dict)
+    on_claims: Callable[[str], None] = field(default=lambda pool: None)
+    """Called when the containers of a pool, or what is said about them, have changed."""
     _stats: dict[str, bytes] = field(default_factory=dict)
     """The newest message of each node, undecoded: most of them are never looked at."""
 
@@ -68,12 +70,14 @@ class Fleet:
             self.claims[pool].pop(change.key, None)
             if not self.claims[pool]:
                 del self.claims[pool]
+        self.on_claims(pool)
 
     def _on_verdict(self, change: Change) -> None:
         if change.value is None:
             self.verdicts.pop(change.key, None)
         else:
             self.verdicts[change.key] = Verdict.decode(change.value)
+        self.on_claims(change.key)
 
     def _on_desired(self, change: Change) -> None:
         if change.value is None:

@@ -123,6 +123,10 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Its head is there: the application begins."""
+        if self.parser.should_upgrade() and self._should_upgrade():
+            # uvicorn hands the connection over to its WebSocket protocol, which reads this again.
+            self.scope = {"method": self.parser.get_method().decode("ascii"), "headers": self.headers}  # type: ignore[typeddict-item]
+            return
         path, _, query = self.url.partition(b"?")
         if not path.startswith(b"/") or b"#" in self.url:
             parsed = httptools.parse_url(self.url)
@@ -181,7 +185,7 @@ class Protocol(HttpToolsProtocol):
         cycle.message_event.set()
 
     def on_message_complete(self) -> None:
-        """All of it is there."""
-        if not self.cycle.response_complete:
+        """All of it is there. A first request that becomes a WebSocket has no cycle."""
+        if self.cycle is not None and not self.cycle.response_complete:  # type: ignore[redundant-expr]
             self.cycle.more_body = False
             self.cycle.message_event.set()

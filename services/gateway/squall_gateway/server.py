@@ -15,6 +15,8 @@ from squall_gateway.edge import App
 from squall_gateway.http_protocol import Protocol
 
 BACKLOG = 2048
+MAX_MESSAGE_BYTES = 2 << 20
+"""Of a WebSocket."""
 KEEP_ALIVE_S = 90.0
 """Longer than clients keep idle connections (60 s): who reuses a connection must be the one that closes it."""
 
@@ -70,7 +72,9 @@ async def serving(app: App, listener: socket.socket, drain_s: float) -> AsyncIte
     config = uvicorn.Config(
         app,
         http=Protocol,
-        ws="none",
+        ws="websockets-sansio",
+        ws_max_size=MAX_MESSAGE_BYTES,
+        ws_per_message_deflate=False,
         proxy_headers=False,
         lifespan="off",
         log_config=None,

@@ -77,6 +77,9 @@ from squall_gateway.variants import Variants
 from squall_gateway.versions import Versions
 from squall_gateway.waiting import Waiting
 from squall_gateway.waits import Waits
+from squall_gateway.web.addresses import Addresses
+from squall_gateway.web.door import WebDoor
+from squall_gateway.web.routes import TELL_S, Routes
 from squall_service.run import ServiceContext
 from squall_service.sealing import Sealer
 from squall_service.settings import BusConnection
@@ -134,6 +137,8 @@ class Gateway:
         self.fleet = Fleet(bus)
         self.waiting = Waiting(self.fleet)
         self.results = Results(bus, clock)
+        self.routes = Routes(bus, self.fleet, self.waiting)
+        self.addresses = Addresses(self.directory.web, settings.web_url)
         self.waits = Waits(bus, context.start)
         self.caller_spans = CallerSpans(bus, clock)
         self.condition = Condition(
@@ -180,6 +185,7 @@ class Gateway:
     async def run(self, listener: socket.socket) -> None:
         """Serve until the context stops, then drain."""
         context = self.context
+        self.addresses.listens_at(url_of(listener))
         await self._open()
         async with serving(self._edge(), listener, self.settings.drain_s):
             log.info("listening", url=url_of(listener))
@@ -204,6 +210,7 @@ class Gateway:
         await self.condition.tick()
         context.start(self._every(WAITS_EVERY_S, self.waits.tick), "gateway waits")
         context.start(self._every(TICK_S, self.caller_spans.tick), "gateway spans")
+        context.start(self._every(TELL_S, self.routes.tick), "gateway web demand")
         context.start(self._every(SWEEP_S, self.stopping.sweep), "gateway sweep")
         context.start(self._every(TIDY_S, self.stopping.tidy), "gateway tidy")
         context.start(self._every(CHECK_EVERY_S, self.condition.tick), "gateway condition")
@@ -238,7 +245,17 @@ class Gateway:
     def _edge(self) -> Edge:
         context = self.context
         app = application.build(self.version, self._routers(), context.health, context.telemetry.exposition)
-        return Edge(Tokens(self.bus, context.clock), self.condition, self.requests, self._hot(), app)
+        tokens = Tokens(self.bus, context.clock)
+        web = WebDoor(
+            self.settings,
+            self.directory,
+            self.pools,
+            tokens,
+            self.routes,
+            self.addresses,
+            self.bus.topology.shards,
+        )
+        return Edge(tokens, self.condition, self.requests, self._hot(), app, web)
 
     def _hot(self) -> dict[tuple[str, str], Handler]:
         targets = Pinning(self.targets, self.results, self.context.clock)
@@ -291,8 +308,10 @@ class Gateway:
         bulk = BulkCancels(self.cancels, self.results, directory, self.context.start, clock)
         redriving = Redriving(bus, letters, self.acceptor, self.targets, self.results, clock)
         return [
-            FunctionRoutes(bus, directory, self.version, self.settings, scaling).router(),
-            AppRoutes(bus, self.apps, self.stopping, directory, fleet, self.waiting, clock, scaling, commands).router(),
+            FunctionRoutes(bus, directory, self.version, self.settings, scaling, self.addresses).router(),
+            AppRoutes(
+                bus, self.apps, self.stopping, directory, fleet, self.waiting, clock, scaling, commands, self.addresses
+            ).router(),
             VersionRoutes(Versions(self.apps, directory)).router(),
             BlobRoutes(self.blobs, self.settings.max_payload_bytes).router(),
             LogRoutes(logs, Images(bus, logs, clock), directory, fleet, self.draining).router(),

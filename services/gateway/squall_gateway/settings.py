@@ -39,6 +39,11 @@ class GatewaySettings(ServiceSettings):
     """Largest argument, result or code bundle."""
     drain_s: float = Field(default=10.0, ge=0)
     """How long a stopping gateway lets open requests finish."""
+    web_url: str = ""
+    """Where clients find this gateway, as in `https://squall.example.com`: web functions have addresses below it and,
+    with wildcard DNS, below `*.squall.example.com`. Empty = the address it listens on, and `*.localhost`."""
+    web_hold_s: float = Field(default=150.0, gt=0)
+    """How long a web request may wait for a container before it is answered by 503."""
     trace_ratio: float = Field(default=1.0, ge=0, le=1)
     """Share of the calls of which spans are recorded, from 0 to 1. Decided where a trace begins; a call within another
     trace (of the calling program or container) is recorded if that one is."""

@@ -58,6 +58,11 @@ class Targets:
     async def _resolve(self, call: CallHeaders, workspace: str) -> Target:
         app, function = await self.function(call.app, call.function, call.function_id, call.options, workspace)
         method = function.spec.method(call.method)
+        if method.web is not None:
+            raise InvalidError(
+                f"{function.spec.name!r} is a web function: it cannot be called",
+                fix="Send a request to its address, which `get_web_url()` tells.",
+            )
         pool = pool_of(function, call.parameters)
         return Target(pool, function, method.is_generator, journal_ttl_s(function.spec), app.revision)
 

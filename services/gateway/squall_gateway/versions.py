@@ -65,12 +65,13 @@ def rolled_back(app: AppRecord, version: int | None, now: float) -> AppRecord:
             f"version {line.version} of {app.name!r} is what runs now", fix="`squall app history` shows the versions."
         )
     new = DeployedVersion(
-        version=app.version + 1, deployed_at=now, functions=line.functions, rolled_back_to=original(line)
+        version=app.version + 1, deployed_at=now, functions=line.functions, rolled_back_to=original(line), web=line.web
     )
     return replace(
         app,
         version=new.version,
         functions=line.functions,
+        web=line.web,
         updated_at=now,
         history=(*app.history, new)[-HISTORY:],
     )

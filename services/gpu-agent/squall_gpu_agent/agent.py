@@ -46,6 +46,8 @@ from squall_gpu_agent.splice import Splice
 from squall_gpu_agent.tasks import Tasks
 from squall_gpu_agent.tenancy import Tenancy, TenancyParts
 from squall_gpu_agent.tokens import ContainerTokens
+from squall_gpu_agent.web.door import Door
+from squall_gpu_agent.web.lines import Lines
 from squall_service.clock import Clock
 from squall_service.run import ServiceContext
 from squall_service.sealing import Sealer
@@ -79,6 +81,7 @@ class Agent:
         self.blobs = Blobs(_store(settings))
         self.tokens = ContainerTokens(bus, self.identity, clock)
         self.stats = Stats(bus, self.identity, clock, lambda: self.pools)
+        self.lines = Lines()
         self._build_calls()
 
     def _build_calls(self) -> None:
@@ -114,6 +117,7 @@ class Agent:
             prefetch_s=self.settings.prefetch_ms / 1000,
         )
         self.pools = Pools(work)
+        self.door = Door(self.settings, self.pools, self.lines, self.tasks)
 
     @classmethod
     async def build(
@@ -143,6 +147,7 @@ class Agent:
         agent.facts = NodeFacts(
             bus, agent.identity, context.clock, agent.capacity, settings.zone, settings.can_be_taken_away()
         )
+        agent.facts.web = lambda: (agent.door.address, agent.door.key)
         agent.notice = Notice(settings, context.clock)
         agent.socket_path = sockets / "api.sock"
         agent._build_containers(backend)
@@ -164,6 +169,7 @@ class Agent:
             secrets=Secrets(self.bus, Sealer(self.settings.secrets_key)),
             clock=self.clock,
             socket_path=self.socket_path,
+            lines=self.lines,
         )
         bucket = self.bus.kv(CONTAINERS)
         pending = PendingCalls(
@@ -199,7 +205,8 @@ class Agent:
         await self.tokens.revoke_left_over()
         cancels = await CancelListener(self.bus, self.identity, self.cancels, self._on_cancel).listen()
         commands = await self._commands().listen()
-        async with Splice(self.settings.gateway_url).listen(self.socket_path):
+        splice = Splice(self.settings.gateway_url, self.lines, self.tasks)
+        async with splice.listen(self.socket_path), self.door.listen(self.socket_path.parent):
             loops = await self._start_loops(group)
             try:
                 yield

@@ -272,6 +272,8 @@ class ContainerRequest:
     """What authenticates those calls; SQUALL_TOKEN in the container."""
     gpu_env: Mapping[str, str] = field(default_factory=dict)
     """Per-container variables that arrive after a fork (CUDA_VISIBLE_DEVICES and the like)."""
+    web_key: str = ""
+    """With which the container offers connections for web requests at `socket_path`; empty: it has no web function."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,6 +26,8 @@ class NodeFacts:
     def __init__(
         self, bus: Bus, identity: Identity, clock: Clock, capacity: Capacity, zone: str, preemptible: bool = False
     ) -> None:
+        self.web: Callable[[], tuple[str, str]] = lambda: ("", "")
+        """Address and key of the door for web requests."""
         self._nodes = bus.kv(NODES)
         self._identity = identity
         self._clock = clock
@@ -37,6 +39,7 @@ class NodeFacts:
     def fact(self) -> NodeFact:
         """The node now."""
         capacity = self._capacity
+        web, web_key = self.web()
         return NodeFact(
             node=self._identity.node,
             region=self._identity.region,
@@ -56,6 +59,8 @@ class NodeFacts:
             leaving_at=capacity.leaving_at,
             zone=self._zone,
             started_at=self._started_at,
+            web=web,
+            web_key=web_key if web else "",
         )
 
     async def publish(self) -> None:

@@ -20,6 +20,7 @@ from squall_gpu_agent.logs import Logs
 from squall_gpu_agent.metering import SERVICE
 from squall_gpu_agent.secrets import Secrets
 from squall_gpu_agent.tokens import ContainerTokens
+from squall_gpu_agent.web.lines import Lines
 from squall_service.clock import Clock
 
 
@@ -45,6 +46,7 @@ class Launcher:
         secrets: Secrets,
         clock: Clock,
         socket_path: Path,
+        lines: Lines,
     ) -> None:
         self._backend = backend
         self._bundles = bundles
@@ -53,6 +55,7 @@ class Launcher:
         self._secrets = secrets
         self._clock = clock
         self._socket_path = socket_path
+        self._lines = lines
 
     async def launch(
         self,
@@ -82,6 +85,7 @@ class Launcher:
             socket_path=self._socket_path,
             token=token.result(),
             gpu_env=gpu_env,
+            web_key=self._lines.expect(claim.container) if has_web(function) else "",
         )
         on_log = self._logs.of(function.app_id, claim.pool, function.spec.name, claim.container)
         if said:
@@ -92,6 +96,10 @@ class Launcher:
         rows = start_rows(claim, marks, container, ready_ns)
         return Launched(container=container, rows=rows, ready_ns=ready_ns)
 
+    def forget(self, container: str) -> None:
+        """It has ended, or did not start."""
+        self._lines.forget(container)
+
     def _env(self, function: FunctionRecord) -> dict[str, str]:
         return {
             **function.spec.env,
@@ -101,6 +109,11 @@ class Launcher:
 
     def _now_ns(self) -> int:
         return int(self._clock.now() * 1e9)
+
+
+def has_web(function: FunctionRecord) -> bool:
+    """Whether any of its methods answers web requests."""
+    return any(method.web is not None for method in function.spec.methods)
 
 
 def parameters(function: FunctionRecord, pool: PoolRecord) -> dict[str, Any] | None:

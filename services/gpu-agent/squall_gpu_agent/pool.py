@@ -129,6 +129,23 @@ class Pool:
         self._dispatch()
         self.refresh()
 
+    def lend(self) -> PooledContainer | None:
+        """A slot for a web request, if one is free: the least loaded container's."""
+        container = None if self.closed else self._least_loaded()
+        if container is not None:
+            self._busy += 1
+            container.give()
+            container.served += 1
+            if container.single_use:
+                self.retire(container)
+            self._work.changed()
+        return container
+
+    def returned(self, container: PooledContainer) -> None:
+        """A slot that was lent is free."""
+        self._work.finished[self.pool] += 1
+        self.slot_free(container, None)
+
     def wait_again(self, held: Held) -> None:
         """It was given to a container and did not begin there; its slot is free."""
         held.container = None

@@ -59,6 +59,13 @@ class AgentSettings(ServiceSettings):
     commas: the first encrypts, all decrypt. Empty: secrets cannot be used."""
     blob_dir: str = ""
     """The gateway's local blob folder, when it is on this machine: blobs then do not travel over HTTP."""
+    web_host: str = ""
+    """Address to take web requests on from gateways of other machines; empty = a unix socket, for gateways on this one.
+    The connection is authenticated, not encrypted: a private network, please."""
+    web_port: int = Field(default=8714, ge=0, le=65535)
+    """Port for that; 0 = any free one."""
+    web_advertise: str = ""
+    """Name or address under which gateways reach `web_host`; empty = the host name."""
     prefetch_ms: float = Field(default=50.0, ge=0)
     """Calls leased ahead, as milliseconds of measured work for each slot; 0 = none."""
     stop_grace_s: float = Field(default=2.0, ge=0)

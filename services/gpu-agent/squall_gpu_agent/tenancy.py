@@ -119,6 +119,7 @@ class Tenancy:
             await self._occupy(function)
         finally:
             self._parts.capacity.release(self.claim.container)
+            self._parts.launcher.forget(self.claim.container)
 
     async def _occupy(self, function: FunctionRecord) -> None:
         began_at = self._parts.clock.monotonic()

@@ -40,7 +40,7 @@ def decide(sample: Sample, history: History, situation: Situation, now: float) -
         return Decision(count=0, reason="its app is stopped")
     if sample.inputs is None:
         return _hold(sample, situation, "the queue could not be asked")
-    if (sample.inputs or 0) > sample.ready * situation.policy.target_inputs:
+    if sample.inputs + sample.web > sample.ready * situation.policy.target_inputs:
         history.work.record(sample.finished, sample.ready, now)
     else:
         history.work.rest()
@@ -60,7 +60,7 @@ def decide(sample: Sample, history: History, situation: Situation, now: float) -
 
 def _need(sample: Sample, history: History, situation: Situation, now: float) -> tuple[int, str]:
     """Containers for what there is to do now."""
-    inputs = max(sample.inputs or 0, sample.running) + sample.web
+    inputs = max(sample.inputs or 0, sample.running - sample.web) + sample.web
     target = situation.policy.target_inputs
     if inputs == 0:
         return 0, "nothing to do"

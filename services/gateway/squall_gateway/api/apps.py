@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fastapi import APIRouter, Request
 
-from squall.http_api import AppStatus, AppSummary, PoolStatus, PublishApp, PublishedApp, Route, decode_parameters
+from squall.http_api import (
+    AppStatus,
+    AppSummary,
+    PoolStatus,
+    PublishApp,
+    PublishedApp,
+    Route,
+    WebAddress,
+    decode_parameters,
+)
 from squall_bus import Bus
 from squall_contracts.functions import AppRecord, PoolRecord
 from squall_contracts.nodes import ClaimState
@@ -19,6 +28,7 @@ from squall_gateway.load import backlog
 from squall_gateway.scaling import Scaling
 from squall_gateway.stopping import Stopping
 from squall_gateway.waiting import Waiting
+from squall_gateway.web.addresses import Addresses
 from squall_service.clock import Clock
 
 _STARTING = (ClaimState.PROPOSED, ClaimState.STARTING)
@@ -66,6 +76,7 @@ class AppRoutes:
     clock: Clock
     scaling: Scaling
     commands: NodeCommands
+    addresses: Addresses
 
     def router(self) -> APIRouter:
         """The routes."""
@@ -86,7 +97,15 @@ class AppRoutes:
             await self.scaling.reset(published.app_id)
         if wanted.strategy == "recreate" and wanted.mode == "deployed" and not published.unchanged:
             await self.commands.end_earlier(published.app_id, frozenset(published.functions.values()))
-        return published
+        return replace(published, web=await self._web(published.app_id, workspace_of(request)))
+
+    async def _web(self, app_id: str, workspace: str) -> tuple[WebAddress, ...]:
+        """Where its web functions answer."""
+        record = (await self.directory.app(app_id, workspace)).record
+        functions = {target.partition(".")[0] for target in record.web.values()}
+        ids = [record.functions[name] for name in sorted(functions)]
+        specs = [(await self.directory.function(function_id, workspace)).spec for function_id in ids]
+        return tuple(address for spec in specs for address in self.addresses.of(record, spec))
 
     async def list_apps(self, request: Request, environment: str = "") -> AppList:
         """The apps of the workspace, those that changed last first."""

@@ -23,6 +23,7 @@ from squall_gateway.api.requests import workspace_of
 from squall_gateway.directory import Directory
 from squall_gateway.scaling import Scaling
 from squall_gateway.settings import GatewaySettings
+from squall_gateway.web.addresses import Addresses
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class FunctionRoutes:
     version: str
     settings: GatewaySettings
     scaling: Scaling
+    addresses: Addresses
 
     def router(self) -> APIRouter:
         """The routes."""
@@ -88,6 +90,7 @@ class FunctionRoutes:
             is_class=function.spec.is_class,
             methods=function.spec.methods,
             parameters=function.spec.parameters,
+            web=self.addresses.of(record, function.spec),
             spec=replace(function.spec, env=dict.fromkeys(function.spec.env, "")) if spec else None,
         )
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from squall.spec import FunctionSpec
+from squall.spec import FunctionSpec, to_wire
 from squall_gpu_agent.backend import CommandFailed, ContainerRequest
 from squall_gpu_agent.backends.bundle_view import View
 from squall_gpu_agent.backends.sdk_files import SdkFiles
@@ -208,7 +208,7 @@ def setup(wanted: Wanted, env: Mapping[str, str], *, whole_env: bool, template: 
         "module": spec.code.module,
         "qualname": spec.code.qualname,
         "is_class": spec.is_class,
-        "methods": [{"name": m.name, "is_generator": m.is_generator, "is_async": m.is_async} for m in spec.methods],
+        "methods": [to_wire(method) for method in spec.methods],
         "code_root": wanted.code_root,
         "code_dir": "" if wanted.view_reason else str(request.code_dir),
         "site_packages": [str(wanted.environment.site_packages)],
@@ -225,4 +225,5 @@ def setup(wanted: Wanted, env: Mapping[str, str], *, whole_env: bool, template: 
         "params": dict(request.params) if request.params is not None else None,
         "template": template,
         "snapshot": spec.memory_snapshot,
+        "web_key": "" if template else request.web_key,
     }

@@ -1,0 +1,45 @@
+"""From a web function to what answers: an ASGI app, or the port of a server that the function starts."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Callable
+
+from squall_runner.load import LoadError
+from squall_runner.web.port import Port
+
+
+async def build(function: Callable[..., Any], declared: dict[str, Any], max_inputs: int) -> Any:
+    """What answers the requests of this function. Raises what user code raises, and `LoadError`."""
+    kind = declared["kind"]
+    if kind == "fastapi":
+        return _fastapi(function, declared)
+    if kind == "server":
+        return await Port(declared["port"], declared["startup_timeout_s"]).start(function)
+    app = function()
+    if asyncio.iscoroutine(app):
+        app = await app
+    if not callable(app):
+        name = getattr(function, "__name__", "it")
+        raise LoadError(f"{name} must return {'an ASGI' if kind == 'asgi' else 'a WSGI'} app, it returned {app!r:.200}")
+    if kind == "wsgi":
+        from squall_runner.web.wsgi import WsgiApp
+
+        return WsgiApp(app, max_inputs)
+    return app
+
+
+def _fastapi(function: Callable[..., Any], declared: dict[str, Any]) -> Any:
+    try:
+        from fastapi import FastAPI
+        from fastapi.middleware.cors import CORSMiddleware
+    except ImportError as error:
+        raise LoadError(
+            "@squall.fastapi_endpoint needs FastAPI in the image: "
+            'squall.Image.debian_slim().pip_install("fastapi[standard]")'
+        ) from error
+    docs: dict[str, Any] = {} if declared["docs"] else {"openapi_url": None, "docs_url": None, "redoc_url": None}
+    app = FastAPI(title=getattr(function, "__name__", "endpoint"), **docs)
+    app.add_middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"])
+    app.add_api_route("/", function, methods=[declared["method"]])
+    return app

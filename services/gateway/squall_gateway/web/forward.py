@@ -1,0 +1,142 @@
+"""Forwarding one HTTP request: ASGI's messages of the client's side, frames on the container's.
+
+Owns what of the headers travels, and what a client sees when a container breaks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from squall.errors import ContainerBrokeError, FunctionTimeoutError, RequestSizeError, SquallError, WebFunctionError
+from squall.http_api import frames
+from squall_gateway.waits import Receive
+from squall_gateway.web.upstream import Upstream
+
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+MAX_BODY_BYTES = 4 << 30
+HOP_BY_HOP = frozenset(
+    (b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade")
+)
+SECRETS = frozenset((b"modal-key", b"modal-secret", b"squall-key", b"squall-secret"))
+"""Of the proxy, not of the app."""
+OURS = b"x-squall-"
+_PASSED_ON = ("http_version", "method", "path", "query_string", "scheme", "client", "server", "subprotocols")
+
+
+class Cut(Exception):
+    """The answer had begun when its container broke: the connection is cut, so that nobody takes it for whole."""
+
+
+class ClientLeft(Exception):
+    """Nobody waits for an answer any more."""
+
+
+def scope_of(scope: MutableMapping[str, Any], root_path: str) -> dict[str, Any]:
+    """ASGI's scope as it travels: texts instead of bytes."""
+    sent: dict[str, Any] = {name: scope[name] for name in _PASSED_ON if name in scope}
+    root = scope["path"] == root_path  # `.../web/<name>`: the app knows that as its `/`
+    sent["path"] = scope["path"] + "/" * root
+    sent["query_string"] = scope["query_string"].decode("latin-1")
+    sent["raw_path"] = scope["raw_path"].decode("latin-1") + "/" * root
+    sent["root_path"] = root_path
+    sent["headers"] = [
+        (name.decode("latin-1"), value.decode("latin-1"))
+        for name, value in scope["headers"]
+        if name not in HOP_BY_HOP and name not in SECRETS and not name.startswith(OURS)
+    ]
+    return sent
+
+
+async def http(upstream: Upstream, receive: Receive, send: Send, timeout_s: float) -> None:
+    """One request whose head is on its way already."""
+    answer = Answer(send)
+    loop = asyncio.get_running_loop()
+    body = loop.create_task(_send_body(upstream, receive))
+    reading = loop.create_task(answer.read(upstream))
+    try:
+        async with asyncio.timeout(timeout_s):
+            await asyncio.wait([body, reading], return_when=asyncio.FIRST_COMPLETED)
+            if body.done() and not reading.done():
+                body.result()
+            await reading
+    except TimeoutError as error:
+        if answer.begun:
+            raise Cut(f"the function's timeout of {timeout_s:g} s has passed") from error
+        raise FunctionTimeoutError(
+            f"the request took longer than the function's timeout of {timeout_s:g} s", timeout_s=timeout_s
+        ) from error
+    except ClientLeft:
+        pass
+    finally:
+        for task in (body, reading):
+            task.cancel()
+        await asyncio.gather(body, reading, return_exceptions=True)
+
+
+async def _send_body(upstream: Upstream, receive: Receive) -> None:
+    """The client's body; then wait for what may still come from it, which is its leaving."""
+    sent, more = 0, True
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise ClientLeft
+        if not more:
+            continue
+        piece, more = message.get("body", b""), message.get("more_body", False)
+        sent += len(piece)
+        if sent > MAX_BODY_BYTES:
+            raise RequestSizeError(f"a request may have {MAX_BODY_BYTES} bytes")
+        if piece:
+            upstream.send(frames.Web.DATA, {}, piece)
+        if not more:
+            upstream.send(frames.Web.END, {})
+        await upstream.drain()
+
+
+class Answer:
+    """The answer on its way to the client."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.begun = False
+
+    async def read(self, upstream: Upstream) -> None:
+        """All of it. Raises `ContainerBrokeError` before it has begun, `Cut` after that."""
+        head = await upstream.receive()
+        if head is None or head.kind != frames.Web.START:
+            reason = head.meta.get("reason", "") if head is not None and head.kind == frames.Web.FAIL else ""
+            raise broke(reason)
+        frame = await upstream.receive()
+        if frame is None:
+            raise broke("")
+        await self._begin(head)
+        while frame is not None:
+            last = frame.kind == frames.Web.END
+            then = None if last else upstream.receive_now()
+            if then is not None and then.kind == frames.Web.END:
+                last = True
+            await self._send({"type": "http.response.body", "body": frame.payload, "more_body": not last})
+            if last:
+                return
+            frame = then if then is not None else await upstream.receive()
+        raise Cut("the container ended in the middle of its answer")
+
+    async def _begin(self, head: frames.Frame) -> None:
+        headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in head.meta["headers"]]
+        self.begun = True
+        await self._send(
+            {
+                "type": "http.response.start",
+                "status": head.meta["status"],
+                "headers": [(name, value) for name, value in headers if name.lower() not in HOP_BY_HOP],
+            }
+        )
+
+
+def broke(reason: str) -> SquallError:
+    """No answer came."""
+    if reason:
+        return WebFunctionError(f"the function raised {reason}")
+    return ContainerBrokeError("the container ended before it answered")

@@ -1,0 +1,211 @@
+"""The gateway's end of one web request: a connection to an agent, and through it to a container. Frames, both ways.
+
+Owns back-pressure and the question for a slot. Knows nothing of HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+from squall.http_api import frames
+
+CONNECT_S = 3.0
+GRANT_S = 10.0
+"""An agent answers at once; a container with a free slot may take five seconds to offer a connection."""
+UNREAD_BYTES = 1 << 20
+
+
+class Unreachable(Exception):
+    """The agent cannot be reached, or did not answer in order."""
+
+
+class Busy(Exception):
+    """It has no free slot. Nothing was passed on."""
+
+
+class Upstream(asyncio.Protocol):
+    """One request."""
+
+    def __init__(self) -> None:
+        self._transport: asyncio.Transport | None = None
+        self._head: bytearray | None = bytearray()
+        """Until the agent has answered."""
+        self._decoder: frames.Decoder | None = frames.Decoder()
+        self._frames: deque[frames.Frame] = deque()
+        self._raw: deque[bytes] = deque()
+        self._unread = 0
+        self._arrived = asyncio.Event()
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._refusal: str | None = None
+        self.lost = False
+
+    # ------------------------------------------------------------------ asking
+
+    @classmethod
+    async def ask(cls, address: str, ask: dict[str, Any], opening: dict[str, Any]) -> Upstream:
+        """Ask an agent for a slot and pass the request's head on. Raises `Busy`, `Unreachable`."""
+        upstream = cls()
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                await upstream._connect(address)
+        except (OSError, TimeoutError, ValueError) as error:
+            raise Unreachable(str(error) or "no answer") from error
+        raw = opening["type"] == "raw"
+        if raw:
+            upstream._decoder = None
+        try:
+            upstream.write(frames.encode(frames.Web.ASK, ask) + frames.encode(frames.Web.OPEN, opening))
+            async with asyncio.timeout(GRANT_S):
+                await upstream._granted()
+        except BaseException as error:
+            upstream.close()
+            if isinstance(error, TimeoutError):
+                raise Unreachable("the agent does not answer") from error
+            raise
+        return upstream
+
+    async def _connect(self, address: str) -> None:
+        loop, url = asyncio.get_running_loop(), urlsplit(address)
+        if url.scheme == "unix":
+            await loop.create_unix_connection(lambda: self, url.path)
+        else:
+            await loop.create_connection(lambda: self, url.hostname or "", url.port or 0)
+
+    async def _granted(self) -> None:
+        while self._head is not None:
+            if self._refusal is not None:
+                raise Busy(self._refusal)
+            if self.lost:
+                raise Unreachable("the agent closed the connection")
+            self._arrived.clear()
+            await self._arrived.wait()
+
+    def _on_head(self) -> None:
+        assert self._head is not None
+        try:
+            found = frames.first(self._head)
+        except frames.BadFrame:
+            self.close()
+            return
+        if found is None:
+            return
+        frame, size = found
+        if frame.kind != frames.Web.GRANTED:
+            self._refusal = str(frame.meta.get("reason", ""))
+            self._arrived.set()
+            self.close()
+            return
+        rest, self._head = bytes(self._head[size:]), None
+        self._arrived.set()
+        if rest:
+            self._take(rest)
+
+    # ------------------------------------------------------------------ asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """It is open."""
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """From the agent, then from the container."""
+        if self._head is not None:
+            self._head += data
+            self._on_head()
+        else:
+            self._take(data)
+
+    def _take(self, data: bytes) -> None:
+        if self._decoder is None:
+            self._raw.append(data)
+        else:
+            try:
+                self._frames.extend(self._decoder.feed(data))
+            except frames.BadFrame:
+                self.abort()
+                return
+        self._unread += len(data)
+        if self._unread > UNREAD_BYTES and self._transport is not None:
+            self._transport.pause_reading()
+        self._arrived.set()
+
+    def eof_received(self) -> bool:
+        """The container says nothing more, and listens no more."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The request is over, or its container is."""
+        self._transport = None
+        self.lost = True
+        self._arrived.set()
+        self._writable.set()
+
+    def pause_writing(self) -> None:
+        """The container is slower than the client."""
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        """It has caught up."""
+        self._writable.set()
+
+    # ------------------------------------------------------------------ the request's side
+
+    async def receive(self) -> frames.Frame | None:
+        """The next frame; None when the connection has ended."""
+        if not await self._something(self._frames):
+            return None
+        frame = self._frames.popleft()
+        self._consumed(len(frame.payload) if self._frames else self._unread)
+        return frame
+
+    def receive_now(self) -> frames.Frame | None:
+        """The next frame if it is here already."""
+        return self._frames.popleft() if self._frames else None
+
+    async def receive_raw(self) -> bytes:
+        """The next bytes; none when the connection has ended."""
+        if not await self._something(self._raw):
+            return b""
+        data = self._raw.popleft()
+        self._consumed(len(data))
+        return data
+
+    async def _something(self, queue: deque[Any]) -> bool:
+        while not queue:
+            if self.lost:
+                return False
+            self._arrived.clear()
+            self._consumed(self._unread)
+            await self._arrived.wait()
+        return True
+
+    def _consumed(self, size: int) -> None:
+        self._unread = max(0, self._unread - size)
+        if self._unread <= UNREAD_BYTES and self._transport is not None:
+            self._transport.resume_reading()
+
+    def send(self, kind: int, meta: dict[str, Any], payload: bytes = b"") -> None:
+        """Send a frame."""
+        self.write(frames.encode(kind, meta, payload))
+
+    def write(self, data: bytes) -> None:
+        """Send bytes."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)
+
+    async def drain(self) -> None:
+        """Until there is room again."""
+        await self._writable.wait()
+
+    def close(self) -> None:
+        """Nothing more is wanted."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """At once."""
+        if self._transport is not None:
+            self._transport.abort()

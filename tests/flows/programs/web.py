@@ -1,0 +1,179 @@
+"""Web functions for tests: what clients send comes back in the answer, so that a test sees what the app saw."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from typing import Any
+
+import squall
+
+app = squall.App("web")
+
+
+class Echo:
+    """An ASGI app that tells what it got."""
+
+    def __init__(self, **more: Any) -> None:
+        self.more = more
+        self.lifespan = "none"
+        self.left = 0
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await getattr(self, "on_" + scope["type"])(scope, receive, send)
+
+    async def on_lifespan(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await receive()
+        self.lifespan = "started"
+        scope["state"]["made"] = "at startup"
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        print("lifespan stopped", flush=True)
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def on_http(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        path = scope["path"][len(scope["root_path"]) :]
+        if path.startswith(("/stream", "/die", "/slow", "/raise", "/events")):
+            await getattr(self, path[1:])(scope, receive, send)
+            return
+        size, message = 0, {"more_body": True}
+        while message.get("more_body"):
+            message = await receive()
+            size += len(message.get("body", b""))
+        told = {
+            "method": scope["method"],
+            "path": path,
+            "query": scope["query_string"].decode(),
+            "headers": [[name.decode(), value.decode("latin-1")] for name, value in scope["headers"]],
+            "size": size,
+            "pid": os.getpid(),
+            "lifespan": self.lifespan,
+            "state": scope["state"].get("made"),
+            "left": self.left,
+            "call": squall.current_function_call_id(),
+            **self.more,
+        }
+        await answer(send, 201, json.dumps(told).encode(), [(b"content-type", b"application/json")])
+
+    async def stream(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        """As many bytes as the query says, in pieces, without a length; a line for each piece of the request."""
+        size = int(scope["query_string"] or b"0")
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"x-kind", b"stream")]})
+        piece = b"x" * min(size, 1 << 18)
+        for _ in range(size // len(piece) if piece else 0):
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def events(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        """Server-sent events until the client has left."""
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
+
+        async def until_left() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            self.left += 1
+
+        leaving = asyncio.get_running_loop().create_task(until_left())
+        number = 0
+        while not leaving.done():
+            number += 1
+            await send({"type": "http.response.body", "body": b"data: %d\n\n" % number, "more_body": True})
+            await asyncio.wait([leaving], timeout=0.02)
+
+    async def die(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        """The process ends in the middle of its answer."""
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"a part", "more_body": True})
+        await asyncio.sleep(0.1)
+        os.kill(os.getpid(), 9)
+
+    async def slow(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        """Answers after the seconds that the query says."""
+        await asyncio.sleep(float(scope["query_string"]))
+        await answer(send, 200, b"slow")
+
+    async def raise_(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        raise ValueError("of the app")
+
+    locals()["raise"] = raise_
+
+    async def on_websocket(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await receive()
+        if scope["path"].endswith("/refuse"):
+            await send({"type": "websocket.close", "code": 1000})
+            return
+        subprotocol = scope["subprotocols"][0] if scope["subprotocols"] else None
+        await send({"type": "websocket.accept", "subprotocol": subprotocol})
+        while (message := await receive())["type"] == "websocket.receive":
+            text, data = message.get("text"), message.get("bytes")
+            if text == "close":
+                await send({"type": "websocket.close", "code": 3001, "reason": "asked to"})
+            elif text is not None:
+                await send({"type": "websocket.send", "text": text})
+            else:
+                await send({"type": "websocket.send", "bytes": data})
+        self.left += 1
+
+
+async def answer(send: Any, status: int, body: bytes, headers: list[tuple[bytes, bytes]] | None = None) -> None:
+    length = (b"content-length", str(len(body)).encode())
+    await send({"type": "http.response.start", "status": status, "headers": [*(headers or []), length]})
+    await send({"type": "http.response.body", "body": body})
+
+
+@app.function(timeout=20)
+@squall.concurrent(max_inputs=50)
+@squall.asgi_app()
+def echo() -> Echo:
+    return Echo(url=echo.get_web_url())
+
+
+@app.function()
+@squall.asgi_app(label="fragile")
+def dies() -> Echo:
+    return Echo()
+
+
+@app.function(max_containers=1, timeout=2)
+@squall.asgi_app()
+def one_at_a_time() -> Echo:
+    return Echo()
+
+
+@app.function()
+@squall.asgi_app(requires_proxy_auth=True)
+def protected() -> Echo:
+    return Echo()
+
+
+@app.function()
+@squall.wsgi_app()
+def wsgi() -> Any:
+    def application(environ: dict[str, Any], start_response: Any) -> Any:
+        body = environ["wsgi.input"].read()
+        start_response("200 OK", [("Content-Type", "text/plain"), ("X-Path", environ["PATH_INFO"])])
+        yield environ["SCRIPT_NAME"].encode() + b" "
+        yield str(len(body)).encode()
+
+    return application
+
+
+@app.cls()
+class Greeter:
+    """A class with a parameter, a hook, a web method and a plain one."""
+
+    word: str = squall.parameter(default="hello")
+    times: int = squall.parameter(default=1)
+
+    @squall.enter()
+    def prepare(self) -> None:
+        self.ready = True
+
+    @squall.asgi_app()
+    def web(self) -> Echo:
+        return Echo(word=self.word, times=self.times, ready=self.ready)
+
+    @squall.method()
+    def greet(self, name: str) -> str:
+        return f"{self.word} {name}"

@@ -1,0 +1,100 @@
+"""Web decorators: what they note, and what they refuse."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import squall
+from squall.errors import InvalidError
+from squall.publish import _parts, _spec
+from squall.spec import CodeRef, WebSpec
+
+app = squall.App("declares")
+
+
+@app.function()
+@squall.fastapi_endpoint(method="POST", label="mine", docs=True, requires_proxy_auth=True, custom_domains=["a.io"])
+def endpoint(x: int) -> int:
+    return x + 1
+
+
+@app.cls()
+@squall.concurrent(max_inputs=5)
+class Served:
+    @squall.web_server(8000, startup_timeout=30)
+    def serve(self) -> None: ...
+
+    @squall.method()
+    def plain(self) -> None: ...
+
+
+def methods(name: str) -> dict[str, Any]:
+    code = CodeRef("ab" * 32, "app", "f")
+    (part,) = (part for part in _parts(app) if part.name == name)
+    return {method.name: method.web for method in _spec(part, code).methods}
+
+
+def test_a_function_carries_what_its_decorator_said() -> None:
+    assert methods("endpoint") == {"": WebSpec("fastapi", "POST", True, "mine", ("a.io",), True)}
+
+
+def test_methods_of_a_class_may_be_web_functions_beside_plain_ones() -> None:
+    assert methods("Served") == {"serve": WebSpec("server", port=8000, startup_timeout_s=30.0), "plain": None}
+
+
+def test_the_old_name_works_and_tells_the_new_one() -> None:
+    with pytest.warns(DeprecationWarning, match="fastapi_endpoint"):
+        mark = squall.web_endpoint(method="PUT")
+    assert mark(lambda: None).__squall_web__.method == "PUT"
+
+
+def plain() -> None: ...
+
+
+def marked() -> None: ...
+
+
+def generator() -> Any:
+    yield 1
+
+
+async def coroutine() -> None: ...
+
+
+def with_parameter(x: int) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("declare", "words"),
+    [
+        (lambda: squall.asgi_app(plain), "parentheses"),  # type: ignore[arg-type]
+        (lambda: squall.fastapi_endpoint(method="GRAB"), "GRAB"),
+        (lambda: squall.asgi_app(label="Not_Valid"), "label"),
+        (lambda: squall.asgi_app(label="x" * 64), "label"),
+        (lambda: squall.asgi_app(custom_domains="a.io"), "list"),
+        (lambda: squall.asgi_app(custom_domains=["https://a.io"]), "host name"),
+        (lambda: squall.web_server("8000"), "port"),  # type: ignore[arg-type]
+        (lambda: squall.web_server(0), "port"),
+        (lambda: squall.web_server(80, startup_timeout=0), "startup_timeout"),
+        (lambda: squall.fastapi_endpoint()(generator), "generator"),
+        (lambda: squall.asgi_app()(coroutine), "async"),
+        (lambda: squall.wsgi_app()(with_parameter), "without arguments"),
+        (lambda: squall.asgi_app()(squall.asgi_app()(lambda: None)), "two web"),
+        (lambda: squall.asgi_app()(squall.method()(lambda: None)), "method"),
+        (lambda: squall.asgi_app()(type("C", (), {})), "class"),
+        (lambda: squall.App().function(retries=2)(squall.asgi_app()(marked)), "retries"),
+        (lambda: squall.asgi_app()(squall.App().function()(plain)), "stands above"),
+    ],
+)
+def test_what_a_web_function_cannot_be_is_refused(declare: Any, words: str) -> None:
+    with pytest.raises(InvalidError, match=words):
+        declare()
+
+
+def test_a_web_function_is_not_called_but_runs_here() -> None:
+    for call in (endpoint.remote, endpoint.spawn):
+        with pytest.raises(InvalidError, match="web function"):
+            call(1)
+    assert endpoint.local(1) == 2
