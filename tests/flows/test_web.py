@@ -156,6 +156,15 @@ def test_a_wsgi_app_answers(client: httpx.Client) -> None:
     assert (answer.text, answer.headers["x-path"]) == ("/web/main--web-wsgi 7", "/some/path")
 
 
+def test_a_server_on_a_port_of_its_own_gets_the_requests(client: httpx.Client) -> None:
+    answer = client.get("/web/main--web-server/a%20b", params={"x": "1"})
+    assert (answer.status_code, answer.text) == (202, "/a%20b?x=1 /web/main--web-server")
+    head = client.head("/web/main--web-server/a")
+    assert (head.status_code, head.headers["content-length"], head.content) == (202, "24", b"")
+    assert client.post("/web/main--web-server/", content=b"1234567").text == "size 7"
+    assert client.post("/web/main--web-server/", content=(b"y" * 100_000 for _ in range(50))).text == "size 5000000"
+
+
 def test_an_app_that_raises_is_a_500_with_a_request_id(client: httpx.Client) -> None:
     answer = client.get("/web/main--web-echo/raise")
     assert (answer.status_code, answer.json()["error"]["code"]) == (500, "web_function")

@@ -13,10 +13,9 @@ import uvicorn
 from squall.errors import PortInUseError
 from squall_gateway.edge import App
 from squall_gateway.http_protocol import Protocol
+from squall_gateway.web.upstream import MAX_MESSAGE_BYTES
 
 BACKLOG = 2048
-MAX_MESSAGE_BYTES = 2 << 20
-"""Of a WebSocket."""
 KEEP_ALIVE_S = 90.0
 """Longer than clients keep idle connections (60 s): who reuses a connection must be the one that closes it."""
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
 
-from squall.errors import InvalidError, NotFoundError, RequestSizeError, UnimplementedError
+from squall.errors import InvalidError, NotFoundError, RequestSizeError
 from squall.http_api import encode_parameters
 from squall.ids import new_call_id
 from squall.spec import FunctionSpec, MethodSpec, WebSpec
@@ -25,6 +25,8 @@ from squall_gateway.web import forward
 from squall_gateway.web.addresses import Addressed, Addresses
 from squall_gateway.web.credentials import credentials_of
 from squall_gateway.web.routes import Routes, Wanted
+from squall_gateway.web.server_http import ServerExchange
+from squall_gateway.web.server_socket import ServerLink
 from squall_gateway.web.websocket import FrameLink, websocket
 
 Scope = MutableMapping[str, Any]
@@ -73,21 +75,25 @@ class WebDoor:
         function = await self._function(addressed)
         await self._authorize(function, headers)
         check_length(headers.get(b"content-length"))
-        if function.web.kind == "server":
-            raise UnimplementedError("web_server is on its way")
-        wanted = await self._wanted(function, addressed, scope, HTTP)
+        server = function.web.kind == "server"
+        wanted = await self._wanted(function, addressed, scope, RAW if server else HTTP)
         async with self._routes.open(wanted) as upstream:
-            await forward.http(upstream, receive, send, function.record.spec.timeout_s)
+            exchange = (
+                ServerExchange(upstream, receive, send, wanted.opening["scope"])
+                if server
+                else forward.FrameExchange(upstream, receive, send)
+            )
+            await exchange.run(function.record.spec.timeout_s)
 
     async def connect(self, addressed: Addressed, scope: Scope, receive: Receive, send: forward.Send) -> None:
         """One WebSocket, to its end. Raises `SquallError` for what is answered by an error."""
         function = await self._function(addressed)
         await self._authorize(function, dict(scope["headers"]))
-        if function.web.kind == "server":
-            raise UnimplementedError("web_server is on its way")
-        wanted = await self._wanted(function, addressed, scope, WEBSOCKET)
+        server = function.web.kind == "server"
+        wanted = await self._wanted(function, addressed, scope, RAW if server else WEBSOCKET)
         async with self._routes.open(wanted) as upstream:
-            await websocket(FrameLink(upstream), receive, send, function.record.spec.timeout_s)
+            link = ServerLink(upstream, wanted.opening["scope"]) if server else FrameLink(upstream)
+            await websocket(link, receive, send, function.record.spec.timeout_s)
 
     # ------------------------------------------------------------------ steps
 

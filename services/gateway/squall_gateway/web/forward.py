@@ -49,65 +49,75 @@ def scope_of(scope: MutableMapping[str, Any], root_path: str) -> dict[str, Any]:
     return sent
 
 
-async def http(upstream: Upstream, receive: Receive, send: Send, timeout_s: float) -> None:
-    """One request whose head is on its way already."""
-    answer = Answer(send)
-    loop = asyncio.get_running_loop()
-    body = loop.create_task(_send_body(upstream, receive))
-    reading = loop.create_task(answer.read(upstream))
-    try:
-        async with asyncio.timeout(timeout_s):
-            await asyncio.wait([body, reading], return_when=asyncio.FIRST_COMPLETED)
-            if body.done() and not reading.done():
-                body.result()
-            await reading
-    except TimeoutError as error:
-        if answer.begun:
-            raise Cut(f"the function's timeout of {timeout_s:g} s has passed") from error
-        raise FunctionTimeoutError(
-            f"the request took longer than the function's timeout of {timeout_s:g} s", timeout_s=timeout_s
-        ) from error
-    except ClientLeft:
-        pass
-    finally:
-        for task in (body, reading):
-            task.cancel()
-        await asyncio.gather(body, reading, return_exceptions=True)
+class Exchange:
+    """One request and its answer, between a client and a container."""
 
-
-async def _send_body(upstream: Upstream, receive: Receive) -> None:
-    """The client's body; then wait for what may still come from it, which is its leaving."""
-    sent, more = 0, True
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            raise ClientLeft
-        if not more:
-            continue
-        piece, more = message.get("body", b""), message.get("more_body", False)
-        sent += len(piece)
-        if sent > MAX_BODY_BYTES:
-            raise RequestSizeError(f"a request may have {MAX_BODY_BYTES} bytes")
-        if piece:
-            upstream.send(frames.Web.DATA, {}, piece)
-        if not more:
-            upstream.send(frames.Web.END, {})
-        await upstream.drain()
-
-
-class Answer:
-    """The answer on its way to the client."""
-
-    def __init__(self, send: Send) -> None:
+    def __init__(self, upstream: Upstream, receive: Receive, send: Send) -> None:
+        self._upstream = upstream
+        self._receive = receive
         self._send = send
         self.begun = False
+        """The client has the head of the answer."""
 
-    async def read(self, upstream: Upstream) -> None:
-        """All of it. Raises `ContainerBrokeError` before it has begun, `Cut` after that."""
+    async def run(self, timeout_s: float) -> None:
+        """To its end. Raises `Cut` when an answer cannot be completed, `SquallError` when it has not begun."""
+        loop = asyncio.get_running_loop()
+        body = loop.create_task(self.send_body())
+        reading = loop.create_task(self.read_answer())
+        try:
+            async with asyncio.timeout(timeout_s):
+                await asyncio.wait([body, reading], return_when=asyncio.FIRST_COMPLETED)
+                if body.done() and not reading.done():
+                    body.result()
+                await reading
+        except TimeoutError as error:
+            if self.begun:
+                raise Cut(f"the function's timeout of {timeout_s:g} s has passed") from error
+            raise FunctionTimeoutError(
+                f"the request took longer than the function's timeout of {timeout_s:g} s", timeout_s=timeout_s
+            ) from error
+        except ClientLeft:
+            pass
+        finally:
+            for task in (body, reading):
+                task.cancel()
+            await asyncio.gather(body, reading, return_exceptions=True)
+
+    async def send_body(self) -> None:
+        """The client's body; then wait for what may still come from it, which is its leaving: raises `ClientLeft`."""
+        raise NotImplementedError
+
+    async def read_answer(self) -> None:
+        """The container's answer, to its end."""
+        raise NotImplementedError
+
+
+class FrameExchange(Exchange):
+    """With a container that speaks frames; the head of the request is on its way already."""
+
+    async def send_body(self) -> None:
+        sent, more = 0, True
+        while True:
+            message = await self._receive()
+            if message["type"] != "http.request":
+                raise ClientLeft
+            if not more:
+                continue
+            piece, more = message.get("body", b""), message.get("more_body", False)
+            sent += len(piece)
+            if sent > MAX_BODY_BYTES:
+                raise RequestSizeError(f"a request may have {MAX_BODY_BYTES} bytes")
+            if piece:
+                self._upstream.send(frames.Web.DATA, {}, piece)
+            if not more:
+                self._upstream.send(frames.Web.END, {})
+            await self._upstream.drain()
+
+    async def read_answer(self) -> None:
+        upstream = self._upstream
         head = await upstream.receive()
         if head is None or head.kind != frames.Web.START:
-            reason = head.meta.get("reason", "") if head is not None and head.kind == frames.Web.FAIL else ""
-            raise broke(reason)
+            raise broke(head.meta.get("reason", "") if head is not None and head.kind == frames.Web.FAIL else "")
         frame = await upstream.receive()
         if frame is None:
             raise broke("")

@@ -16,6 +16,8 @@ CONNECT_S = 3.0
 GRANT_S = 10.0
 """An agent answers at once; a container with a free slot may take five seconds to offer a connection."""
 UNREAD_BYTES = 1 << 20
+MAX_MESSAGE_BYTES = 2 << 20
+"""Of a WebSocket."""
 
 
 class Unreachable(Exception):
