@@ -64,7 +64,7 @@ def live(sock: socket.socket, loaded: Optional[Loaded], capture: Optional[Captur
         if settings.template and settings.snapshot and settings.is_class:
             loaded = loaded._replace(instance=_snapshot(loaded.raw, settings, ground, started))
     if settings.template:
-        _wait_for_forks(sock, loaded, ground, started)
+        _wait_for_forks(sock, loaded, ground, started, settings)
     assert loaded is not None
     ground.interrupter.install()
     serve(loaded.raw, settings, ground, started, loaded.instance)
@@ -119,14 +119,16 @@ def _await(awaitable: Any) -> None:
     asyncio.run(awaited())
 
 
-def _wait_for_forks(sock: socket.socket, loaded: Optional[Loaded], ground: Ground, started: Started) -> NoReturn:
+def _wait_for_forks(
+    sock: socket.socket, loaded: Optional[Loaded], ground: Ground, started: Started, settings: Settings
+) -> NoReturn:
     def boot(own: socket.socket) -> NoReturn:
         live(own, loaded, ground.capture, Started(time.time_ns()))
 
     ground.capture.flush()
     ground.channel.send(frames.FromRunner.READY, {**started.as_meta(), **template.report(sock)})
     ground.forking = True
-    template.serve_template(sock, ground.channel, boot)
+    template.serve_template(sock, ground.channel, boot, settings)
 
 
 def _keep_out_of_forks(ground: Ground) -> None:

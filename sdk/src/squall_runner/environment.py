@@ -23,7 +23,7 @@ def prepare(settings: Settings) -> None:
     # What came with the interpreter, then the folder of `squall` that the boot line added: before the image,
     # so that another squall installed there does not shadow the one that this platform speaks.
     sys.path.insert(0, settings.code_root)
-    for folder in settings.site_packages:
+    for folder in settings.site_packages or _own_packages():
         _add_packages(folder)
     if settings.picklers:
         sys.path.append(settings.picklers)
@@ -36,6 +36,15 @@ def adjust(settings: Settings) -> None:
         os.environ.pop(name, None)
     os.environ.update(settings.env)
     os.chdir(settings.cwd)
+
+
+def _own_packages() -> list[str]:
+    """Where this interpreter's packages are: what the site module, which -S leaves out, would find."""
+    version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    folders = [f"{sys.prefix}/lib/{version}/site-packages", f"{sys.prefix}/lib64/{version}/site-packages"]
+    # Debian's interpreter, and what its pip installs.
+    folders += [f"/usr/local/lib/{version}/dist-packages", "/usr/lib/python3/dist-packages"]
+    return [folder for folder in folders if os.path.isdir(folder)]
 
 
 def _add_packages(folder: str) -> None:

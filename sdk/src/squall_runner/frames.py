@@ -39,8 +39,8 @@ class ToRunner:
     STOP = 5
     """Interrupt what runs, run the exit hooks, end."""
     FORK = 6
-    """To a template, with three descriptors (socket, stdout, stderr): {ticket}. The container's SETUP comes
-    on its socket.
+    """To a template, with three descriptors (socket, stdout, stderr): {ticket, namespaces?}. The container's SETUP
+    comes on its socket. `namespaces`: so many descriptors more, of namespaces that the fork enters.
     """
     RECALL = 7
     """{call, index}: give this input back if it has not begun; answered by RECALLED."""
@@ -80,6 +80,8 @@ class FromRunner:
     """{call, index, begun}: answers RECALL, unless the input's end is on its way. Of one that has not begun
     nothing will run.
     """
+    FORK_FAILED = 43
+    """From a template: {ticket, message}: there is no fork."""
 
 
 class Web:

@@ -52,6 +52,10 @@ class Settings(NamedTuple):
     """A template also makes the instance and runs the `@enter(snap=True)` hooks: forks have what they left."""
     web_key: str
     """With which this container offers connections for web requests."""
+    slot_capabilities: int
+    """For templates whose forks enter namespaces: what these keep, as a mask."""
+    slot_filter: str
+    """Likewise: the filter of system calls that they set, in base64."""
 
 
 def parse(meta: dict[str, Any]) -> Settings:
@@ -83,4 +87,6 @@ NEUTRAL: dict[str, Any] = {
     "template": False,
     "snapshot": False,
     "web_key": "",
+    "slot_capabilities": 0,
+    "slot_filter": "",
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import array
 import gc
+import importlib
 import os
 import select
 import signal
@@ -18,6 +19,7 @@ from typing import Any, Callable, NamedTuple, NoReturn, Optional
 from squall_runner import frames
 from squall_runner.channel import Channel, end_now
 from squall_runner.frames import Frame, FromRunner, ToRunner
+from squall_runner.settings import Settings
 
 Boot = Callable[[socket.socket], NoReturn]
 """Continues in a forked container, with its own socket."""
@@ -30,7 +32,9 @@ class Fork(NamedTuple):
 
     ticket: str
     descriptors: list[int]
-    """Socket, stdout, stderr."""
+    """Socket, stdout, stderr, and those of namespaces."""
+    entrance: Optional[Any]
+    """Of the slot that it enters, a `squall_runner.slot.Entrance`; None for a plain fork."""
 
 
 def report(control: socket.socket) -> dict[str, Any]:
@@ -43,17 +47,18 @@ def report(control: socket.socket) -> dict[str, Any]:
     }
 
 
-def serve_template(sock: socket.socket, channel: Channel, boot: Boot) -> NoReturn:
+def serve_template(sock: socket.socket, channel: Channel, boot: Boot, settings: Settings) -> NoReturn:
     """Fork containers until the agent closes the socket. Never returns."""
     gc.collect()
     gc.freeze()  # collections in the children would otherwise write to, and so copy, every shared page
-    Forks(sock, channel, boot).serve()
+    Forks(sock, channel, boot, settings).serve()
 
 
 class Forks:
     """The loop of a template."""
 
-    def __init__(self, sock: socket.socket, channel: Channel, boot: Boot) -> None:
+    def __init__(self, sock: socket.socket, channel: Channel, boot: Boot, settings: Settings) -> None:
+        self._settings = settings
         self._sock = sock
         self._channel = channel
         self._boot = boot
@@ -81,7 +86,7 @@ class Forks:
             self._reap()
 
     def _receive(self) -> None:
-        room = socket.CMSG_SPACE(3 * array.array("i").itemsize)
+        room = socket.CMSG_SPACE(16 * array.array("i").itemsize)
         data, ancillary, _, _ = self._sock.recvmsg(1 << 16, room, getattr(socket, "MSG_CMSG_CLOEXEC", 0))
         if not data:
             end_now()
@@ -95,31 +100,67 @@ class Forks:
 
     def _on_frame(self, frame: Frame) -> None:
         if frame.kind == ToRunner.FORK:
-            descriptors, self._descriptors = self._descriptors[:3], self._descriptors[3:]
-            self._fork(Fork(frame.meta["ticket"], descriptors))
+            count = 3 + int(frame.meta.get("namespaces", 0))
+            descriptors, self._descriptors = self._descriptors[:count], self._descriptors[count:]
+            try:
+                self._fork(Fork(frame.meta["ticket"], descriptors, self._entrance(descriptors[3:])))
+            except OSError as error:
+                self._channel.send(FromRunner.FORK_FAILED, {"ticket": frame.meta["ticket"], "message": str(error)})
+            finally:
+                for descriptor in descriptors:
+                    os.close(descriptor)
+
+    def _entrance(self, namespaces: list[int]) -> Optional[Any]:
+        if not namespaces:
+            return None
+        slot = importlib.import_module("squall_runner.slot")  # ctypes takes 10 ms: not for those who need none
+        return slot.Entrance(namespaces, slot.terms(self._settings))
 
     def _fork(self, fork: Fork) -> None:
+        if fork.entrance is None:
+            pid = self._forked(fork, None)
+        else:
+            read, write = os.pipe()  # closed by a child that has arrived
+            fork.entrance.open()
+            try:
+                pid = self._forked(fork, write)
+            finally:
+                os.close(write)
+                fork.entrance.close()
+            with os.fdopen(read, "rb") as pipe:
+                message = pipe.read().decode("utf-8", "replace")
+            if message:
+                raise OSError(message)
+        self._channel.send(FromRunner.FORKED, {"ticket": fork.ticket, "pid": pid})
+
+    def _forked(self, fork: Fork, arriving: Optional[int]) -> int:
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
-            self._become_container(fork, parent)
-        for descriptor in fork.descriptors:
-            os.close(descriptor)
-        self._channel.send(FromRunner.FORKED, {"ticket": fork.ticket, "pid": pid})
+            self._become_container(fork, parent, arriving)
+        return pid
 
-    def _become_container(self, fork: Fork, parent: int) -> NoReturn:
+    def _become_container(self, fork: Fork, parent: int, arriving: Optional[int]) -> NoReturn:
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, self._users_handler or signal.SIG_DFL)
             os.setsid()
-            _die_with_parent(self._libc, parent)
-            sock, out, err = fork.descriptors
+            if fork.entrance is None:
+                _die_with_parent(self._libc, parent)
+            else:  # its slot ends it
+                fork.entrance.enter()
+            sock, out, err = (os.dup(descriptor) for descriptor in fork.descriptors[:3])
             os.dup2(out, 1)
             os.dup2(err, 2)
-            for descriptor in (out, err, self._wake_read, self._wake_write):
+            for descriptor in (out, err, self._wake_read, self._wake_write, *fork.descriptors):
                 os.close(descriptor)
             self._sock.close()
+            if arriving is not None:
+                os.close(arriving)
             self._boot(socket.socket(fileno=sock))
+        except OSError as error:
+            if arriving is not None:
+                os.write(arriving, str(error).encode()[:1000])
         finally:
             os._exit(1)  # whatever happens here, a child must not go on as a second template
 

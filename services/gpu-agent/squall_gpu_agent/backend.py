@@ -51,11 +51,15 @@ class Root:
 
     image_id: str
     python: Path
-    """Interpreter to start; for the process backend `<environment>/bin/python`."""
+    """Interpreter to start; for the process backend `<environment>/bin/python`, with layers its path inside of them."""
     site_packages: Path | None
-    """Where the image's packages are; None for an image without packages."""
+    """Where the image's packages are; None for an image without packages, or where its interpreter looks by itself."""
     env: Mapping[str, str] = field(default_factory=dict)
     """Environment variables that the image's `env` steps declare."""
+    layers: tuple[Path, ...] = ()
+    """For isolating backends: folders that are stacked to the container's root, bottom first, never written to."""
+    workdir: str = ""
+    """Folder that containers start in; empty for /root."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,10 @@ class RunnerLink(asyncio.Protocol):
         self.ending = ""
         """Why the runner said that it ends by itself."""
 
+    def settle(self, scratch: Path, results: Path) -> None:
+        """Other folders for payload files, before the runner has started."""
+        self._scratch, self._results = scratch, results
+
     async def open(self, sock: socket.socket, setup: Mapping[str, Any]) -> None:
         """Take over the agent's end of the socketpair and send SETUP."""
         self._rest = sock.dup()

@@ -63,12 +63,63 @@ class Paths:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where things are, as the container sees them."""
+
+    code_root: str
+    """Where its modules are imported from."""
+    code_dir: str
+    """Prefix to cut from file names in tracebacks; "" for none."""
+    home: str
+    cwd: str
+    scratch: str
+    """Folder for payloads over the inline limit."""
+    tmp: str
+    sdk: str
+    picklers: str
+    path: str
+    """PATH."""
+    prefix: str
+    """The image's environment; "" where the interpreter has its own."""
+    site_packages: tuple[str, ...]
+    """Empty where the interpreter knows."""
+    socket: str
+    """Of the agent, for calls; "" for none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
     """One process to start, container or template, with everything that it needs found."""
 
     name: str
     """Id of the container, or the template's key."""
     request: ContainerRequest
+
+    @property
+    def image_env(self) -> Mapping[str, str]:
+        """Variables that the image declares."""
+        raise NotImplementedError
+
+    @property
+    def image_key(self) -> str:
+        """What tells this image on this machine from all others."""
+        raise NotImplementedError
+
+    @property
+    def place(self) -> Place:
+        """Where it will find things."""
+        raise NotImplementedError
+
+    @property
+    def declared(self) -> dict[str, str]:
+        """Variables that the image and the function declare."""
+        return {**self.image_env, **self.request.env}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessWanted(Wanted):
+    """One of the process backend."""
+
     environment: Environment
     sdk: SdkFiles
     view_reason: str | None
@@ -77,14 +128,38 @@ class Wanted:
     path_variable: str
 
     @property
+    def image_env(self) -> Mapping[str, str]:
+        """See `Wanted.image_env`."""
+        return self.environment.env
+
+    @property
+    def image_key(self) -> str:
+        """See `Wanted.image_key`."""
+        return str(self.environment.prefix)
+
+    @property
+    def place(self) -> Place:
+        """See `Wanted.place`."""
+        socket = self.request.socket_path
+        return Place(
+            code_root="/root" if self.view_reason else str(self.request.code_dir / "root"),
+            code_dir="" if self.view_reason else str(self.request.code_dir),
+            home="/root" if self.view_reason else str(self.paths.home),
+            cwd=self.cwd,
+            scratch=str(self.scratch),
+            tmp=str(self.scratch / "tmp"),
+            sdk=str(self.sdk.sdk),
+            picklers=str(self.sdk.picklers),
+            path=f"{self.environment.prefix / 'bin'}:{self.path_variable}",
+            prefix=str(self.environment.prefix),
+            site_packages=(str(self.environment.site_packages),),
+            socket=str(socket) if socket is not None else "",
+        )
+
+    @property
     def scratch(self) -> Path:
         """Its folder."""
         return self.paths.containers / self.name
-
-    @property
-    def declared(self) -> dict[str, str]:
-        """Variables that the image and the function declare."""
-        return {**self.environment.env, **self.request.env}
 
     @property
     def home_folder(self) -> str:
@@ -99,13 +174,8 @@ class Wanted:
             return wanted
         return posixpath.normpath(posixpath.join(self.home_folder, posixpath.relpath(wanted, "/root")))
 
-    @property
-    def code_root(self) -> str:
-        """Where its modules are imported from."""
-        return "/root" if self.view_reason else str(self.request.code_dir / "root")
 
-
-def prepare_scratch(wanted: Wanted) -> None:
+def prepare_scratch(wanted: ProcessWanted) -> None:
     """Make the scratch folder. Without a view, `root` in it stands for /root: links to the bundle, own new files."""
     for name in ("tmp", "root", "view"):
         (wanted.scratch / name).mkdir(parents=True)
@@ -117,14 +187,14 @@ def prepare_scratch(wanted: Wanted) -> None:
         _make_workdir(wanted)
 
 
-def _make_workdir(wanted: Wanted) -> None:
+def _make_workdir(wanted: ProcessWanted) -> None:
     """A working folder below /root that the bundle does not bring. Never through a link: the bundle is others' too."""
     home, folder = Path(wanted.home_folder), Path(wanted.cwd)
     if folder.is_relative_to(home) and not any(parent.is_symlink() for parent in [folder, *folder.parents]):
         folder.mkdir(parents=True, exist_ok=True)
 
 
-def view(wanted: Wanted) -> View | None:
+def view(wanted: ProcessWanted) -> View | None:
     """The mounts that the process needs."""
     if wanted.view_reason is None:
         return None
@@ -142,19 +212,19 @@ def view(wanted: Wanted) -> View | None:
     return View(str(request.code_dir), str(wanted.scratch / "view"), [str(path.absolute()) for path in keep])
 
 
-def command(environment: Environment, sdk: SdkFiles) -> list[str]:
+def command(python: Path, sdk: str) -> list[str]:
     """-I -S: nothing of the host's, and no time for it. A crash in C code prints the Python stack."""
-    return [str(environment.python), "-I", "-S", "-X", "faulthandler", "-c", _BOOT, str(sdk.sdk)]
+    return [str(python), "-I", "-S", "-X", "faulthandler", "-c", _BOOT, sdk]
 
 
 def shared_variables(wanted: Wanted) -> dict[str, str]:
     """What all containers of a function version see, and so may be forked with."""
-    request, environment = wanted.request, wanted.environment
+    request, place = wanted.request, wanted.place
     return {
-        "PATH": f"{environment.prefix / 'bin'}:{wanted.path_variable}",
-        "HOME": "/root" if wanted.view_reason else str(wanted.paths.home),
+        "PATH": place.path,
+        "HOME": place.home,
         "LANG": LANG,
-        "PYTHONPATH": f"{wanted.code_root}:{wanted.sdk.sdk}",  # for what user code starts with sys.executable
+        "PYTHONPATH": f"{place.code_root}:{place.sdk}",  # for what user code starts with sys.executable
         **wanted.declared,
         "SQUALL_CONTAINER": "1",
         "SQUALL_APP_ID": request.app_id,
@@ -171,20 +241,20 @@ def template_variables(wanted: Wanted) -> dict[str, str]:
 
 def own_variables(wanted: Wanted) -> dict[str, str]:
     """What is different in each container; set before import in a fresh one, after the fork in a forked one."""
-    request = wanted.request
+    request, place = wanted.request, wanted.place
     count = str(thread_count(request.spec))
     declared = wanted.declared
     own = {name: declared.get(name, count) for name in THREAD_VARIABLES}
-    own |= {"TMPDIR": declared.get("TMPDIR", str(wanted.scratch / "tmp")), **request.gpu_env}
+    own |= {"TMPDIR": declared.get("TMPDIR", place.tmp), **request.gpu_env}
     own["SQUALL_CONTAINER_ID"] = wanted.name
-    if request.socket_path is not None:
-        own["SQUALL_SOCKET"] = str(request.socket_path)
+    if place.socket:
+        own["SQUALL_SOCKET"] = place.socket
     if request.token:
         own["SQUALL_TOKEN"] = request.token
     return own
 
 
-def command_beside(wanted: Wanted, words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+def command_beside(wanted: ProcessWanted, words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """Argument vector and variables of a command beside the runner. Raises `CommandFailed` for an unknown program."""
     env = {**shared_variables(wanted), **own_variables(wanted)}
     program = os.path.join(wanted.cwd, words[0]) if "/" in words[0] else shutil.which(words[0], path=env["PATH"])
@@ -203,19 +273,19 @@ def setup(wanted: Wanted, env: Mapping[str, str], *, whole_env: bool, template: 
 
     `env` is the whole environment of the process, or what it does not have yet. `forked`: from a template of its own.
     """
-    request, spec = wanted.request, wanted.request.spec
+    request, spec, place = wanted.request, wanted.request.spec, wanted.place
     return {
         "module": spec.code.module,
         "qualname": spec.code.qualname,
         "is_class": spec.is_class,
         "methods": [to_wire(method) for method in spec.methods],
-        "code_root": wanted.code_root,
-        "code_dir": "" if wanted.view_reason else str(request.code_dir),
-        "site_packages": [str(wanted.environment.site_packages)],
-        "prefix": str(wanted.environment.prefix),
-        "picklers": str(wanted.sdk.picklers),
-        "cwd": wanted.cwd,
-        "scratch": str(wanted.scratch),
+        "code_root": place.code_root,
+        "code_dir": place.code_dir,
+        "site_packages": list(place.site_packages),
+        "prefix": place.prefix,
+        "picklers": place.picklers,
+        "cwd": place.cwd,
+        "scratch": place.scratch,
         "env": dict(env),
         "whole_env": whole_env,
         "unset": [name for name in TEMPLATE_VARIABLES if forked and name not in wanted.declared],

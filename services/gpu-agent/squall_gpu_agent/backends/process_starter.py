@@ -19,7 +19,7 @@ from pathlib import Path
 from squall_gpu_agent.backend import CommandFailed, NoTemplate
 from squall_gpu_agent.backends import launch
 from squall_gpu_agent.backends.control import ControlClosed
-from squall_gpu_agent.backends.launch import Paths, Wanted
+from squall_gpu_agent.backends.launch import Paths, ProcessWanted
 from squall_gpu_agent.backends.process_template import ForkFailed, ProcessTemplate
 from squall_gpu_agent.backends.sdk_files import SdkFiles
 from squall_gpu_agent.backends.template_pool import TemplatePool
@@ -50,7 +50,7 @@ class Starter:
         self._paths = paths
         self._warden: WardenLink | None = None
         self._starting = asyncio.Lock()
-        self._bare = TemplatePool(BARE_INTERPRETERS)
+        self._bare: TemplatePool[ProcessTemplate] = TemplatePool(BARE_INTERPRETERS)
         self._numbers = itertools.count(1)
 
     async def warden(self) -> WardenLink:
@@ -61,7 +61,7 @@ class Starter:
             return self._warden
 
     async def start(
-        self, wanted: Wanted, env: Mapping[str, str], descriptors: Sequence[int], on_exit: OnExit
+        self, wanted: ProcessWanted, env: Mapping[str, str], descriptors: Sequence[int], on_exit: OnExit
     ) -> Started:
         """A fresh process of the image's interpreter. `env` is its environment. Raises `SpawnFailed`."""
         if wanted.view_reason is None and not _needs_exec(wanted.declared):
@@ -75,7 +75,7 @@ class Starter:
                     self.adopt(pid, on_exit)
                     return Started(pid, whole_env=True)
         spawning = Launch(
-            argv=launch.command(wanted.environment, wanted.sdk),
+            argv=launch.command(wanted.environment.python, str(wanted.sdk.sdk)),
             env=env,
             cwd=wanted.home_folder if wanted.view_reason is None else "/",
             view=launch.view(wanted),
@@ -84,7 +84,7 @@ class Starter:
         return Started(await (await self.warden()).spawn(spawning, descriptors), whole_env=False)
 
     async def start_beside(
-        self, wanted: Wanted, words: Sequence[str], descriptors: Sequence[int], on_exit: OnExit
+        self, wanted: ProcessWanted, words: Sequence[str], descriptors: Sequence[int], on_exit: OnExit
     ) -> int:
         """A command with what the container's code sees; its pid. Raises `CommandFailed`."""
         argv, env = launch.command_beside(wanted, words)
@@ -131,7 +131,7 @@ class Starter:
         ends = Ends(pipes)
         template = ProcessTemplate(str(environment.prefix), ends.ours, folder.name, lambda _log: None)
         spawning = Launch(
-            argv=launch.command(environment, sdk),
+            argv=launch.command(environment.python, str(sdk.sdk)),
             env={**launch.TEMPLATE_VARIABLES, "LANG": launch.LANG},
             cwd=str(folder),
             view=None,

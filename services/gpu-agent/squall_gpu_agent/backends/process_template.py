@@ -54,16 +54,20 @@ class ProcessTemplate:
         """Its start is over: what it printed until now was the starting container's."""
         self._on_log = None
 
-    async def fork(self, descriptors: Sequence[int], on_exit: OnExit) -> int:
-        """The pid of a new container. `descriptors`: its socket, stdout, stderr. Raises `ForkFailed`."""
+    async def fork(self, descriptors: Sequence[int], on_exit: OnExit, namespaces: Sequence[int] = ()) -> int:
+        """The pid of a new container, as the template sees it. Raises `ForkFailed`.
+
+        `descriptors`: its socket, stdout, stderr; `namespaces`: those that it shall be in.
+        """
         ticket = str(next(self._tickets))
         pid: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._forks[ticket] = (pid, on_exit)
         try:
-            self._control.send(ToRunner.FORK, {"ticket": ticket}, descriptors)
+            meta = {"ticket": ticket, "namespaces": len(namespaces)}
+            self._control.send(ToRunner.FORK, meta, [*descriptors, *namespaces])
             return await pid
         except ControlClosed as error:
-            raise ForkFailed("the template has ended") from error
+            raise ForkFailed("its template has just ended") from error
         finally:
             self._forks.pop(ticket, None)
             self._close_if_unused()
@@ -101,6 +105,8 @@ class ProcessTemplate:
                 self._on_log(Log(container=self._name, stream=str(frame.meta["stream"]), text=text))
             case FromRunner.FORKED:
                 self._on_forked(str(frame.meta["ticket"]), _pid(frame))
+            case FromRunner.FORK_FAILED:
+                self._on_fork_failed(str(frame.meta["ticket"]), str(frame.meta["message"])[:1000])
             case FromRunner.EXITED:
                 on_exit = self._containers.pop(_pid(frame), None)
                 if on_exit is not None:
@@ -112,11 +118,23 @@ class ProcessTemplate:
     def _on_forked(self, ticket: str, pid: int) -> None:
         waiting = self._forks.get(ticket)
         if waiting is None or waiting[0].done():
-            _kill(pid)  # whoever asked for it has gone
+            self._kill_container(pid)  # whoever asked for it has gone
             return
         answer, on_exit = waiting
         self._containers[pid] = on_exit
         answer.set_result(pid)
+
+    def _on_fork_failed(self, ticket: str, message: str) -> None:
+        waiting = self._forks.get(ticket)
+        if waiting is not None and not waiting[0].done():
+            waiting[0].set_exception(ForkFailed(message))
+
+    def _kill_container(self, pid: int) -> None:
+        """One that it forked. What it is called here, it is called by the template."""
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            pass
 
     def _on_closed(self) -> None:
         if not self.ready.done():
@@ -129,16 +147,9 @@ class ProcessTemplate:
             self.on_gone()
         orphans, self._containers = self._containers, {}
         for pid, on_exit in orphans.items():
-            _kill(pid)
+            self._kill_container(pid)
             # The warden has inherited it and normally tells its status first.
             asyncio.get_running_loop().call_later(ORPHAN_GRACE_S, on_exit, None)
-
-
-def _kill(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass
 
 
 def _pid(frame: Frame) -> int:

@@ -5,32 +5,33 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 from squall_gpu_agent.backend import NoTemplate
 from squall_gpu_agent.backends.process_template import ProcessTemplate
 
+T = TypeVar("T", bound=ProcessTemplate)
+
 
 @dataclass(slots=True)
-class _Place:
+class _Place(Generic[T]):
     """What is known about one key."""
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    template: ProcessTemplate | None = None
+    template: T | None = None
     refused: NoTemplate | None = None
     """Why there will never be one; None while that is not known."""
 
 
-class TemplatePool:
+class TemplatePool(Generic[T]):
     """Templates by key. Knows nothing of what they are templates of."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         # The first is the one that was not used for the longest time.
-        self._places: dict[str, _Place] = {}
+        self._places: dict[str, _Place[T]] = {}
 
-    async def get(
-        self, key: str, make: Callable[[], Awaitable[ProcessTemplate | NoTemplate]]
-    ) -> ProcessTemplate | NoTemplate:
+    async def get(self, key: str, make: Callable[[], Awaitable[T | NoTemplate]]) -> T | NoTemplate:
         """The template of that key, made by `make` if there is none. Lasting refusals are remembered."""
         place = self._places.pop(key, None) or _Place()
         self._places[key] = place
@@ -46,7 +47,7 @@ class TemplatePool:
                 return found
             return place.template
 
-    def all(self) -> list[ProcessTemplate]:
+    def all(self) -> list[T]:
         """Those that can be forked."""
         return [place.template for place in self._places.values() if place.template is not None]
 
@@ -57,7 +58,7 @@ class TemplatePool:
             template.close()
         self._places.clear()
 
-    def _add(self, place: _Place, template: ProcessTemplate) -> None:
+    def _add(self, place: _Place[T], template: T) -> None:
         place.template = template
 
         def gone() -> None:

@@ -3,8 +3,8 @@ plainly.
 
 Owns what a parent owns: it starts them, learns how they end, and kills all of them, with everything that they
 started, when the agent is gone, however it went. It is a child subreaper, so what user code daemonised stays
-within its reach. Single-threaded and small on purpose: forking it costs a millisecond, and a parent-death
-signal follows the thread that forked. Knows nothing of functions, images or inputs.
+within its reach. Single-threaded: a parent-death signal follows the thread that forked. Knows nothing of functions,
+images or inputs.
 
 Runs as its own process: `python -I -c "from squall_gpu_agent.backends.warden import main; main()"
 <descriptor>`.
@@ -12,12 +12,8 @@ Runs as its own process: `python -I -c "from squall_gpu_agent.backends.warden im
 
 from __future__ import annotations
 
-import array
 import contextlib
-import ctypes
-import fcntl
 import os
-import select
 import shutil
 import signal
 import socket
@@ -26,9 +22,10 @@ import tempfile
 from typing import Any, NamedTuple, NoReturn
 
 from squall_gpu_agent.backends.bundle_view import View, ViewError, enter
-from squall_runner.frames import BadFrame, Decoder, Frame, encode
+from squall_gpu_agent.backends.standing import StandingParent, arrange
+from squall_runner.frames import Frame
 
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+PR_SET_PDEATHSIG = 1
 MARKER = "SQUALL_CONTAINER_ID"
 
 
@@ -63,61 +60,15 @@ def main() -> NoReturn:
     Warden(sock).run()
 
 
-class Warden:
-    """The loop."""
+class Warden(StandingParent):
+    """Starts what it is told to, and sweeps up."""
 
     def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._libc = ctypes.CDLL(None)
-        self._decoder = Decoder()
-        self._descriptors: list[int] = []
+        super().__init__(sock)
         self._sweeps: list[tuple[int, str]] = []
-        self._wake_read, self._wake_write = os.pipe()
-        for descriptor in (self._wake_read, self._wake_write):
-            os.set_blocking(descriptor, False)
 
-    def run(self) -> NoReturn:
-        """Serve the agent until it is gone, then kill everything."""
-        if hasattr(self._libc, "prctl"):
-            self._libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)  # the agent decides when this ends, by closing the socket
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
-        poll = select.poll()
-        poll.register(self._sock, select.POLLIN)
-        poll.register(self._wake_read, select.POLLIN)
-        alive = True
-        while alive:
-            for descriptor, _ in poll.poll():
-                if descriptor == self._wake_read:
-                    _drain(self._wake_read)
-                else:
-                    alive = self._receive()
-            self._reap()
-            self._sweep()
-        self._kill_all()
-        os._exit(0)
-
-    # --- frames ---
-
-    def _receive(self) -> bool:
-        room = socket.CMSG_SPACE(16 * array.array("i").itemsize)
-        try:
-            data, ancillary, _, _ = self._sock.recvmsg(1 << 16, room, getattr(socket, "MSG_CMSG_CLOEXEC", 0))
-            for level, kind, raw in ancillary:
-                if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                    passed = array.array("i")
-                    passed.frombytes(raw[: len(raw) - len(raw) % passed.itemsize])
-                    self._descriptors.extend(passed)
-            frames = self._decoder.feed(data)
-        except (OSError, BadFrame):
-            return False
-        for frame in frames:
-            self._on_frame(frame)
-        return bool(data)
-
-    def _on_frame(self, frame: Frame) -> None:
+    def on_frame(self, frame: Frame) -> None:
+        """See `StandingParent.on_frame`."""
         match frame.kind:
             case ToWarden.SPAWN:
                 self._spawn(frame.meta)
@@ -128,23 +79,27 @@ class Warden:
             case _:
                 pass  # a newer agent's; it runs with this file, so there is none
 
-    def _send(self, kind: int, meta: dict[str, Any]) -> None:
-        with contextlib.suppress(OSError):  # the agent is gone: `_receive` sees it next
-            self._sock.sendall(encode(kind, meta))
+    def on_exit(self, pid: int, status: int) -> None:
+        """See `StandingParent.on_exit`."""
+        self.send(FromWarden.EXITED, {"pid": pid, "status": status})
+
+    def after_round(self) -> None:
+        """See `StandingParent.after_round`."""
+        self._sweep()
 
     # --- starting ---
 
     def _spawn(self, request: dict[str, Any]) -> None:
-        descriptors, self._descriptors = self._descriptors[:3], self._descriptors[3:]
+        descriptors = self.take_descriptors(3)
         try:
             pid, message = self._fork_exec(request, descriptors)
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
         if message:
-            self._send(FromWarden.SPAWN_FAILED, {"ticket": request["ticket"], "message": message})
+            self.send(FromWarden.SPAWN_FAILED, {"ticket": request["ticket"], "message": message})
         else:
-            self._send(FromWarden.SPAWNED, {"ticket": request["ticket"], "pid": pid})
+            self.send(FromWarden.SPAWNED, {"ticket": request["ticket"], "pid": pid})
 
     def _fork_exec(self, request: dict[str, Any], descriptors: list[int]) -> tuple[int, str]:
         read, write = os.pipe()  # closed by a successful exec
@@ -165,10 +120,8 @@ class Warden:
     def _become(self, request: dict[str, Any], descriptors: list[int], warden: int) -> None:
         os.setsid()
         self._die_with(warden)
-        signal.set_wakeup_fd(-1)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGPIPE):
-            signal.signal(number, signal.SIG_DFL)
-        _arrange(descriptors)
+        self.forget_signals()
+        arrange(descriptors)
         if request.get("view"):
             enter(View(**request["view"]))
         os.chdir(request["cwd"])
@@ -195,19 +148,9 @@ class Warden:
         with os.fdopen(read, "rb") as pipe:
             message = pipe.read().decode("utf-8", "replace")
         shutil.rmtree(base, ignore_errors=True)
-        self._send(FromWarden.PROBED, {"ticket": request["ticket"], "message": message})
+        self.send(FromWarden.PROBED, {"ticket": request["ticket"], "message": message})
 
     # --- ending ---
-
-    def _reap(self) -> None:
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            self._send(FromWarden.EXITED, {"pid": pid, "status": status})
 
     def _sweep(self) -> None:
         """Kill what ended containers left: their sessions, and daemons that carry their id. One scan for all."""
@@ -222,8 +165,8 @@ class Warden:
             if process.session in sessions or (orphan and not marks.isdisjoint(_environment(process.pid))):
                 _kill(process.pid)
 
-    def _kill_all(self) -> NoReturn:
-        """Until no descendant is left: killing one may hand its children to us."""
+    def end(self) -> NoReturn:
+        """Kill all, until no descendant is left: killing one may hand its children to us."""
         while pending := _descendants(os.getpid()):
             for process in pending:
                 _kill(process.pid)
@@ -232,16 +175,6 @@ class Warden:
                 while os.waitpid(-1, os.WNOHANG)[0]:
                     pass
         os._exit(0)
-
-
-def _arrange(descriptors: list[int]) -> None:
-    """0 = /dev/null, 1 and 2 = the pipes, 3 = the socket. All others close at exec."""
-    null = os.open("/dev/null", os.O_RDONLY)
-    sock, out, err = descriptors
-    # Out of the way of 0 to 3 first, where they may be themselves.
-    high = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 16) for descriptor in (null, out, err, sock)]
-    for target, descriptor in enumerate(high):
-        os.dup2(descriptor, target)
 
 
 def _try_view(base: str) -> None:
@@ -300,9 +233,3 @@ def _kill(pid: int) -> None:
         return
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(pid, signal.SIGKILL)
-
-
-def _drain(descriptor: int) -> None:
-    with contextlib.suppress(BlockingIOError):
-        while os.read(descriptor, 4096):
-            pass

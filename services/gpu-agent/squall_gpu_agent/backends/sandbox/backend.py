@@ -1,0 +1,290 @@
+"""The sandbox backend: containers in namespaces of their own, over the layers of their image.
+
+Owns one data folder, one group of control groups, and everything below its launcher. Cold starts: a fork of the
+function's template into a slot that was made ahead, where that is safe (policy/templates.py), else a fresh interpreter.
+What isolates is in launcher.py, first.py, filesystem.py and seccomp.py; docs/explanation/isolation.md says how.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import os
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from squall.spec import ImageSpec
+from squall_gpu_agent.backend import (
+    Capabilities,
+    ContainerRequest,
+    Isolation,
+    Log,
+    NoTemplate,
+    OnLog,
+    OnText,
+    Root,
+    StartFailed,
+    StartFailureKind,
+)
+from squall_gpu_agent.backends import launch, sdk_files
+from squall_gpu_agent.backends.process_starter import Ends
+from squall_gpu_agent.backends.runner_container import RunnerContainer
+from squall_gpu_agent.backends.sandbox import cgroups, first, kernel, seccomp
+from squall_gpu_agent.backends.sandbox.cgroups import Group, Groups, Limits
+from squall_gpu_agent.backends.sandbox.container import SandboxContainer
+from squall_gpu_agent.backends.sandbox.slots import LauncherLink, Slot
+from squall_gpu_agent.backends.sandbox.template import SandboxTemplate
+from squall_gpu_agent.backends.sandbox.wanted import SDK, SandboxWanted
+from squall_gpu_agent.backends.sandbox.words import Run, SlotPlan
+from squall_gpu_agent.backends.sdk_files import SdkFiles
+from squall_gpu_agent.backends.starting import StartingBackend, as_start_failure, huge_pages
+from squall_gpu_agent.backends.warden_link import SpawnFailed
+from squall_gpu_agent.pipes import Pipes
+from squall_gpu_agent.runner_link import RunnerLink
+
+FIRST_ID, LAST_ID, IDS_EACH = 0x70000000, 0x7FFF0000, 1 << 16
+"""Host ids above those that distributions give to users and to other container engines."""
+PROBE_S = 20.0
+PROBE_IDS = FIRST_ID
+WRITABLE_MIB, SHARED_MEMORY_MIB = 512, 256
+
+
+class Roots(Protocol):
+    """Images as layers on this machine."""
+
+    async def ensure_root(self, image: ImageSpec, on_line: OnText) -> Root:
+        """The image, made if it is not here yet. Raises `ImageBuildError`."""
+
+    async def python_versions(self) -> tuple[str, ...]:
+        """Minor versions that images can be made for here."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxSettings:
+    """What the agent decides about this backend."""
+
+    data_dir: Path
+    """Everything lies below it; shared by nobody else."""
+    memory_mib: int
+    """Of all sandboxes together."""
+    max_templates: int = 16
+    """The least recently used one is retired above it."""
+    processes: int = 2048
+    """Of one sandbox, threads included."""
+    open_files: int = 65536
+    """Of one process."""
+
+
+class SandboxBackend(StartingBackend[SandboxWanted, SandboxContainer, SandboxTemplate]):
+    """See `squall_gpu_agent.backend.Backend`."""
+
+    def __init__(self, settings: SandboxSettings, roots: Roots) -> None:
+        super().__init__(settings.max_templates)
+        self._settings = settings
+        self._data = settings.data_dir.absolute()
+        self._roots = roots
+        self._opening = asyncio.Lock()
+        self._sdk: SdkFiles | None = None
+        self._groups: Groups | None = None
+        self._launcher: LauncherLink | None = None
+        self._ids: dict[str, int] = {}
+        self._capabilities: Capabilities | None = None
+
+    # --- Backend ---
+
+    async def probe(self) -> Capabilities:
+        """See `Backend.probe`. Raises `StartFailed` when sandboxes do not work here."""
+        if self._capabilities is None:
+            with as_start_failure():
+                await self._try_a_slot()
+                versions = await self._roots.python_versions()
+            self._capabilities = Capabilities(
+                backend="sandbox",
+                isolation=Isolation.SANDBOX,
+                python_versions=versions,
+                mount_namespaces=True,
+                huge_pages=await asyncio.to_thread(huge_pages),
+            )
+        return self._capabilities
+
+    async def ensure_root(self, image: ImageSpec, on_log: OnText) -> Root:
+        """See `Backend.ensure_root`."""
+        with as_start_failure():
+            return await self._roots.ensure_root(image, on_log)
+
+    async def close(self) -> None:
+        """See `Backend.close`."""
+        await self._kill_containers()
+        if self._launcher is not None:
+            await self._launcher.close()
+            self._launcher = None
+        if self._groups is not None:
+            await asyncio.to_thread(self._groups.close)
+        await asyncio.to_thread(shutil.rmtree, self._data / "slots", True)
+
+    # --- parts ---
+
+    async def _opened(self) -> tuple[SdkFiles, Groups, LauncherLink]:
+        async with self._opening:
+            if self._sdk is None or self._groups is None:
+                self._sdk, self._groups = await asyncio.to_thread(self._open)
+            if self._launcher is None or not self._launcher.alive:
+                self._launcher = LauncherLink(self._data / "stage")
+            sdk, groups, launcher = self._sdk, self._groups, self._launcher
+        return sdk, groups, launcher
+
+    def _open(self) -> tuple[SdkFiles, Groups]:
+        if os.geteuid() != 0:
+            raise OSError(0, "the sandbox backend needs an agent that runs as root")
+        if not seccomp.supported(kernel.MACHINE):
+            raise OSError(0, f"the sandbox backend has no list of system calls for {kernel.MACHINE}")
+        found = cgroups.find()
+        if isinstance(found, str):
+            raise OSError(0, found)
+        groups = Groups(f"squall-{hashlib.sha256(str(self._data).encode()).hexdigest()[:12]}", found)
+        groups.open(self._settings.memory_mib)
+        shutil.rmtree(self._data / "slots", ignore_errors=True)  # of an agent that was killed
+        for folder in ("slots", "stage", "nothing"):
+            (self._data / folder).mkdir(parents=True, exist_ok=True)
+        return sdk_files.install(self._data), groups
+
+    async def _try_a_slot(self) -> None:
+        _, groups, launcher = await self._opened()
+        name = f"probe-{next(self._numbers)}"
+        group = groups.make(name, Limits(memory_mib=64, processes=16, cpu=0.1))
+        slot = launcher.make(self._plan(name, PROBE_IDS, [str(self._data / "nothing")], group), group)
+        try:
+            async with asyncio.timeout(PROBE_S):
+                await slot.made
+        finally:
+            launcher.kill(slot)
+            launcher.release(slot)
+
+    def _plan(self, name: str, ids: int, layers: list[str], group: Group) -> SlotPlan:
+        folder = self._data / "slots" / name
+        folder.mkdir()
+        hosts = f"127.0.0.1 localhost\n::1 localhost\n127.0.0.1 {name}\n"
+        return SlotPlan(
+            slot=name,
+            hostname=name,
+            ids=ids,
+            layers=layers,
+            binds=[],
+            files={"/etc/hostname": f"{name}\n", "/etc/hosts": hosts, "/etc/resolv.conf": ""},
+            folder=str(folder),
+            writable_mib=WRITABLE_MIB,
+            shared_memory_mib=SHARED_MEMORY_MIB,
+            open_files=self._settings.open_files,
+            cgroups=group.paths,
+        )
+
+    async def _wanted(self, request: ContainerRequest, on_log: OnLog) -> SandboxWanted:
+        if request.spec.resources.gpus:
+            message = "the sandbox backend cannot give devices to containers yet; use a node with the process backend"
+            raise StartFailed(StartFailureKind.INFRA, message)
+        sdk, _, _ = await self._opened()
+
+        def on_line(line: str) -> None:
+            on_log(Log(container=request.container_id, stream="system", text=line + "\n"))
+
+        root = await self.ensure_root(request.spec.image, on_line)
+        return SandboxWanted(name=request.container_id, request=request, root=root, sdk=sdk)
+
+    def _slot(self, wanted: SandboxWanted, run: Run | None, descriptors: list[int], inside: str = "") -> Slot:
+        """Begin to make a slot for it."""
+        assert self._groups is not None
+        assert self._launcher is not None
+        resources = wanted.request.spec.resources
+        name = f"sb-{next(self._numbers)}"
+        limits = Limits(
+            memory_mib=resources.memory_limit_mib, processes=self._settings.processes, cpu=max(resources.cpu, 0.01)
+        )
+        group = self._groups.make(name, limits)
+        plan = self._plan(name, self._ids_of(wanted.request.app_id), wanted.layers(), group)
+        plan = plan._replace(binds=wanted.binds(Path(plan.folder)), run=run, inside=inside)
+        slot = self._launcher.make(plan, group, descriptors)
+        slot.memory_mib = resources.memory_limit_mib
+        return slot
+
+    def _ids_of(self, app: str) -> int:
+        """Each app has host ids of its own: no process of one is the owner of anything of another's."""
+        if app not in self._ids:
+            place = 1 + len(self._ids)
+            if FIRST_ID + place * IDS_EACH > LAST_ID:
+                raise SpawnFailed("this agent has run more than 4,000 apps since it started; restart it")
+            self._ids[app] = FIRST_ID + place * IDS_EACH
+        return self._ids[app]
+
+    # --- StartingBackend ---
+
+    async def _new_container(
+        self, wanted: SandboxWanted, found: SandboxTemplate | NoTemplate, on_log: OnLog
+    ) -> tuple[SandboxContainer, RunnerLink]:
+        assert self._launcher is not None
+        nowhere = self._data / "nothing"
+        link = RunnerLink(wanted.name, nowhere, nowhere, on_log)
+        slot = found.take_slot() if isinstance(found, SandboxTemplate) else None
+        return SandboxContainer(wanted.name, link, slot, self._launcher), link
+
+    async def _fork_into(
+        self, wanted: SandboxWanted, template: SandboxTemplate, container: SandboxContainer, ends: Ends
+    ) -> None:
+        assert container.slot is not None
+        container.how = "fork"
+        container.pid = await template.fork_into(container.slot, ends.theirs, container.exited)
+
+    async def _start_fresh(self, wanted: SandboxWanted, container: SandboxContainer, ends: Ends) -> dict[str, Any]:
+        container.how = "fresh"
+        variables = {**launch.shared_variables(wanted), **launch.own_variables(wanted)}
+        argv = launch.command(wanted.root.python, SDK)
+        container.move(self._slot(wanted, Run(argv, variables), ends.theirs))
+        assert container.slot is not None
+        container.pid = await container.slot.made
+        return launch.setup(wanted, {}, whole_env=False, template=False, forked=False)
+
+    async def _start_template(self, key: str, wanted: SandboxWanted, on_log: OnLog) -> SandboxTemplate:
+        assert self._launcher is not None
+        own = replace(wanted, name=f"{key}-{next(self._numbers)}")
+        container = wanted.name
+
+        def on_text(stream: str, text: str) -> None:
+            on_log(Log(container=container, stream=stream, text=text))
+
+        pipes = Pipes(on_text)
+        ends = Ends(pipes)
+        template = SandboxTemplate(key, ends.ours, container, on_log)
+        try:
+            argv = launch.command(wanted.root.python, SDK)
+            run = Run(argv, launch.template_variables(own), may_fork_into_slots=True)
+            slot = self._slot(own, run, ends.theirs)
+        except BaseException:
+            template.close()
+            pipes.close()
+            raise
+        finally:
+            ends.close_theirs()
+        template.slot, template.launcher = slot, self._launcher
+        template.make_slot = lambda: self._slot(wanted, None, [], inside=slot.name)
+        slot.ended.add_done_callback(lambda _: pipes.close())
+        self._launcher.release(slot)
+        try:
+            template.pid = await slot.made
+            setup = launch.setup(own, {}, whole_env=False, template=True, forked=False)
+            template.setup({**setup, **_terms()})
+        except BaseException:
+            template.kill()
+            template.close()
+            raise
+        return template
+
+    def _ended(self, container: RunnerContainer) -> None:
+        """Nothing is left to sweep: the kernel ended all of its pid namespace."""
+
+
+def _terms() -> dict[str, object]:
+    """What forks of a template keep when they enter a slot."""
+    mask = sum(1 << number for number in first.BASIC)
+    return {"slot_capabilities": mask, "slot_filter": base64.b64encode(seccomp.program(kernel.MACHINE)).decode()}

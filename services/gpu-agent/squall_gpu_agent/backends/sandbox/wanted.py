@@ -1,0 +1,75 @@
+"""What a sandbox is started with: where its code finds things, which folders of the host it sees, its limits. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from squall_gpu_agent.backend import Root
+from squall_gpu_agent.backends.launch import Place, Wanted
+from squall_gpu_agent.backends.sandbox.words import Bind
+from squall_gpu_agent.backends.sdk_files import SdkFiles
+
+PLATFORM = "/run/squall"
+SCRATCH, SDK, PICKLERS, SOCKET = (f"{PLATFORM}/{name}" for name in ("scratch", "sdk", "picklers", "agent.sock"))
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxWanted(Wanted):
+    """One of the sandbox backend. Everything is at the same place in all of them."""
+
+    root: Root
+    sdk: SdkFiles
+
+    @property
+    def image_env(self) -> Mapping[str, str]:
+        """See `Wanted.image_env`."""
+        return self.root.env
+
+    @property
+    def image_key(self) -> str:
+        """See `Wanted.image_key`."""
+        return ":".join(map(str, self.root.layers))
+
+    @property
+    def place(self) -> Place:
+        """See `Wanted.place`."""
+        packages = self.root.site_packages
+        return Place(
+            code_root="/root",
+            code_dir="",
+            home="/root",
+            cwd=self.root.workdir or "/root",
+            scratch=SCRATCH,
+            tmp="/tmp",
+            sdk=SDK,
+            picklers=PICKLERS,
+            path=PATH,
+            prefix="",
+            site_packages=(str(packages),) if packages is not None else (),
+            socket=SOCKET if self.request.socket_path is not None else "",
+        )
+
+    @property
+    def declared(self) -> dict[str, str]:
+        """See `Wanted.declared`. The agent's socket has another name in here."""
+        outside = f"unix:{self.request.socket_path}"
+        env = Wanted.declared.fget(self)  # type: ignore[attr-defined]
+        return {name: f"unix:{SOCKET}" if value == outside else value for name, value in env.items()}
+
+    def layers(self) -> list[str]:
+        """The image's, and the bundle on top of them: its files are where they belong."""
+        return [str(layer.absolute()) for layer in (*self.root.layers, self.request.code_dir)]
+
+    def binds(self, slot_folder: Path) -> list[Bind]:
+        """What it sees of the host besides."""
+        binds = [
+            Bind(str(self.sdk.sdk), SDK),
+            Bind(str(self.sdk.picklers), PICKLERS),
+            Bind(str(slot_folder / "scratch"), SCRATCH, writable=True, mapped=False),
+        ]
+        if self.request.socket_path is not None:
+            binds.append(Bind(str(self.request.socket_path), SOCKET, writable=True, mapped=False))
+        return binds

@@ -1,0 +1,261 @@
+"""Starting containers, whatever the isolation: template or not, the phases, what went wrong.
+
+Owns the order of a start. How processes come to be is the backend's: `process.py`, `sandbox/backend.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from squall.errors import ImageBuildError
+from squall_gpu_agent.backend import (
+    Container,
+    ContainerRequest,
+    NoTemplate,
+    OnLog,
+    StartFailed,
+    StartFailureKind,
+    Template,
+)
+from squall_gpu_agent.backends import launch
+from squall_gpu_agent.backends.control import ControlClosed
+from squall_gpu_agent.backends.launch import Wanted
+from squall_gpu_agent.backends.phases import Timeline
+from squall_gpu_agent.backends.process_starter import Ends
+from squall_gpu_agent.backends.process_template import ForkFailed, ProcessTemplate
+from squall_gpu_agent.backends.runner_container import RunnerContainer
+from squall_gpu_agent.backends.template_pool import TemplatePool
+from squall_gpu_agent.backends.warden_link import SpawnFailed
+from squall_gpu_agent.policy import templates
+from squall_gpu_agent.policy.templates import Seen, StartPlainly, TemplateReport, template_key
+from squall_gpu_agent.runner_link import RunnerLink
+from squall_gpu_agent.runner_words import Ready, StartError
+
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+W = TypeVar("W", bound=Wanted)
+C = TypeVar("C", bound=RunnerContainer)
+T = TypeVar("T", bound=ProcessTemplate)
+
+
+class StartingBackend(Generic[W, C, T]):
+    """The parts of `squall_gpu_agent.backend.Backend` that all backends have in common."""
+
+    def __init__(self, max_templates: int) -> None:
+        self._templates: TemplatePool[T] = TemplatePool(max_templates)
+        self._containers: set[RunnerContainer] = set()
+        self._numbers = itertools.count(1)
+
+    async def template(self, request: ContainerRequest, on_log: OnLog) -> Template | NoTemplate:
+        """See `Backend.template`."""
+        timeline = Timeline(time.time_ns())
+        async with _starting(request, timeline):
+            return await self._template(await self._wanted(request, on_log), on_log, timeline)
+
+    async def start(self, request: ContainerRequest, on_log: OnLog) -> Container:
+        """See `Backend.start`."""
+        timeline = Timeline(time.time_ns())
+        async with _starting(request, timeline):
+            return await self._start(request, on_log, timeline)
+
+    # --- what differs ---
+
+    async def _wanted(self, request: ContainerRequest, on_log: OnLog) -> W:
+        """The request, with the image and all else that it needs found."""
+        raise NotImplementedError
+
+    async def _new_container(self, wanted: W, found: T | NoTemplate, on_log: OnLog) -> tuple[C, RunnerLink]:
+        """A container that has its folders, and no process yet."""
+        raise NotImplementedError
+
+    async def _fork_into(self, wanted: W, template: T, container: C, ends: Ends) -> None:
+        """Fork the container from a template. Raises `ForkFailed` when the template has ended."""
+        raise NotImplementedError
+
+    async def _start_fresh(self, wanted: W, container: C, ends: Ends) -> dict[str, Any]:
+        """Start the container's process; returns its SETUP."""
+        raise NotImplementedError
+
+    async def _start_template(self, key: str, wanted: W, on_log: OnLog) -> T:
+        """A process that will import the code, and was told to."""
+        raise NotImplementedError
+
+    def _ended(self, container: RunnerContainer) -> None:
+        """A container has ended."""
+        raise NotImplementedError
+
+    def _running(self, container: C) -> None:
+        """A container has its process."""
+
+    # --- a container ---
+
+    async def _kill_containers(self) -> None:
+        ends = [container.wait() for container in self._containers]
+        for container in list(self._containers):
+            container.kill("killed: the agent stops")
+        self._templates.kill_all()
+        await asyncio.gather(*ends)
+
+    async def _start(self, request: ContainerRequest, on_log: OnLog, timeline: Timeline) -> Container:
+        wanted = await self._wanted(request, on_log)
+        timeline.until("image.ensure", time.time_ns())
+        found = await self._template(wanted, on_log, timeline)
+        container, link = await self._new_container(wanted, found, on_log)
+        self._containers.add(container)
+        container.on_ended = self._forget
+        try:
+            await self._launch(wanted, found, container, link)
+            timeline.until("sandbox.create", time.time_ns())
+            self._running(container)
+            await self._ready(container, link, timeline)
+        except BaseException:
+            container.kill("killed: its start was given up")
+            if not container.pid:
+                container.exited(None)
+            raise
+        container.phases = timeline.phases
+        return container
+
+    async def _launch(self, wanted: W, found: T | NoTemplate, container: C, link: RunnerLink) -> None:
+        """Start the process, by a fork or plainly, and connect the link to it."""
+        ends = Ends(link.pipes)
+        try:
+            setup = None
+            if isinstance(found, NoTemplate):
+                container.why = found.reason
+            else:
+                setup = await self._fork(wanted, found, container, ends)
+            if setup is None:
+                setup = await self._start_fresh(wanted, container, ends)
+                container.how = "fresh"
+            await link.open(ends.ours, setup)
+        except BaseException:
+            ends.ours.close()
+            raise
+        finally:
+            ends.close_theirs()
+
+    async def _fork(self, wanted: W, template: T, container: C, ends: Ends) -> dict[str, Any] | None:
+        """The SETUP of a container that was just forked; None if that did not work."""
+        try:
+            await self._fork_into(wanted, template, container, ends)
+        except ForkFailed as failed:
+            container.why = str(failed)
+            return None
+        container.how = "fork"
+        own = launch.own_variables(wanted)
+        return launch.setup(wanted, own, whole_env=False, template=False, forked=True)
+
+    async def _ready(self, container: C, link: RunnerLink, timeline: Timeline) -> None:
+        """Wait for the runner's word that it takes inputs. Raises `StartFailed`."""
+        match await link.started:
+            case Ready() as ready:
+                timeline.reported(ready.booted_ns, ready.phases, time.time_ns())
+            case StartError() as error:
+                timeline.reported(error.booted_ns, error.phases, time.time_ns())
+                raise _user_error(error)
+            case None:
+                end = await container.wait()
+                raise StartFailed(StartFailureKind.USER_CODE, f"the container ended while it started: {end.reason}")
+
+    def _forget(self, container: RunnerContainer) -> None:
+        self._containers.discard(container)
+        self._ended(container)
+
+    # --- templates ---
+
+    async def _template(self, wanted: W, on_log: OnLog, timeline: Timeline) -> T | NoTemplate:
+        request = wanted.request
+        verdict = templates.wanted(request.spec)
+        if isinstance(verdict, StartPlainly):
+            return NoTemplate(reason=verdict.reason)
+        seen = Seen(
+            app=request.app_id,
+            function=request.function_id,
+            image=wanted.image_key,
+            env=launch.template_variables(wanted),
+            env_version=request.env_version,
+            params=request.params,
+        )
+        key = template_key(request.spec, seen)
+        return await self._templates.get(key, lambda: self._make_template(key, wanted, on_log, timeline))
+
+    async def _make_template(self, key: str, wanted: W, on_log: OnLog, timeline: Timeline) -> T | NoTemplate:
+        template = await self._start_template(key, wanted, on_log)
+        usable = False
+        try:
+            answer = await template.ready
+            if answer is not None:
+                timeline.reported(answer.booted_ns, answer.phases, time.time_ns(), first="sandbox.create")
+            match answer:
+                case StartError() as error:
+                    raise _user_error(error)
+                case Ready(report=report):
+                    verdict = templates.judge(_report(report), snapshot=wanted.request.spec.memory_snapshot)
+                    if isinstance(verdict, StartPlainly):
+                        return NoTemplate(reason=verdict.reason, lasting=True)
+                case None:
+                    return NoTemplate(reason="the template ended while it imported")
+            usable = True
+            template.initialised()
+            return template
+        finally:
+            if not usable:
+                template.kill()
+                template.close()
+
+
+@asynccontextmanager
+async def _starting(request: ContainerRequest, timeline: Timeline) -> AsyncIterator[None]:
+    """Within the function's startup timeout, and with the phases so far on every failure."""
+    try:
+        async with asyncio.timeout(request.spec.startup_timeout_s):
+            with as_start_failure():
+                yield
+    except TimeoutError:
+        limit = f"{request.spec.startup_timeout_s:g}"
+        message = f"the container was not ready within {limit} s (startup_timeout)"
+        raise StartFailed(StartFailureKind.TIMEOUT, message, phases=timeline.phases) from None
+    except StartFailed as failure:
+        failure.phases = failure.phases or timeline.phases
+        raise
+
+
+@contextmanager
+def as_start_failure() -> Iterator[None]:
+    """What adapters raise, as `StartFailed`."""
+    try:
+        yield
+    except ImageBuildError as error:
+        output = str(error.data.get("output", ""))
+        raise StartFailed(StartFailureKind.IMAGE, f"{error.message} ({error.hint})", traceback=output) from error
+    except (SpawnFailed, ControlClosed, OSError) as error:
+        raise StartFailed(StartFailureKind.INFRA, str(error) or type(error).__name__) from error
+
+
+def huge_pages() -> bool:
+    return HUGE_PAGES.exists() and "[never]" not in HUGE_PAGES.read_text()
+
+
+def _user_error(error: StartError) -> StartFailed:
+    return StartFailed(
+        StartFailureKind.USER_CODE,
+        error.message,
+        type_name=error.type_name,
+        traceback=error.traceback,
+        pickled=error.pickled,
+    )
+
+
+def _report(meta: Mapping[str, Any]) -> TemplateReport:
+    return TemplateReport(
+        threads=tuple(map(str, meta.get("threads", ("unknown", "unknown")))),
+        descriptors=tuple(map(str, meta.get("descriptors", ()))),
+        children=int(meta.get("children", 0)),
+        shared_memory=tuple(map(str, meta.get("shared_memory", ()))),
+    )

@@ -1,0 +1,51 @@
+"""Real sandboxes for tests: one base root for a whole run, a backend of its own for each test."""
+
+from __future__ import annotations
+
+import compileall
+import sys
+from pathlib import Path
+
+from tests.support import base_root as base
+
+from squall.errors import ImageBuildError
+from squall.spec import ImageSpec
+from squall_gpu_agent.backend import OnText, Root
+from squall_gpu_agent.backends.sandbox.backend import SandboxBackend, SandboxSettings
+
+PYTHON = Path("/usr/local/bin/python3")
+
+
+class BaseRoots:
+    """Images of one layer: a base root, and what the `env` steps declare."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    async def ensure_root(self, image: ImageSpec, on_line: OnText) -> Root:
+        """See `squall_gpu_agent.backends.sandbox.backend.Roots`."""
+        if image.python_version == "3.99":
+            raise ImageBuildError("no Python 3.99 here", step="base", exit_code=1, output="")
+        env = {name: str(value) for step in image.steps if step.kind == "env" for name, value in step.args.items()}
+        return Root(image_id=image.id, python=PYTHON, site_packages=None, env=env, layers=(self._folder,))
+
+    async def python_versions(self) -> tuple[str, ...]:
+        """See `Roots`."""
+        return (f"{sys.version_info[0]}.{sys.version_info[1]}",)
+
+
+def base_root(folder: Path) -> Path:
+    """Made once a machine and test run, whatever the number of workers."""
+    root = folder / "root"
+    if not root.exists():
+        staging = folder / "staging"
+        staging.mkdir(parents=True)
+        base.make(staging)
+        compileall.compile_dir(staging / "usr/local/lib", quiet=2)
+        staging.rename(root)
+    return root
+
+
+def sandbox_backend(data: Path, root: Path) -> SandboxBackend:
+    """Over that root."""
+    return SandboxBackend(SandboxSettings(data_dir=data, memory_mib=4096), BaseRoots(root))
