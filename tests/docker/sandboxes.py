@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import compileall
+import fcntl
+import os
 import sys
 from pathlib import Path
 
+import pytest
 from tests.support import base_root as base
 
 from squall.errors import ImageBuildError
@@ -34,15 +37,18 @@ class BaseRoots:
         return (f"{sys.version_info[0]}.{sys.version_info[1]}",)
 
 
-def base_root(folder: Path) -> Path:
-    """Made once a machine and test run, whatever the number of workers."""
-    root = folder / "root"
-    if not root.exists():
-        staging = folder / "staging"
-        staging.mkdir(parents=True)
-        base.make(staging)
-        compileall.compile_dir(staging / "usr/local/lib", quiet=2)
-        staging.rename(root)
+def shared_base_root(factory: pytest.TempPathFactory) -> Path:
+    """Made once a test run, also by several workers."""
+    folder = factory.getbasetemp().parent if "PYTEST_XDIST_WORKER" in os.environ else factory.getbasetemp()
+    root = folder / "base-root"
+    with (folder / "base-root.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not root.exists():
+            staging = folder / "base-root-staging"
+            staging.mkdir()
+            base.make(staging)
+            compileall.compile_dir(staging / "usr/local/lib", quiet=2)
+            staging.rename(root)
     return root
 
 

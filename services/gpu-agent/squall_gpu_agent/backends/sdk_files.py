@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -38,6 +39,13 @@ def install(data_dir: Path) -> SdkFiles:
     if not home.exists():
         _publish(files, home)
     return SdkFiles(home / "sdk", home / "picklers")
+
+
+def compile_with(python: Path, files: SdkFiles) -> None:
+    """Write the byte-code of that interpreter's version beside them. Blocking."""
+    command = [str(python), "-I", "-m", "compileall", "-q", str(files.sdk), str(files.picklers)]
+    # Files that its grammar is too old for stay as they are.
+    subprocess.run(command, check=False, capture_output=True, stdin=subprocess.DEVNULL)
 
 
 _PARTS = (("sdk", SDK), ("picklers", PICKLERS))

@@ -14,7 +14,7 @@ import os
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from squall.spec import ImageSpec
 from squall_gpu_agent.backend import (
@@ -44,6 +44,7 @@ from squall_gpu_agent.backends.starting import StartingBackend, as_start_failure
 from squall_gpu_agent.backends.warden_link import SpawnFailed
 from squall_gpu_agent.pipes import Pipes
 from squall_gpu_agent.runner_link import RunnerLink
+from squall_images import interpreters
 
 FIRST_ID, LAST_ID, IDS_EACH = 0x70000000, 0x7FFF0000, 1 << 16
 """Host ids above those that distributions give to users and to other container engines."""
@@ -78,6 +79,14 @@ class SandboxSettings:
     """Of one process."""
 
 
+class _Opened(NamedTuple):
+    """What every start needs."""
+
+    sdk: SdkFiles
+    groups: Groups
+    launcher: LauncherLink
+
+
 class SandboxBackend(StartingBackend[SandboxWanted, SandboxContainer, SandboxTemplate]):
     """See `squall_gpu_agent.backend.Backend`."""
 
@@ -87,9 +96,8 @@ class SandboxBackend(StartingBackend[SandboxWanted, SandboxContainer, SandboxTem
         self._data = settings.data_dir.absolute()
         self._roots = roots
         self._opening = asyncio.Lock()
-        self._sdk: SdkFiles | None = None
-        self._groups: Groups | None = None
-        self._launcher: LauncherLink | None = None
+        self._open_parts: _Opened | None = None
+        self._compiled: dict[str, asyncio.Lock] = {}
         self._ids: dict[str, int] = {}
         self._capabilities: Capabilities | None = None
 
@@ -118,23 +126,22 @@ class SandboxBackend(StartingBackend[SandboxWanted, SandboxContainer, SandboxTem
     async def close(self) -> None:
         """See `Backend.close`."""
         await self._kill_containers()
-        if self._launcher is not None:
-            await self._launcher.close()
-            self._launcher = None
-        if self._groups is not None:
-            await asyncio.to_thread(self._groups.close)
+        if self._open_parts is not None:
+            await self._open_parts.launcher.close()
+            await asyncio.to_thread(self._open_parts.groups.close)
+            self._open_parts = None
         await asyncio.to_thread(shutil.rmtree, self._data / "slots", True)
 
     # --- parts ---
 
-    async def _opened(self) -> tuple[SdkFiles, Groups, LauncherLink]:
+    async def _opened(self) -> _Opened:
         async with self._opening:
-            if self._sdk is None or self._groups is None:
-                self._sdk, self._groups = await asyncio.to_thread(self._open)
-            if self._launcher is None or not self._launcher.alive:
-                self._launcher = LauncherLink(self._data / "stage")
-            sdk, groups, launcher = self._sdk, self._groups, self._launcher
-        return sdk, groups, launcher
+            if self._open_parts is None:
+                sdk, groups = await asyncio.to_thread(self._open)
+                self._open_parts = _Opened(sdk, groups, LauncherLink(self._data / "stage"))
+            elif not self._open_parts.launcher.alive:
+                self._open_parts = self._open_parts._replace(launcher=LauncherLink(self._data / "stage"))
+            return self._open_parts
 
     def _open(self) -> tuple[SdkFiles, Groups]:
         if os.geteuid() != 0:
@@ -150,6 +157,19 @@ class SandboxBackend(StartingBackend[SandboxWanted, SandboxContainer, SandboxTem
         for folder in ("slots", "stage", "nothing"):
             (self._data / folder).mkdir(parents=True, exist_ok=True)
         return sdk_files.install(self._data), groups
+
+    async def _compile(self, sdk: SdkFiles, version: str) -> None:
+        """Byte-code of the platform's files, by an interpreter of this machine: containers see them read-only.
+
+        Without one of that version, each start of such an image takes 0.2 s longer.
+        """
+        async with self._compiled.setdefault(version, asyncio.Lock()):
+            done = sdk.sdk.with_name(f".compiled-{version}")
+            if not done.exists():
+                found = [p for p in await interpreters.installed() if p.minor == ".".join(version.split(".")[:2])]
+                if found:
+                    await asyncio.to_thread(sdk_files.compile_with, found[0].path, sdk)
+                done.touch()
 
     async def _try_a_slot(self) -> None:
         _, groups, launcher = await self._opened()
@@ -185,7 +205,8 @@ class SandboxBackend(StartingBackend[SandboxWanted, SandboxContainer, SandboxTem
         if request.spec.resources.gpus:
             message = "the sandbox backend cannot give devices to containers yet; use a node with the process backend"
             raise StartFailed(StartFailureKind.INFRA, message)
-        sdk, _, _ = await self._opened()
+        sdk = (await self._opened()).sdk
+        await self._compile(sdk, request.spec.image.python_version)
 
         def on_line(line: str) -> None:
             on_log(Log(container=request.container_id, stream="system", text=line + "\n"))
@@ -195,17 +216,18 @@ class SandboxBackend(StartingBackend[SandboxWanted, SandboxContainer, SandboxTem
 
     def _slot(self, wanted: SandboxWanted, run: Run | None, descriptors: list[int], inside: str = "") -> Slot:
         """Begin to make a slot for it."""
-        assert self._groups is not None
-        assert self._launcher is not None
+        if self._open_parts is None:
+            raise SpawnFailed("the backend is closed")
+        _, groups, launcher = self._open_parts
         resources = wanted.request.spec.resources
         name = f"sb-{next(self._numbers)}"
         limits = Limits(
             memory_mib=resources.memory_limit_mib, processes=self._settings.processes, cpu=max(resources.cpu, 0.01)
         )
-        group = self._groups.make(name, limits)
+        group = groups.make(name, limits)
         plan = self._plan(name, self._ids_of(wanted.request.app_id), wanted.layers(), group)
         plan = plan._replace(binds=wanted.binds(Path(plan.folder)), run=run, inside=inside)
-        slot = self._launcher.make(plan, group, descriptors)
+        slot = launcher.make(plan, group, descriptors)
         slot.memory_mib = resources.memory_limit_mib
         return slot
 
@@ -223,11 +245,11 @@ class SandboxBackend(StartingBackend[SandboxWanted, SandboxContainer, SandboxTem
     async def _new_container(
         self, wanted: SandboxWanted, found: SandboxTemplate | NoTemplate, on_log: OnLog
     ) -> tuple[SandboxContainer, RunnerLink]:
-        assert self._launcher is not None
+        launcher = (await self._opened()).launcher
         nowhere = self._data / "nothing"
         link = RunnerLink(wanted.name, nowhere, nowhere, on_log)
         slot = found.take_slot() if isinstance(found, SandboxTemplate) else None
-        return SandboxContainer(wanted.name, link, slot, self._launcher), link
+        return SandboxContainer(wanted.name, link, slot, launcher), link
 
     async def _fork_into(
         self, wanted: SandboxWanted, template: SandboxTemplate, container: SandboxContainer, ends: Ends
@@ -246,7 +268,7 @@ class SandboxBackend(StartingBackend[SandboxWanted, SandboxContainer, SandboxTem
         return launch.setup(wanted, {}, whole_env=False, template=False, forked=False)
 
     async def _start_template(self, key: str, wanted: SandboxWanted, on_log: OnLog) -> SandboxTemplate:
-        assert self._launcher is not None
+        launcher = (await self._opened()).launcher
         own = replace(wanted, name=f"{key}-{next(self._numbers)}")
         container = wanted.name
 
@@ -266,10 +288,10 @@ class SandboxBackend(StartingBackend[SandboxWanted, SandboxContainer, SandboxTem
             raise
         finally:
             ends.close_theirs()
-        template.slot, template.launcher = slot, self._launcher
+        template.slot, template.launcher = slot, launcher
         template.make_slot = lambda: self._slot(wanted, None, [], inside=slot.name)
         slot.ended.add_done_callback(lambda _: pipes.close())
-        self._launcher.release(slot)
+        launcher.release(slot)
         try:
             template.pid = await slot.made
             setup = launch.setup(own, {}, whole_env=False, template=True, forked=False)

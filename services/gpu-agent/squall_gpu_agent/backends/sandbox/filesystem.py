@@ -59,7 +59,6 @@ _KERNELS = MS_NOSUID | MS_NODEV | MS_NOEXEC
 class Gathered(NamedTuple):
     """From the host, mounted nowhere that the slot could reach yet."""
 
-    stage: str
     lowers: list[str]
     """Names in the stage, bottom first."""
     trees: list[tuple[int, str, bool]]
@@ -78,7 +77,7 @@ def make_writable(plan: SlotPlan) -> None:
 
 
 def gather(plan: SlotPlan, stage: str, userns: int) -> Gathered:
-    """In a mount namespace of the calling process's own."""
+    """In a mount namespace of the calling process's own. Leaves the process in the stage."""
     kernel.mount("squall", stage, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=1m")
     for name in ("root", "proc", "sys", "writable"):
         os.mkdir(os.path.join(stage, name))
@@ -94,16 +93,13 @@ def gather(plan: SlotPlan, stage: str, userns: int) -> Gathered:
     for bind in plan.binds:
         attributes = ATTR_NODEV | ATTR_NOSUID | (0 if bind.writable else ATTR_RDONLY) | (ATTR_IDMAP * bind.mapped)
         trees.append((_copy(bind.source, attributes, userns), bind.target, os.path.isdir(bind.source)))
-    return Gathered(stage, lowers, trees)
+    os.chdir(stage)  # the slot's root may not pass through the folders above it
+    return Gathered(lowers, trees)
 
 
 def build(plan: SlotPlan, found: Gathered) -> None:
-    """In the slot's namespaces, by its first process."""
-    os.chdir(found.stage)
-    if len(found.lowers) == 1:  # overlay with a writable layer takes one; kept apart from none
-        lower = found.lowers[0]
-    else:
-        lower = ":".join(reversed(found.lowers))
+    """In the slot's namespaces, by its first process, which is in the stage."""
+    lower = ":".join(reversed(found.lowers))
     layers = f"lowerdir={lower},upperdir=writable/upper,workdir=writable/work,userxattr,volatile"
     kernel.mount("overlay", "root", "overlay", 0, layers)
     # The kernel allows these two only where the host's are in full view, so before the root changes.
