@@ -7,6 +7,7 @@ import fcntl
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support import base_root as base
@@ -52,6 +53,6 @@ def shared_base_root(factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def sandbox_backend(data: Path, root: Path) -> SandboxBackend:
+def sandbox_backend(data: Path, root: Path, **settings: Any) -> SandboxBackend:
     """Over that root."""
-    return SandboxBackend(SandboxSettings(data_dir=data, memory_mib=4096), BaseRoots(root))
+    return SandboxBackend(SandboxSettings(data_dir=data, memory_mib=4096, **settings), BaseRoots(root))

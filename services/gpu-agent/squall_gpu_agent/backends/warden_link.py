@@ -140,7 +140,7 @@ class WardenLink:
 
     def _on_closed(self) -> None:
         self._lose_all()
-        self._process.poll()
+        reap(self._process)
 
     def _lose_all(self) -> None:
         self.alive = False
@@ -150,6 +150,12 @@ class WardenLink:
         watched, self._watched = self._watched, {}
         for on_exit in watched.values():
             on_exit(None)
+
+
+def reap(process: subprocess.Popen[bytes]) -> None:
+    """It has closed its socket, so it ends just now; without waiting here."""
+    if process.poll() is None:
+        asyncio.get_running_loop().run_in_executor(None, process.wait)
 
 
 _START = "from squall_gpu_agent.backends.warden import main; main()"

@@ -14,7 +14,7 @@ from pathlib import Path
 from squall_gpu_agent.backends.control import Control, ControlClosed
 from squall_gpu_agent.backends.sandbox.cgroups import Group
 from squall_gpu_agent.backends.sandbox.words import FromLauncher, SlotPlan, ToLauncher
-from squall_gpu_agent.backends.warden_link import SpawnFailed
+from squall_gpu_agent.backends.warden_link import SpawnFailed, reap
 from squall_runner.frames import Frame
 
 END_TIMEOUT_S = 10.0
@@ -187,7 +187,7 @@ class LauncherLink:
                 answer.set_exception(ControlClosed())
         for slot in self._slots.values():
             self._lose(slot)
-        self._process.poll()
+        reap(self._process)
 
 
 def _holds_payloads(folder: Path) -> bool:
