@@ -25,9 +25,10 @@ NEW_USER = 0x10000000
 CALLS = {
     "mount": 165, "umount2": 166, "pivot_root": 155, "unshare": 272, "setns": 308, "ptrace": 101, "bpf": 321,
     "keyctl": 250, "add_key": 248, "userfaultfd": 323, "io_uring_setup": 425, "perf_event_open": 298,
-    "init_module": 175, "kexec_load": 246, "open_by_handle_at": 304, "open_tree": 428, "fsopen": 430, "mount_setattr": 442,
-    "process_vm_readv": 310, "swapon": 167, "reboot": 169, "settimeofday": 164, "sethostname": 170, "chroot": 161,
-    "fanotify_init": 300, "iopl": 172, "quotactl": 179, "memfd_secret": 447, "modify_ldt": 154,
+    "init_module": 175, "kexec_load": 246, "open_by_handle_at": 304, "open_tree": 428, "fsopen": 430,
+    "mount_setattr": 442, "process_vm_readv": 310, "swapon": 167, "reboot": 169, "settimeofday": 164,
+    "sethostname": 170, "chroot": 161, "fanotify_init": 300, "iopl": 172, "quotactl": 179, "memfd_secret": 447,
+    "modify_ldt": 154,
 }  # fmt: skip
 
 
@@ -177,6 +178,22 @@ def listen():
     server = socket.create_server(("", 0))
     globals()["_server"] = server
     return server.getsockname()[1], socket.gethostname()
+
+
+def interfaces():
+    """T25: its network interfaces, and whether it can ask for names."""
+    try:
+        socket.getaddrinfo("example.org", 80)
+        return [*sorted(os.listdir("/sys/class/net")), "resolves names"]
+    except OSError:
+        return sorted(os.listdir("/sys/class/net"))
+
+
+def address(target):
+    """Of its end of the way to somewhere."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.connect((target, 9))
+        return sock.getsockname()[0]
 
 
 def fill_memory(mib, how):

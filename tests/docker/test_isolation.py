@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.docker import outside
+from tests.docker.outside import PORT, PRIVATE, PUBLIC, SECOND_PUBLIC
 from tests.docker.sandboxes import sandbox_backend, shared_base_root
 from tests.sdk.runner.containers import Workshop, call, descendants_of, value
 from tests.support.eventually import eventually
@@ -154,6 +156,48 @@ async def test_sandboxes_do_not_reach_each_other(sandboxes: Workshop, processes:
         port, name = value(await call(one, "listen"))
         targets = [("AF_INET", ["127.0.0.1", port]), ("AF_INET", [name, port]), ("AF_INET", [_own_address(), port])]
         assert bool(await got(two, "network", targets)) is reached
+
+
+def at(*addresses: str) -> list[tuple[str, list[Any]]]:
+    return [("AF_INET", [address, PORT]) for address in addresses]
+
+
+EVERYWHERE = at(PUBLIC, SECOND_PUBLIC, PRIVATE, outside.METADATA)
+
+
+@pytest.mark.parametrize("use_template", [False, True])
+async def test_a_sandbox_reaches_public_addresses_and_no_others(sandboxes: Workshop, use_template: bool) -> None:
+    with outside.outside():
+        container = await attacker(sandboxes, use_template=use_template)
+        assert container.how == ("fork" if use_template else "fresh"), container.why
+        reached = await got(container, "network", EVERYWHERE)
+        assert reached == [f"reached {where}" for _, where in at(PUBLIC, SECOND_PUBLIC)]
+
+
+async def test_an_allow_list_is_all_that_a_sandbox_reaches(sandboxes: Workshop) -> None:
+    with outside.outside():
+        container = await attacker(
+            sandboxes, isolation="sandbox", outbound_cidr_allowlist=(f"{PUBLIC}/32", f"{PRIVATE}/32")
+        )
+        # What the operator refuses, no function can allow.
+        assert await got(container, "network", EVERYWHERE) == [f"reached {where}" for _, where in at(PUBLIC)]
+
+
+async def test_a_sandbox_with_a_blocked_network_has_only_its_own_loopback(sandboxes: Workshop) -> None:
+    with outside.outside():
+        container = await attacker(sandboxes, isolation="sandbox", block_network=True)
+        assert await got(container, "network", EVERYWHERE) == []
+        assert await got(container, "interfaces") == ["lo"]
+
+
+async def test_sandboxes_with_a_network_do_not_reach_each_other(sandboxes: Workshop) -> None:
+    with outside.outside():
+        one, two = await attacker(sandboxes), await attacker(sandboxes)
+        port, _ = value(await call(one, "listen"))
+        address = value(await call(one, "address", PUBLIC))
+        assert address.startswith("100.72.")
+        assert await got(one, "network", [("AF_INET", [address, port])]) != []
+        assert await got(two, "network", [("AF_INET", [address, port])]) == []
 
 
 @pytest.mark.parametrize("how", ["anonymous", "/tmp", "/dev/shm"])

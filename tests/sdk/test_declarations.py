@@ -154,7 +154,6 @@ def test_unknown_keywords_are_type_errors() -> None:
         {"cloud": "aws"},
         {"region": "eu"},
         {"ephemeral_disk": 1024},
-        {"block_network": True},
         {"experimental_options": {"x": 1}},
     ],
     ids=lambda keywords: next(iter(keywords)),
@@ -163,6 +162,43 @@ def test_what_is_not_built_says_so_and_what_to_do_instead(keywords: dict[str, An
     with pytest.raises(exception.UnimplementedArgument, match=next(iter(keywords))) as caught:
         App().function(**keywords)
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("keywords", "isolation"),
+    [
+        ({}, "process"),
+        ({"isolation": "gvisor"}, "gvisor"),
+        ({"block_network": True}, "sandbox"),
+        ({"outbound_cidr_allowlist": ["203.0.113.0/24"]}, "sandbox"),
+        ({"outbound_cidr_allowlist": [], "isolation": "gvisor"}, "gvisor"),
+    ],
+)
+def test_rules_about_the_network_demand_a_node_that_isolates(
+    gateway: FakeGateway, connected: session.Session, keywords: dict[str, Any], isolation: str
+) -> None:
+    app = App()
+    app.function(**keywords)(plain)
+    spec = spec_of(app, gateway, connected)
+    assert spec.isolation == isolation
+    assert spec.block_network is keywords.get("block_network", False)
+    allowed = keywords.get("outbound_cidr_allowlist")
+    assert spec.outbound_cidr_allowlist == (None if allowed is None else tuple(allowed))
+
+
+@pytest.mark.parametrize(
+    ("keywords", "words"),
+    [
+        ({"isolation": "vm"}, "isolation must be one of process, sandbox, gvisor"),
+        ({"isolation": "process", "block_network": True}, 'need isolation="sandbox"'),
+        ({"block_network": True, "outbound_cidr_allowlist": []}, "exclude each other"),
+        ({"outbound_cidr_allowlist": ["example.org"]}, "example.org"),
+        ({"outbound_cidr_allowlist": "10.0.0.0/8"}, "must be a list of networks"),
+    ],
+)
+def test_rules_about_the_network_that_make_no_sense_are_refused(keywords: dict[str, Any], words: str) -> None:
+    with pytest.raises(exception.InvalidError, match=words):
+        App().function(**keywords)(plain)
 
 
 def test_a_value_that_means_not_used_is_accepted() -> None:

@@ -153,6 +153,8 @@ PARAMETERS: dict[str, Any] = {
     "nonpreemptible": True,
     "enable_memory_snapshot": True,
     "use_template": False,
+    "isolation": "sandbox",
+    "block_network": True,
     "secrets": [squall.Secret.from_name("api")],
 }
 OF_FUNCTIONS: dict[str, Any] = {"is_generator": True, "serialized": True, "schedule": squall.Period(hours=1)}
@@ -164,7 +166,6 @@ REFUSED_PARAMETERS: dict[str, Any] = {
     "cloud": "aws",
     "region": "eu",
     "routing_region": "us-east",
-    "block_network": True,
     "restrict_modal_access": True,
     "i6pn": True,
     "experimental_options": {"x": 1},

@@ -159,6 +159,9 @@ class App:
         nonpreemptible: Optional[bool] = None,
         enable_memory_snapshot: Optional[bool] = False,
         use_template: Optional[bool] = None,
+        isolation: Optional[str] = None,
+        block_network: bool = False,
+        outbound_cidr_allowlist: Optional[Sequence[str]] = None,
         **others: Any,
     ) -> Callable[[Callable[..., Any]], Function]:
         """Declare a function of the app. See the reference for every parameter."""
@@ -170,6 +173,7 @@ class App:
             serialized=serialized, single_use=single_use_containers,
             snapshot=enable_memory_snapshot, use_template=use_template, secrets=self._and_own(secrets),
             schedule=schedule,
+            isolation=isolation, block_network=block_network, outbound_cidr_allowlist=outbound_cidr_allowlist,
         )  # fmt: skip
         declaration = with_old_names("@app.function", declaration, others)
         refuse_keywords("@app.function", others, FUNCTION_KEYWORDS)
@@ -215,6 +219,9 @@ class App:
         nonpreemptible: Optional[bool] = None,
         enable_memory_snapshot: Optional[bool] = False,
         use_template: Optional[bool] = None,
+        isolation: Optional[str] = None,
+        block_network: bool = False,
+        outbound_cidr_allowlist: Optional[Sequence[str]] = None,
         **others: Any,
     ) -> Callable[[type], Cls]:
         """Declare a class of the app: its methods share containers, `@squall.enter` prepares them."""
@@ -224,6 +231,7 @@ class App:
             image, env, gpu, cpu, memory, min_containers, max_containers, buffer_containers, scaledown_window,
             retries, timeout, startup_timeout, include_source, nonpreemptible, single_use=single_use_containers,
             snapshot=enable_memory_snapshot, use_template=use_template, secrets=self._and_own(secrets),
+            isolation=isolation, block_network=block_network, outbound_cidr_allowlist=outbound_cidr_allowlist,
         )  # fmt: skip
         declaration = with_old_names("@app.cls", declaration, others)
         refuse_keywords("@app.cls", others, FUNCTION_KEYWORDS)

@@ -59,6 +59,9 @@ class Declaration(NamedTuple):
     """`enable_memory_snapshot`."""
     use_template: Optional[bool] = None
     """False: every container imports for itself."""
+    isolation: Optional[str] = None
+    block_network: bool = False
+    outbound_cidr_allowlist: Optional[Sequence[str]] = None
     secrets: Sequence[Secret] = ()
     schedule: Optional[Schedule] = None
 
@@ -87,6 +90,9 @@ class Declaration(NamedTuple):
                 single_use=self.single_use,
                 use_template=self.templates(),
                 memory_snapshot=self.snapshots(),
+                isolation=self.least_isolation(),
+                block_network=self.blocks_network(),
+                outbound_cidr_allowlist=self.outbound(),
             )
         )
 
@@ -156,6 +162,28 @@ class Declaration(NamedTuple):
     def templates(self) -> bool:
         """Whether containers may be forked from a template."""
         return _yes_or_no("use_template", self.use_template) is not False
+
+    def least_isolation(self) -> str:
+        """What a node must offer at least; rules about the network can only be kept by one that isolates."""
+        if self.isolation is not None:
+            return self.isolation
+        return "sandbox" if self.blocks_network() or self.outbound() is not None else "process"
+
+    def blocks_network(self) -> bool:
+        """Whether its containers reach nothing but the platform."""
+        return bool(_yes_or_no("block_network", self.block_network))
+
+    def outbound(self) -> Optional[tuple[str, ...]]:
+        """The only networks that its containers reach; None for no such rule."""
+        given = self.outbound_cidr_allowlist
+        if given is None:
+            return None
+        if isinstance(given, str) or not all(isinstance(network, str) for network in given):
+            raise InvalidError(
+                f"outbound_cidr_allowlist must be a list of networks, got {given!r}",
+                fix='Write `outbound_cidr_allowlist=["203.0.113.0/24"]`.',
+            )
+        return tuple(given)
 
     def resources(self) -> Resources:
         """What one container asks for."""

@@ -250,6 +250,9 @@ def _spec(part: _Part, code: CodeRef) -> FunctionSpec:
             schedule=declared.schedule.spec() if declared.schedule else None,
             use_template=declared.templates(),
             memory_snapshot=declared.snapshots(),
+            isolation=declared.least_isolation(),
+            block_network=declared.blocks_network(),
+            outbound_cidr_allowlist=declared.outbound(),
         )
     )
 

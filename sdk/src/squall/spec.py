@@ -210,6 +210,10 @@ class SecretRef:
     """Keys that it must have."""
 
 
+ISOLATIONS = ("process", "sandbox", "gvisor")
+"""From weakest to strongest."""
+
+
 @dataclass(frozen=True)
 class ScheduleSpec:
     """When a function is called by itself: a cron expression, or a period (any of the rest)."""
@@ -253,6 +257,10 @@ class FunctionSpec:
     for."""
     isolation: str = "process"
     """Least isolation that a node must offer: "process", "sandbox" or "gvisor"."""
+    block_network: bool = False
+    """Its containers reach nothing but the platform. Needs a node that isolates."""
+    outbound_cidr_allowlist: Optional[tuple[str, ...]] = None
+    """The only networks that its containers reach; None = whatever the node's operator allows. Likewise."""
     nonpreemptible: bool = False
     """Never on a machine that can be taken away at short notice."""
     single_use: bool = False
@@ -362,9 +370,35 @@ def validate(spec: FunctionSpec) -> FunctionSpec:
         "enable_memory_snapshot=True needs a template: use_template must not be False",
         spec.use_template,
     )
+    _check(spec.isolation in ISOLATIONS, f"isolation must be one of {', '.join(ISOLATIONS)}", spec.isolation)
+    _check(
+        spec.isolation != ISOLATIONS[0] or not (spec.block_network or spec.outbound_cidr_allowlist is not None),
+        'block_network and outbound_cidr_allowlist need isolation="sandbox" or more',
+        spec.isolation,
+    )
+    _check_networks(spec)
     for gpu in resources.gpus:
         _check(gpu.count >= 1, "a number of GPUs must be 1 or more", gpu.count)
     return spec
+
+
+def _check_networks(spec: FunctionSpec) -> None:
+    _check(
+        not (spec.block_network and spec.outbound_cidr_allowlist is not None),
+        "block_network and outbound_cidr_allowlist exclude each other",
+        spec.block_network,
+    )
+    if spec.outbound_cidr_allowlist is None:
+        return
+    import ipaddress  # 10 ms, for the few that need it
+
+    for network in spec.outbound_cidr_allowlist:
+        try:
+            ipaddress.IPv4Network(network)
+        except ValueError as error:
+            raise InvalidError(
+                f"outbound_cidr_allowlist has {network!r}: {error}", fix='Write networks such as "203.0.113.0/24".'
+            ) from None
 
 
 def _check_batching(spec: FunctionSpec) -> None:

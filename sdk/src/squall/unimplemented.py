@@ -67,7 +67,6 @@ FUNCTION_KEYWORDS: dict[str, tuple[tuple[Any, ...], str]] = {
     "cloud": ((None,), "Remove it: containers run on your own machines."),
     "region": ((None,), "Remove it: this squall has one region."),
     "routing_region": ((None,), "Remove it: this squall has one region."),
-    "block_network": ((False, None), "Remove it: containers use the network of their machine."),
     "restrict_modal_access": ((False, None), "Remove it."),
     "i6pn": ((None, False), "Remove it: containers use the network of their machine."),
     "experimental_options": ((None, {}), "Remove it: there are no experimental options."),

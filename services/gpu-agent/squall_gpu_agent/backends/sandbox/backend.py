@@ -12,11 +12,11 @@ import base64
 import hashlib
 import os
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from squall.spec import ImageSpec
+from squall.spec import FunctionSpec, ImageSpec
 from squall_gpu_agent.backend import (
     Capabilities,
     ContainerRequest,
@@ -32,9 +32,10 @@ from squall_gpu_agent.backend import (
 from squall_gpu_agent.backends import launch, sdk_files
 from squall_gpu_agent.backends.process_starter import Ends
 from squall_gpu_agent.backends.runner_container import RunnerContainer
-from squall_gpu_agent.backends.sandbox import cgroups, first, kernel, seccomp
+from squall_gpu_agent.backends.sandbox import cgroups, first, kernel, network, seccomp
 from squall_gpu_agent.backends.sandbox.cgroups import Group, Groups, Limits
 from squall_gpu_agent.backends.sandbox.container import SandboxContainer
+from squall_gpu_agent.backends.sandbox.network import NetworkRules, Networks
 from squall_gpu_agent.backends.sandbox.slots import LauncherLink, Slot
 from squall_gpu_agent.backends.sandbox.template import SandboxTemplate
 from squall_gpu_agent.backends.sandbox.wanted import SDK, SandboxWanted
@@ -77,6 +78,8 @@ class SandboxSettings:
     """Of one sandbox, threads included."""
     open_files: int = 65536
     """Of one process."""
+    network: NetworkRules | None = field(default_factory=NetworkRules)
+    """None: no sandbox has a network."""
 
 
 class _Opened(NamedTuple):
@@ -98,6 +101,8 @@ class SandboxBackend(StartingBackend[SandboxWanted, SandboxContainer, SandboxTem
         self._opening = asyncio.Lock()
         self._open_parts: _Opened | None = None
         self._compiled: dict[str, asyncio.Lock] = {}
+        self._networks: Networks | None = None
+        self._no_network = "no network in sandboxes: the operator has turned it off"
         self._ids: dict[str, int] = {}
         self._capabilities: Capabilities | None = None
 
@@ -115,6 +120,7 @@ class SandboxBackend(StartingBackend[SandboxWanted, SandboxContainer, SandboxTem
                 python_versions=versions,
                 mount_namespaces=True,
                 huge_pages=await asyncio.to_thread(huge_pages),
+                notes=(self._no_network,) if self._networks is None else (),
             )
         return self._capabilities
 
@@ -130,6 +136,8 @@ class SandboxBackend(StartingBackend[SandboxWanted, SandboxContainer, SandboxTem
             await self._open_parts.launcher.close()
             await asyncio.to_thread(self._open_parts.groups.close)
             self._open_parts = None
+        if self._networks is not None:
+            await asyncio.to_thread(self._networks.close)
         await asyncio.to_thread(shutil.rmtree, self._data / "slots", True)
 
     # --- parts ---
@@ -151,12 +159,28 @@ class SandboxBackend(StartingBackend[SandboxWanted, SandboxContainer, SandboxTem
         found = cgroups.find()
         if isinstance(found, str):
             raise OSError(0, found)
-        groups = Groups(f"squall-{hashlib.sha256(str(self._data).encode()).hexdigest()[:12]}", found)
+        tag = hashlib.sha256(str(self._data).encode()).hexdigest()
+        groups = Groups(f"squall-{tag[:12]}", found)
         groups.open(self._settings.memory_mib)
         shutil.rmtree(self._data / "slots", ignore_errors=True)  # of an agent that was killed
         for folder in ("slots", "stage", "nothing"):
             (self._data / folder).mkdir(parents=True, exist_ok=True)
+        self._open_network(tag[:6])
         return sdk_files.install(self._data), groups
+
+    def _open_network(self, tag: str) -> None:
+        rules = self._settings.network
+        if rules is None:
+            return
+        self._no_network = network.missing()
+        if not self._no_network:
+            networks = Networks(tag, rules)
+            try:
+                networks.open()
+            except OSError as error:
+                self._no_network = f"no network in sandboxes: {error}"
+            else:
+                self._networks = networks
 
     async def _compile(self, sdk: SdkFiles, version: str) -> None:
         """Byte-code of the platform's files, by an interpreter of this machine: containers see them read-only.
@@ -193,7 +217,7 @@ class SandboxBackend(StartingBackend[SandboxWanted, SandboxContainer, SandboxTem
             ids=ids,
             layers=layers,
             binds=[],
-            files={"/etc/hostname": f"{name}\n", "/etc/hosts": hosts, "/etc/resolv.conf": ""},
+            files={"/etc/hostname": f"{name}\n", "/etc/hosts": hosts, "/etc/resolv.conf": self._resolv_conf()},
             folder=str(folder),
             writable_mib=WRITABLE_MIB,
             shared_memory_mib=SHARED_MEMORY_MIB,
@@ -229,7 +253,38 @@ class SandboxBackend(StartingBackend[SandboxWanted, SandboxContainer, SandboxTem
         plan = plan._replace(binds=wanted.binds(Path(plan.folder)), run=run, inside=inside)
         slot = launcher.make(plan, group, descriptors)
         slot.memory_mib = resources.memory_limit_mib
+        self._connect(slot, wanted.request.spec)
         return slot
+
+    def _connect(self, slot: Slot, spec: FunctionSpec) -> None:
+        """Give a slot its network once it is made; from then on it is `ready`."""
+        networks = None if spec.block_network else self._networks
+        loop = asyncio.get_running_loop()
+
+        def connect() -> None:
+            assert networks is not None
+            link = networks.connect(slot.init, spec.outbound_cidr_allowlist)
+            slot.on_removed.append(lambda: networks.disconnect(link))
+
+        def connected(done: asyncio.Future[None]) -> None:
+            if done.exception() is None:
+                slot.ready.set_result(None)
+            else:
+                slot.ready.set_exception(SpawnFailed(f"no network: {done.exception()}"))
+
+        def made(done: asyncio.Future[int]) -> None:
+            if done.exception() is not None:
+                slot.ready.set_exception(SpawnFailed(str(done.exception())))
+            elif networks is None:
+                slot.ready.set_result(None)
+            else:
+                loop.run_in_executor(None, connect).add_done_callback(connected)
+
+        slot.made.add_done_callback(made)
+
+    def _resolv_conf(self) -> str:
+        servers = network.name_servers() if self._networks is not None else []
+        return "".join(f"nameserver {address}\n" for address in servers)
 
     def _ids_of(self, app: str) -> int:
         """Each app has host ids of its own: no process of one is the owner of anything of another's."""
@@ -265,6 +320,7 @@ class SandboxBackend(StartingBackend[SandboxWanted, SandboxContainer, SandboxTem
         container.move(self._slot(wanted, Run(argv, variables), ends.theirs))
         assert container.slot is not None
         container.pid = await container.slot.made
+        await container.slot.ready
         return launch.setup(wanted, {}, whole_env=False, template=False, forked=False)
 
     async def _start_template(self, key: str, wanted: SandboxWanted, on_log: OnLog) -> SandboxTemplate:
@@ -294,6 +350,7 @@ class SandboxBackend(StartingBackend[SandboxWanted, SandboxContainer, SandboxTem
         launcher.release(slot)
         try:
             template.pid = await slot.made
+            await slot.ready
             setup = launch.setup(own, {}, whole_env=False, template=True, forked=False)
             template.setup({**setup, **_terms()})
         except BaseException:

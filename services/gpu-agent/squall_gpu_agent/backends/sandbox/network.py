@@ -1,8 +1,9 @@
 """The network of sandboxes: one link each to the outside, and rules about what may pass. Runs `ip` and `nft`.
 
 Owns one nftables table and the host's ends of the links. A sandbox's own end is in its network namespace, where nothing
-but its loopback is otherwise. What is refused is refused on the host, out of reach of what runs inside: addresses of
-the host itself, of other sandboxes, of clouds' metadata, and all private networks but those that the operator allows.
+but its loopback is otherwise. What is refused is refused on the host, out of reach of what runs inside, and at once:
+addresses of the host itself, of other sandboxes, of clouds' metadata, and all private networks but those that the
+operator allows.
 """
 
 from __future__ import annotations
@@ -172,7 +173,7 @@ class Networks:
             f" set not_public {{ type ipv4_addr; flags interval; elements = {{ {', '.join(NOT_PUBLIC)} }}; }}",
             " map lists { type ifname : verdict; }",
             " chain to_host { type filter hook input priority -10; policy accept;",
-            f"  iifname {ours} drop",
+            f"  iifname {ours} reject",
             " }",
             " chain through { type filter hook forward priority -10; policy accept;",
             f"  oifname {ours} ct state established,related accept",
@@ -181,12 +182,12 @@ class Networks:
             " }",
             " chain out {",
             "  ct state established,related accept",
-            "  meta nfproto ipv6 drop",
-            f"  ip daddr {{ {refused} }} drop" if refused else "",
+            "  meta nfproto ipv6 reject",
+            f"  ip daddr {{ {refused} }} reject" if refused else "",
             "  iifname vmap @lists",
             f"  ip daddr {{ {servers} }} meta l4proto {{ tcp, udp }} th dport 53 accept" if servers else "",
             f"  ip daddr {{ {', '.join(self._rules.allowed)} }} accept" if self._rules.allowed else "",
-            "  ip daddr @not_public drop",
+            "  ip daddr @not_public reject",
             "  accept",
             " }",
             " chain leave { type nat hook postrouting priority 100; policy accept;",
@@ -201,7 +202,7 @@ class Networks:
         only = [str(ipaddress.IPv4Network(network)) for network in link.only or ()]
         rule = f"add rule {table} {chain} ip daddr {{ {', '.join(only)} }} return\n" if only else ""
         return (
-            f"add chain {table} {chain}\n{rule}add rule {table} {chain} drop\n"
+            f"add chain {table} {chain}\n{rule}add rule {table} {chain} reject\n"
             f'add element {table} lists {{ "{link.name}" : jump {chain} }}\n'
         )
 

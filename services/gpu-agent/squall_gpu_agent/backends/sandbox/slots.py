@@ -8,8 +8,9 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from squall_gpu_agent.backends.control import Control, ControlClosed
 from squall_gpu_agent.backends.sandbox.cgroups import Group
@@ -41,6 +42,11 @@ class Slot:
         """Nothing of it runs any more; the wait status of its program, if somebody saw it."""
         self.init = 0
         self.released = False
+        self.on_removed: list[Callable[[], None]] = []
+        """What else is to be taken away when it is gone; called in a thread."""
+        self.ready: asyncio.Future[None] = loop.create_future()
+        """Made, and with its network. Raises `SpawnFailed`."""
+        self.ready.add_done_callback(_seen)
         self.made.add_done_callback(_seen)
 
     @property
@@ -199,6 +205,8 @@ def _holds_payloads(folder: Path) -> bool:
 
 
 def _take_away(slot: Slot) -> None:
+    for remove in slot.on_removed:
+        remove()
     slot.group.remove()
     try:
         os.rmdir(slot.plan.folder)
@@ -206,7 +214,7 @@ def _take_away(slot: Slot) -> None:
         pass  # the next start of the agent tries again
 
 
-def _seen(made: asyncio.Future[int]) -> None:
+def _seen(made: asyncio.Future[Any]) -> None:
     """An error that nobody waits for any more is no news."""
     if not made.cancelled():
         made.exception()

@@ -35,7 +35,7 @@ class SandboxTemplate(ProcessTemplate):
     async def fork_into(self, slot: Slot, descriptors: Sequence[int], on_exit: OnExit) -> int:
         """The host pid of a new container in a slot. Raises `ForkFailed`."""
         try:
-            await slot.made
+            await slot.ready
             namespaces = slot.namespaces()
         except (SpawnFailed, OSError) as error:
             raise ForkFailed(f"no slot: {error}") from error
