@@ -1,0 +1,125 @@
+"""What a sandbox leaves behind: nothing. SQUALL_TEST_CYCLES says how many are started and stopped (200)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.docker.sandboxes import sandbox_backend, shared_base_root
+from tests.sdk.runner.containers import Workshop, call, descendants_of, value
+from tests.support.eventually import eventually
+
+from squall_gpu_agent.backends.sandbox.backend import SandboxBackend
+
+pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(1800)]
+
+CYCLES = int(os.environ.get("SQUALL_TEST_CYCLES", "200"))
+AT_ONCE = 4
+
+
+@pytest.fixture
+async def backend(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[SandboxBackend]:
+    backend = sandbox_backend(tmp_path / "sandbox", shared_base_root(tmp_path_factory))
+    yield backend
+    await backend.close()
+
+
+def held(backend: SandboxBackend) -> dict[str, Any]:
+    """What the backend, its launcher and the kernel hold at the moment, as far as it can be counted."""
+    opened = backend._open_parts
+    assert opened is not None
+    launcher = opened.launcher.pid
+    processes = descendants_of(launcher)
+    tops = opened.groups._top.values()
+    table = f"squall_{backend._networks._table.removeprefix('squall_')}" if backend._networks else ""
+    chains = subprocess.run(["nft", "list", "table", "inet", table], capture_output=True, text=True, check=False).stdout
+    return {
+        "processes": len(processes),
+        "namespaces": len({_link(f"/proc/{pid}/ns/{kind}") for pid in processes for kind in ("mnt", "net", "pid")}),
+        "mounts of the host": len(Path("/proc/self/mountinfo").read_text().splitlines()),
+        "mounts of the launcher": len(Path(f"/proc/{launcher}/mountinfo").read_text().splitlines()),
+        "control groups": sum(len([path for path in top.iterdir() if path.is_dir()]) for top in set(tops)),
+        "folders": len(os.listdir(backend._data / "slots")),
+        "files of the launcher": len(os.listdir(f"/proc/{launcher}/fd")),
+        "files of the agent": len(os.listdir("/proc/self/fd")),
+        "links": len([name for name in os.listdir("/sys/class/net") if name.startswith(f"sq{table[7:]}")]),
+        "rules": chains.count("chain"),
+    }
+
+
+def _link(path: str) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""
+
+
+@pytest.mark.parametrize("use_template", [False, True])
+async def test_nothing_is_left_of_many_sandboxes(backend: SandboxBackend, tmp_path: Path, use_template: bool) -> None:
+    workshop = Workshop(backend, tmp_path)  # type: ignore[arg-type]
+    request = workshop.request("def f(x): return x", use_template=use_template)
+
+    async def cycles(count: int) -> None:
+        for number in range(count):
+            container = await workshop.again(request)
+            assert value(await call(container, number)) == number
+            if number % 2:
+                container.kill()
+            else:
+                await container.stop()
+            await container.wait()
+
+    async def many(count: int) -> None:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(AT_ONCE):
+                group.create_task(cycles(count // AT_ONCE))
+
+    def settled() -> dict[str, Any]:
+        return held(backend)
+
+    await many(2 * AT_ONCE)
+    container = await workshop.again(request)  # one lives: what it holds is the measure
+    slots = 3 if use_template else 1  # the template's, and the one that waits for its next fork
+    await eventually(lambda: (now := settled())["folders"] == now["links"] == slots, within_s=20)
+    before = settled()
+    await many(CYCLES // 2)
+    try:
+        await eventually(lambda: settled() == before, within_s=30)
+    except AssertionError:
+        assert settled() == before  # which of them
+    await container.stop()
+
+
+async def test_nothing_is_left_of_a_backend(backend: SandboxBackend, tmp_path: Path) -> None:
+    workshop = Workshop(backend, tmp_path)  # type: ignore[arg-type]
+    for use_template in (False, True):
+        await workshop.start("def f(): pass", use_template=use_template)
+    opened = backend._open_parts
+    assert opened is not None
+    launcher, tops = opened.launcher.pid, set(opened.groups._top.values())
+    pids = [launcher, *descendants_of(launcher)]
+    await backend.close()
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    assert not any(top.exists() for top in tops)
+    assert not (backend._data / "slots").exists()
+
+
+async def test_a_killed_launcher_ends_all_sandboxes_and_the_next_start_has_a_new_one(
+    backend: SandboxBackend, tmp_path: Path
+) -> None:
+    workshop = Workshop(backend, tmp_path)  # type: ignore[arg-type]
+    containers = [await workshop.start("def f(): pass", use_template=flag) for flag in (True, False)]
+    opened = backend._open_parts
+    assert opened is not None
+    pids = descendants_of(opened.launcher.pid)
+    os.kill(opened.launcher.pid, 9)
+    async with asyncio.timeout(10):
+        for container in containers:
+            await container.wait()
+    await eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+    assert value(await call(await workshop.start("def f(): return 1"))) == 1
