@@ -58,7 +58,9 @@ def network(targets):
 
 def files(canary):
     """T26: files of the host, and writes outside of its own layer."""
-    got = [f"reads {canary}"] if os.path.exists(canary) else []
+    if os.path.exists(canary):
+        return [f"reads {canary}"]
+    got = []
     for folder, _, names in os.walk("/", onerror=None):
         if folder.startswith(("/proc", "/sys")):
             continue
