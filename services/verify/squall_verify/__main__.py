@@ -13,10 +13,11 @@ from pathlib import Path
 from squall.errors import SquallError
 from squall_verify.evidence import Evidence
 from squall_verify.faults import REGISTRY, Fault
+from squall_verify.mixed import make_mixed_plan
 from squall_verify.plan import make_plan
 from squall_verify.report import Report, as_text, make_report
 from squall_verify.run import Run, scratch
-from squall_verify.settings import VerifySettings, parse
+from squall_verify.settings import MIXED, VerifySettings, parse
 
 
 def main() -> int:
@@ -34,8 +35,10 @@ def main() -> int:
 
 def verify(settings: VerifySettings) -> int:
     """One run."""
-    faults = chosen(settings.faults)
-    plan = make_plan(settings.seed, settings.seconds, faults)
+    if settings.load == MIXED:
+        plan = make_mixed_plan(settings.seed, settings.seconds)
+    else:
+        plan = make_plan(settings.seed, settings.seconds, chosen(settings.faults))
     folder = scratch(settings)
     say(f"{settings.command}; evidence in {folder}")
     report = make_report(Run(settings, plan, folder, say).evidence(), settings.command)

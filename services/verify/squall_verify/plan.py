@@ -88,6 +88,15 @@ class PlannedFault:
 
 
 @dataclass(frozen=True, slots=True)
+class Act:
+    """What an operator does, once."""
+
+    at_s: float
+    name: str
+    given: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Everything that a seed decides."""
 
@@ -97,6 +106,9 @@ class Plan:
     deploys: tuple[float, ...]
     """When the program is deployed again, as another version."""
     faults: tuple[PlannedFault, ...]
+    acts: tuple[Act, ...] = ()
+    mixed: bool = False
+    """A mixed load (mixed.py); otherwise faults without an operator."""
 
     def as_json(self) -> dict[str, Any]:
         """For the evidence folder."""

@@ -10,6 +10,7 @@ from typing import Any
 from squall_verify.evidence import Evidence
 from squall_verify.invariants import INVARIANTS
 from squall_verify.invariants.verdict import SHOWN, State, Verdict, judge
+from squall_verify.load import by_form, table
 from squall_verify.sometimes import Met, properties, redelivered, superseded
 
 MARKS = {State.OK: "ok", State.VIOLATED: "VIOLATED", State.NOT_EXERCISED: "not exercised"}
@@ -58,9 +59,27 @@ class Report:
             "outcomes": dict(Counter(each.outcome for each in evidence.recorded)),
             "faults": [asdict(each) for each in evidence.happened],
             "skipped": list(evidence.skipped),
+            **self._load(),
             "sometimes": {met.name: met.times for met in self.sometimes},
             "invariants": [asdict(verdict) for verdict in self.verdicts],
         }
+
+    def _load(self) -> dict[str, Any]:
+        if "acted" not in self.evidence.notes:
+            return {}
+        forms = {
+            form.name: {
+                "operations": form.operations,
+                "refused": form.refused,
+                "inputs": form.inputs,
+                "again": form.again,
+                "ends": dict(form.ends),
+                "p50_s": round(form.percentile(0.5), 4),
+                "p99_s": round(form.percentile(0.99), 4),
+            }
+            for form in by_form(self.evidence)
+        }
+        return {"operator": [what for _, _, what in self.evidence.notes["acted"]], "forms": forms}
 
 
 def make_report(evidence: Evidence, command: str) -> Report:
@@ -82,6 +101,7 @@ def as_text(report: Report) -> str:
     lines += [f"  {name:<20}{count:>8}" for name, count in report.counts.items()]
     outcomes = Counter(each.outcome for each in evidence.recorded)
     lines.append("  outcomes            " + ", ".join(f"{count} {name}" for name, count in outcomes.most_common()))
+    lines += _mixed(evidence)
     lines += ["", "Sometimes"]
     lines += [f"  {met.name:<20}{met.times:>8}{'' if met.times else '   not met'}" for met in report.sometimes]
     lines += ["", "Invariants"]
@@ -99,6 +119,22 @@ def _faults(evidence: Evidence) -> list[str]:
         detail = f" ({each.detail})" if each.detail else ""
         lines.append(f"  {each.began - origin:6.1f} s  {each.name:<18} {each.victim}{lasted}{detail}")
     return lines + [f"  not possible: {what}" for what in evidence.skipped]
+
+
+def _mixed(evidence: Evidence) -> list[str]:
+    """Of a mixed load: the operator, the forms of call, and the slowest call."""
+    if "acted" not in evidence.notes:
+        return []
+    origin = min((line.at for line in evidence.seen), default=0.0)
+    lines = ["", "Operator"]
+    lines += [
+        f"  {began - origin:6.1f} s  {what} ({ended - began:.1f} s)" for began, ended, what in evidence.notes["acted"]
+    ]
+    lines += ["", "Forms of call", *table(by_form(evidence))]
+    if slowest := evidence.notes.get("slowest"):
+        lines += ["", f"Slowest call: {slowest}, {evidence.notes['slowest_s']:.2f} s from its acceptance to its record"]
+        lines += [f"  {line}".rstrip() for line in evidence.notes["trace"].splitlines()]
+    return lines
 
 
 def _verdict(verdict: Verdict) -> list[str]:

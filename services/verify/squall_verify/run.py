@@ -14,19 +14,21 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from squall.config import ServerAddress
 from squall.errors import LocalPlatformError
 from squall_bus import connect
 from squall_contracts import topology
 from squall_service.clock import SystemClock
-from squall_verify import collecting, files, settling, watching
+from squall_verify import collecting, files, load, settling, watching
 from squall_verify.client import log_name
 from squall_verify.evidence import GUEST, MAIN, Deployed, Evidence, Settled
 from squall_verify.failpoints import FailPoints
 from squall_verify.faults import Site
 from squall_verify.faults.steps import POINTS_FOLDER
 from squall_verify.nemesis import Nemesis
+from squall_verify.operating import Operator
 from squall_verify.plan import CLIENTS, GUEST_CLIENT, MAX_PENDING, Operation, Plan, sharing
 from squall_verify.platform import Platform
 from squall_verify.processes import end_with_parent
@@ -68,6 +70,7 @@ class Run:
             bus_servers=self.settings.bus_servers,
         )
         self.nemesis = Nemesis(Site(self.platform, self.folder))
+        self.operator = Operator(self.platform, self._keep_deploying, self.deployed, self.nemesis.skipped)
         self.watcher = watching.Watcher(self.platform.bus_settings)
         self.effects = self.folder / "effects"
         self.effects.touch()
@@ -86,6 +89,8 @@ class Run:
                 self.say("healed; waiting until everything has ended")
                 settled = asyncio.run(self._settle(healed_at))
             evidence = self._collect(settled)
+            if self.plan.mixed:
+                evidence = replace(evidence, notes=self._notes(evidence))
             (self.folder / "platform.log").write_text(self.platform.log())
             return evidence
 
@@ -95,9 +100,12 @@ class Run:
         started = _CLOCK.now() + 1.0
         callers = [self._caller(number, "plan.json", self.settings.seconds, started) for number in EVERYBODY]
         deploying = threading.Thread(target=self._deploy_again, args=(started,), daemon=True)
+        operating = threading.Thread(target=self.operator.work, args=(self.plan.acts, started), daemon=True)
         deploying.start()
+        operating.start()
         self.nemesis.run(self.plan.faults, started)
         deploying.join()
+        operating.join()
         self._wait_for(callers)
 
     def _caller(self, number: int, plan: str, seconds: float, started: float) -> subprocess.Popen[bytes]:
@@ -192,6 +200,14 @@ class Run:
             samples=tuple(self.watcher.samples),
             settled=settled,
         )
+
+    def _notes(self, evidence: Evidence) -> dict[str, Any]:
+        """Of a mixed load: what the operator did, and where the time of the slowest call went."""
+        found = load.slowest(evidence)
+        notes: dict[str, Any] = {"acted": self.operator.acted}
+        if found:
+            notes |= {"slowest": found[0], "slowest_s": found[1], "trace": self.operator.trace(found[0])}
+        return notes
 
     def _heal(self) -> float:
         """Every part runs again. The nemesis has taken back its own."""

@@ -12,6 +12,7 @@ from pathlib import Path
 MAX_SECONDS = 24 * 3600.0
 MAX_SEED = 2**31
 DEFAULT_SECONDS = 60.0
+FAULTS, MIXED = "faults", "mixed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +30,7 @@ class VerifySettings:
     bus_servers: int = 1
     keep: Path | None = None
     """Where the evidence stays; None = it is removed after a run without violation."""
+    load: str = FAULTS
     as_json: bool = False
     list_faults: bool = False
 
@@ -37,8 +39,9 @@ class VerifySettings:
         """What runs the same plan again."""
         chosen = f" --faults {','.join(self.faults)}" if self.faults else ""
         sizes = "" if (self.agents, self.gateways) == (2, 2) else f" --agents {self.agents} --gateways {self.gateways}"
+        load = "" if self.load == FAULTS else f" --load {self.load}"
         bus = "" if self.bus_servers == 1 else f" --bus-servers {self.bus_servers}"
-        return f"squall verify --seed {self.seed} --seconds {self.seconds:g}{chosen}{sizes}{bus}"
+        return f"squall verify --seed {self.seed} --seconds {self.seconds:g}{load}{chosen}{sizes}{bus}"
 
 
 def neutral_environment() -> dict[str, str]:
@@ -59,6 +62,8 @@ def parse(arguments: Sequence[str]) -> VerifySettings:
         seconds = given.minutes * 60
     if not 1 <= seconds <= MAX_SECONDS:
         parser.error(f"{seconds:g} seconds is not a duration of a run (1 s to 24 h)")
+    if given.load == MIXED and given.faults:
+        parser.error("a mixed load has faults of its own: --faults is for --load faults")
     return VerifySettings(
         seed=given.seed if given.seed is not None else secrets.randbelow(10**6),
         seconds=seconds,
@@ -67,6 +72,7 @@ def parse(arguments: Sequence[str]) -> VerifySettings:
         gateways=given.gateways,
         bus_servers=given.bus_servers,
         keep=given.keep.absolute() if given.keep else None,
+        load=given.load,
         as_json=given.json,
         list_faults=given.list_faults,
     )
@@ -80,6 +86,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--minutes", type=float, metavar="M", help="how long to make calls and inject faults")
     parser.add_argument(
         "--seconds", type=float, metavar="S", help=f"the same in seconds (default: {DEFAULT_SECONDS:g})"
+    )
+    parser.add_argument(
+        "--load",
+        choices=(FAULTS, MIXED),
+        default=FAULTS,
+        help="faults: under random faults; mixed: deploys, rollbacks, scaling, a node drained, a node lost, "
+        "and a summary by form of call (default: %(default)s)",
     )
     parser.add_argument("--faults", default="", metavar="A,B", help="only these; see --list-faults")
     parser.add_argument(

@@ -113,9 +113,10 @@ def _deployed_at(deployed: Sequence[Deployed], at: float) -> set[int]:
     """Versions that may have been the present one at that time: the last acknowledged, and those being deployed.
 
     A gateway may have resolved the call a moment before the journal stored it."""
-    acknowledged = [each.version for each in deployed if each.ended <= at - RESOLVED_S]
+    acknowledged = [each for each in deployed if each.ended <= at - RESOLVED_S]
     under_way = {each.version for each in deployed if each.began <= at and each.ended > at - RESOLVED_S}
-    return under_way | ({max(acknowledged)} if acknowledged else set())
+    last = max(acknowledged, key=lambda each: each.ended, default=None)
+    return under_way | ({last.version} if last else set())
 
 
 RESOLVED_S = 30.0
