@@ -68,3 +68,26 @@ def test_the_faults_have_bitten(runs: Runs) -> None:
         pytest.skip("needs every seed of this module")
     assert set(runs.met) == MUST_BE_MET
     assert runs.known - runs.exercised <= NEVER_EXERCISED | SELDOM
+
+
+@pytest.mark.timeout(RUN_S + 20)
+def test_every_call_of_a_mixed_load_is_accounted_for(tmp_path: Path) -> None:
+    folder = tmp_path / "evidence"
+    command = [SQUALL, "verify", "--seed", 1, "--seconds", 30, "--load", "mixed", "--json", "--keep", folder]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=RUN_S, check=False)
+    told = (folder / "report.txt").read_text() if (folder / "report.txt").exists() else done.stdout
+    assert done.returncode == 0, f"{done.stderr}\n{told}"
+    report = json.loads(done.stdout)
+
+    assert report["skipped"] == []
+    assert [what.split()[0] for what in report["operator"]] == [
+        "autoscaler",
+        "autoscaler",
+        "deploy",
+        "rollback",
+        "node",
+    ]
+    assert [fault["name"] for fault in report["faults"] if fault["name"] != "stall"] == ["kill-agent"]
+    assert sum(form["inputs"] for form in report["forms"].values()) == report["counts"]["inputs acknowledged"]
+    assert report["counts"]["lost"] == 0
+    assert "queue.wait" in told.partition("Slowest call")[2]

@@ -268,7 +268,7 @@ async def test_a_start_that_is_given_up_at_any_moment_harms_nothing_and_leaves_n
     """A start without a pid once swept session 0, which on some machines is the machine's own."""
     request = workshop.request("def f(): return 1", use_template=True)
     survivor = await workshop.again(request)
-    bystander = subprocess.Popen(["sleep", "60"])
+    bystander = subprocess.Popen(["sleep", "600"])  # 25 starts take more than a minute on a busy machine
     try:
         for step in range(25):
             with contextlib.suppress(TimeoutError):
