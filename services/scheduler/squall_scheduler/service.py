@@ -61,10 +61,10 @@ async def run(settings: SchedulerSettings, bus: Bus, context: ServiceContext[Sch
     worker = context.start(scheduler.work(), "scheduler worker")
     context.start(_tick(scheduler, settings, context), "scheduler tick")
     reconciling = _start_reconcilers(bus, scheduler, context) if settings.reconcile else []
-    schedules = Schedules(bus, context.clock, scheduler.facts)
-    ticking = await start_schedules(bus, schedules, context)
     scheduler.look_at(*scheduler.facts.pools())
     context.ready()
+    # The first containers of a platform that starts need not wait for it.
+    ticking = await start_schedules(bus, Schedules(bus, context.clock, scheduler.facts), context)
     await context.stopping.wait()
     stop_listening()
     await stats.close()
