@@ -7,7 +7,9 @@ import json
 import shutil
 import socket
 import subprocess
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,7 +18,7 @@ import httpx
 import pytest
 import websockets
 from tests.flows.conftest import use
-from tests.support.platform import Platform, eventually
+from tests.support.platform import ROOT, Platform, eventually
 
 import squall
 
@@ -50,7 +52,7 @@ def test_a_function_answers_below_the_path_that_get_web_url_tells(
     url = squall.Function.from_name("web", "echo").get_web_url()
     assert url is not None
 
-    answer = client.post(url + "/a/b%20c", params={"x": "1 2"}, content=b"12345", headers={"X-Mine": "ü".encode()})
+    answer = client.post(url + "/a/b%20c", params={"x": "1 2"}, content=b"12345", headers={b"X-Mine": "ü".encode()})
 
     told = answer.json()
     assert answer.status_code == 201
@@ -194,6 +196,85 @@ def test_a_request_that_takes_longer_than_the_timeout_is_a_504(client: httpx.Cli
     assert client.get("/web/main--web-one-at-a-time/").status_code == 201  # its slot is free again
 
 
+VERSION = """
+import asyncio, squall
+app = squall.App("changes")
+
+@app.function()
+@squall.concurrent(max_inputs=20)
+@squall.asgi_app()
+def web():
+    async def asgi(scope, receive, send):
+        if scope["type"] != "http":
+            return
+        await asyncio.sleep(0.05)
+        await send({{"type": "http.response.start", "status": 200, "headers": []}})
+        await send({{"type": "http.response.body", "body": b"{version}"}})
+    return asgi
+"""
+
+
+def test_a_deploy_under_load_fails_no_request(platform: Platform, tmp_path: Path) -> None:
+    program, seen, stop = tmp_path / "changes.py", [], threading.Event()
+    program.write_text(VERSION.format(version=1))
+    platform.squall("deploy", program)
+
+    def ask() -> None:
+        with httpx.Client(base_url=platform.url, timeout=60) as client:
+            while not stop.is_set():
+                answer = client.get("/web/main--changes-web")
+                seen.append((answer.status_code, answer.text))
+
+    with ThreadPoolExecutor(4) as pool:
+        asking = [pool.submit(ask) for _ in range(4)]
+        try:
+            eventually(lambda: (200, "1") in seen)
+            program.write_text(VERSION.format(version=2))
+            platform.squall("deploy", program)
+            eventually(lambda: seen[-1] == (200, "2"))
+        finally:
+            stop.set()
+        for each in asking:
+            each.result()
+    assert set(seen) == {(200, "1"), (200, "2")}
+
+
+# --- examples ---
+
+
+EXAMPLES = ROOT / "examples"
+
+
+def test_example_of_an_api(platform: Platform, client: httpx.Client) -> None:
+    told = platform.squall("deploy", EXAMPLES / "web_api.py", timeout_s=120)
+    assert "main--web-api-tokens" in told.stdout + told.stderr
+    answer = client.get("/web/main--web-api-api/score", params={"text": "a great day"})
+    assert answer.json() == {"text": "a great day", "score": 2}
+    assert client.get("/web/main--web-api-api/score").status_code == 422
+
+    made = json.loads(platform.squall("token", "proxy", "create", "--json").stdout)
+    headers = {"Squall-Key": made["key"], "Squall-Secret": made["secret"], "Origin": "https://elsewhere.example"}
+    streamed = client.get("/web/main--web-api-tokens", params={"prompt": "hi", "n": 2}, headers=headers)
+    assert streamed.text == "data: hi 0\n\ndata: hi 1\n\n"
+    assert streamed.headers["access-control-allow-origin"] == "*"
+    assert client.get("/web/main--web-api-tokens/docs", headers=headers).status_code == 200
+    assert client.post("/web/main--web-api-tokens", headers=headers).status_code == 405
+
+
+def test_example_of_a_guestbook(platform: Platform, client: httpx.Client) -> None:
+    platform.squall("deploy", EXAMPLES / "web_guestbook.py")
+    signed = client.post("/web/main--guestbook-page", data={"guest": "<Ada>"}, follow_redirects=True)
+    assert "<li>&lt;Ada&gt;" in signed.text
+
+
+async def test_example_of_a_chat(platform: Platform) -> None:
+    platform.squall("deploy", EXAMPLES / "web_chat.py", timeout_s=120)
+    url = websocket_url(platform, "/web/main--chat-chat/room")
+    async with websockets.connect(url) as one, websockets.connect(url) as other:
+        await one.send("hello")
+        assert (await one.recv(), await other.recv()) == ("hello", "hello")
+
+
 # --- WebSockets ---
 
 
@@ -267,8 +348,29 @@ def test_a_body_that_is_announced_as_too_large_is_refused_before_it_is_read(plat
     assert raw(platform, request).startswith(b"HTTP/1.1 413 ")
 
 
+def test_too_many_headers_are_refused(platform: Platform) -> None:
+    head = b"GET /web/main--web-echo/ HTTP/1.1\r\nHost: x\r\n"
+    assert raw(platform, head + b"A: b\r\n" * 200 + b"\r\n").startswith(b"HTTP/1.1 431 ")
+    assert raw(platform, head + b"A: " + b"b" * 70_000 + b"\r\n\r\n").startswith(b"HTTP/1.1 431 ")
+
+
 def test_a_protected_function_asks_for_a_token_and_starts_nothing(platform: Platform, client: httpx.Client) -> None:
     for headers in ({}, {"Modal-Key": "a", "Modal-Secret": "b"}, {"Authorization": f"Bearer {platform.token}"}):
         answer = client.get("/web/main--web-protected/", headers=headers)
         assert (answer.status_code, answer.json()["error"]["code"]) == (401, "proxy_auth")
     assert "protected" not in platform.squall("container", "list").stdout
+
+
+def test_a_proxy_token_opens_a_protected_function_and_nothing_else(platform: Platform, client: httpx.Client) -> None:
+    made = json.loads(platform.squall("token", "proxy", "create", "shop", "--json").stdout)
+    key, secret = made["key"], made["secret"]
+    for headers in (
+        {"Modal-Key": key, "Modal-Secret": secret},
+        {"Squall-Key": key, "Squall-Secret": secret},
+        {"Authorization": f"Bearer {key}.{secret}"},
+    ):
+        answer = client.get("/web/main--web-protected/", headers=headers)
+        assert answer.status_code == 201
+        assert not {"squall-secret", "modal-secret"} & set(headers_of(answer.json()))
+    assert client.get("/v1/apps", headers={"Authorization": f"Bearer {made['token']}"}).status_code == 403
+    platform.squall("token", "revoke", made["id"])

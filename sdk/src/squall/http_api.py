@@ -639,7 +639,8 @@ class MakeToken:
     name: str
     """For people: whose or what for."""
     scope: str = "workspace"
-    """"workspace" (everything) or "caller" (calls functions, reads results)."""
+    """"workspace" (everything), "caller" (calls functions, reads results) or "proxy" (web functions that want one; the
+    token is then `<key>.<secret>`)."""
     lifetime_s: Optional[float] = None
     """None = until it is revoked."""
 

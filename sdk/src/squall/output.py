@@ -35,6 +35,9 @@ class Output:
     def function_created(self, name: str) -> None:
         """One function (or class) of it."""
 
+    def web_function(self, name: str, url: str, protected: bool) -> None:
+        """Where a web function of it answers; `protected`: to whoever has a proxy token."""
+
     def app_deployed(self, app_id: str, name: str, version: int, unchanged: bool) -> None:
         """A deploy ended; `unchanged`: it was skipped."""
 
@@ -76,6 +79,9 @@ class PlainOutput(Output):
 
     def function_created(self, name: str) -> None:
         self._step(f"✓ Created function {name}.")
+
+    def web_function(self, name: str, url: str, protected: bool) -> None:
+        self._step(f"✓ Web function {name} => {url}{' (wants a proxy token)' if protected else ''}")
 
     def app_deployed(self, app_id: str, name: str, version: int, unchanged: bool) -> None:
         self._step(

@@ -38,6 +38,7 @@ from squall.spec import (
     validate,
 )
 from squall.web import spec_of
+from squall.web_url import best
 
 if TYPE_CHECKING:
     from squall.secret import Secret
@@ -110,6 +111,9 @@ def publish(
         strategy=release.strategy,
     )
     answer = from_wire(PublishedApp, session.client.json("POST", Route.APPS, to_wire(request)))
+    for address in answer.web:
+        name = f"{address.function}.{address.method}" if address.method else address.function
+        output.current().web_function(name, best(address), address.requires_proxy_auth)
     script = script_module() if any(part.in_script for part in parts) else None
     if script is not None:
         # What containers send back names classes of the script by this module: here it is `__main__`.

@@ -121,6 +121,8 @@ async def create_token(  # noqa: PLR0913 — the fields of its record
     """A new token (256 random bits), or `token` made known; safe to repeat. What is returned is stored nowhere."""
     if scope not in SCOPES:
         raise InvalidError(f"token scope {scope!r} is not one of {', '.join(SCOPES)}")
+    if token is None and scope == PROXY:
+        token = f"wk-{secrets.token_hex(8)}.ws-{secrets.token_urlsafe(32)}"
     token = token or "sq-" + secrets.token_urlsafe(32)
     record = TokenRecord(workspace=workspace, name=name, scope=scope, created_at=now, expires_at=expires_at)
     try:

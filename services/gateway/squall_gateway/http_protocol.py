@@ -19,6 +19,12 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 JOIN_BYTES = 64 * 1024
 UNREAD_BYTES = 1 << 20
 """So much of a body waits for its handler before nothing more is read."""
+MAX_HEAD_BYTES, MAX_HEADERS = 64 * 1024, 128
+"""Class parameters of a call, which are the largest headers of the API, take up to 32 KiB."""
+_TOO_LARGE = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: text/plain\r\ncontent-length: 16\r\n"
+    b"connection: close\r\n\r\ntoo many headers"
+)
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _DISCONNECT = {"type": "http.disconnect"}
 
@@ -115,8 +121,28 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         super().connection_made(JoinedWrites(transport, self.loop))  # type: ignore[arg-type]  # all that it uses
 
+    _head_bytes = 0
+    _too_large = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header."""
+        self._head_bytes += len(name) + len(value)
+        if self._head_bytes > MAX_HEAD_BYTES or len(self.headers) >= MAX_HEADERS:
+            self._too_large = True
+            raise ValueError("too many headers")  # the parser stops, and `send_400_response` is called
+        super().on_header(name, value)
+
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP, or has too much of it."""
+        if not self._too_large:
+            super().send_400_response(msg)
+            return
+        self.transport.write(_TOO_LARGE)
+        self.transport.close()
+
     def on_message_begin(self) -> None:
         """A request begins."""
+        self._head_bytes = 0
         self.url = b""
         self.expect_100_continue = False
         self.headers = []

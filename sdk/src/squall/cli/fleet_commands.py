@@ -25,6 +25,7 @@ container_group = _group("Containers: what runs where, end one, look into one.")
 node_group = _group("Machines: what they have, and taking one out of service.")
 function_group = _group("Functions: what they declare, what their containers do.")
 token_group = _group("Tokens: who may use this server.")
+proxy_group = _group("Tokens of clients of web functions with requires_proxy_auth.")
 config_group = _group("Settings of this user: which server, token and environment commands use.")
 profile_group = _group("Profiles: several servers or tokens by name, in the settings of this user.")
 
@@ -34,6 +35,7 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(container_group, name="container")
     app.add_typer(node_group, name="node")
     app.add_typer(function_group, name="function")
+    token_group.add_typer(proxy_group, name="proxy")
     app.add_typer(token_group, name="token")
     app.add_typer(config_group, name="config")
     app.add_typer(profile_group, name="profile")
@@ -180,6 +182,18 @@ def token_revoke(
     import squall.cli.tokens as command
 
     return command.revoke(token, as_json=as_json)
+
+
+@proxy_group.command("create")
+def proxy_create(
+    name: str = typer.Argument("proxy", metavar="[NAME]", help="For people: whose or what for."),
+    expires: Optional[str] = typer.Option(None, "--expires", help="It ends after 30m, 12h or 90d (default: never)."),
+    as_json: bool = JSON,
+) -> int:
+    """Make a key and a secret for web functions with requires_proxy_auth. They are shown this one time."""
+    import squall.cli.tokens as command
+
+    return command.create_proxy(name, expires=expires, as_json=as_json)
 
 
 # ---------------------------------------------------------------- settings

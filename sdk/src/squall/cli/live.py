@@ -118,6 +118,9 @@ class LiveOutput(Output):
     def function_created(self, name: str) -> None:
         self._step(f"Created function [bold]{_escape(name)}[/bold].")
 
+    def web_function(self, name: str, url: str, protected: bool) -> None:
+        self._step(f"Web function [bold]{_escape(name)}[/bold] => {url}{' (wants a proxy token)' if protected else ''}")
+
     def app_deployed(self, app_id: str, name: str, version: int, unchanged: bool) -> None:
         self._doing, self.unchanged = "", unchanged
         if self._started_by_app:

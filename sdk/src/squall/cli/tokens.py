@@ -30,6 +30,21 @@ def create(name: str, *, scope: str, expires: Optional[str], as_json: bool) -> i
     return 0
 
 
+def create_proxy(name: str, *, expires: Optional[str], as_json: bool) -> int:
+    """Makes a proxy token and prints its two parts."""
+    lifetime_s = None if expires is None else seconds(expires, "--expires")
+    body = {"name": name, "scope": "proxy", "lifetime_s": lifetime_s}
+    with for_command() as session:
+        made = from_wire(NewToken, session.client.json("POST", Route.TOKENS, body))
+    key, _, secret = made.token.partition(".")
+    if as_json:
+        sys.stdout.write(json.dumps({**dataclasses.asdict(made), "key": key, "secret": secret}, indent=2) + "\n")
+        return 0
+    sys.stdout.write(f"Squall-Key: {key}\nSquall-Secret: {secret}\n")
+    sys.stderr.write(f"✓ Made token {made.id} ({made.name}). Send both as headers; they are not shown again.\n")
+    return 0
+
+
 def list_tokens(*, as_json: bool) -> int:
     """Prints the tokens of the workspace, without those of containers."""
     with for_command() as session:

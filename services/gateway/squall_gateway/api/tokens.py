@@ -13,10 +13,10 @@ from squall.ids import check_name
 from squall_bus import Bus
 from squall_contracts.functions import TOKENS, TokenRecord, token_key
 from squall_gateway.api.requests import workspace_of
-from squall_gateway.auth import CONTAINER, create_token
+from squall_gateway.auth import CONTAINER, PROXY, create_token
 from squall_service.clock import Clock
 
-GIVEN = ("workspace", "caller")
+GIVEN = ("workspace", "caller", PROXY)
 """Scopes that people may give; the others are the platform's own."""
 MIN_LIFETIME_S, MAX_LIFETIME_S = 60.0, 10 * 365 * 86400.0
 ID_DIGITS = 16
