@@ -87,7 +87,7 @@ def test_every_call_of_a_mixed_load_is_accounted_for(tmp_path: Path) -> None:
         "rollback",
         "node",
     ]
-    assert [fault["name"] for fault in report["faults"] if fault["name"] != "stall"] == ["kill-agent"]
+    assert {fault["name"] for fault in report["faults"]} - {"stall"} == {"kill-agent", "drain-node"}
     assert sum(form["inputs"] for form in report["forms"].values()) == report["counts"]["inputs acknowledged"]
     assert report["counts"]["lost"] == 0
     assert "queue.wait" in told.partition("Slowest call")[2]

@@ -13,7 +13,9 @@ from typing import Any
 from squall.errors import LocalPlatformError
 from squall_service.clock import SystemClock
 from squall_verify.evidence import Deployed
-from squall_verify.faults.registry import node_name
+from squall_verify.faults.registry import Hit, node_name
+from squall_verify.invariants.histories import DRAIN
+from squall_verify.nemesis import Nemesis
 from squall_verify.plan import Act
 from squall_verify.platform import Platform
 
@@ -36,8 +38,8 @@ class Operator:
     deploy: Callable[[int], None]
     deployed: list[Deployed]
     """Every version that was made the present one, also by going back."""
-    skipped: list[str]
-    """What did not work, and why."""
+    nemesis: Nemesis
+    """Hears of what took a machine away, and of what did not work."""
     acted: list[tuple[float, float, str]] = field(default_factory=list)
     """Began, ended, and what was done."""
 
@@ -49,7 +51,7 @@ class Operator:
             try:
                 what = self._do(act.name, act.given)
             except (LocalPlatformError, subprocess.TimeoutExpired) as error:
-                self.skipped.append(f"{act.name} at {act.at_s:.1f} s: {error}")
+                self.nemesis.skipped.append(f"{act.name} at {act.at_s:.1f} s: {error}")
             else:
                 self.acted.append((began, _CLOCK.now(), what))
 
@@ -71,7 +73,7 @@ class Operator:
 
     def _roll_back(self) -> int:
         own = [each for each in self.deployed if each.workspace == "main"]
-        before = own[-2].version
+        before = max(each.version for each in own) - 1  # what was deployed last before it, not what was gone back to
         began = _CLOCK.now()
         # It is not known whether a command that fails was carried out: from its beginning either may be present.
         self.deployed.append(Deployed(version=before, began=began, ended=float("inf")))
@@ -89,6 +91,7 @@ class Operator:
             threading.Event().wait(hold_s)
         finally:
             self._squall("node", "resume", node)
+            self.nemesis.note(DRAIN, began, Hit(agents[number % len(agents)].name, node))
         return f"node {node} drained in {took_s:.1f} s, and taken back"
 
     def trace(self, call: str) -> str:

@@ -70,7 +70,7 @@ class Run:
             bus_servers=self.settings.bus_servers,
         )
         self.nemesis = Nemesis(Site(self.platform, self.folder))
-        self.operator = Operator(self.platform, self._keep_deploying, self.deployed, self.nemesis.skipped)
+        self.operator = Operator(self.platform, self._keep_deploying, self.deployed, self.nemesis)
         self.watcher = watching.Watcher(self.platform.bus_settings)
         self.effects = self.folder / "effects"
         self.effects.touch()

@@ -19,6 +19,7 @@ class HasKey(Protocol):
 K = TypeVar("K", bound=HasKey)
 
 STALL = "stall"
+DRAIN = "drain-node"
 """Name under which the harness notes that the whole machine stood still."""
 SLOW = "slow-consumer"
 """It stands still too."""

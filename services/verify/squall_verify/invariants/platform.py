@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from squall_verify.evidence import Evidence, Key, Recorded
-from squall_verify.invariants.histories import by_key, overlapping, slack_s
+from squall_verify.invariants.histories import DRAIN, by_key, overlapping, slack_s
 from squall_verify.invariants.verdict import Findings, Looking
 
 SETTLED_S = 60.0
@@ -102,7 +102,9 @@ def no_busy_kill(evidence: Evidence) -> Findings:
         if use.outcome != "lost":
             look.checked += 1
             continue
-        hurt = overlapping(evidence, use.started_at - LOSS_EXPLAINED_S, use.ended_at)
+        # A drain waits for what runs: it explains no loss.
+        near = overlapping(evidence, use.started_at - LOSS_EXPLAINED_S, use.ended_at)
+        hurt = [fault for fault in near if fault.name != DRAIN]
         # One input over its time takes its container with it, and so its neighbours.
         own = any(
             other.container == use.container and other.outcome in ("timed_out", "cancelled") for other in evidence.used
