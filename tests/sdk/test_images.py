@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from squall import Image, exception
+from squall import App, Image, exception
 
 
 def steps(image: Image) -> list[tuple[str, dict[str, Any]]]:
@@ -96,28 +98,29 @@ def test_remote_paths_are_absolute_and_a_slash_keeps_the_files_name() -> None:
 @pytest.mark.parametrize(
     "use",
     [
-        lambda image: image.apt_install("git"),
-        lambda image: image.run_commands("ls"),
-        lambda image: image.dockerfile_commands("RUN ls"),
-        lambda image: Image.from_registry("python:3.12"),
-        lambda image: Image.from_dockerfile("Dockerfile"),
         lambda image: Image.micromamba(),
-        lambda image: image.run_function(print),
+        lambda image: image.micromamba_install("numpy"),
+        lambda image: Image.from_aws_ecr("x"),
+        lambda image: Image.from_gcp_artifact_registry("x"),
+        lambda image: image.pip_install_private_repos("x"),
     ],
 )
-def test_other_builders_say_that_they_are_not_built(use: Any) -> None:
-    with pytest.raises(exception.UnimplementedError):
+def test_what_is_not_built_says_what_to_use_instead(use: Any) -> None:
+    with pytest.raises(exception.UnimplementedError) as caught:
         use(Image.debian_slim())
+    assert "Use" in caught.value.hint or "from_registry" in caught.value.hint
 
 
 @pytest.mark.parametrize(
     "use",
     [
-        lambda image: image.add_local_file("x", "/x", copy=True),
-        lambda image: image.pip_install("a", force_build=True),
         lambda image: image.pip_install("a", secrets=[1]),
         lambda image: image.uv_pip_install("a", uv_version="1"),
-        lambda image: Image.debian_slim(force_build=True),
+        lambda image: image.apt_install("a", gpu="H100"),
+        lambda image: image.run_commands("a", volumes={"/v": 1}),
+        lambda image: image.run_function(a_step, cpu=2),
+        lambda image: Image.from_registry("x", secret=1),
+        lambda image: Image.from_dockerfile("x", gpu="any"),
     ],
 )
 def test_arguments_that_are_not_built_are_refused(use: Any) -> None:
@@ -229,3 +232,193 @@ def test_workdir_is_a_step_and_must_be_a_path_of_a_container() -> None:
     for wrong in ("", "../up"):
         with pytest.raises(exception.InvalidError):
             Image.debian_slim().workdir(wrong)
+
+
+POETRY_PROJECT = """
+[tool.poetry.dependencies]
+python = "^3.9"
+alpha = "^1.0"
+extra = { version = "*", optional = true }
+[tool.poetry.group.dev.dependencies]
+linter = "*"
+[tool.poetry.group.docs]
+optional = true
+[tool.poetry.group.docs.dependencies]
+builder = "^0.2.3"
+"""
+POETRY_LOCK = """
+[[package]]
+name = "alpha"
+version = "1.0"
+[package.dependencies]
+beta = ">=2"
+colour = { version = "*", markers = "sys_platform == \\"win32\\"" }
+[[package]]
+name = "beta"
+version = "2.1"
+[[package]]
+name = "colour"
+version = "0.4"
+[[package]]
+name = "linter"
+version = "3.0"
+[[package]]
+name = "builder"
+version = "0.2.5"
+"""
+
+
+def test_a_poetry_lock_file_is_installed_by_groups_and_markers(tmp_path: Path) -> None:
+    project = tmp_path / "pyproject.toml"
+    project.write_text(POETRY_PROJECT)
+    (tmp_path / "poetry.lock").write_text(POETRY_LOCK)
+
+    def lines(**options: Any) -> list[str]:
+        ((_, arguments),) = steps(Image.debian_slim().poetry_install_from_file(project, **options))
+        return str(arguments["requirements"]).splitlines()
+
+    main = ["alpha==1.0", "beta==2.1", 'colour==0.4 ; (sys_platform == "win32")']
+    assert lines(without=["dev"]) == main
+    assert lines() == [*main, "linter==3.0"]
+    assert lines(only=["docs"]) == ["builder==0.2.5"]
+    assert lines(ignore_lockfile=True, only=["docs"]) == ["builder>=0.2.3,<0.3"]
+    with pytest.raises(exception.InvalidError, match="no group 'tests'"):
+        lines(with_=["tests"])
+
+
+# --- steps that need a root file system ------------------------------------------------------------------------------
+
+GREETING = "hello"
+
+
+def a_step(name: str = "") -> str:
+    return _greeted(name)
+
+
+def _greeted(name: str) -> str:
+    return GREETING + name
+
+
+def test_a_base_of_a_registry_and_its_python() -> None:
+    image = Image.from_registry("debian:12", add_python="3.12")
+    assert steps(image) == [("from_registry", {"tag": "debian:12"}), ("add_python", {"version": "3.12"})]
+    assert image.spec().python_version == "3.12"
+    assert Image.from_registry("python:3.12").spec().python_version == ""
+    assert image.spec().needs_root
+    assert not Image.debian_slim().pip_install("numpy").env({"A": "1"}).spec().needs_root
+    for wrong in ("", "two words"):
+        with pytest.raises(exception.InvalidError):
+            Image.from_registry(wrong)
+
+
+def test_commands_and_packages_of_the_system() -> None:
+    image = Image.debian_slim().apt_install("git", ["curl"], env={"A": "1"}).run_commands("ls", ["pwd", "id"])
+    assert steps(image) == [
+        ("apt_install", {"packages": ["curl", "git"], "env": {"A": "1"}}),
+        ("run_commands", {"commands": ["ls", "pwd", "id"]}),
+    ]
+    with pytest.raises(exception.InvalidError, match="not a command"):
+        Image.debian_slim().run_commands("  ")
+    with pytest.raises(exception.InvalidError, match="option"):
+        Image.debian_slim().apt_install("-y")
+
+
+def test_how_containers_start_is_configuration() -> None:
+    image = Image.debian_slim().entrypoint(["/init"]).cmd([]).shell(["/bin/bash", "-c"])
+    assert steps(image) == [
+        ("entrypoint", {"command": ["/init"]}),
+        ("cmd", {"command": []}),
+        ("shell", {"command": ["/bin/bash", "-c"]}),
+    ]
+    for wrong in (lambda: image.entrypoint("/init"), lambda: image.shell([])):  # type: ignore[arg-type]
+        with pytest.raises(exception.InvalidError):
+            wrong()
+
+
+def test_copied_files_are_a_step_that_their_contents_identify(tmp_path: Path) -> None:
+    file = tmp_path / "x.txt"
+    file.write_text("one")
+
+    def copied() -> Image:
+        return Image.debian_slim().add_local_file(file, "/data/", copy=True).env({"A": "1"})
+
+    image = copied()
+    ((kind, arguments), _) = steps(image)
+    with image.copied[0].zipped() as archive:
+        assert (kind, arguments) == ("add_local", {"files": {"sha256": archive.sha256, "bytes": archive.body.size}})
+    assert copied().spec() == image.spec()
+    file.write_text("two")
+    assert copied().spec().id != image.spec().id
+    with pytest.raises(exception.InvalidError, match="does not exist"):
+        Image.debian_slim().add_local_dir(tmp_path / "missing", "/d", copy=True).spec()
+
+
+def test_a_function_step_depends_on_what_the_function_uses(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Image.debian_slim().run_function(a_step, args=("x",)).spec()
+    assert first.steps[0].arguments["function"] == "a_step"
+    assert Image.debian_slim().run_function(a_step, args=("x",)).spec().id == first.id
+    assert Image.debian_slim().run_function(a_step, args=("y",)).spec().id != first.id
+    monkeypatch.setitem(globals(), "GREETING", "good morning")
+    assert Image.debian_slim().run_function(a_step, args=("x",)).spec().id != first.id
+
+
+def test_where_the_code_of_a_function_step_lies_is_no_part_of_the_image() -> None:
+    spec = Image.debian_slim().run_function(a_step).spec()
+    elsewhere = replace(spec.steps[0], arguments={**spec.steps[0].arguments, "_code": {"sha256": "0", "bytes": 1}})
+    assert replace(spec, steps=(elsewhere,)).id == spec.id
+
+
+@pytest.mark.parametrize("function", [lambda: None, Path.exists, print])
+def test_only_functions_at_the_top_of_a_file_can_be_a_step(function: Any) -> None:
+    with pytest.raises(exception.InvalidError, match="top level"):
+        Image.debian_slim().run_function(function)
+
+
+def test_a_forced_build_is_another_image_and_the_same_within_one_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, forced = Image.debian_slim().pip_install("x"), Image.debian_slim().pip_install("x", force_build=True)
+    assert plain.spec().id != forced.spec().id == Image.debian_slim().pip_install("x", force_build=True).spec().id
+    assert Image.debian_slim(force_build=True).spec().id != Image.debian_slim().spec().id
+    monkeypatch.setenv("SQUALL_FORCE_BUILD", "1")
+    assert Image.debian_slim().run_commands("x").spec().steps[0].arguments["forced"]
+
+
+def test_a_dockerfile_sends_the_files_that_it_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("app.py", "secret.txt", "src/a.py", "src/b.tmp"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    (tmp_path / ".dockerignore").write_text("*.tmp\n**/*.tmp\n")
+    dockerfile = tmp_path / "Dockerfile"
+    dockerfile.write_text('FROM x AS y\nCOPY --chown=1 app.py /a/\nCOPY ["src", "/src"]\nCOPY --from=y /etc /e\n')
+    monkeypatch.chdir(tmp_path)
+    image = Image.from_dockerfile("Dockerfile", build_args={"V": "1"})
+    ((kind, arguments),) = steps(image)
+    assert (kind, arguments["text"], arguments["build_args"]) == ("from_dockerfile", dockerfile.read_text(), {"V": "1"})
+    with image.copied[0].zipped() as archive, zipfile.ZipFile(archive.body.file) as names:
+        assert names.namelist() == ["app.py", "src/a.py"]
+    (tmp_path / "secret.txt").write_text("changed")
+    assert Image.from_dockerfile("Dockerfile", build_args={"V": "1"}).spec().id == image.spec().id
+    dockerfile.write_text("FROM x\nONBUILD RUN ls\n")
+    with pytest.raises(exception.InvalidError, match="ONBUILD"):
+        Image.from_dockerfile("Dockerfile").spec()
+    with pytest.raises(exception.InvalidError, match="cannot be read"):
+        Image.from_dockerfile("missing").spec()
+
+
+def test_lines_of_a_dockerfile_go_on_from_an_image(tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("x")
+    image = Image.from_registry("x", setup_dockerfile_commands=["USER root"]).dockerfile_commands(
+        ["COPY f /f"], context_files={"f": tmp_path / "f"}
+    )
+    assert [kind for kind, _ in steps(image)] == ["from_registry", "dockerfile_commands", "dockerfile_commands"]
+    assert steps(image)[2][1]["text"] == "COPY f /f\n"
+    assert set(steps(image)[2][1]["context"]) == {"sha256", "bytes"}
+
+
+def test_names_of_published_images() -> None:
+    for wrong in ("", "two words", "a:b:c", "../x"):
+        with pytest.raises(exception.InvalidError):
+            Image.from_name(wrong)
+    with pytest.raises(exception.InvalidError, match="not the id"):
+        Image.from_id("x").spec()
+    with pytest.raises(exception.ExecutionError, match="running"):
+        Image.debian_slim().build(App("x"))

@@ -14,14 +14,17 @@ import stat
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
-from typing import IO, Any, Callable, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import IO, TYPE_CHECKING, Any, Callable, NamedTuple
 
 from squall import patterns
 from squall.connection import FileBody
 from squall.errors import InvalidError, ModuleNotMountable
-from squall.image import Ignore, Image, LocalDir, LocalFile
+from squall.image_files import Ignore, LocalDir, LocalFile, LocalSource
 from squall.payload import script_module
+
+if TYPE_CHECKING:
+    from squall.image import Image
 
 ROOT = "/root"
 EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -84,8 +87,13 @@ def _package(name: str, folder: str) -> Files:
 
 def local_files(image: Image) -> Files:
     """What an image attaches, by path in the container; later ones win. Raises `InvalidError` for what is not there."""
+    return files_of(image.local_sources)
+
+
+def files_of(sources: Sequence[LocalSource]) -> Files:
+    """Local files by path in the container; later ones win. Raises `InvalidError` for what is not there."""
     files: Files = {}
-    for source in image.local_sources:
+    for source in sources:
         if isinstance(source, LocalFile):
             if not os.path.isfile(source.local):
                 raise _missing("file", source.local)
@@ -93,11 +101,11 @@ def local_files(image: Image) -> Files:
         elif isinstance(source, LocalDir):
             if not os.path.isdir(source.local):
                 raise _missing("folder", source.local)
-            files.update(_walk(os.path.abspath(source.local), source.remote.rstrip("/"), _ignores(source.ignore)))
+            files.update(_walk(os.path.abspath(source.local), source.remote.rstrip("/"), ignores(source.ignore)))
         else:
-            ignores = _not_python if source.ignore is None else _ignores(source.ignore)
+            left_out = _not_python if source.ignore is None else ignores(source.ignore)
             for name in source.modules:
-                files.update(_module_files(name, ignores))
+                files.update(_module_files(name, left_out))
     return files
 
 
@@ -108,7 +116,7 @@ def _missing(what: str, path: str) -> InvalidError:
     )
 
 
-def _module_files(name: str, ignores: Callable[[str], bool]) -> Iterator[tuple[str, str]]:
+def _module_files(name: str, left_out: Callable[[str], bool]) -> Iterator[tuple[str, str]]:
     try:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError) as error:
@@ -118,7 +126,7 @@ def _module_files(name: str, ignores: Callable[[str], bool]) -> Iterator[tuple[s
     remote = f"{ROOT}/{name.replace('.', '/')}"
     if spec.submodule_search_locations:
         for folder in spec.submodule_search_locations:
-            yield from _walk(folder, remote, ignores)
+            yield from _walk(folder, remote, left_out)
     elif spec.origin and spec.origin.endswith(".py"):
         yield f"{remote}.py", spec.origin
     else:
@@ -129,7 +137,8 @@ def _not_python(path: str) -> bool:
     return not path.endswith(".py")
 
 
-def _ignores(ignore: Ignore) -> Callable[[str], bool]:
+def ignores(ignore: Ignore) -> Callable[[str], bool]:
+    """Whether a path below a folder is left out."""
     if callable(ignore):
         from pathlib import Path
 
@@ -138,14 +147,20 @@ def _ignores(ignore: Ignore) -> Callable[[str], bool]:
     return patterns.matcher(ignore)
 
 
-def _walk(folder: str, remote: str, ignores: Callable[[str], bool]) -> Iterator[tuple[str, str]]:
+def files_below(folder: str) -> Iterator[tuple[str, str]]:
+    """(path below the folder, local path) of every file in it."""
+    for remote, local in _walk(folder, "", lambda _: False):
+        yield remote[1:], local
+
+
+def _walk(folder: str, remote: str, left_out: Callable[[str], bool]) -> Iterator[tuple[str, str]]:
     """(path in the container, local path) of every file below a folder that is not ignored."""
     for here, folders, names in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if name not in SKIPPED_FOLDERS and not _is_loop(here, name))
         for name in sorted(names):
             local = os.path.join(here, name)
             below = os.path.relpath(local, folder).replace(os.sep, "/")
-            if not ignores(below):
+            if not left_out(below):
                 yield f"{remote}/{below}", local
 
 

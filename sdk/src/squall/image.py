@@ -1,7 +1,8 @@
 """Image: what a function's container has besides its code. An immutable chain of steps; building is the server's.
 
-Owns the checks of the steps and the order of steps and local files. Local files are not part of the image: they travel
-with the user's code (`bundle`), so that a changed file rebuilds nothing.
+Owns bases, the order of steps and local files, and what becomes of the chain. The steps themselves are in
+`image_packages` and `image_commands`. Local files are no part of the image unless they are copied: they travel with the
+user's code (`bundle`), so that a changed file rebuilds nothing.
 """
 
 from __future__ import annotations
@@ -9,58 +10,27 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Union
 
-from squall.declaration import check_variables
-from squall.errors import InvalidError, UnimplementedArgument
+from squall import image_files, image_steps
+from squall.errors import InvalidError
+from squall.image_commands import CommandSteps, docker_arguments
+from squall.image_files import Copied, Ignore, Later, LocalDir, LocalFile, LocalPython, LocalSource
+from squall.image_packages import PackageSteps
 from squall.unimplemented import missing_classmethods
 
 if TYPE_CHECKING:
+    from squall.app import App
     from squall.spec import ImageSpec
 
-Ignore = Union[Sequence[str], Callable[[Any], bool]]
+__all__ = ["Ignore", "Image", "LocalDir", "LocalFile", "LocalPython", "LocalSource"]
 
-LOCAL_FILES_LAST = "Put `add_local_*` last: local files are attached when a container starts, after every build step."
-
-
-class LocalFile(NamedTuple):
-    """One file from here."""
-
-    local: str
-    remote: str
-
-
-class LocalDir(NamedTuple):
-    """A folder from here with everything below it that `ignore` does not match."""
-
-    local: str
-    remote: str
-    ignore: Ignore
-
-
-class LocalPython(NamedTuple):
-    """Importable modules or packages from here."""
-
-    modules: tuple[str, ...]
-    ignore: Optional[Ignore]
-
-
-LocalSource = Union[LocalFile, LocalDir, LocalPython]
-
-
-class Later:
-    """A value that is read when it is first needed, once."""
-
-    def __init__(self, read: Callable[[], Any]) -> None:
-        self._read = read
-        self._found: Any = None
-
-    def get(self) -> Any:
-        """The value. Raises `InvalidError` if it cannot be read."""
-        if self._found is None:
-            self._found = self._read()
-        return self._found
+PathLike = Union[str, "os.PathLike[str]"]
+LOCAL_FILES_LAST = (
+    "Put `add_local_*` last: local files are attached when a container starts, after every build step. "
+    "With `copy=True` they are a build step themselves."
+)
 
 
 def _now(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -69,11 +39,14 @@ def _now(arguments: dict[str, Any]) -> dict[str, Any]:
 
 class _Chain(NamedTuple):
     python_version: str
+    """Empty: the one that the base has."""
     steps: tuple[tuple[str, dict[str, Any]], ...] = ()
     local: tuple[LocalSource, ...] = ()
+    before: Optional[Later] = None
+    """Spec of a published image that the steps go on from."""
 
 
-class Image:
+class Image(PackageSteps, CommandSteps):
     """A recipe for containers: start with `Image.debian_slim()` and chain what you need.
 
     Every method returns a new image; nothing is built before a function that uses it runs or is deployed."""
@@ -83,126 +56,93 @@ class Image:
             raise InvalidError("Image() is not a recipe", fix="Start with `squall.Image.debian_slim()`.")
         self._chain = chain
 
+    # --- bases ---
+
+    @classmethod
+    def _from(cls, python: str, *steps: tuple[str, dict[str, Any]]) -> Image:
+        return cls(_Chain(python, steps))
+
     @classmethod
     def debian_slim(cls, python_version: Optional[str] = None, *, force_build: bool = False) -> Image:
         """Debian with Python: the version that runs here unless said (`"3.12"`)."""
-        _not_forced(force_build)
-        if python_version is not None and not isinstance(python_version, str):
-            raise TypeError(f'python_version must be text such as "3.12", got {python_version!r}')
-        version = python_version or f"{sys.version_info.major}.{sys.version_info.minor}"
-        parts = version.split(".")
-        if len(parts) not in (2, 3) or not all(part.isdigit() for part in parts):
-            raise InvalidError(f"python_version {version!r} is not valid", fix='Write it as "3.12".')
-        return cls(_Chain(version))
+        here = f"{sys.version_info.major}.{sys.version_info.minor}"
+        version = here if python_version is None else image_steps.python_version(python_version)
+        forced = image_steps.forced(force_build)
+        return cls._from(version, *([("debian_slim", forced)] if forced else []))
 
-    # --- build steps ---
-
-    def pip_install(
-        self,
-        *packages: Union[str, Sequence[str]],
-        find_links: Optional[str] = None,
-        index_url: Optional[str] = None,
-        extra_index_url: Optional[str] = None,
-        pre: bool = False,
-        extra_options: str = "",
+    @classmethod
+    def from_registry(
+        cls,
+        tag: str,
+        *,
+        setup_dockerfile_commands: Sequence[str] = (),
+        force_build: bool = False,
+        add_python: Optional[str] = None,
         **others: Any,
     ) -> Image:
-        """Install Python packages, given one by one or as lists. No packages: the same image."""
-        _refuse_build_keywords("Image.pip_install", others)
-        names = _flat("pip_install", packages)
-        if not names:
+        """An image of a registry, by the name that `docker pull` takes. `add_python`: a Python for one without."""
+        image_steps.refuse("Image.from_registry", others)
+        if not image_steps.text("the tag", tag).strip() or any(letter.isspace() for letter in tag):
+            raise InvalidError(f"{tag!r} is not the name of an image", fix='Write it as "name:tag".')
+        forced = image_steps.forced(force_build)
+        image = cls._from("", ("from_registry", {"tag": tag, **forced}))
+        return image.dockerfile_commands(list(setup_dockerfile_commands))._with_python(add_python)
+
+    @classmethod
+    def from_dockerfile(
+        cls,
+        path: PathLike,
+        *,
+        context_dir: Optional[PathLike] = None,
+        ignore: Optional[Ignore] = None,
+        build_args: Optional[Mapping[str, str]] = None,
+        force_build: bool = False,
+        add_python: Optional[str] = None,
+        env: Optional[Mapping[str, str]] = None,
+        **others: Any,
+    ) -> Image:
+        """What a Dockerfile makes. Only files that its COPY and ADD lines name are sent, without what `ignore` matches.
+
+        `ignore` not given: what .dockerignore says. It is read when the image is first needed."""
+        from squall import dockerfiles
+
+        image_steps.refuse("Image.from_dockerfile", others)
+        file, ignored = os.fspath(path), None if ignore is None else image_files.ignore(ignore)
+        folder = os.fspath(context_dir or ".")
+        arguments: dict[str, Any] = {
+            "text": Later(lambda: dockerfiles.read(file)),
+            **docker_arguments("", None, None, build_args),
+            "context": Copied(lambda: dockerfiles.context(dockerfiles.read(file), folder, ignored)),
+            **image_steps.variables("Image.from_dockerfile", env),
+            **image_steps.forced(force_build),
+        }
+        return cls._from("", ("from_dockerfile", arguments))._with_python(add_python)
+
+    @classmethod
+    def from_scratch(cls, *, force_build: bool = False) -> Image:
+        """Nothing at all; fill it with `add_local_file(copy=True)`."""
+        return cls._from("", ("from_scratch", image_steps.forced(force_build)))
+
+    @classmethod
+    def from_id(cls, image_id: str) -> Image:
+        """An image that was built, by its id."""
+        from squall import published_images
+
+        return cls(_Chain("", before=Later(lambda: published_images.by_id(image_id))))
+
+    @classmethod
+    def from_name(cls, name: str, *, environment_name: Optional[str] = None) -> Image:
+        """An image that was published, by its name (`"name"` or `"name:tag"`). Looked up when it is first needed."""
+        from squall import published_images
+
+        checked = published_images.checked_name(name)
+        return cls(_Chain("", before=Later(lambda: published_images.by_name(checked, environment_name))))
+
+    def _with_python(self, version: Optional[str]) -> Image:
+        if version is None:
             return self
-        arguments: dict[str, Any] = {"packages": sorted(names)}
-        for name, value in (("find_links", find_links), ("index_url", index_url), ("extra_index_url", extra_index_url)):
-            if value is not None:
-                arguments[name] = _text(name, value)
-        if pre:
-            arguments["pre"] = True
-        if extra_options:
-            arguments["extra_options"] = _text("extra_options", extra_options)
-        return self._step("pip_install", arguments)
-
-    def uv_pip_install(
-        self,
-        *packages: Union[str, Sequence[str]],
-        requirements: Optional[Sequence[str]] = None,
-        uv_version: Optional[str] = None,
-        **keywords: Any,
-    ) -> Image:
-        """The same as `pip_install`: squall installs with uv in any case."""
-        if uv_version is not None:
-            raise UnimplementedArgument(
-                "squall does not have `uv_version=` of Image.uv_pip_install", fix="Remove it: the builder has one uv."
-            )
-        image = self.pip_install(*packages, **keywords)
-        for path in requirements or ():
-            image = image.pip_install_from_requirements(path, **keywords)
-        return image
-
-    def pip_install_from_requirements(
-        self, requirements_txt: Union[str, os.PathLike[str]], *, find_links: Optional[str] = None, **options: Any
-    ) -> Image:
-        """Install what a requirements file lists. Options as of `pip_install`."""
-        from squall import requirements
-
-        path = os.fspath(requirements_txt)
-        return self._install_later("requirements", lambda: requirements.of_file(path), find_links, options)
-
-    def pip_install_from_pyproject(
-        self,
-        pyproject_toml: Union[str, os.PathLike[str]],
-        optional_dependencies: Sequence[str] = (),
-        *,
-        find_links: Optional[str] = None,
-        **options: Any,
-    ) -> Image:
-        """Install the dependencies of a project, and those of some of its extras. Options as of `pip_install`."""
-        from squall import requirements
-
-        path, extras = os.fspath(pyproject_toml), list(optional_dependencies)
-        return self._install_later(
-            "packages", lambda: sorted(requirements.of_pyproject(path, extras)), find_links, options
-        )
-
-    def uv_sync(
-        self,
-        uv_project_dir: Union[str, os.PathLike[str]] = "./",
-        *,
-        groups: Optional[Sequence[str]] = None,
-        extras: Optional[Sequence[str]] = None,
-        frozen: bool = True,
-        **others: Any,
-    ) -> Image:
-        """Install what the uv.lock of a project has, its own code left out. `frozen`: the lock file as it is."""
-        from squall import requirements
-
-        if others.pop("uv_version", None) is not None:
-            raise UnimplementedArgument(
-                "squall does not have `uv_version=` of Image.uv_sync", fix="Remove it: the uv of this machine is used."
-            )
-        _refuse_build_keywords("Image.uv_sync", others)
-        folder, wanted = os.fspath(uv_project_dir), (list(groups or ()), list(extras or ()))
-        return self._install_later("requirements", lambda: requirements.of_lock(folder, *wanted, frozen), None, {})
-
-    def _install_later(
-        self, kind: str, read: Callable[[], Any], find_links: Optional[str], options: dict[str, Any]
-    ) -> Image:
-        """A pip step whose content is read when the image is first needed: a container does not have the file."""
-        arguments = dict(Image(_Chain("")).pip_install("x", find_links=find_links, **options)._chain.steps[0][1])
-        del arguments["packages"]
-        return self._step("pip_install", {**arguments, kind: Later(read)})
-
-    def workdir(self, path: Union[str, os.PathLike[str]]) -> Image:
-        """The folder that containers start in; a relative path is below the one before (at first /root)."""
-        folder = os.fspath(path)
-        if not folder or "\0" in folder or ".." in folder.split("/"):
-            raise InvalidError(f"workdir {folder!r} is not a path of a container", fix='Write it as "/root/data".')
-        return self._step("workdir", {"path": folder})
-
-    def env(self, variables: dict[str, str]) -> Image:
-        """Set environment variables for later steps and for the container."""
-        check_variables("Image.env", dict(variables))
-        return self._step("env", {"variables": dict(variables)})
+        python = image_steps.python_version(version)
+        return Image(self._step("add_python", {"version": python})._chain._replace(python_version=python))
 
     def pipe(self, function: Callable[..., Image], *args: Any, **kwargs: Any) -> Image:
         """`function(self, ...)`: for recipes shared between images."""
@@ -210,30 +150,20 @@ class Image:
 
     # --- local files ---
 
-    def add_local_file(
-        self, local_path: Union[str, os.PathLike[str]], remote_path: str, *, copy: bool = False
-    ) -> Image:
-        """Attach a file from here. A remote path that ends with a slash keeps the file's name."""
-        _not_copied(copy)
-        local, remote = os.fspath(local_path), _absolute(remote_path)
-        if remote.endswith("/"):
-            remote += os.path.basename(local)
-        return self._attach(LocalFile(local, remote))
+    def add_local_file(self, local_path: PathLike, remote_path: str, *, copy: bool = False) -> Image:
+        """Attach a file from here, or copy it into a layer. A remote path that ends with a slash keeps its name."""
+        return self._attach(image_files.file(local_path, remote_path), copy)
 
     def add_local_dir(
-        self, local_path: Union[str, os.PathLike[str]], remote_path: str, *, copy: bool = False, ignore: Ignore = ()
+        self, local_path: PathLike, remote_path: str, *, copy: bool = False, ignore: Ignore = ()
     ) -> Image:
-        """Attach a folder from here. `ignore`: dockerignore patterns, or a function of the path below the folder."""
-        _not_copied(copy)
-        return self._attach(LocalDir(os.fspath(local_path), _absolute(remote_path), _ignore(ignore)))
+        """Attach a folder from here, or copy it into a layer. `ignore`: dockerignore patterns or a function of the
+        path below the folder."""
+        return self._attach(image_files.folder(local_path, remote_path, ignore), copy)
 
     def add_local_python_source(self, *modules: str, copy: bool = False, ignore: Optional[Ignore] = None) -> Image:
-        """Attach modules or packages that are importable here; by default their .py files."""
-        _not_copied(copy)
-        for module in modules:
-            if not all(part.isidentifier() for part in str(module).split(".")):
-                raise InvalidError(f"{module!r} is not a module name", fix="Name importable modules, not files.")
-        return self._attach(LocalPython(tuple(modules), None if ignore is None else _ignore(ignore)))
+        """Attach modules that are importable here, or copy them into a layer; by default their .py files."""
+        return self._attach(image_files.python(modules, ignore), copy)
 
     # --- use ---
 
@@ -255,124 +185,88 @@ class Image:
         here = os.environ.get(config.IMAGE_ID)
         try:
             return not here or here == self.spec().id
-        except InvalidError:  # its requirements were read from a file, which is not in the container
+        except InvalidError:  # it depends on a file of the user's machine, or on a look-up
             return False
+
+    def build(self, app: App) -> Image:
+        """Build it now, for an app that is running or is looked up. Raises `ImageBuildError`."""
+        from squall import published_images
+
+        published_images.build(self, app)
+        return self
+
+    def publish(self, name: str, *, environment_name: Optional[str] = None) -> Image:
+        """Build it and give it a name, for `Image.from_name`; a name that exists moves to this image."""
+        from squall import published_images
+
+        published_images.publish(self, name, environment_name)
+        return self
 
     def spec(self) -> ImageSpec:
         """The recipe as the builder gets it."""
         from squall.spec import ImageSpec, ImageStep
 
-        return ImageSpec(
-            self._chain.python_version, tuple(ImageStep(kind, _now(arguments)) for kind, arguments in self._chain.steps)
-        )
+        own = tuple(ImageStep(kind, _now(arguments)) for kind, arguments in self._chain.steps)
+        if self._chain.before is None:
+            return ImageSpec(self._chain.python_version, own)
+        before: ImageSpec = self._chain.before.get()
+        return ImageSpec(before.python_version, (*before.steps, *own))
+
+    @property
+    def object_id(self) -> str:
+        """`im-...`: the content address of the recipe."""
+        return self.spec().id
 
     @property
     def local_sources(self) -> tuple[LocalSource, ...]:
         """What is attached from here."""
         return self._chain.local
 
-    def _step(self, kind: str, arguments: dict[str, Any]) -> Image:
+    @property
+    def copied(self) -> tuple[Copied, ...]:
+        """Files of this machine that build steps need in the blob store."""
+        values = (value for _, arguments in self._chain.steps for value in arguments.values())
+        return tuple(value for value in values if isinstance(value, Copied))
+
+    def _step(self, kind: str, arguments: dict[str, Any], force_build: bool = False) -> Image:
         if self._chain.local:
             raise InvalidError(f"the build step {kind} comes after add_local_*", fix=LOCAL_FILES_LAST)
-        return Image(self._chain._replace(steps=(*self._chain.steps, (kind, arguments))))
+        step = (kind, {**arguments, **image_steps.forced(force_build)})
+        return Image(self._chain._replace(steps=(*self._chain.steps, step)))
 
-    def _attach(self, source: LocalSource) -> Image:
+    def _attach(self, source: LocalSource, copy: bool) -> Image:
+        if copy:
+            return self._step("add_local", {"files": image_files.sources(source)})
         return Image(self._chain._replace(local=(*self._chain.local, source)))
 
     def __repr__(self) -> str:
         steps = "".join(f".{kind}(...)" for kind, _ in self._chain.steps)
-        return f'Image.debian_slim("{self._chain.python_version}"){steps}'
+        return (
+            f'Image.debian_slim("{self._chain.python_version}"){steps}'
+            if self._chain.python_version
+            else f"Image{steps}"
+        )
 
 
-PIP_INSTEAD = "Use `Image.debian_slim()` with `pip_install`, and what is installed on the machine."
+_MICROMAMBA = (
+    "Install from Python's index with `pip_install`, or start `Image.from_registry` with an image that has micromamba "
+    "and use `run_commands`: squall has no packages of conda of its own."
+)
+_REGISTRIES = (
+    "Use `Image.from_registry`, and give the registry's credentials to the builder (SQUALL_BUILDER_REGISTRIES)."
+)
+_PRIVATE = "Use `pip_install` with an index of your own, or copy the repository with `add_local_dir(copy=True)`."
 for _name, _missing in missing_classmethods(
     "Image",
-    dict.fromkeys(
-        (
-            "apt_install", "build", "cmd", "dockerfile_commands", "entrypoint", "from_aws_ecr", "from_dockerfile",
-            "from_gcp_artifact_registry", "from_id", "from_name", "from_registry", "from_scratch", "micromamba",
-            "micromamba_install", "pip_install_private_repos", "poetry_install_from_file", "publish", "run_commands",
-            "run_function", "shell",
+    {
+        "micromamba": _MICROMAMBA,
+        "micromamba_install": _MICROMAMBA,
+        "from_aws_ecr": _REGISTRIES,
+        "from_gcp_artifact_registry": _REGISTRIES,
+        "pip_install_private_repos": _PRIVATE,
+        **dict.fromkeys(
+            ("copy_local_file", "copy_local_dir", "copy_mount"), "Use `add_local_file` or `add_local_dir`."
         ),
-        PIP_INSTEAD,
-    ),
-).items():  # fmt: skip
-    setattr(Image, _name, _missing)
-
-
-COPY_INSTEAD = "Use `add_local_file` or `add_local_dir`."
-for _name, _missing in missing_classmethods(
-    "Image", dict.fromkeys(("copy_local_file", "copy_local_dir", "copy_mount"), COPY_INSTEAD)
+    },
 ).items():
     setattr(Image, _name, _missing)
-
-
-def _refuse_build_keywords(where: str, keywords: dict[str, Any]) -> None:
-    from squall.unimplemented import refuse_keywords
-
-    instead = "Remove it."
-    refuse_keywords(
-        where,
-        keywords,
-        {
-            "force_build": ((False,), "Change the image, for example with `.env(...)`, to build it again."),
-            "env": ((None, {}), "Use `Image.env(...)` before the step."),
-            "secrets": ((None, (), []), "Give credentials in the URL of your own index."),
-            "gpu": ((None,), instead),
-        },
-    )
-
-
-def _not_forced(force_build: bool) -> None:
-    if force_build:
-        raise UnimplementedArgument(
-            "squall does not have `force_build=` yet", fix="Change the image, for example with `.env(...)`."
-        )
-
-
-def _not_copied(copy: bool) -> None:
-    if copy:
-        raise UnimplementedArgument(
-            "squall does not have `copy=True` yet", fix="Leave it out: the files are there when the container starts."
-        )
-
-
-def _flat(where: str, packages: Sequence[Union[str, Sequence[str]]]) -> list[str]:
-    names: list[str] = []
-    for package in packages:
-        names.extend([package] if isinstance(package, str) else package)
-    for name in names:
-        if not _text("a package", name).strip():
-            raise InvalidError(f"{where}: a package has no name", fix="Give requirement strings or lists of them.")
-        if name.lstrip().startswith("-"):
-            raise InvalidError(
-                f"{where}: {name!r} is an option, not a package",
-                fix="Give options as `extra_options=` or their own argument.",
-            )
-    return names
-
-
-def _text(name: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise InvalidError(f"{name} must be text, got {value!r}")
-    return value
-
-
-def _absolute(remote: str) -> str:
-    remote = os.fspath(remote)
-    if not remote.startswith("/"):
-        raise InvalidError(
-            f"the remote path {remote!r} is not absolute", fix="Write it from the container's root, as /root/data."
-        )
-    if ".." in remote.split("/"):
-        raise InvalidError(f"the remote path {remote!r} contains '..'")
-    return remote
-
-
-def _ignore(ignore: Any) -> Ignore:
-    if callable(ignore):
-        given: Ignore = ignore
-        return given
-    if isinstance(ignore, str) or not all(isinstance(pattern, str) for pattern in ignore):
-        raise InvalidError(f"ignore must be a list of patterns or a function of the path, got {ignore!r}")
-    return tuple(ignore)

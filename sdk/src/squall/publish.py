@@ -10,7 +10,7 @@ import base64
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional, Union
 
@@ -96,7 +96,7 @@ def publish(
     session.client.info()
     parts = list(_parts(app))
     codes = _upload(session, parts)
-    _build(session, {part.image.spec().id: part.image.spec() for part in parts})
+    build_images(session, [part.image for part in parts])
     secrets = _Secrets(session, environment)
     specs = tuple(replace(_spec(part, codes[part.name]), secrets=secrets.of(part.declaration)) for part in parts)
     request = PublishApp(
@@ -194,12 +194,16 @@ def local_files(app: App) -> set[str]:
     return found
 
 
-def _build(session: Session, images: dict[str, ImageSpec]) -> None:
-    """Have every image built; images that exist answer at once."""
+def build_images(session: Session, images: Sequence[Image]) -> None:
+    """Have every image built, equal ones once; images that exist answer at once."""
     shown = output.current()
-    for image_id, spec in images.items():
+    for image_id, image in {image.spec().id: image for image in images}.items():
+        spec = image.spec()
+        for files in image.copied:
+            with files.zipped() as archive:
+                session.client.upload(archive.sha256, archive.body)
         steps = ", ".join(step.kind for step in spec.steps) or "no packages"
-        shown.image_building(image_id, f"Python {spec.python_version}, {steps}")
+        shown.image_building(image_id, f"Python {spec.python_version}, {steps}" if spec.python_version else steps)
         _build_one(session, image_id, spec)
         shown.image_ready(image_id)
 

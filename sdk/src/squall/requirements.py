@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Optional
 
 from squall.errors import InvalidError
 
@@ -69,6 +69,16 @@ def of_lock(folder: str, groups: Sequence[str], extras: Sequence[str], frozen: b
     return _checked(folder, "".join(f"{line}\n" for line in _joined(done.stdout)))
 
 
+def of_poetry(
+    path: str, lock_path: Optional[str], with_: Sequence[str], without: Sequence[str], only: Sequence[str]
+) -> str:
+    """What `poetry install` would install for a pyproject.toml, its own code left out. No lock: what it declares."""
+    from squall import poetry_lock
+
+    lock = None if lock_path is None else _toml(lock_path)
+    return _checked(path, poetry_lock.requirements(_toml(path), lock, poetry_lock.Groups(with_, without, only)))
+
+
 def _uv() -> str:
     beside = os.path.join(os.path.dirname(sys.executable), "uv")
     found = beside if os.path.isfile(beside) else shutil.which("uv")
@@ -82,9 +92,7 @@ def _toml(path: str) -> dict[str, Any]:
     try:
         import tomllib  # novm  # from Python 3.11 on
     except ImportError:
-        raise InvalidError(
-            "Image.pip_install_from_pyproject needs Python 3.11 or later here", fix="Use `pip_install`."
-        ) from None
+        raise InvalidError(f"reading {path} needs Python 3.11 or later here", fix="Use `pip_install`.") from None
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

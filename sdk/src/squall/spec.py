@@ -123,11 +123,26 @@ class ImageStep:
     """One build step: what it does and its arguments. Equal prefixes of steps are built once."""
 
     kind: str
-    """"base", "pip_install", "env" or "workdir"."""
+    """Bases: "base" (nothing), "debian_slim", "from_registry", "from_dockerfile", "from_scratch". Layers:
+    "pip_install", "apt_install", "run_commands", "run_function", "dockerfile_commands", "add_local", "add_python".
+    Configuration: "env", "workdir", "entrypoint", "cmd", "shell"."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
     """pip_install: `packages` (sorted requirement strings) or `requirements` (content of a requirements file) and, only
     where given, `index_url`, `extra_index_url`, `find_links`, `pre`, `extra_options`. env: `variables` (str to str).
-    workdir: `path`. base: `name`."""
+    workdir: `path`. from_registry: `tag`. apt_install: `packages`. run_commands: `commands`. run_function: `function`,
+    `source_key`, pickled `arguments` in base64, `timeout_s`. Dockerfiles: `text`, `build_args`, `context`. add_local:
+    `files`. entrypoint, cmd, shell: `command`. Files of the user are {"sha256", "bytes"} of a zip in the blob store.
+    Every step that builds may have `env` (for itself) and `forced` (a mark that makes it a step of its own). Names
+    that start with "_" say where something is and are no part of the image's identity."""
+
+
+ENVIRONMENT_KINDS = frozenset({"base", "debian_slim", "pip_install", "uv_pip_install", "env", "workdir"})
+"""Steps that can be had without a root file system."""
+
+
+def identity(step: ImageStep) -> ImageStep:
+    """The step without what only says where something is."""
+    return ImageStep(step.kind, {name: value for name, value in step.arguments.items() if not name.startswith("_")})
 
 
 @dataclass(frozen=True)
@@ -135,12 +150,18 @@ class ImageSpec:
     """A chain of steps. Its id is the hash of all of them."""
 
     python_version: str = "3.11"
+    """Empty: the one that the base has."""
     steps: tuple[ImageStep, ...] = ()
 
     @property
     def id(self) -> str:
         """`im-` and 24 hex digits: the content address of the image."""
-        return "im-" + digest(to_wire(self))[:24]
+        return "im-" + digest(to_wire(ImageSpec(self.python_version, tuple(map(identity, self.steps)))))[:24]
+
+    @property
+    def needs_root(self) -> bool:
+        """Whether it has a file system of its own: a Python environment on the machine's cannot stand for it."""
+        return any(step.kind not in ENVIRONMENT_KINDS for step in self.steps)
 
 
 @dataclass(frozen=True)
