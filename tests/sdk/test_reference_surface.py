@@ -77,6 +77,16 @@ SERVED: dict[str, tuple[Any, list[str]]] = {
     ),
     "A9 objects": (squall.Secret.objects, ["create", "list", "delete"]),
     "A11": (squall, ["Retries", "Cron", "Period"]),
+    "A8": (
+        squall.Image,
+        [
+            *("debian_slim", "from_registry", "from_dockerfile", "from_scratch", "pip_install", "uv_pip_install"),
+            *("pip_install_from_requirements", "pip_install_from_pyproject", "uv_sync", "poetry_install_from_file"),
+            *("apt_install", "run_commands", "dockerfile_commands", "run_function", "entrypoint", "cmd", "shell"),
+            *("env", "workdir", "pipe", "build", "add_local_file", "add_local_dir", "add_local_python_source"),
+            *("imports", "object_id"),
+        ],
+    ),
     "A12": (squall, ["is_local", "current_input_id", "current_function_call_id", "enable_output"]),
 }
 REFUSED: dict[str, list[tuple[str, Callable[[], Any]]]] = {
@@ -102,6 +112,16 @@ REFUSED: dict[str, list[tuple[str, Callable[[], Any]]]] = {
     "A6": [
         (name, lambda name=name: getattr(squall, name)())  # type: ignore[misc]
         for name in ("clustered", "sessioned")
+    ],
+    "A8": [
+        ("micromamba", lambda: squall.Image.micromamba()),  # type: ignore[attr-defined]
+        ("micromamba_install", lambda: squall.Image.debian_slim().micromamba_install("x")),  # type: ignore[attr-defined]
+        ("from_aws_ecr", lambda: squall.Image.from_aws_ecr("x")),  # type: ignore[attr-defined]
+        ("from_gcp_artifact_registry", lambda: squall.Image.from_gcp_artifact_registry("x")),  # type: ignore[attr-defined]
+        ("private_repos", lambda: squall.Image.debian_slim().pip_install_private_repos("x")),  # type: ignore[attr-defined]
+        ("pip_install(secrets)", lambda: squall.Image.debian_slim().pip_install("x", secrets=[object()])),
+        ("run_commands(gpu)", lambda: squall.Image.debian_slim().run_commands("x", gpu="H100")),
+        ("run_commands(volumes)", lambda: squall.Image.debian_slim().run_commands("x", volumes={"/v": object()})),
     ],
     "A12": [
         ("interact", lambda: squall.interact()),

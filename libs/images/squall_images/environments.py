@@ -9,23 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import shutil
 import sys
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from squall.errors import ImageBuildError
 from squall.spec import ImageSpec, digest
-from squall_images import bytecode, interpreters
+from squall_images import bytecode, interpreters, uv
 from squall_images.interpreters import Interpreter
 from squall_images.keys import ImagePlan, Layer, plan
+from squall_images.locks import file_lock, to_its_end
 
-OUTPUT_LINES_KEPT = 60
-LOCK_POLL_S = 0.05
 _DONE = ".squall-complete"
 
 OnLine = Callable[[str], None]
@@ -49,9 +45,9 @@ class Environment:
 class EnvironmentStore:
     """One per process; any number of processes per folder."""
 
-    def __init__(self, home: Path, uv: Path | None = None) -> None:
+    def __init__(self, home: Path, program: Path | None = None) -> None:
         self._home = home
-        self._uv = uv or _uv_beside_this_python()
+        self._uv = program or uv.program()
         self._locks: dict[str, asyncio.Lock] = {}
         self._found: list[Interpreter] | None = None
         self._finding = asyncio.Lock()
@@ -77,13 +73,13 @@ class EnvironmentStore:
         async with self._making(before) as staging:
             if staging is not None:
                 await self._make_base(staging, python, on_line)
-                await _to_its_end(_publish, staging, before)
+                await to_its_end(_publish, staging, before)
         for layer in steps.layers:
             prefix = self._prefix(python, layer.key)
             async with self._making(prefix) as staging:
                 if staging is not None:
                     await self._make_layer(layer, before, staging, python, on_line)
-                    await _to_its_end(_publish, staging, prefix)
+                    await to_its_end(_publish, staging, prefix)
             before = prefix
 
     async def _make_base(self, staging: Path, python: Interpreter, on_line: OnLine) -> None:
@@ -91,72 +87,44 @@ class EnvironmentStore:
             "base",
             ["venv", "--quiet", "--relocatable", "--no-project", "--python", str(python.path), str(staging)],
             on_line,
+            {},
         )
 
     async def _make_layer(
         self, layer: Layer, before: Path, staging: Path, python: Interpreter, on_line: OnLine
     ) -> None:
         on_line(layer.title)
-        await _to_its_end(_clone, before, staging)
+        await to_its_end(_clone, before, staging)
         command = ["pip", "install", "--python", str(staging / "bin" / "python"), "--link-mode", "hardlink"]
         listed = staging.with_name(f"{staging.name}.requirements.txt")
         try:
             if layer.requirements:
                 listed.write_text(layer.requirements)
                 command += ["--requirements", str(listed)]
-            await self._run(layer.title, [*command, *layer.options, "--", *layer.packages], on_line)
+            await self._run(layer.title, [*command, *layer.options, "--", *layer.packages], on_line, layer.env)
         finally:
             listed.unlink(missing_ok=True)
         tag = f"cpython-{python.version[0]}{python.version[1]}"
         packages = _site_packages(staging, python)
-        await _to_its_end(bytecode.compile_new, packages, staging / "bin" / "python", tag, self._home / "bytecode")
+        await to_its_end(bytecode.compile_new, packages, staging / "bin" / "python", tag, self._home / "bytecode")
 
-    async def _run(self, step: str, arguments: list[str], on_line: OnLine) -> None:
-        """Run uv, passing its lines on as they come."""
-        process = await asyncio.create_subprocess_exec(
-            str(self._uv),
-            *arguments,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            env={**_build_environment(), "UV_CACHE_DIR": str(self._home / "uv-cache")},
-            cwd=self._home,
-        )
-        kept: deque[str] = deque(maxlen=OUTPUT_LINES_KEPT)
-        try:
-            assert process.stdout is not None
-            async for raw in process.stdout:
-                line = raw.decode("utf-8", "replace").rstrip("\n")
-                kept.append(line)
-                on_line(line)
-            code = await process.wait()
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-        if code != 0:
-            output = "\n".join(kept)
-            raise ImageBuildError(
-                f"image step `{step}` failed with exit code {code}:\n{output}",
-                step=step,
-                exit_code=code,
-                output=output,
-            )
+    async def _run(self, step: str, arguments: list[str], on_line: OnLine, env: Mapping[str, str]) -> None:
+        await uv.run(step, [str(self._uv), *arguments], self._home / "uv-cache", on_line, env)
 
     @contextlib.asynccontextmanager
     async def _making(self, prefix: Path) -> AsyncIterator[Path | None]:
         """The right to make one environment, with a staging folder; None when it is there by the time we have it."""
-        async with self._locks.setdefault(prefix.name, asyncio.Lock()), _file_lock(self._home / "locks" / prefix.name):
+        async with self._locks.setdefault(prefix.name, asyncio.Lock()), file_lock(self._home / "locks" / prefix.name):
             if (prefix / _DONE).exists():
                 yield None
                 return
             # One name for all tries: what a killed process left is removed by the next.
             staging = prefix.parent / f".new-{prefix.name}"
             try:
-                await _to_its_end(_emptied, staging)
+                await to_its_end(_emptied, staging)
                 yield staging
             finally:
-                await _to_its_end(shutil.rmtree, staging, True)
+                await to_its_end(shutil.rmtree, staging, True)
 
     def _prefix(self, python: Interpreter, key: str) -> Path:
         # The key of the steps is the same everywhere; the environment also depends on the interpreter it links to.
@@ -198,52 +166,9 @@ def _emptied(staging: Path) -> None:
     staging.mkdir(parents=True)
 
 
-async def _to_its_end(function: Callable[..., object], *arguments: object) -> None:
-    """Run it in a thread; when cancelled, still wait for it: nothing may write to a folder that is being removed."""
-    work = asyncio.get_running_loop().run_in_executor(None, function, *arguments)
-    try:
-        await asyncio.shield(work)
-    except asyncio.CancelledError:
-        await asyncio.wait([work])
-        raise
-
-
 def _publish(staging: Path, prefix: Path) -> None:
     (staging / _DONE).touch()
     staging.chmod(0o755)
     if prefix.exists():  # without the mark: not by us
         shutil.rmtree(prefix)
     os.rename(staging, prefix)
-
-
-def _build_environment() -> dict[str, str]:
-    """The agent's, so that its package index and proxy settings hold, without what is none of a build's business."""
-    own = os.environ  # noqa: TID251  # a child's environment, not a setting of ours
-    hidden = ("SQUALL_", "PYTHON", "VIRTUAL_ENV", "CONDA_", "OTEL_")
-    kept = {name: value for name, value in own.items() if not name.startswith(hidden)}
-    return {**kept, "UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1", "NO_COLOR": "1"}
-
-
-def _uv_beside_this_python() -> Path:
-    """The uv of the environment that this runs in, or the one on PATH."""
-    beside = Path(sys.executable).parent / "uv"
-    if beside.exists():
-        return beside
-    found = shutil.which("uv")
-    if found is None:
-        raise ImageBuildError("uv is not installed", fix="Install squall-platform[gpu-agent], which brings uv.")
-    return Path(found)
-
-
-@contextlib.asynccontextmanager
-async def _file_lock(path: Path) -> AsyncIterator[None]:
-    """Held by one process at a time; freed by the kernel when its holder dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                await asyncio.sleep(LOCK_POLL_S)
-        yield

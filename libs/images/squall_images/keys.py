@@ -32,6 +32,8 @@ class Layer:
     """Arguments for `uv pip install`."""
     requirements: str = ""
     """Content of a requirements file that is installed as well."""
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Variables of this step alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +74,9 @@ def plan(image: ImageSpec) -> ImagePlan:
                 layers.append(_layer(before, step, packages))
         else:
             raise ImageBuildError(
-                f"image step {number} is {step.kind!r}, which this machine cannot build",
-                fix="Use debian_slim, the steps that install Python packages, env and workdir.",
+                f"image step {number} is {step.kind!r}, which containers that are plain processes cannot have",
+                fix="Run it on a node with the backend `sandbox`, `gvisor` or `docker`, and set SQUALL_BUILDER_FORMATS "
+                "to `layers`; the backend `process` has debian_slim, Python packages, env and workdir.",
                 step=step.kind,
             )
     return ImagePlan(
@@ -93,8 +96,9 @@ def _layer(before: str, step: ImageStep, packages: tuple[str, ...]) -> Layer:
         key=digest({"before": before, "kind": "pip", "arguments": to_wire(step.arguments)}),
         title=f"{step.kind} {' '.join(named)}",
         packages=packages,
-        options=_options(step.arguments),
+        options=options(step.arguments),
         requirements=requirements,
+        env=dict(step.arguments.get("env") or {}),
     )
 
 
@@ -102,19 +106,20 @@ def _packages(step: ImageStep) -> tuple[str, ...]:
     return tuple(str(package) for package in step.arguments.get("packages") or ())
 
 
-def _options(arguments: Mapping[str, Any]) -> tuple[str, ...]:
-    options: list[str] = []
+def options(arguments: Mapping[str, Any]) -> tuple[str, ...]:
+    """Arguments of a pip step for `uv pip install`."""
+    found: list[str] = []
     if arguments.get("index_url"):
-        options += ["--default-index", str(arguments["index_url"])]
+        found += ["--default-index", str(arguments["index_url"])]
     for url in _list(arguments.get("extra_index_url")):
-        options += ["--index", url]
+        found += ["--index", url]
     for place in _list(arguments.get("find_links")):
-        options += ["--find-links", place]
+        found += ["--find-links", place]
     if arguments.get("pre"):
-        options += ["--prerelease", "allow"]
+        found += ["--prerelease", "allow"]
     extra = arguments.get("extra_options") or ()
-    options += extra.split() if isinstance(extra, str) else [str(option) for option in extra]
-    return tuple(options)
+    found += extra.split() if isinstance(extra, str) else [str(option) for option in extra]
+    return tuple(found)
 
 
 def _list(value: Any) -> list[str]:

@@ -67,17 +67,7 @@ class Route:
     """POST JSON -> a line of JSON for each result."""
     IMAGES = "/v1/images"
     """POST {"image": ImageSpec} -> JSON lines: LogEntry objects while it is built, the last line is {"image": id} or
-    {"error": ...}. Building what exists answers with the last line at once.
-    GET -> {"images": [ImageInfo]}, those built last first."""
-    IMAGE = "/v1/images/{image}"
-    """GET -> ImageInfo with its spec."""
-    IMAGE_LOGS = "/v1/images/{image}/logs"
-    """GET -> one LogEntry as JSON a line: what its builds printed."""
-    IMAGE_NAME = "/v1/image-names/{name}"
-    """GET ?environment= -> ImageInfo with its spec. PUT {"image": id}: from now on the name means that image."""
-    IMAGES_PRUNE = "/v1/images/prune"
-    """POST {"dry_run": bool, "older_than_s": seconds} -> {"images": [ids]}: forgets images that nothing uses; machines
-    free the space of their layers by themselves."""
+    {"error": ...}. Building what exists answers with the last line at once."""
     BLOB = "/v1/blobs/{sha256}"
     """PUT (streamed, hash verified; idempotent), GET (streamed), HEAD (200 or 404)."""
     CALLS = "/v1/calls"

@@ -1,0 +1,168 @@
+"""Bases of images: registered by an operator, taken from a registry, or nothing at all."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Protocol
+
+from squall.errors import ImageBuildError
+from squall.spec import ImageStep, digest
+from squall_images.build_room import OnLine
+from squall_images.chain import DEBIAN_SLIM, FROM_REGISTRY, FROM_SCRATCH, Configuration
+from squall_images.layered import KEY_DIGITS, Description, LayerFolder
+
+TAR_TIMEOUT_S = 1800
+
+
+class Pull(Protocol):
+    """Takes an image of a registry over, layer by layer."""
+
+    async def __call__(self, tag: str, fresh: bool, on_line: OnLine) -> Description: ...
+
+
+class Bases:
+    """Finds the base that an image's first step names."""
+
+    def __init__(self, folder: LayerFolder, *, pull: Pull | None = None, debian_slim: str = "") -> None:
+        self._folder = folder
+        self._pull = pull
+        self._debian_slim = debian_slim
+        """Name in a registry, `{python}` in it for the version; empty = only registered ones."""
+
+    async def find(self, step: ImageStep, on_line: OnLine) -> Description:
+        """The base. Raises `ImageBuildError` saying how to get one."""
+        arguments = step.arguments
+        if step.kind == FROM_SCRATCH:
+            return Description(image_id="scratch", layers=(), python=None, start=Configuration())
+        if step.kind == DEBIAN_SLIM:
+            return await self._debian(str(arguments.get("version", "")), bool(arguments.get("forced")), on_line)
+        if step.kind == FROM_REGISTRY:
+            tag = str(arguments.get("tag", ""))
+            found = self._folder.base(tag)
+            if found is not None:
+                return found
+            return await self._pulled(tag, bool(arguments.get("forced")), on_line)
+        raise ImageBuildError(
+            f"{step.kind} needs a container engine, which this builder does not have",
+            fix="Give a builder the engine's socket with SQUALL_BUILDER_ENGINE, or use from_registry and run_commands.",
+            step=step.kind,
+        )
+
+    async def _debian(self, version: str, fresh: bool, on_line: OnLine) -> Description:
+        minor = ".".join(version.split(".")[:2])
+        for name in dict.fromkeys((f"{DEBIAN_SLIM}:{version}", f"{DEBIAN_SLIM}:{minor}")):
+            found = self._folder.base(name)
+            if found is not None:
+                return found
+        if self._debian_slim:
+            return await self._pulled(self._debian_slim.replace("{python}", version), fresh, on_line)
+        known = [name for name in self._folder.base_names() if name.startswith(f"{DEBIAN_SLIM}:")]
+        raise ImageBuildError(
+            f"there is no base for debian_slim with Python {version} (registered: {', '.join(known) or 'none'})",
+            fix="Set SQUALL_BUILDER_DEBIAN_SLIM to its name in your registry, such as `HOST/python:{python}-slim`, or "
+            f"register one on the builder: `squall-images base add {DEBIAN_SLIM}:{minor} ROOT.tar`.",
+        )
+
+    async def _pulled(self, tag: str, fresh: bool, on_line: OnLine) -> Description:
+        if self._pull is None:
+            known = ", ".join(self._folder.base_names()) or "none"
+            raise ImageBuildError(
+                f"there is no base {tag!r} here (registered: {known}), and no registry is set",
+                fix="Set SQUALL_BUILDER_REGISTRY to a registry, or register a base: `squall-images base add NAME TAR`.",
+            )
+        return await self._pull(tag, fresh, on_line)
+
+    async def add_python(self, version: str, changes: Path, on_line: OnLine) -> None:
+        """Fill a layer with the interpreter of the base for that version."""
+        base = await self._debian(version, False, on_line)
+        if base.python is None:
+            raise ImageBuildError(f"the base for Python {version} has no Python", fix="Register another one.")
+        prefix = base.python.data
+        if prefix in ("/", "/usr"):
+            raise ImageBuildError(
+                f"the Python {version} of the base is a part of its Debian, and cannot be added to another image",
+                fix="Register a base whose Python lies in a folder of its own, such as /usr/local.",
+            )
+        layers = [self._folder.layer(key) for key in base.layers]
+        await asyncio.to_thread(_take_folder, layers, prefix, changes)
+
+
+def _take_folder(layers: list[Path], prefix: str, changes: Path) -> None:
+    found = False
+    for layer in layers:
+        source = layer / prefix.lstrip("/")
+        if source.is_dir():
+            target = changes / prefix.lstrip("/")
+            shutil.copytree(source, target, symlinks=True, copy_function=os.link, dirs_exist_ok=True)
+            found = True
+    if not found:
+        raise ImageBuildError(f"the base has no folder {prefix}")
+
+
+def register(folder: LayerFolder, name: str, source: Path, start: Configuration) -> Description:
+    """Make a base of a folder or a tar (also compressed). Blocks. Raises `ImageBuildError` for a bad one."""
+    folder.open()
+    staging = folder.staging(f"base-{digest(name)[:KEY_DIGITS]}")
+    shutil.rmtree(staging, ignore_errors=True)
+    files = staging / "fs"
+    files.mkdir(parents=True)
+    try:
+        if source.is_dir():
+            shutil.copytree(source, files, symlinks=True, dirs_exist_ok=True)
+        else:
+            extract(source, files)
+        if not any((files / name).exists() for name in ("bin", "usr", "etc")):
+            raise ImageBuildError(f"{source} is no root file system: it has none of bin, usr and etc")
+        # By what it has, not by its name: the same root registered again rebuilds nothing.
+        key = _contents(files)[:KEY_DIGITS]
+        if not folder.has(key):
+            folder.publish(staging, key, {"title": f"base {name}", "kind": "base"})
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    description = Description(image_id=name, layers=(key,), python=None, start=start)
+    folder.register(name, description)
+    return description
+
+
+def extract(archive: Path, target: Path) -> None:
+    """Extract a tar. Raises `ImageBuildError` for a damaged one, and for members that lead out of the folder."""
+    command = ["tar", "--extract", "--file", str(archive), "--directory", str(target), "--numeric-owner"]
+    command += [
+        "--delay-directory-restore",
+        "--xattrs",
+        "--xattrs-include=user.*",
+        "--xattrs-include=security.capability",
+    ]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=TAR_TIMEOUT_S, check=False
+        )
+    except FileNotFoundError:
+        raise ImageBuildError("the program tar is not on this machine", fix="Install it.") from None
+    if done.returncode:
+        last = "\n".join(done.stderr.strip().splitlines()[-5:])
+        if "No space left on device" in last:
+            raise OSError(28, f"No space left on device for {target}")
+        raise ImageBuildError(f"{archive.name} is no archive that a layer can be made of: {last}")
+
+
+def _contents(files: Path) -> str:
+    import hashlib
+
+    seen = hashlib.sha256()
+    for here, folders, names in os.walk(files):
+        folders.sort()
+        for name in sorted([*names, *(folder for folder in folders if os.path.islink(f"{here}/{folder}"))]):
+            path = f"{here}/{name}"
+            found = os.lstat(path)
+            seen.update(f"{os.path.relpath(path, files)}\0{found.st_mode:o}\0{found.st_uid}\0{found.st_gid}\0".encode())
+            if os.path.islink(path):
+                seen.update(os.readlink(path).encode("utf-8", "surrogateescape"))
+            elif os.path.isfile(path):
+                with open(path, "rb") as file:
+                    seen.update(hashlib.file_digest(file, "sha256").digest())
+    return seen.hexdigest()
