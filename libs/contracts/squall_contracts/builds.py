@@ -40,3 +40,7 @@ class ImageRecord(Message):
     error: Mapping[str, Any] = field(default_factory=dict)
     """state failed: wire form of an ImageBuildError."""
     build_ms: float = 0.0
+    layers: tuple[str, ...] = ()
+    """Keys of the layers that it was made as, bottom first."""
+    spec: ImageSpec | None = None
+    """What it was made of, so that it can be found by its id."""

@@ -154,7 +154,7 @@ class LayerFolder:
             return {}
         return found
 
-    def keys(self) -> Iterator[str]:
+    def all_layers(self) -> Iterator[str]:
         """Every layer that is here."""
         for path in sorted((self.home / "layers").iterdir()):
             if (path / "fs").is_dir():

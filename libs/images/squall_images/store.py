@@ -11,17 +11,20 @@ import contextlib
 import os
 import shutil
 from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from squall.errors import ImageBuildError
 from squall.spec import ImageSpec, digest
-from squall_images import build_steps, chain, interpreters, pythons, uv
+from squall_images import build_steps, chain, eviction, interpreters, pythons, uv
 from squall_images.bases import Bases
 from squall_images.build_room import OnLine, Room
 from squall_images.build_steps import Fetch, Making
 from squall_images.chain import PATH, PIP, Configuration, Step
+from squall_images.distribution import Distribution
 from squall_images.egress import EgressRules
+from squall_images.eviction import Freed
 from squall_images.interpreters import Interpreter
 from squall_images.layered import KEY_DIGITS, Description, LayeredImage, LayerFolder, Python
 from squall_images.locks import file_lock, to_its_end
@@ -49,11 +52,13 @@ class LayerStore:
         bases: Bases | None = None,
         fetch: Fetch | None = None,
         settings: BuildSettings | None = None,
+        share: Distribution | None = None,
         program: Path | None = None,
     ) -> None:
         self.folder = LayerFolder(home)
-        self._bases = bases or Bases(self.folder)
+        self._bases = bases or Bases(self.folder, pull=None if share is None else share.pull)
         self._fetch = fetch or _no_files
+        self._share = share
         self._settings = settings or BuildSettings()
         self._uv = program
         self._locks: dict[str, asyncio.Lock] = {}
@@ -67,13 +72,26 @@ class LayerStore:
             self._open = True
         found = self.folder.described(image.id)
         if found is None:
-            found = await self._make(image, on_line)
-            self.folder.describe(found)
+            async with self._locks.setdefault(image.id, asyncio.Lock()):
+                found = self.folder.described(image.id) or await self._make(image, on_line)
+                self.folder.describe(found)
         else:
             self.folder.used(image.id)
         return self.folder.ready(found)
 
+    def pinned(self, image_id: str) -> AbstractContextManager[None]:
+        """As long as the block runs, the image stays on this machine. Pin it, then ensure it."""
+        return eviction.pinned(self.folder, image_id)
+
+    async def sweep(self, limit_bytes: int, now: float) -> Freed:
+        """Remove what was used least recently, until the rest fits; never what is pinned."""
+        return await asyncio.to_thread(eviction.sweep, self.folder, limit_bytes, now)
+
     async def _make(self, image: ImageSpec, on_line: OnLine) -> Description:
+        if self._share is not None:
+            taken = await self._share.take(image.id, on_line)
+            if taken is not None:
+                return taken
         if not self._settings.builds:
             raise ImageBuildError(
                 f"image {image.id} is not on this machine, and it builds none", fix="Build it first: deploy the app."

@@ -231,7 +231,7 @@ _MICROMAMBA = (
     "and use `run_commands`: squall has no packages of conda of its own."
 )
 _REGISTRIES = (
-    "Use `Image.from_registry`, and give the registry's credentials to the builder (SQUALL_BUILDER_REGISTRIES)."
+    "Use `Image.from_registry`, and give the registry's credentials to the builder (SQUALL_BUILDER_REGISTRY_AUTH)."
 )
 _PRIVATE = "Use `pip_install` with an index of your own, or copy the repository with `add_local_dir(copy=True)`."
 for _name, _missing in missing_classmethods(

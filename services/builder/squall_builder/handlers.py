@@ -75,7 +75,7 @@ class Builder:
     async def _build(self, command: BuildImage, delivery: Delivery) -> None:
         began = self._clock.now()
         lines = BuildLog(self._bus, self._clock, command.image, self._name)
-        await self._store(ImageRecord(image=command.image, state="building", updated_at=began))
+        await self._store(ImageRecord(image=command.image, state="building", updated_at=began, spec=command.spec))
         try:
             built = await self._engine.build(command.spec, lines.add)
         except ImageBuildError as error:
@@ -97,6 +97,8 @@ class Builder:
             lock=built.lock,
             python=built.python,
             build_ms=(now - began) * 1000,
+            layers=built.layers,
+            spec=command.spec,
         )
         await self._answer(record, delivery, lines)
         self.metrics.builds["ready"] += 1
@@ -106,7 +108,9 @@ class Builder:
         self, command: BuildImage, delivery: Delivery, lines: BuildLog, error: SquallError
     ) -> None:
         lines.add(error.message, "system")
-        record = ImageRecord(image=command.image, state="failed", updated_at=self._clock.now(), error=to_wire(error))
+        record = ImageRecord(
+            image=command.image, state="failed", updated_at=self._clock.now(), error=to_wire(error), spec=command.spec
+        )
         await self._answer(record, delivery, lines)
         self.metrics.builds["failed"] += 1
         log.warning("image_failed", image=command.image, reason=error.message)

@@ -10,12 +10,14 @@ from squall_builder.handlers import ACK_WAIT_S, Builder
 from squall_builder.settings import BuilderSettings
 from squall_bus import Bus, BusError, ConsumerSpec, Delivery, connect
 from squall_contracts import roles, subjects, topology
+from squall_service.clock import Clock
 from squall_service.health import serve_health
 from squall_service.run import ServiceContext
 from squall_service.settings import BusConnection
 from squall_service.telemetry import log
 
 CONSUMER = "builder"
+SWEEP_S = 300.0
 
 
 async def serve(context: ServiceContext[BuilderSettings]) -> None:
@@ -26,17 +28,17 @@ async def serve(context: ServiceContext[BuilderSettings]) -> None:
         context.health, context.telemetry.exposition, host=settings.health_host, port=settings.health_port
     )
     async with connect(connection.bus_settings(roles.BUILDER), layout) as bus, health:
-        await run(settings, bus, context)
+        await run(settings, bus, context, connection.url)
 
 
-async def run(settings: BuilderSettings, bus: Bus, context: ServiceContext[BuilderSettings]) -> None:
+async def run(settings: BuilderSettings, bus: Bus, context: ServiceContext[BuilderSettings], bus_url: str = "") -> None:
     """Build until the context stops; also in a process shared with other services."""
     await bus.await_topology()
     region = bus.topology.region
     stream = subjects.builds_stream(region)
     every_build = subjects.build(region, ">")
     await bus.ensure_consumer(stream, ConsumerSpec(name=CONSUMER, filter_subject=every_build, ack_wait_s=ACK_WAIT_S))
-    engine = await asyncio.to_thread(Engine, settings.images_dir)
+    engine = await asyncio.to_thread(Engine, settings, bus_url)
     builder = Builder(bus, context.clock, engine, new_id("bu"))
     builder.metrics.observe(context.telemetry.meter("squall_builder"), lambda: len(builder.building))
     context.health.check("bus", lambda: None if bus.connected else "the bus is not connected")
@@ -53,10 +55,24 @@ async def run(settings: BuilderSettings, bus: Bus, context: ServiceContext[Build
 
     puller = await bus.pull(stream, CONSUMER, on_delivery)
     puller.want(settings.concurrency)
+    if settings.formats != "environments":
+        context.start(_sweep(engine, context.clock), "sweep of layers")
     context.ready()
     await context.stopping.wait()
     await puller.close()
     await _drain(running, settings.drain_s)
+
+
+async def _sweep(engine: Engine, clock: Clock) -> None:
+    while True:
+        try:
+            freed = await engine.sweep(clock.now())
+        except OSError as error:
+            log.warning("layers_not_swept", reason=str(error))
+        else:
+            if freed.layers:
+                log.info("layers_removed", images=len(freed.images), layers=len(freed.layers), bytes=freed.bytes)
+        await clock.sleep(SWEEP_S)
 
 
 async def _one(builder: Builder, delivery: Delivery) -> None:

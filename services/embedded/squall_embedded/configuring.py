@@ -58,7 +58,7 @@ def keywords(name: str, site: Site, number: int = 0) -> dict[str, Any]:
         case "gpu-agent":
             return {**_agent(site, number), **drain}
         case "builder":
-            return {"images_dir": str(site.images), **drain}
+            return {"images_dir": str(site.images), "blob_dir": str(site.blobs), **drain}
         case _:
             return {}
 

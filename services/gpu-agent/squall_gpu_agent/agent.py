@@ -12,8 +12,6 @@ from squall_contracts.calls import CancelRequested
 from squall_contracts.nodes import CONTAINERS, ContainerClaim
 from squall_gpu_agent.attempts import AttemptParts, Attempts
 from squall_gpu_agent.backend import Backend
-from squall_gpu_agent.blobs import Blobs, FolderStore, GatewayStore
-from squall_gpu_agent.bundles import Bundles
 from squall_gpu_agent.cancels import CancelListener, Cancels
 from squall_gpu_agent.capacity import Capacity
 from squall_gpu_agent.claims import Claims
@@ -48,6 +46,8 @@ from squall_gpu_agent.tenancy import Tenancy, TenancyParts
 from squall_gpu_agent.tokens import ContainerTokens
 from squall_gpu_agent.web.door import Door
 from squall_gpu_agent.web.lines import Lines
+from squall_service.blobs import Blobs, FolderStore, GatewayStore
+from squall_service.bundles import Bundles
 from squall_service.clock import Clock
 from squall_service.run import ServiceContext
 from squall_service.sealing import Sealer

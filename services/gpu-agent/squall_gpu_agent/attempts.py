@@ -17,7 +17,6 @@ from squall_contracts.functions import FunctionRecord
 from squall_contracts.retention import result_ttl_s
 from squall_gpu_agent import results
 from squall_gpu_agent.backend import End, Failed, FailureKind, Lost, NotBegun, Output
-from squall_gpu_agent.blobs import Blobs
 from squall_gpu_agent.cancels import Cancels
 from squall_gpu_agent.events import Events
 from squall_gpu_agent.execution import Execution
@@ -30,6 +29,7 @@ from squall_gpu_agent.policy.lifecycle import Event
 from squall_gpu_agent.policy.retry import Cause, Failure, GiveUp, HandBack, decide
 from squall_gpu_agent.pool import Pool
 from squall_gpu_agent.settlement import Settlement
+from squall_service.blobs import Blobs
 from squall_service.clock import Clock
 from squall_service.failpoints import failpoint
 from squall_service.telemetry import log

@@ -14,12 +14,12 @@ from squall.ids import is_sampled
 from squall.spec import Kind
 from squall_contracts.spans import ATTEMPT, parse_traceparent, span_id, traceparent
 from squall_gpu_agent.backend import End, Failed, FailureKind, InputRequest, NotBegun, OnItem
-from squall_gpu_agent.blobs import Blobs
 from squall_gpu_agent.cancels import Cancels
 from squall_gpu_agent.containers import PooledContainer
 from squall_gpu_agent.held import ENCODINGS, Held
 from squall_gpu_agent.items import ItemStreams
 from squall_gpu_agent.policy.lifecycle import Event
+from squall_service.blobs import Blobs
 from squall_service.clock import Clock
 from squall_service.failpoints import failpoint_written
 from squall_service.telemetry import log

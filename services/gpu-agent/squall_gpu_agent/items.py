@@ -17,10 +17,10 @@ from squall_contracts import subjects
 from squall_contracts.calls import ItemsTaken, ItemYielded
 from squall_contracts.envelope import BadMessage
 from squall_gpu_agent.backend import ITEM_WINDOW, Item, OnItem
-from squall_gpu_agent.blobs import Blobs
 from squall_gpu_agent.containers import PooledContainer
 from squall_gpu_agent.held import Held
 from squall_gpu_agent.identity import Identity
+from squall_service.blobs import Blobs
 from squall_service.telemetry import log
 
 

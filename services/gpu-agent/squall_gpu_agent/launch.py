@@ -15,12 +15,12 @@ from squall_contracts.functions import FunctionRecord, PoolRecord
 from squall_contracts.nodes import ContainerClaim
 from squall_contracts.spans import AGENT_ACCEPT, CODE_FETCH, CONTAINER_START, row, span_id
 from squall_gpu_agent.backend import Backend, Container, ContainerRequest, Log, Phase
-from squall_gpu_agent.bundles import Bundles
 from squall_gpu_agent.logs import Logs
 from squall_gpu_agent.metering import SERVICE
 from squall_gpu_agent.secrets import Secrets
 from squall_gpu_agent.tokens import ContainerTokens
 from squall_gpu_agent.web.lines import Lines
+from squall_service.bundles import Bundles
 from squall_service.clock import Clock
 
 

@@ -161,7 +161,7 @@ def _(module, on):
     wrong(module, "read_request", version)
 
 
-@bug("blob-after-record", "squall_gpu_agent.blobs", "a large result is stored after the record that names it")
+@bug("blob-after-record", "squall_service.blobs", "a large result is stored after the record that names it")
 def _(module, on):
     async def later(right, self, what):
         await asyncio.sleep(5.0)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import socket
 import time
+import zipfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
+from pydantic import ValidationError
 from tests.support.eventually import eventually
+from tests.support.oci_registry import an_oci_registry
 
 from squall.errors import ImageBuildError, from_wire
 from squall.spec import ImageSpec, ImageStep
@@ -18,6 +24,7 @@ from squall_bus import Bus, SubjectTaken
 from squall_contracts import subjects
 from squall_contracts.builds import IMAGES, BuildImage, ImageRecord
 from squall_contracts.logs import LogLines
+from squall_images.layered import LayerFolder
 from squall_service.run import Running, Service, ServiceContext, start
 
 PLAIN = ImageSpec(steps=(ImageStep(kind="base"),))
@@ -163,3 +170,42 @@ async def a_silent_index() -> AsyncIterator[str]:
     """An address that takes connections and says nothing."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}/simple"
+
+
+@pytest.mark.root
+async def test_a_builder_of_layers_records_them_and_stores_the_image_in_the_registry(bus: Bus, tmp_path: Path) -> None:
+    files = tmp_path / "blobs"
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr("data/file", "hello")
+    name = hashlib.sha256(content.getvalue()).hexdigest()
+    (files / name[:2]).mkdir(parents=True)
+    (files / name[:2] / name).write_bytes(content.getvalue())
+    reference = {"sha256": name, "bytes": len(content.getvalue())}
+    spec = ImageSpec("", (ImageStep("from_scratch"), ImageStep("add_local", {"files": reference})))
+    async with (
+        an_oci_registry(tmp_path / "registry") as registry,
+        a_builder(bus, tmp_path, formats="layers", blob_dir=str(files), registry=registry),
+    ):
+        await request(bus, spec)
+        record = await eventually(lambda: record_of(bus, spec), within_s=30)
+        assert (record.state, len(record.layers), record.spec) == ("ready", 1, spec), record.error
+        layer = LayerFolder(tmp_path / "images").layer(record.layers[0])
+        assert (layer / "data/file").read_text() == "hello"
+        assert "pushed 1 layers" in await log_of(bus, spec)
+
+
+async def test_a_builder_of_environments_says_who_can_do_the_rest(bus: Bus, tmp_path: Path) -> None:
+    spec = ImageSpec(steps=(ImageStep("apt_install", {"packages": ["git"]}),))
+    async with a_builder(bus, tmp_path):
+        await request(bus, spec)
+        record = await eventually(lambda: record_of(bus, spec, "failed"))
+        error = from_wire(dict(record.error))
+        assert isinstance(error, ImageBuildError)
+        assert "sandbox" in error.hint
+        assert "SQUALL_BUILDER_FORMATS" in error.hint
+
+
+def test_a_network_that_is_none_stops_the_start() -> None:
+    with pytest.raises(ValidationError, match="allowed"):
+        BuilderSettings(allowed=["not a network"])

@@ -165,13 +165,13 @@ async def test_a_folder_that_was_made_anew_hides_the_old_one_for_every_kind_of_m
 
 
 async def test_a_failed_step_tells_its_output_and_exit_code_and_leaves_nothing(store: LayerStore, home: Path) -> None:
-    before = set(LayerFolder(home).keys())
+    before = set(LayerFolder(home).all_layers())
     with pytest.raises(ImageBuildError) as caught:
         await ensure(store, image(step("run_commands", commands=["echo one; echo two >&2; exit 7", "true"])))
     assert caught.value.data["exit_code"] == 7
     assert caught.value.data["output"] == "one\ntwo"
     assert str(caught.value.data["step"]).startswith("run_commands echo one")
-    assert set(LayerFolder(home).keys()) == before
+    assert set(LayerFolder(home).all_layers()) == before
     assert not list((home / "staging").iterdir())
 
 

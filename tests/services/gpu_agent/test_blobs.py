@@ -15,9 +15,9 @@ from tests.support.eventually import eventually
 
 from squall.errors import DataLossError, ServiceError
 from squall.http_api import blob_ref
-from squall_gpu_agent import blobs as blobs_module
-from squall_gpu_agent.blobs import Blobs, BlobStore, FolderStore, GatewayStore
+from squall_service import blobs as blobs_module
 from squall_service import failpoints
+from squall_service.blobs import Blobs, BlobStore, FolderStore, GatewayStore
 
 CONTENT = b"content " * 1000
 DIGEST = hashlib.sha256(CONTENT).hexdigest()

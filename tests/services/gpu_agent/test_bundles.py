@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from squall.errors import DataLossError, SquallError
-from squall_gpu_agent.bundles import BadBundle, Limits, extract
+from squall_service.bundles import BadBundle, Limits, extract
 
 
 def archive(tmp_path: Path, *members: tuple[str | zipfile.ZipInfo, bytes]) -> Path:

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from squall.errors import DataLossError, InvalidError
 from squall.http_api import blob_ref
 from squall.spec import CodeRef
-from squall_gpu_agent.blobs import Blobs
+from squall_service.blobs import Blobs
 from squall_service.failpoints import failpoint_disk
 
 COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
