@@ -210,6 +210,7 @@ MESSAGES: tuple[Message, ...] = (
     scaling.WebDemand(pool="po-1", gateway="gw-1", held=2, running=3),
     scaling.Verdict(pool="po-1", at=1.0, missing=1, rejected={"node-a": "has no H100"}, message="no node offers H100"),
     builds.BuildImage(image="im-1", spec=SPEC.image, requested_at=1.0),
+    builds.ImageNameRecord(name="a:latest", image="im-1", workspace="ws", environment="main", updated_at=1.0),
     builds.ImageRecord(image="im-1", state="ready", updated_at=1.0, lock=("numpy==2.0",), python="3.11"),
     logs.LogLines(
         app="ap-1",

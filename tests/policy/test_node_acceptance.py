@@ -31,6 +31,10 @@ def test_there_is_room() -> None:
     assert isinstance(decide(WANTED, MACHINE), Accept)
 
 
+def test_an_image_that_brings_its_own_python_needs_none_of_the_machine() -> None:
+    assert isinstance(decide(replace(WANTED, python_version=""), MACHINE), Accept)
+
+
 def test_tenths_of_cores_that_add_up_to_the_machine_fit() -> None:
     used = sum([0.1] * 9)
     assert isinstance(decide(replace(WANTED, cpu=0.1), replace(MACHINE, cpu=1, cpu_used=used)), Accept)

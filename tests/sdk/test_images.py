@@ -414,6 +414,11 @@ def test_lines_of_a_dockerfile_go_on_from_an_image(tmp_path: Path) -> None:
     assert set(steps(image)[2][1]["context"]) == {"sha256", "bytes"}
 
 
-def test_an_image_is_built_for_an_app_that_runs() -> None:
+def test_names_of_published_images() -> None:
+    for wrong in ("", "two words", "a:b:c", "../x"):
+        with pytest.raises(exception.InvalidError):
+            Image.from_name(wrong)
+    with pytest.raises(exception.InvalidError, match="not the id"):
+        Image.from_id("x").spec()
     with pytest.raises(exception.ExecutionError, match="running"):
         Image.debian_slim().build(App("x"))

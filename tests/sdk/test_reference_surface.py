@@ -84,7 +84,7 @@ SERVED: dict[str, tuple[Any, list[str]]] = {
             *("pip_install_from_requirements", "pip_install_from_pyproject", "uv_sync", "poetry_install_from_file"),
             *("apt_install", "run_commands", "dockerfile_commands", "run_function", "entrypoint", "cmd", "shell"),
             *("env", "workdir", "pipe", "build", "add_local_file", "add_local_dir", "add_local_python_source"),
-            *("imports", "object_id"),
+            *("imports", "object_id", "from_id", "from_name", "publish"),
         ],
     ),
     "A12": (squall, ["is_local", "current_input_id", "current_function_call_id", "enable_output"]),

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from squall.spec import ImageSpec
+from squall.spec import ImageSpec, digest
 from squall_contracts.envelope import Message
 
 IMAGES = "images"
+IMAGE_NAMES = "name."
+"""Prefix of the keys of names in that bucket."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,8 @@ class BuildImage(Message):
     spec: ImageSpec
     requested_at: float
     traceparent: str = ""
+    workspace: str = ""
+    """Whose request it is; the image itself belongs to everybody who knows its recipe."""
 
 
 @dataclass(frozen=True)
@@ -44,3 +48,29 @@ class ImageRecord(Message):
     """Keys of the layers that it was made as, bottom first."""
     spec: ImageSpec | None = None
     """What it was made of, so that it can be found by its id."""
+    workspace: str = ""
+    """Who asked for it last."""
+
+
+@dataclass(frozen=True)
+class ImageNameRecord(Message):
+    """A name that means an image. Bucket `images`, key `image_name_key`; owner: gateway."""
+
+    TYPE: ClassVar[str] = "image_name_record"
+
+    name: str
+    """`name:tag`."""
+    image: str
+    workspace: str
+    environment: str
+    updated_at: float
+
+
+def image_name_key(workspace: str, environment: str, name: str) -> str:
+    """Key of a name."""
+    return f"{image_names_of(workspace, environment)}{digest(name)[:24]}"
+
+
+def image_names_of(workspace: str, environment: str) -> str:
+    """Prefix of the keys of the names of an environment."""
+    return f"{IMAGE_NAMES}{workspace}.{environment}."

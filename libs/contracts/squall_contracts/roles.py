@@ -209,6 +209,7 @@ def _gateway(n: _Names) -> Permissions:
             _look("apps", "specs", "tokens", "idem", "images", "nodes", "containers", "desired", "verdicts", "health"),
             *(_watch(bucket) for bucket in ("apps", "specs", "containers", "desired", "verdicts")),
             _set("apps"),
+            _set("images", "name.>"),  # names of images; the images themselves are the builder's
             _set("specs"),
             _set("idem"),
             _set("tokens", "*"),  # not those of containers, which have longer keys

@@ -67,7 +67,14 @@ class Route:
     """POST JSON -> a line of JSON for each result."""
     IMAGES = "/v1/images"
     """POST {"image": ImageSpec} -> JSON lines: LogEntry objects while it is built, the last line is {"image": id} or
-    {"error": ...}. Building what exists answers with the last line at once."""
+    {"error": ...}. Building what exists answers with the last line at once.
+    GET -> {"images": [ImageInfo]}, those built last first."""
+    IMAGE = "/v1/images/{image}"
+    """GET -> ImageInfo with its spec."""
+    IMAGE_LOGS = "/v1/images/{image}/logs"
+    """GET -> one LogEntry as JSON a line: what its builds printed."""
+    IMAGE_NAME = "/v1/image-names/{name}"
+    """GET ?environment= -> ImageInfo with its spec. PUT {"image": id}: from now on the name means that image."""
     BLOB = "/v1/blobs/{sha256}"
     """PUT (streamed, hash verified; idempotent), GET (streamed), HEAD (200 or 404)."""
     CALLS = "/v1/calls"
@@ -813,6 +820,26 @@ class NodeInfo:
     preemptible: bool = False
     leaving_at: float = 0.0
     """When it is taken away, if that is known."""
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """One row of GET /v1/images."""
+
+    image: str
+    state: str
+    """"building", "ready" or "failed"."""
+    updated_at: float
+    python: str = ""
+    packages: tuple[str, ...] = ()
+    """`name==version`."""
+    layers: tuple[str, ...] = ()
+    build_ms: float = 0.0
+    error: str = ""
+    names: tuple[str, ...] = ()
+    """What it was published as, `name:tag`, in the environment that was asked for."""
+    spec: Optional[Mapping[str, Any]] = None
+    """The recipe; only where one image was asked for."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Union
 
 from squall import image_files, image_steps
-from squall.errors import ExecutionError, InvalidError
+from squall.errors import InvalidError
 from squall.image_commands import CommandSteps, docker_arguments
 from squall.image_files import Copied, Ignore, Later, LocalDir, LocalFile, LocalPython, LocalSource
 from squall.image_packages import PackageSteps
@@ -42,6 +42,8 @@ class _Chain(NamedTuple):
     """Empty: the one that the base has."""
     steps: tuple[tuple[str, dict[str, Any]], ...] = ()
     local: tuple[LocalSource, ...] = ()
+    before: Optional[Later] = None
+    """Spec of a published image that the steps go on from."""
 
 
 class Image(PackageSteps, CommandSteps):
@@ -121,6 +123,21 @@ class Image(PackageSteps, CommandSteps):
         """Nothing at all; fill it with `add_local_file(copy=True)`."""
         return cls._from("", ("from_scratch", image_steps.forced(force_build)))
 
+    @classmethod
+    def from_id(cls, image_id: str) -> Image:
+        """An image that was built, by its id."""
+        from squall import published_images
+
+        return cls(_Chain("", before=Later(lambda: published_images.by_id(image_id))))
+
+    @classmethod
+    def from_name(cls, name: str, *, environment_name: Optional[str] = None) -> Image:
+        """An image that was published, by its name (`"name"` or `"name:tag"`). Looked up when it is first needed."""
+        from squall import published_images
+
+        checked = published_images.checked_name(name)
+        return cls(_Chain("", before=Later(lambda: published_images.by_name(checked, environment_name))))
+
     def _with_python(self, version: Optional[str]) -> Image:
         if version is None:
             return self
@@ -173,14 +190,16 @@ class Image(PackageSteps, CommandSteps):
 
     def build(self, app: App) -> Image:
         """Build it now, for an app that is running or is looked up. Raises `ImageBuildError`."""
-        from squall import publish
+        from squall import published_images
 
-        if app._state is None:
-            raise ExecutionError(
-                "Image.build needs an app that is running",
-                fix='Call it within `app.run()`, or with `squall.App.lookup("name", create_if_missing=True)`.',
-            )
-        publish.build_images(app._state.session, [self])
+        published_images.build(self, app)
+        return self
+
+    def publish(self, name: str, *, environment_name: Optional[str] = None) -> Image:
+        """Build it and give it a name, for `Image.from_name`; a name that exists moves to this image."""
+        from squall import published_images
+
+        published_images.publish(self, name, environment_name)
         return self
 
     def spec(self) -> ImageSpec:
@@ -188,7 +207,10 @@ class Image(PackageSteps, CommandSteps):
         from squall.spec import ImageSpec, ImageStep
 
         own = tuple(ImageStep(kind, _now(arguments)) for kind, arguments in self._chain.steps)
-        return ImageSpec(self._chain.python_version, own)
+        if self._chain.before is None:
+            return ImageSpec(self._chain.python_version, own)
+        before: ImageSpec = self._chain.before.get()
+        return ImageSpec(before.python_version, (*before.steps, *own))
 
     @property
     def object_id(self) -> str:
@@ -242,7 +264,6 @@ for _name, _missing in missing_classmethods(
         "from_aws_ecr": _REGISTRIES,
         "from_gcp_artifact_registry": _REGISTRIES,
         "pip_install_private_repos": _PRIVATE,
-        **dict.fromkeys(("from_id", "from_name", "publish"), "Import the image from the module that declares it."),
         **dict.fromkeys(
             ("copy_local_file", "copy_local_dir", "copy_mount"), "Use `add_local_file` or `add_local_dir`."
         ),

@@ -75,7 +75,11 @@ class Builder:
     async def _build(self, command: BuildImage, delivery: Delivery) -> None:
         began = self._clock.now()
         lines = BuildLog(self._bus, self._clock, command.image, self._name)
-        await self._store(ImageRecord(image=command.image, state="building", updated_at=began, spec=command.spec))
+        await self._store(
+            ImageRecord(
+                image=command.image, state="building", updated_at=began, spec=command.spec, workspace=command.workspace
+            )
+        )
         try:
             built = await self._engine.build(command.spec, lines.add)
         except ImageBuildError as error:
@@ -99,6 +103,7 @@ class Builder:
             build_ms=(now - began) * 1000,
             layers=built.layers,
             spec=command.spec,
+            workspace=command.workspace,
         )
         await self._answer(record, delivery, lines)
         self.metrics.builds["ready"] += 1
@@ -109,7 +114,12 @@ class Builder:
     ) -> None:
         lines.add(error.message, "system")
         record = ImageRecord(
-            image=command.image, state="failed", updated_at=self._clock.now(), error=to_wire(error), spec=command.spec
+            image=command.image,
+            state="failed",
+            updated_at=self._clock.now(),
+            error=to_wire(error),
+            spec=command.spec,
+            workspace=command.workspace,
         )
         await self._answer(record, delivery, lines)
         self.metrics.builds["failed"] += 1

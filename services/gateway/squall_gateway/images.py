@@ -39,7 +39,9 @@ class Images:
             yield last_line(record)
             return
         now = self._clock.now()
-        await self._ask(BuildImage(image=spec.id, spec=spec, requested_at=now, traceparent=traceparent))
+        await self._ask(
+            BuildImage(image=spec.id, spec=spec, requested_at=now, traceparent=traceparent, workspace=workspace)
+        )
         query = LogQuery(app=spec.id, workspace=workspace, since=_log_start(record, now))
         stale = revision if record is not None and record.state == FAILED else 0
         found: asyncio.Queue[LogEntry | ImageRecord] = asyncio.Queue(100)

@@ -24,6 +24,7 @@ from squall_gateway.api.entries import EntryRoutes
 from squall_gateway.api.fleet import FleetRoutes
 from squall_gateway.api.functions import FunctionRoutes
 from squall_gateway.api.history import HistoryRoutes
+from squall_gateway.api.images import ImageRoutes
 from squall_gateway.api.json_calls import JsonCallRoutes
 from squall_gateway.api.json_outputs import JsonOutputRoutes
 from squall_gateway.api.letters import LetterRoutes
@@ -50,6 +51,7 @@ from squall_gateway.fleet import Fleet
 from squall_gateway.generators import Generators
 from squall_gateway.history import History
 from squall_gateway.idempotency import IdempotencyKeys
+from squall_gateway.image_records import ImageRecords
 from squall_gateway.images import Images
 from squall_gateway.json_answers import JsonValues
 from squall_gateway.json_requests import JsonRequests
@@ -314,6 +316,7 @@ class Gateway:
             ).router(),
             VersionRoutes(Versions(self.apps, directory)).router(),
             BlobRoutes(self.blobs, self.settings.max_payload_bytes).router(),
+            ImageRoutes(ImageRecords(bus, clock), logs, self.draining).router(),
             LogRoutes(logs, Images(bus, logs, clock), directory, fleet, self.draining).router(),
             HistoryRoutes(history, self.results, traces, self.cancels, directory).router(),
             CancelRoutes(bulk, self.draining).router(),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 
 from squall_bus import Bus, Change, Message
-from squall_contracts.builds import ImageRecord
+from squall_contracts.builds import IMAGE_NAMES, ImageRecord
 from squall_contracts.functions import AppRecord, FunctionRecord, PoolRecord, pool_key
 from squall_contracts.nodes import ContainerClaim, ContainerStats, NodeFact
 from squall_contracts.scaling import Desired, Verdict
@@ -108,6 +108,8 @@ class Scheduler:
 
     def on_image(self, change: Change) -> None:
         """A build began or ended."""
+        if change.key.startswith(IMAGE_NAMES):
+            return
         record = None if change.value is None else ImageRecord.decode(change.value)
         self.facts.declared.image_changed(change.key, record)
         self.look_at(*self.facts.declared.pools_of(image=change.key))

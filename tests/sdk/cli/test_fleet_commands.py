@@ -224,6 +224,40 @@ def test_a_drained_machine_ends_what_runs_and_takes_nothing_new(depot: Shell) ->
     depot.squall("node", "drain", "nowhere").refused("not_found", "no node 'nowhere'", node["node"])
 
 
+# ---------------------------------------------------------------- images
+
+PUBLISHING = """\
+import squall
+image = squall.Image.debian_slim().env({"COLOUR": "blue"}).publish("team/base".replace("/", "-"))
+again = squall.Image.from_name("team-base")
+assert again.object_id == image.object_id == squall.Image.from_id(image.object_id).object_id
+print(again.env({"MORE": "1"}).object_id != image.object_id, image.object_id)
+"""
+
+
+def test_images_are_published_listed_looked_at_and_found_by_name(depot: Shell) -> None:
+    differs, image = depot.python(PUBLISHING).ok().out.split()
+    assert differs == "True"
+    row = next(row for row in told(depot, "image", "list") if row["image"] == image)
+    assert (row["state"], row["names"]) == ("ready", ["team-base:latest"])
+    assert image in depot.squall("image", "list").ok().out
+    shown = depot.squall("image", "inspect", "team-base").ok().out
+    assert '"COLOUR": "blue"' in shown
+    assert told(depot, "image", "inspect", image)["spec"]["steps"][0]["kind"] == "env"
+    assert "image ready" in depot.squall("image", "logs", "team-base").ok().out
+    depot.squall("image", "inspect", "missing").refused("not_found", "no image is published")
+    depot.squall("image", "inspect", "im-0").refused("invalid", "not the id")
+
+
+def test_an_image_that_processes_cannot_have_says_which_containers_can(depot: Shell) -> None:
+    depot.write(
+        "apt.py",
+        "import squall\napp = squall.App()\n@app.function(image=squall.Image.debian_slim().apt_install('git'))\n"
+        "def f(): pass\n",
+    )
+    depot.squall("run", "apt.py").refused("image_build", "sandbox")
+
+
 # ---------------------------------------------------------------- tokens
 
 

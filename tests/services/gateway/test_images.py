@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from tests.services.gateway.world import SHARDS, World
 from tests.support.eventually import eventually
 
 from squall import errors
-from squall.spec import ImageSpec, ImageStep, to_wire
+from squall.spec import ImageSpec, ImageStep, from_wire, to_wire
 from squall_contracts import subjects
 from squall_contracts.builds import BuildImage, ImageRecord
 from squall_contracts.logs import LogLines
@@ -115,3 +116,40 @@ async def test_an_image_that_is_no_image_is_refused(world: World) -> None:
     answer = await world.http.post("/v1/images", json={"image": {"steps": "none"}})
 
     assert answer.status_code == 400
+
+
+async def test_images_are_listed_looked_at_and_called_by_names(world: World) -> None:
+    image = an_image("named")
+    builder = Builder(world, image)
+    path = f"/v1/image-names/{quote('team-base:1', safe='')}"
+    await builder.answers(state="failed", workspace="default", spec=image, error={"message": "no"})
+    refused = await world.http.put(path, json={"image": image.id})
+    assert refused.status_code == 400
+    assert "not ready" in refused.text
+    await builder.answers(state="ready", workspace="default", spec=image, lock=("named==1",), layers=("0" * 32,))
+    assert (await world.http.put(path, json={"image": image.id})).status_code == 200
+    found = (await world.http.get(path)).json()
+    assert (found["image"], found["packages"], found["names"]) == (image.id, ["named==1"], ["team-base:1"])
+    assert from_wire(ImageSpec, found["spec"]) == image
+    listed = (await world.http.get("/v1/images")).json()["images"]
+    assert [row["names"] for row in listed if row["image"] == image.id] == [["team-base:1"]]
+    assert (await world.http.get(f"/v1/images/{image.id}")).json() == found
+    await builder.says("built it", 1.0)
+    lines = (await world.http.get(f"/v1/images/{image.id}/logs")).text
+    assert "built it" in lines
+    other = (await world.http.get(path, params={"environment": "other"})).status_code
+    assert other == 404, "a name belongs to an environment"
+
+
+async def test_images_of_other_workspaces_are_not_listed(world: World) -> None:
+    image = an_image("foreign")
+    await Builder(world, image).answers(state="ready", workspace="somebody-else", spec=image)
+    listed = (await world.http.get("/v1/images")).json()["images"]
+    assert image.id not in [row["image"] for row in listed]
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/images/nonsense", "/v1/images/im-1", "/v1/image-names/a%20b", "/v1/image-names/a"]
+)
+async def test_what_is_no_image_is_refused(world: World, path: str) -> None:
+    assert (await world.http.get(path)).status_code == 400

@@ -7,7 +7,7 @@ from typing import Any, Optional
 
 import typer
 
-from squall.cli import fleet_commands, storage_commands
+from squall.cli import fleet_commands, image_commands, storage_commands
 from squall.cli.fleet_commands import CONTEXT, ENVIRONMENT, JSON
 from squall.errors import UsageError
 
@@ -400,3 +400,4 @@ def trace(call: str = CALL, as_json: bool = JSON) -> int:
 
 fleet_commands.add_to(app)
 storage_commands.add_to(app)
+image_commands.add_to(app)

@@ -75,7 +75,8 @@ def _ability(wanted: Wanted, machine: Machine) -> str:
         return f"isolation {wanted.isolation!r} is not known here"
     if ISOLATION_ORDER.index(wanted.isolation) > ISOLATION_ORDER.index(machine.isolation):
         return f"needs isolation {wanted.isolation!r}, the node offers {machine.isolation!r}"
-    if machine.python_versions and wanted.python_version not in machine.python_versions:
+    asked = wanted.python_version
+    if machine.python_versions and asked and asked not in machine.python_versions:
         return f"needs Python {wanted.python_version}, the node has {', '.join(machine.python_versions)}"
     return ""
 
