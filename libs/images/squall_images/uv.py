@@ -38,6 +38,7 @@ async def run(step: str, command: Sequence[str], cache: Path, on_line: OnLine, e
         if process.returncode is None:
             process.kill()
             await process.wait()
+            await process.stdout.read()  # type: ignore[union-attr]  # closes our end, too
     if code != 0:
         output = "\n".join(kept)
         raise ImageBuildError(

@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import stat
+import subprocess
 import time
 from pathlib import Path
 
@@ -298,3 +299,24 @@ def test_addresses_that_builds_may_reach(address: str, reason: str | None) -> No
     )
     said = rules.refusal(ipaddress.ip_address(address))
     assert said is None if reason is None else reason in str(said)
+
+
+# --- disks that are full ---------------------------------------------------------------------------------------------
+
+
+async def test_a_full_disk_ends_the_step_and_leaves_the_layers_before_it(root: Path, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300m", "tmpfs", small], check=True)
+    try:
+        store = LayerStore(layers.store_with_base(small / "images", root).home)
+        first = step("run_commands", commands=["echo kept > /kept"])
+        before, _ = await ensure(store, image(first))
+        filling = "with open('/large', 'wb') as file:\n    for _ in range(400):\n        file.write(bytes(1 << 20))"
+        with pytest.raises(ImageBuildError, match="No space left on device"):
+            await ensure(store, image(first, step("run_commands", commands=[f'python3 -c "{filling}"'])))
+        after, lines = await ensure(store, image(first))
+        assert (after, lines) == (before, [])
+        assert not list((small / "images" / "staging").iterdir())
+    finally:
+        subprocess.run(["umount", "-l", small], check=True)
