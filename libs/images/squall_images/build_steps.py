@@ -147,7 +147,8 @@ def _install(step: Step) -> list[str]:
 
 async def _apt(making: Making, root: Path, words: Sequence[str], on_line: OnLine) -> None:
     # apt's own user would have to own the shared folders.
-    options = ("-o", "APT::Sandbox::User=root", "-o", "Dpkg::Use-Pty=0")
+    # No sync of each file: a layer is published when all of it is there.
+    options = ("-o", "APT::Sandbox::User=root", "-o", "Dpkg::Use-Pty=0", "-o", "Dpkg::Options::=--force-unsafe-io")
     await making.run(
         ["apt-get", *options, *words],
         on_line,
