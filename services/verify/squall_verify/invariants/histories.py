@@ -19,8 +19,9 @@ class HasKey(Protocol):
 K = TypeVar("K", bound=HasKey)
 
 STALL = "stall"
-DRAIN = "drain-node"
 """Name under which the harness notes that the whole machine stood still."""
+DRAIN = "drain-node"
+"""The same of a machine that the operator took out of service for a while."""
 SLOW = "slow-consumer"
 """It stands still too."""
 
