@@ -42,6 +42,7 @@ from squall_contracts import (
     secrets,
     spans,
     usage,
+    volumes,
 )
 from squall_contracts.envelope import BadMessage, HotMessage, Message
 
@@ -145,6 +146,9 @@ MESSAGES: tuple[Message, ...] = (
     ),
     functions.PoolRecord(
         pool="po-1", function_id="fu-1", app_id="ap-1", workspace="ws", parameters="e30=", created_at=1.0
+    ),
+    volumes.VolumeHead(
+        volume_id="vo-1", version=3, manifest="ab:12", files=2, size=99, committed_at=1.5, recent=[["r1", 3]]
     ),
     objects.ObjectRecord(
         object_id="di-1", kind="dicts", name="state", workspace="ws", environment="main", created_at=1.0

@@ -49,6 +49,7 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
     "secret_settings": (),
     "heartbeat": (),
     "scatter_gather": (),
+    "model_files": (),
 }
 """What is run with `squall run`, and its arguments."""
 AT_ONCE = 3
@@ -150,6 +151,10 @@ def test_call_forms(served: Served) -> None:
     assert said == CALL_FORMS.splitlines()
     leaves = {line for line in lines if line.startswith("counter of")}
     assert leaves == {"counter of 1 leaves", "counter of 100 leaves", "counter of 7 leaves"}, "the @exit hooks"
+
+
+def test_model_files(served: Served) -> None:
+    assert served.lines("model_files") == ["predicted 7.0", "files: models/v1/weights.bin, models/v2/weights.bin"]
 
 
 def test_scatter_gather(served: Served) -> None:

@@ -75,6 +75,13 @@ SERVED: dict[str, tuple[Any, list[str]]] = {
             *("iterate", "hydrate", "info", "object_id"),
         ],
     ),
+    "A9 Volume": (
+        squall.Volume,
+        [
+            *("from_name", "from_id", "ephemeral", "objects", "listdir", "iterdir", "read_file", "remove_file"),
+            *("read_file_into_fileobj", "copy_files", "batch_upload", "rename", "hydrate", "info", "object_id"),
+        ],
+    ),
     "A9 objects": (squall.Secret.objects, ["create", "list", "delete"]),
     "A11": (squall, ["Retries", "Cron", "Period"]),
     "A8": (
@@ -122,6 +129,12 @@ REFUSED: dict[str, list[tuple[str, Callable[[], Any]]]] = {
         ("pip_install(secrets)", lambda: squall.Image.debian_slim().pip_install("x", secrets=[object()])),
         ("run_commands(gpu)", lambda: squall.Image.debian_slim().run_commands("x", gpu="H100")),
         ("run_commands(volumes)", lambda: squall.Image.debian_slim().run_commands("x", volumes={"/v": object()})),
+    ],
+    "A9": [
+        ("commit", lambda: squall.Volume.from_name("v").commit()),
+        ("reload", lambda: squall.Volume.from_name("v").reload()),
+        ("read_only", lambda: squall.Volume.from_name("v").read_only()),
+        ("with_mount_options", lambda: squall.Volume.from_name("v").with_mount_options()),
     ],
     "A12": [
         ("interact", lambda: squall.interact()),

@@ -216,8 +216,8 @@ def _gateway(n: _Names) -> Permissions:
             _look("secrets", "schedules"),
             _set("secrets"),
             _set("schedules"),
-            *(_look(bucket) for bucket in ("objects", "dicts")),
-            *(_set(bucket) for bucket in ("objects", "dicts")),
+            *(_look(bucket) for bucket in ("objects", "dicts", "volumes")),
+            *(_set(bucket) for bucket in ("objects", "dicts", "volumes")),
             _purge(subjects.kv_stream("dicts")),
             # Whoever removes an item of a queue has it.
             n.to("queues"),

@@ -240,6 +240,7 @@ def _buckets(replicas: int) -> tuple[BucketSpec, ...]:
         "secrets",
         "schedules",
         "objects",
+        "volumes",
     )
     return (
         *(BucketSpec(name=name, replicas=replicas) for name in durable),

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from squall.schedules import Cron as Cron
     from squall.schedules import Period as Period
     from squall.secret import Secret as Secret
+    from squall.volume import Volume as Volume
     from squall.web import asgi_app as asgi_app
     from squall.web import fastapi_endpoint as fastapi_endpoint
     from squall.web import web_endpoint as web_endpoint
@@ -66,6 +67,7 @@ _HOMES = {
     "Retries": "squall.retries",
     "Secret": "squall.secret",
     "asgi_app": "squall.web",
+    "Volume": "squall.volume",
     "batched": "squall.markers",
     "concurrent": "squall.markers",
     "current_function_call_id": "squall.place",

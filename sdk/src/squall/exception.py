@@ -10,7 +10,7 @@ _OF_WHAT_IS_MISSING = {
     "Sandbox": "sandboxes",
     "ExecTimeoutError": "sandboxes",
     "MountUploadTimeoutError": "mounts: local files travel with the code",
-    "VolumeUploadTimeoutError": "volumes",
+    "VolumeUploadTimeoutError": "a limit for uploads to volumes",
     "InteractiveTimeoutError": "interactive runs",
     "SnapshotCreationError": "memory snapshots",
     "LogsFetchError": "logs in the SDK: `squall logs` shows them",

@@ -130,10 +130,20 @@ class Route:
     SECRET_VALUES = "/v1/secret-values"
     """POST SecretValues -> SecretInfo: values without a name, for `Secret.from_dict` and the like."""
     DICTS = "/v1/objects/dicts"
-    """Likewise queues. GET ?environment= -> {"objects": [ObjectInfo]}. POST MakeObject -> ObjectInfo; 409 if it is
-    there."""
+    """Likewise queues and volumes. GET ?environment= -> {"objects": [ObjectInfo]}. POST MakeObject -> ObjectInfo; 409
+    if it is there."""
     DICT = "/v1/objects/dicts/{name}"
     """GET ?environment= -> ObjectInfo. DELETE ?environment= -> ObjectInfo: with all that is in it."""
+    VOLUMES = "/v1/objects/volumes"
+    VOLUME = "/v1/objects/volumes/{name}"
+    OBJECT_RENAME = "/v1/objects/{kind}/{name}/rename"
+    """POST RenameObject -> ObjectInfo: the same object under another name."""
+    VOLUME_FILES = "/v1/volumes/{object}/files"
+    """GET ?path=&recursive=1 -> {"version": VolumeVersion, "entries": [VolumeEntry]}."""
+    VOLUME_FILE = "/v1/volumes/{object}/file"
+    """GET ?path= -> VolumeFile: its blocks are blobs."""
+    VOLUME_COMMITS = "/v1/volumes/{object}/commits"
+    """POST CommitVolume -> VolumeVersion: all changes, or none."""
     QUEUES = "/v1/objects/queues"
     QUEUE = "/v1/objects/queues/{name}"
     OBJECT = "/v1/object-ids/{object}"
@@ -683,6 +693,80 @@ class MakeObject:
     environment: str = "main"
     ephemeral: bool = False
     """Without a name: it is gone five minutes after its last renewal."""
+
+
+@dataclass(frozen=True)
+class RenameObject:
+    """POST /v1/objects/{kind}/{name}/rename."""
+
+    name: str
+    """The new one."""
+    environment: str = "main"
+
+
+BLOCK_BYTES = 8 * 1024 * 1024
+"""Of a file in a volume, but for the last block."""
+
+
+@dataclass(frozen=True)
+class VolumeFile:
+    """A file of a volume."""
+
+    path: str
+    size: int
+    mtime: float
+    mode: int
+    blocks: tuple[str, ...]
+    """sha256 of each, in order."""
+
+
+@dataclass(frozen=True)
+class VolumeChange:
+    """One change of a commit."""
+
+    what: str
+    """"put", "remove" or "copy"."""
+    path: str
+    """What is put or removed; of a copy where it goes."""
+    file: Optional[VolumeFile] = None
+    """Of a put; its blocks were uploaded before."""
+    force: bool = False
+    """Of a put: replace what is there."""
+    sources: tuple[str, ...] = ()
+    """Of a copy."""
+    recursive: bool = False
+
+
+@dataclass(frozen=True)
+class CommitVolume:
+    """POST /v1/volumes/{object}/commits."""
+
+    changes: tuple[VolumeChange, ...]
+    expect: Optional[int] = None
+    """Refuse (409) if the volume is at another version."""
+    request: str = ""
+    """A name of the caller's making: repeating it changes nothing."""
+
+
+@dataclass(frozen=True)
+class VolumeVersion:
+    """A version of a volume."""
+
+    version: int
+    files: int
+    size: int
+    committed_at: float
+
+
+@dataclass(frozen=True)
+class VolumeEntry:
+    """A file or folder of a volume."""
+
+    path: str
+    type: str
+    """"file" or "directory"."""
+    mtime: float
+    size: int
 
 
 @dataclass(frozen=True)

@@ -210,6 +210,16 @@ class Objects:
         self._create(name, {}, environment_name, allow_existing)
 
     @blocking
+    def rename(self, old_name: str, new_name: str, *, environment_name: Optional[str] = None) -> None:
+        """Give one another name. It keeps its id and what is in it."""
+        from squall.http_api import Route
+
+        place(new_name, environment_name, self._what)
+        here, chosen = session_and_environment(environment_name)
+        path = Route.OBJECT_RENAME.format(kind=f"{self._what}s", name=quote(old_name, safe=""))
+        here.client.json("POST", path, {"name": new_name, "environment": chosen})
+
+    @blocking
     def list(
         self,
         *,

@@ -34,7 +34,6 @@ VALUES_INSTEAD = "Pass data as arguments and results; they may be large (they go
 WEB_INSTEAD = "Use `@squall.web_server(port)` on a function that starts the server."
 
 TOP_LEVEL: dict[str, str] = {
-    "Volume": VALUES_INSTEAD,
     "CloudBucketMount": VALUES_INSTEAD,
     "NetworkFileSystem": VALUES_INSTEAD,
     "Sandbox": "Run commands with subprocess inside a function.",
@@ -59,7 +58,7 @@ TOP_LEVEL: dict[str, str] = {
 
 FUNCTION_KEYWORDS: dict[str, tuple[tuple[Any, ...], str]] = {
     # name: (values that mean "not used", what to do instead)
-    "volumes": ((None, {}), VALUES_INSTEAD),
+    "volumes": ((None, {}), "Read and write files in the function, with `volume.read_file` and `batch_upload`."),
     "network_file_systems": ((None, {}), VALUES_INSTEAD),
     "serialized": ((False, None), "Define the function at the top level of a file."),
     "ephemeral_disk": ((None,), "Remove it: containers use the disk of their machine."),

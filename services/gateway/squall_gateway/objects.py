@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from squall.errors import AlreadyExistsError, NotFoundError
 from squall.http_api import ObjectInfo
@@ -98,6 +99,17 @@ class Objects:
         record = await self._named(kind, name, environment, workspace)
         await self._bucket.delete(object_name_key(workspace, environment, kind, name))
         await self._forget(record)
+        return info_of(record)
+
+    async def rename(self, kind: str, name: str, new_name: str, environment: str, workspace: str) -> ObjectInfo:
+        """Another name for one. Raises `NotFoundError`, `AlreadyExistsError`."""
+        record = replace(await self._named(kind, name, environment, workspace), name=check_name(new_name, kind[:-1]))
+        try:
+            await self._bucket.create(object_name_key(workspace, environment, kind, new_name), record.encode())
+        except KeyExists:
+            raise AlreadyExistsError(f"{kind[:-1]} {new_name!r} is there", fix="Choose another name.") from None
+        await self._bucket.put(object_id_key(workspace, record.object_id), record.encode())
+        await self._bucket.delete(object_name_key(workspace, environment, kind, name))
         return info_of(record)
 
     async def renew(self, object_id: str, workspace: str) -> ObjectInfo:

@@ -36,6 +36,7 @@ from squall_gateway.api.secrets import SecretRoutes
 from squall_gateway.api.spawns import SpawnRoutes
 from squall_gateway.api.tokens import TokenRoutes
 from squall_gateway.api.versions import VersionRoutes
+from squall_gateway.api.volumes import VolumeRoutes
 from squall_gateway.apps import Apps
 from squall_gateway.auth import Tokens
 from squall_gateway.blobs import Blobs
@@ -77,6 +78,7 @@ from squall_gateway.targets import Targets
 from squall_gateway.traces import Traces
 from squall_gateway.variants import Variants
 from squall_gateway.versions import Versions
+from squall_gateway.volumes import Volumes
 from squall_gateway.waiting import Waiting
 from squall_gateway.waits import Waits
 from squall_gateway.web.addresses import Addresses
@@ -151,7 +153,8 @@ class Gateway:
         self.cancels = Cancels(bus, self.directory, self.results, clock)
         self.objects = Objects(bus, clock)
         self.dicts, self.queues = Dicts(bus, self.blobs, clock), Queues(bus, clock)
-        self.objects.clears.update(dicts=self.dicts.clear, queues=self.queues.clear)
+        self.volumes = Volumes(bus, self.blobs, clock)
+        self.objects.clears.update(dicts=self.dicts.clear, queues=self.queues.clear, volumes=self.volumes.clear)
         self.secrets = Secrets(bus, Sealer(settings.secrets_key), clock)
         self.apps = Apps(bus, self.directory, self.pools, self.blobs, clock, self.secrets)
         self.targets = Targets(self.directory, Variants(bus, self.directory, clock, self.secrets))
@@ -325,6 +328,7 @@ class Gateway:
             TokenRoutes(bus, clock).router(),
             SecretRoutes(self.secrets).router(),
             ObjectRoutes(self.objects).router(),
+            VolumeRoutes(self.objects, self.volumes).router(),
             ScheduleRoutes(Schedules(bus, self.acceptor, self.targets, clock)).router(),
             LetterRoutes(letters, redriving, self.results, directory).router(),
             FleetRoutes(

@@ -14,9 +14,10 @@ from squall.dict import Dict
 from squall.errors import NotFoundError, UsageError
 from squall.objects import path_of
 from squall.queue import Queue
+from squall.volume import Volume
 
 COLUMNS = (("NAME", "name"), ("ID", "id"), ("MADE", "made"))
-OWNERS: dict[str, Any] = {"dict": Dict, "queue": Queue}
+OWNERS: dict[str, Any] = {"dict": Dict, "queue": Queue, "volume": Volume}
 SHOWN_CHARACTERS = 200
 
 

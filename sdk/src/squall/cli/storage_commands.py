@@ -16,6 +16,9 @@ schedule_group = typer.Typer(
 )
 dict_group = typer.Typer(help="Dicts: shared keys and values.", no_args_is_help=True, context_settings=CONTEXT)
 queue_group = typer.Typer(help="Queues: shared items in order.", no_args_is_help=True, context_settings=CONTEXT)
+volume_group = typer.Typer(help="Volumes: files on the server.", no_args_is_help=True, context_settings=CONTEXT)
+REMOTE: Any = typer.Argument("/", metavar="PATH", help="Path in the volume.")
+RECURSIVE: Any = typer.Option(False, "-r", "--recursive", help="Folders with all that is in them.")
 NAME: Any = typer.Argument(..., metavar="NAME", help="Its name.")
 YES: Any = typer.Option(False, "-y", "--yes", help="Do not ask.")
 PARTITION: Any = typer.Option(None, "-p", "--partition", help="Partition (default: the one without a name).")
@@ -30,6 +33,7 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(schedule_group, name="schedule")
     app.add_typer(dict_group, name="dict")
     app.add_typer(queue_group, name="queue")
+    app.add_typer(volume_group, name="volume")
 
 
 @secret_group.command("create")
@@ -256,3 +260,106 @@ def queue_delete(name: str = NAME, yes: bool = YES, environment: Optional[str] =
     import squall.cli.objects as command
 
     return command.delete("queue", name, yes=yes, environment=environment)
+
+
+# ---------------------------------------------------------------- volumes
+
+
+@volume_group.command("create")
+def volume_create(name: str = NAME, environment: Optional[str] = ENVIRONMENT) -> int:
+    """Make an empty volume."""
+    import squall.cli.objects as command
+
+    return command.create("volume", name, environment=environment)
+
+
+@volume_group.command("list")
+def volume_list(environment: Optional[str] = ENVIRONMENT, as_json: bool = JSON) -> int:
+    """List volumes."""
+    import squall.cli.objects as command
+
+    return command.list_objects("volume", environment=environment, as_json=as_json)
+
+
+@volume_group.command("ls")
+def volume_ls(
+    name: str = NAME, path: str = REMOTE, environment: Optional[str] = ENVIRONMENT, as_json: bool = JSON
+) -> int:
+    """List what is in a folder of a volume."""
+    import squall.cli.volumes as command
+
+    return command.ls(name, path, environment=environment, as_json=as_json)
+
+
+@volume_group.command("put")
+def volume_put(
+    name: str = NAME,
+    local: str = typer.Argument(..., metavar="LOCAL", help="File or folder of this machine."),
+    path: str = typer.Argument("/", metavar="PATH", help="In the volume; with a slash at its end: a folder."),
+    force: bool = typer.Option(False, "-f", "--force", help="Replace files that are there."),
+    environment: Optional[str] = ENVIRONMENT,
+) -> int:
+    """Upload a file or a folder, as one new version."""
+    import squall.cli.volumes as command
+
+    return command.put(name, local, path, force=force, environment=environment)
+
+
+@volume_group.command("get")
+def volume_get(
+    name: str = NAME,
+    path: str = typer.Argument(..., metavar="PATH", help="File or folder of the volume."),
+    local: str = typer.Argument(".", metavar="LOCAL", help="Where it goes; - is standard output."),
+    force: bool = typer.Option(False, "--force", help="Replace local files that are there."),
+    environment: Optional[str] = ENVIRONMENT,
+) -> int:
+    """Download a file or a folder."""
+    import squall.cli.volumes as command
+
+    return command.get(name, path, local, force=force, environment=environment)
+
+
+@volume_group.command("cp")
+def volume_cp(
+    name: str = NAME,
+    paths: list[str] = typer.Argument(..., metavar="SOURCE... TARGET", help="Paths in the volume."),
+    recursive: bool = RECURSIVE,
+    environment: Optional[str] = ENVIRONMENT,
+) -> int:
+    """Copy files inside a volume."""
+    import squall.cli.volumes as command
+
+    return command.cp(name, paths, recursive=recursive, environment=environment)
+
+
+@volume_group.command("rm")
+def volume_rm(
+    name: str = NAME,
+    path: str = typer.Argument(..., metavar="PATH", help="Path in the volume."),
+    recursive: bool = RECURSIVE,
+    environment: Optional[str] = ENVIRONMENT,
+) -> int:
+    """Remove a file, or a folder."""
+    import squall.cli.volumes as command
+
+    return command.rm(name, path, recursive=recursive, environment=environment)
+
+
+@volume_group.command("rename")
+def volume_rename(
+    name: str = NAME,
+    new_name: str = typer.Argument(..., metavar="NEW", help="The new name."),
+    environment: Optional[str] = ENVIRONMENT,
+) -> int:
+    """Give a volume another name."""
+    import squall.cli.volumes as command
+
+    return command.rename(name, new_name, environment=environment)
+
+
+@volume_group.command("delete")
+def volume_delete(name: str = NAME, yes: bool = YES, environment: Optional[str] = ENVIRONMENT) -> int:
+    """Remove a volume with all that is in it."""
+    import squall.cli.objects as command
+
+    return command.delete("volume", name, yes=yes, environment=environment)

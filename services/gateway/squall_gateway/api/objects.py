@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from fastapi import APIRouter, Request
 
-from squall.http_api import MakeObject, ObjectInfo, Route
+from squall.http_api import MakeObject, ObjectInfo, RenameObject, Route
 from squall_gateway.api.requests import workspace_of
 from squall_gateway.objects import Objects
 
@@ -17,6 +17,7 @@ class Kind(StrEnum):
 
     DICTS = "dicts"
     QUEUES = "queues"
+    VOLUMES = "volumes"
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class ObjectRoutes:
         router.post("/v1/objects/{kind}")(self.create)
         router.get("/v1/objects/{kind}/{name}")(self.info)
         router.delete("/v1/objects/{kind}/{name}")(self.delete)
+        router.post(Route.OBJECT_RENAME)(self.rename)
         router.post(Route.OBJECT)(self.renew)
         router.delete(Route.OBJECT)(self.drop)
         return router
@@ -60,6 +62,10 @@ class ObjectRoutes:
     async def delete(self, request: Request, kind: Kind, name: str, environment: str = "main") -> ObjectInfo:
         """Remove one with all that is in it."""
         return await self.objects.delete(kind.value, name, environment, workspace_of(request))
+
+    async def rename(self, request: Request, kind: Kind, name: str, wanted: RenameObject) -> ObjectInfo:
+        """The same object under another name."""
+        return await self.objects.rename(kind.value, name, wanted.name, wanted.environment, workspace_of(request))
 
     async def renew(self, request: Request, object: str) -> ObjectInfo:
         """An object without a name is still in use."""

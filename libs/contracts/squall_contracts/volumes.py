@@ -1,0 +1,34 @@
+"""Volumes: which version of its files a volume has. The files' blocks and the list of them lie in the blob store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from squall_contracts.envelope import Message
+
+VOLUMES = "volumes"
+
+
+@dataclass(frozen=True)
+class VolumeHead(Message):
+    """The present version of a volume. Bucket `volumes`, key `<workspace>.<volume>`; owner: gateway. A commit is one
+    compare-and-set of it: a reader sees the version before in full, or the one after."""
+
+    TYPE: ClassVar[str] = "volume_head"
+
+    volume_id: str
+    version: int
+    manifest: str
+    """`<sha256>:<bytes>` of the list of files (JSON, see `squall_gateway.volumes`)."""
+    files: int
+    size: int
+    """Bytes of all files."""
+    committed_at: float
+    recent: list[list[Any]] = field(default_factory=list)
+    """[request, version] of the last commits, newest first: a repeated request is not a second commit."""
+
+
+def volume_key(workspace: str, object_id: str) -> str:
+    """Key of a volume's head."""
+    return f"{workspace}.{object_id}"

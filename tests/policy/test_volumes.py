@@ -1,0 +1,96 @@
+"""Files of a volume: what commits make of them. All changes, or the first one's error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from squall.errors import AlreadyExistsError, InvalidError, NotFoundError
+from squall.http_api import VolumeChange, VolumeFile
+from squall_gateway.policy.volumes import applied, checked_path, listed
+
+
+def a_file(path: str, size: int = 1, mtime: float = 1.0) -> VolumeFile:
+    return VolumeFile(path, size, mtime, 0o644, ())
+
+
+def files(*paths: str) -> dict[str, VolumeFile]:
+    return {path: a_file(path, size=len(path)) for path in paths}
+
+
+def put(path: str, **more: Any) -> VolumeChange:
+    return VolumeChange("put", path, a_file(path, size=99), **more)
+
+
+PRESENT = files("a", "dir/b", "dir/sub/c")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ([put("new")], ["a", "dir/b", "dir/sub/c", "new"]),
+        ([put("/x//./y")], ["a", "dir/b", "dir/sub/c", "x/y"]),
+        ([put("a", force=True)], ["a", "dir/b", "dir/sub/c"]),
+        ([VolumeChange("remove", "a")], ["dir/b", "dir/sub/c"]),
+        ([VolumeChange("remove", "dir", recursive=True)], ["a"]),
+        ([VolumeChange("remove", "/", recursive=True)], []),
+        ([VolumeChange("remove", "a"), put("a/b")], ["a/b", "dir/b", "dir/sub/c"]),
+        ([VolumeChange("copy", "z", sources=("a",))], ["a", "dir/b", "dir/sub/c", "z"]),
+        ([VolumeChange("copy", "dir", sources=("a",))], ["a", "dir/a", "dir/b", "dir/sub/c"]),
+        ([VolumeChange("copy", "new/", sources=("a",))], ["a", "dir/b", "dir/sub/c", "new/a"]),
+        ([VolumeChange("copy", "n", sources=("a", "dir/b"))], ["a", "dir/b", "dir/sub/c", "n/a", "n/b"]),
+        (
+            [VolumeChange("copy", "d2", sources=("dir",), recursive=True)],
+            ["a", "d2/b", "d2/sub/c", "dir/b", "dir/sub/c"],
+        ),
+    ],
+)
+def test_changes_are_made_in_order(changes: list[VolumeChange], expected: list[str]) -> None:
+    made = applied(PRESENT, changes)
+    assert sorted(made) == expected
+    assert all(file.path == path for path, file in made.items())
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (put("a"), AlreadyExistsError),
+        (put("dir", force=True), AlreadyExistsError),
+        (put("a/below", force=True), AlreadyExistsError),
+        (put("/", force=True), AlreadyExistsError),
+        (put("../x"), InvalidError),
+        (put("x/../../y"), InvalidError),
+        (put("x\0y"), InvalidError),
+        (put("x" * 256), InvalidError),
+        (put("x/" * 3000), InvalidError),
+        (VolumeChange("put", "x"), InvalidError),
+        (VolumeChange("remove", "nowhere"), NotFoundError),
+        (VolumeChange("remove", "dir"), InvalidError),
+        (VolumeChange("copy", "x", sources=("nowhere",)), NotFoundError),
+        (VolumeChange("copy", "x", sources=("dir",)), InvalidError),
+        (VolumeChange("shred", "a"), InvalidError),
+    ],
+)
+def test_what_cannot_be_made_changes_nothing(change: VolumeChange, error: type[Exception]) -> None:
+    before = dict(PRESENT)
+    with pytest.raises(error):
+        applied(PRESENT, [put("first"), change])
+    assert before == PRESENT
+
+
+def test_folders_are_listed_as_long_as_they_have_files() -> None:
+    def told(path: str, recursive: bool = False) -> list[tuple[str, str]]:
+        return [(entry.path, entry.type[0]) for entry in listed(PRESENT, path, recursive=recursive)]
+
+    assert told("/") == [("a", "f"), ("dir", "d")]
+    assert told("dir/") == [("dir/b", "f"), ("dir/sub", "d")]
+    assert told("", recursive=True) == [("a", "f"), ("dir", "d"), ("dir/b", "f"), ("dir/sub", "d"), ("dir/sub/c", "f")]
+    assert told("dir/b") == [("dir/b", "f")]
+    assert listed({}, "/", recursive=True) == []
+    with pytest.raises(NotFoundError):
+        listed(PRESENT, "di", recursive=False)
+
+
+def test_a_path_has_one_form() -> None:
+    assert {checked_path(path) for path in ("a/b", "/a/b", "a//b/", "./a/./b")} == {"a/b"}
