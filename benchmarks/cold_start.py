@@ -1,18 +1,20 @@
 """Cold start on one node: from the request for a container to the first result, fresh and forked. No control plane.
 
-    scripts/bench cold_start [--runs 15] [--numpy]
+    scripts/bench cold_start [--runs 15] [--numpy] [--backend sandbox [--no-network]]
 
-Each sample waits until nothing else is runnable on the machine (at most 2 s). Prints p50 and range in milliseconds, and
-the phases of the median start.
+Each sample waits until nothing else is runnable on the machine (at most 2 s). Prints p50, p95 and range in milliseconds,
+and the phases of the median start. `sandbox` needs root.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import compileall
 import pickle
 import platform
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -20,7 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from squall.spec import CodeRef, FunctionSpec, ImageSpec, ImageStep
-from squall_gpu_agent.backend import Container, ContainerRequest, InputRequest, Output
+from squall_gpu_agent.backend import Backend, Container, ContainerRequest, InputRequest, Output
 from squall_gpu_agent.backends.process import ProcessBackend, ProcessSettings
 
 OWN = f"{sys.version_info[0]}.{sys.version_info[1]}"
@@ -51,7 +53,7 @@ def wait_until_quiet() -> None:
         time.sleep(0.005)
 
 
-async def one_start(backend: ProcessBackend, request: ContainerRequest) -> tuple[Sample, Container]:
+async def one_start(backend: Backend, request: ContainerRequest) -> tuple[Sample, Container]:
     """Start a container, run one input."""
     begun = time.perf_counter()
     container = await backend.start(request, lambda _: None)
@@ -63,7 +65,7 @@ async def one_start(backend: ProcessBackend, request: ContainerRequest) -> tuple
     return Sample((ready - begun) * 1000, (done - begun) * 1000, phases), container
 
 
-async def measure(backend: ProcessBackend, request: ContainerRequest, runs: int) -> list[Sample]:
+async def measure(backend: Backend, request: ContainerRequest, runs: int) -> list[Sample]:
     """So many starts of one function, each of a container of its own."""
     samples = []
     for number in range(runs + 1):
@@ -77,7 +79,7 @@ async def measure(backend: ProcessBackend, request: ContainerRequest, runs: int)
     return samples
 
 
-async def burst(backend: ProcessBackend, request: ContainerRequest, count: int) -> float:
+async def burst(backend: Backend, request: ContainerRequest, count: int) -> float:
     """Milliseconds until so many containers, asked for at once, have given a result."""
     wait_until_quiet()
     begun = time.perf_counter()
@@ -91,7 +93,7 @@ async def burst(backend: ProcessBackend, request: ContainerRequest, count: int) 
     return took
 
 
-async def calls(backend: ProcessBackend, request: ContainerRequest, count: int) -> float:
+async def calls(backend: Backend, request: ContainerRequest, count: int) -> float:
     """Microseconds for one call after the other on a warm container."""
     _, container = await one_start(backend, replace(request, container_id="ct-calls"))
     begun = time.perf_counter()
@@ -107,35 +109,64 @@ def report(title: str, samples: list[Sample]) -> None:
     ready, result = ([getattr(sample, name) for sample in samples] for name in ("ready_ms", "result_ms"))
     median = sorted(samples, key=lambda sample: sample.result_ms)[len(samples) // 2]
     phases = ", ".join(f"{name} {ms:.1f}" for name, ms in median.phases.items())
+    p95 = sorted(result)[min(len(result) - 1, int(len(result) * 0.95))]
     print(
         f"{title:22} ready {statistics.median(ready):6.1f}   result {statistics.median(result):6.1f}"
-        f"   ({min(result):.1f}..{max(result):.1f})   {phases}"
+        f"   p95 {p95:.1f} ({min(result):.1f}..{max(result):.1f})   {phases}"
     )
 
 
-async def main(runs: int, with_numpy: bool) -> None:
+def open_backend(name: str, folder: Path, with_numpy: bool, with_network: bool) -> Backend:
+    """The backend that is measured."""
+    if name == "process":
+        return ProcessBackend(ProcessSettings(data_dir=folder / "data"))
+    # The base root that the tests use: it needs no registry.
+    from tests.docker.sandboxes import BaseRoots
+    from tests.support import base_root
+
+    from squall_gpu_agent.backends.sandbox.backend import SandboxBackend, SandboxSettings
+    from squall_gpu_agent.backends.sandbox.network import NetworkRules
+
+    root, packages = folder / "root", folder / "packages"
+    base_root.make(root)
+    site = packages / f"usr/local/lib/python{OWN}/site-packages"
+    site.mkdir(parents=True)
+    if with_numpy:
+        uv = Path(sys.executable).with_name("uv")
+        subprocess.run([uv, "pip", "install", "-q", "--target", site, "numpy"], check=True)
+    for part in (root / "usr/local/lib", site):
+        compileall.compile_dir(part, quiet=2)
+    rules = NetworkRules() if with_network else None
+    settings = SandboxSettings(data_dir=folder / "data", memory_mib=8192, network=rules)
+    return SandboxBackend(settings, BaseRoots(root, packages))
+
+
+async def main(runs: int, with_numpy: bool, name: str, with_network: bool) -> None:
     """All of it."""
     print(f"# {platform.node()}, {platform.machine()}, Python {platform.python_version()}, {time.strftime('%Y-%m-%d')}")
     print("# milliseconds from the request to ready and to the first result, p50 (min..max)")
     with tempfile.TemporaryDirectory() as folder:
-        backend = ProcessBackend(ProcessSettings(data_dir=Path(folder) / "data"))
+        backend = open_backend(name, Path(folder), with_numpy, with_network)
         try:
-            for name, source in SOURCES.items():
-                if name == "numpy" and not with_numpy:
+            for title, source in SOURCES.items():
+                if title == "numpy" and not with_numpy:
                     continue
-                steps = (ImageStep("pip_install", {"packages": ["numpy"]}),) if name == "numpy" else ()
-                code = Path(folder) / name
+                steps = (ImageStep("pip_install", {"packages": ["numpy"]}),) if title == "numpy" else ()
+                code = Path(folder) / title
                 (code / "root").mkdir(parents=True)
                 (code / "root" / "app.py").write_text(source)
                 for use_template in (False, True):
                     spec = FunctionSpec(
-                        name="f", code=CodeRef(name, "app", "f"), image=ImageSpec(OWN, steps), use_template=use_template
+                        name="f",
+                        code=CodeRef(title, "app", "f"),
+                        image=ImageSpec(OWN, steps),
+                        use_template=use_template,
                     )
                     request = ContainerRequest(
-                        container_id="", app_id="ap", function_id=f"{name}-{use_template}", spec=spec, code_dir=code
+                        container_id="", app_id="ap", function_id=f"{title}-{use_template}", spec=spec, code_dir=code
                     )
-                    report(f"{name}, {'fork' if use_template else 'fresh'}", await measure(backend, request, runs))
-                    if name == "stdlib" and use_template:
+                    report(f"{title}, {'fork' if use_template else 'fresh'}", await measure(backend, request, runs))
+                    if title == "stdlib" and use_template:
                         print(f"burst of 50 forks: {await burst(backend, request, 50):.0f} ms")
                         print(f"one call after the other: {await calls(backend, request, 2000):.0f} us each")
         finally:
@@ -146,5 +177,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=15)
     parser.add_argument("--numpy", action="store_true")
+    parser.add_argument("--backend", choices=("process", "sandbox"), default="process")
+    parser.add_argument("--no-network", action="store_true")
     given = parser.parse_args()
-    asyncio.run(main(given.runs, given.numpy))
+    asyncio.run(main(given.runs, given.numpy, given.backend, not given.no_network))

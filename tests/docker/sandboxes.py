@@ -21,17 +21,17 @@ PYTHON = Path("/usr/local/bin/python3")
 
 
 class BaseRoots:
-    """Images of one layer: a base root, and what the `env` steps declare."""
+    """Images of a base root, perhaps of further layers, and of what the `env` steps declare."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, *layers: Path) -> None:
+        self._layers = layers
 
     async def ensure_root(self, image: ImageSpec, on_line: OnText) -> Root:
         """See `squall_gpu_agent.backends.sandbox.backend.Roots`."""
         if image.python_version == "3.99":
             raise ImageBuildError("no Python 3.99 here", step="base", exit_code=1, output="")
-        env = {name: str(value) for step in image.steps if step.kind == "env" for name, value in step.args.items()}
-        return Root(image_id=image.id, python=PYTHON, site_packages=None, env=env, layers=(self._folder,))
+        env = {name: str(value) for step in image.steps if step.kind == "env" for name, value in step.arguments.items()}
+        return Root(image_id=image.id, python=PYTHON, site_packages=None, env=env, layers=self._layers)
 
     async def python_versions(self) -> tuple[str, ...]:
         """See `Roots`."""

@@ -73,6 +73,8 @@ class NodeFact(Message):
     """Where its agent takes web requests from gateways: `unix:/path` or `tcp://host:port`; empty = nowhere."""
     web_key: str = ""
     """What a gateway has to say there. Only gateways and the platform's own services read this bucket."""
+    backend_notes: tuple[str, ...] = ()
+    """What was found about its backend that an operator should know, such as "containers are plain processes"."""
 
 
 class ClaimState:

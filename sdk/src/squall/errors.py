@@ -248,6 +248,14 @@ class LocalPlatformError(ServiceError):
     fix = "The end of its log is in the message; `squall doctor` shows what this machine lacks."
 
 
+class BackendUnavailableError(ServiceError):
+    """The way of making containers that was chosen for a node does not work there."""
+
+    code = "backend_unavailable"
+    retryable = False
+    fix = "Mend what the message names, or choose another with SQUALL_GPU_AGENT_BACKEND (process, sandbox, auto)."
+
+
 class SecretsKeyError(ServiceError):
     """A service has no key for secrets, or not the one that a secret was encrypted with."""
 

@@ -904,6 +904,8 @@ class NodeInfo:
     preemptible: bool = False
     leaving_at: float = 0.0
     """When it is taken away, if that is known."""
+    backend_notes: tuple[str, ...] = ()
+    """What an operator should know of its backend."""
 
 
 @dataclass(frozen=True)

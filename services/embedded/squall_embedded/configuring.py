@@ -81,6 +81,8 @@ def _agent(site: Site, number: int) -> dict[str, Any]:
         own |= {"gpus": "all" if number == 0 else "none"}
     if site.settings.simulate_gpus:
         own |= {"simulated_gpus": site.settings.simulate_gpus, "gpus": "all"}
+    if site.settings.backend:
+        own["backend"] = site.settings.backend
     return {
         **own,
         "gateway_url": site.urls[number % len(site.urls)],

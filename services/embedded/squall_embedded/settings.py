@@ -48,6 +48,8 @@ class EmbeddedSettings:
 
     simulate_gpus: str = ""
     """Devices that each agent offers without having them."""
+    backend: str = ""
+    """How agents make containers: "process", "sandbox" or "auto"; empty = as SQUALL_GPU_AGENT_BACKEND says."""
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -95,6 +97,7 @@ def parse(arguments: Sequence[str]) -> EmbeddedSettings:
         sync_interval=given.sync_interval,
         nats_server=given.nats_server,
         simulate_gpus=given.simulate_gpus,
+        backend=given.backend,
     )
 
 
@@ -122,6 +125,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--simulate-gpus", default="", metavar="TYPE:N,..", help="GPUs that each agent offers without having them"
+    )
+    parser.add_argument(
+        "--backend",
+        choices=("process", "sandbox", "auto"),
+        default="",
+        help="how containers are made (default: as SQUALL_GPU_AGENT_BACKEND says)",
     )
     default = os.environ.get("SQUALL_EMBEDDED_NATS_SERVER")
     parser.add_argument(

@@ -52,6 +52,7 @@ class NodeFacts:
             gpus_used=capacity.gpus_used,
             gpu_note=capacity.gpus.note,
             backends=(capacity.capabilities.isolation.value,),
+            backend_notes=capacity.capabilities.notes,
             max_containers=capacity.max_containers,
             containers=len(capacity.reserved),
             draining=capacity.draining or capacity.leaving_at > 0,

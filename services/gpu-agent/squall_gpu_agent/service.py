@@ -10,14 +10,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from squall.errors import BackendUnavailableError
 from squall_bus import Bus, connect
 from squall_contracts import roles, topology
 from squall_gpu_agent.agent import Agent
-from squall_gpu_agent.backend import Backend
-from squall_gpu_agent.settings import AgentSettings
+from squall_gpu_agent.backend import Backend, StartFailed
+from squall_gpu_agent.settings import AgentSettings, networks
 from squall_service.health import serve_health
 from squall_service.run import ServiceContext
 from squall_service.settings import BusConnection
+from squall_service.telemetry import log
 
 GRACE_S = 75.0
 """Longer than the longest default drain: 25 s for inputs, 30 s for @exit hooks."""
@@ -39,16 +41,56 @@ async def serve(context: ServiceContext[AgentSettings]) -> None:
 
 async def run(settings: AgentSettings, bus: Bus, context: ServiceContext[AgentSettings]) -> None:
     """Work until the context stops; also in a process shared with other services."""
-    await run_with(settings, bus, context, open_process_backend(settings))
+    await run_with(settings, bus, context, await open_backend(settings))
 
 
-def open_process_backend(settings: AgentSettings) -> Backend:
+async def open_backend(settings: AgentSettings) -> Backend:
+    """The one that the operator chose. Raises `BackendUnavailableError` if it does not work here."""
+    if settings.backend == "process":
+        return open_process_backend(settings)
+    sandbox = open_sandbox_backend(settings)
+    try:
+        await sandbox.probe()
+    except StartFailed as failed:
+        await sandbox.close()
+        if settings.backend == "auto":
+            log.warning("sandbox_not_possible", reason=failed.message)
+            return open_process_backend(settings, f"sandboxes cannot be made here: {failed.message}")
+        raise BackendUnavailableError(f"no sandbox can be made on this machine: {failed.message}") from failed
+    return sandbox
+
+
+def open_process_backend(settings: AgentSettings, note: str = "") -> Backend:
     """The backend that every machine has."""
     from squall_gpu_agent.backends.process import ProcessBackend, ProcessSettings
 
     data = Path(settings.data)
     images = Path(settings.images_dir) if settings.images_dir else None
-    return ProcessBackend(ProcessSettings(data_dir=data / "process", images_dir=images))
+    return ProcessBackend(ProcessSettings(data_dir=data / "process", images_dir=images, note=note))
+
+
+def open_sandbox_backend(settings: AgentSettings) -> Backend:
+    """For Linux machines whose agent is root."""
+    from squall_gpu_agent.backends.sandbox.backend import SandboxBackend, SandboxSettings
+    from squall_gpu_agent.backends.sandbox.network import NetworkRules
+    from squall_gpu_agent.backends.sandbox.roots import LayerRoots
+
+    data = Path(settings.data)
+    images = Path(settings.images_dir) if settings.images_dir else data / "images"
+    rules = NetworkRules(
+        pool=settings.sandbox_pool,
+        allowed=networks(settings.sandbox_allowed),
+        refused=networks(settings.sandbox_refused),
+    )
+    return SandboxBackend(
+        SandboxSettings(
+            data_dir=data / "sandbox",
+            memory_mib=settings.memory(),
+            processes=settings.sandbox_processes,
+            network=rules if settings.sandbox_network else None,
+        ),
+        LayerRoots(images),
+    )
 
 
 async def run_with(settings: AgentSettings, bus: Bus, context: ServiceContext[AgentSettings], backend: Backend) -> None:

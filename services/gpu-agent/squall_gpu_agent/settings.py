@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import socket
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, field_validator
 
 from squall_service.sealing import check_keys
 from squall_service.settings import ServiceSettings, settings_config
@@ -25,8 +26,19 @@ class AgentSettings(ServiceSettings):
     """Folder for code, images and containers' scratch files."""
     images_dir: str = ""
     """Folder of Python environments, which a builder on this machine may share; empty = below `data`."""
-    backend: Literal["process"] = "process"
-    """How containers are made."""
+    backend: Literal["process", "sandbox", "auto"] = "process"
+    """How containers are made: as plain processes, which isolates nothing; in sandboxes, which needs root and Linux
+    5.19; "auto" = in sandboxes if one can be made here, else as processes."""
+    sandbox_processes: int = Field(default=2048, ge=16)
+    """Most processes and threads of one sandbox."""
+    sandbox_network: bool = True
+    """Whether sandboxes have a way out to public addresses at all; needs iproute2 and nftables."""
+    sandbox_allowed: str = ""
+    """Private networks that sandboxes may reach all the same, as in `10.1.2.0/24,10.1.3.7/32`."""
+    sandbox_refused: str = ""
+    """Public networks that they may not reach: those of the control plane, if it has any."""
+    sandbox_pool: str = "100.72.0.0/16"
+    """Addresses that sandboxes get, two each; used inside of this machine only."""
     cpu: float = Field(default=0.0, ge=0)
     """Cores that containers may request in total; 0 = all that this process may use."""
     memory_mib: int = Field(default=0, ge=0)
@@ -82,6 +94,13 @@ class AgentSettings(ServiceSettings):
         name = self.node or socket.gethostname()
         return re.sub(r"[^a-z0-9-]+", "-", name.lower()).strip("-") or "node"
 
+    @field_validator("sandbox_allowed", "sandbox_refused", "sandbox_pool")
+    @classmethod
+    def _networks(cls, value: str) -> str:
+        for network in networks(value):
+            ipaddress.IPv4Network(network)
+        return value
+
     def can_be_taken_away(self) -> bool:
         """Whether this machine is preemptible."""
         return self.preemptible or bool(self.preemption_file)
@@ -93,3 +112,8 @@ class AgentSettings(ServiceSettings):
     def memory(self) -> int:
         """Memory to offer, in MiB."""
         return self.memory_mib or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // (1 << 20)
+
+
+def networks(listed: str) -> tuple[str, ...]:
+    """Of a list with commas."""
+    return tuple(part.strip() for part in listed.split(",") if part.strip())

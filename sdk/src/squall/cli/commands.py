@@ -176,12 +176,21 @@ def up(
         metavar="TYPE:N,..",
         help="GPUs that each agent offers without having them, to try things.",
     ),
+    backend: str = typer.Option(
+        "", "--backend", help="How containers are made: process, sandbox (needs root), or auto (sandbox if possible)."
+    ),
 ) -> int:
     """Start a squall that stays on this machine; later commands use it."""
     import squall.cli.machine as command
 
     arguments = command.platform_arguments(
-        processes=processes, agents=agents, gateways=gateways, host=host, port=port, simulate_gpus=simulate_gpus
+        processes=processes,
+        agents=agents,
+        gateways=gateways,
+        host=host,
+        port=port,
+        simulate_gpus=simulate_gpus,
+        backend=backend,
     )
     return command.up(arguments=arguments, port=port, data=data)
 

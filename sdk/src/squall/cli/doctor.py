@@ -203,7 +203,15 @@ def _durability() -> Iterator[Finding]:
 
 def _backends() -> Iterator[Finding]:
     yield Finding("process", OK, "containers as plain processes: works everywhere, isolates nothing")
-    yield Finding("sandbox", NOTE, f"not in this squall yet; {_why_no_namespaces()}")
+    missing = _missing_for_sandboxes()
+    if missing:
+        yield Finding("sandbox", NOTE, f"isolated containers are not possible here: {missing[0]}", missing[1])
+    else:
+        tools = [name for name in ("ip", "nft", "nsenter") if shutil.which(name) is None]
+        text = "isolated containers are possible, start squall with --backend sandbox"
+        fix = "Install iproute2, nftables and util-linux." if tools else ""
+        text += f"; without a network, for want of {', '.join(tools)}" if tools else ""
+        yield Finding("sandbox", NOTE if tools else OK, text, fix)
     docker = shutil.which("docker")
     text = "the docker command is here" if docker else "the docker command is not here"
     yield Finding("docker", NOTE, f"not in this squall yet; {text}")
@@ -230,10 +238,16 @@ def gpus() -> Optional[int]:
     return count.value
 
 
-def _why_no_namespaces() -> str:
+def _missing_for_sandboxes() -> tuple[str, ...]:
+    """What, and what to do about it; the agent's own probe, shown by `squall node list`, has the last word."""
     if sys.platform != "linux":
-        return "it needs Linux"
-    return "this user is root, which it needs" if os.geteuid() == 0 else "it needs an agent that runs as root"
+        return "they need Linux", "Run the agent on a Linux machine."
+    release = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    if release is None or (int(release[1]), int(release[2])) < (5, 19):
+        return f"they need Linux 5.19, this is {os.uname().release}", "Update the kernel."
+    if os.geteuid() != 0:
+        return "they need an agent that runs as root", "Start the agent, or `squall up`, as root."
+    return ()
 
 
 def _server() -> Iterator[Finding]:
@@ -310,8 +324,10 @@ def bus_findings(status: dict[str, Any]) -> Iterator[Finding]:
 
 
 def gpu_findings(nodes: Iterable[NodeInfo]) -> Iterator[Finding]:
-    """What the machines of a server say about their devices."""
+    """What the machines of a server say about their devices and their backend."""
     for node in nodes:
+        for note in node.backend_notes:
+            yield Finding("node", NOTE, f"{node.node}: {note}")
         if not node.devices:
             yield Finding("node", OK, f"{node.node} is a CPU node" + (f" ({node.gpu_note})" if node.gpu_note else ""))
             continue

@@ -63,7 +63,7 @@ def nodes(*, as_json: bool) -> int:
             row.update(_for_people(node))
     table.show(rows, NODE_COLUMNS, as_json=as_json, empty="No machines.")
     if not as_json:
-        _tell_troubles(found)
+        _tell_notes(found)
     return 0
 
 
@@ -97,8 +97,10 @@ def _of_type(kind: str, gpus: Sequence[GpuInfo]) -> str:
     return f"{len(gpus)} {kind or 'unknown'}" + (f" ({', '.join(said)})" if said else "")
 
 
-def _tell_troubles(nodes: Sequence[NodeInfo]) -> None:
+def _tell_notes(nodes: Sequence[NodeInfo]) -> None:
     for node in nodes:
+        for note in node.backend_notes:
+            sys.stdout.write(f"{node.node}: {note}\n")
         for gpu in node.devices:
             if gpu.trouble:
                 sys.stdout.write(f"{node.node}: {gpu.uuid} ({gpu.type}) {gpu.trouble}\n")

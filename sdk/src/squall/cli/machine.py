@@ -17,11 +17,12 @@ from squall.http_api import NodeInfo, Route
 from squall.spec import from_wire
 
 STATUS_PATIENCE_S = 1.0
+BACKENDS = ("process", "sandbox", "auto")
 _FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 
 
 def platform_arguments(
-    *, processes: bool, agents: int, gateways: int, host: str, port: int, simulate_gpus: str
+    *, processes: bool, agents: int, gateways: int, host: str, port: int, simulate_gpus: str, backend: str
 ) -> tuple[str, ...]:
     """The platform's own command line. Raises what is wrong with it."""
     if not processes and (agents > 1 or gateways > 1):
@@ -32,6 +33,10 @@ def platform_arguments(
     if simulate_gpus:
         gpu_types.simulated(simulate_gpus)
         arguments += ["--simulate-gpus", simulate_gpus]
+    if backend:
+        if backend not in BACKENDS:
+            raise UsageError(f"--backend is one of {', '.join(BACKENDS)}, got {backend!r}")
+        arguments += ["--backend", backend]
     return tuple(arguments)
 
 

@@ -163,6 +163,7 @@ def _node(fact: NodeFact) -> NodeInfo:
         gpu_note=fact.gpu_note,
         preemptible=fact.preemptible,
         leaving_at=fact.leaving_at,
+        backend_notes=fact.backend_notes,
     )
 
 

@@ -54,6 +54,8 @@ class ProcessSettings:
     """PATH of containers, after the image's own programs."""
     max_templates: int = 16
     """The least recently used one is retired above it."""
+    note: str = ""
+    """Why it is this backend, for operators."""
 
 
 class ProcessBackend(StartingBackend[ProcessWanted, ProcessContainer, ProcessTemplate]):
@@ -85,7 +87,7 @@ class ProcessBackend(StartingBackend[ProcessWanted, ProcessContainer, ProcessTem
                 python_versions=tuple(sorted({p.minor for p in found}, key=lambda minor: int(minor.split(".")[1]))),
                 mount_namespaces=not refused,
                 huge_pages=await asyncio.to_thread(huge_pages),
-                notes=("containers are plain processes: no isolation", *([refused] if refused else [])),
+                notes=("containers are plain processes: no isolation", *filter(None, (self._settings.note, refused))),
             )
         return self._capabilities
 
