@@ -2,8 +2,8 @@
 
     scripts/bench cold_start [--runs 15] [--numpy] [--backend sandbox [--no-network]]
 
-Each sample waits until nothing else is runnable on the machine (at most 2 s). Prints p50, p95 and range in milliseconds,
-and the phases of the median start. `sandbox` needs root.
+Each sample waits until nothing else is runnable on the machine (at most 2 s). Prints p50, p95 and range in
+milliseconds, and the phases of the median start. `sandbox` needs root.
 """
 
 from __future__ import annotations

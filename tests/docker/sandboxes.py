@@ -37,6 +37,9 @@ class BaseRoots:
         """See `Roots`."""
         return (f"{sys.version_info[0]}.{sys.version_info[1]}",)
 
+    def close(self) -> None:
+        """See `Roots`."""
+
 
 def shared_base_root(factory: pytest.TempPathFactory) -> Path:
     """Made once a test run, also by several workers."""

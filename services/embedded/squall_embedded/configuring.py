@@ -58,7 +58,10 @@ def keywords(name: str, site: Site, number: int = 0) -> dict[str, Any]:
         case "gpu-agent":
             return {**_agent(site, number), **drain}
         case "builder":
-            return {"images_dir": str(site.images), "blob_dir": str(site.blobs), **drain}
+            own = {"images_dir": str(site.images), "blob_dir": str(site.blobs), **drain}
+            # What agents use: "auto" may turn out to be either.
+            formats = {"sandbox": "layers", "auto": "both"}.get(_backend(site))
+            return {**own, "formats": formats} if formats else own
         case _:
             return {}
 
@@ -68,6 +71,10 @@ def bus_settings(name: str, site: Site, number: int = 0) -> BusSettings:
     if name == "gpu-agent":
         return site.bus(roles.AGENT, site.settings.nodes[number])
     return site.bus(name, "")
+
+
+def _backend(site: Site) -> str:
+    return site.settings.backend or str(settings_class("gpu-agent").load().backend)  # type: ignore[attr-defined]
 
 
 def _agent(site: Site, number: int) -> dict[str, Any]:

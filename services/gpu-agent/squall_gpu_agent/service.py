@@ -89,7 +89,7 @@ def open_sandbox_backend(settings: AgentSettings) -> Backend:
             processes=settings.sandbox_processes,
             network=rules if settings.sandbox_network else None,
         ),
-        LayerRoots(images),
+        LayerRoots(images, registry=settings.registry, registry_auth=settings.registry_auth),
     )
 
 

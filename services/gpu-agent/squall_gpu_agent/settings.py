@@ -29,6 +29,11 @@ class AgentSettings(ServiceSettings):
     backend: Literal["process", "sandbox", "auto"] = "process"
     """How containers are made: as plain processes, which isolates nothing; in sandboxes, which needs root and Linux
     5.19; "auto" = in sandboxes if one can be made here, else as processes."""
+    registry: str = ""
+    """`[http://]host[/prefix]` of the OCI registry that builders put layered images into; empty = only images in
+    `images_dir`."""
+    registry_auth: str = ""
+    """A file of credentials for registries, as `docker login` writes it."""
     sandbox_processes: int = Field(default=2048, ge=16)
     """Most processes and threads of one sandbox."""
     sandbox_network: bool = True

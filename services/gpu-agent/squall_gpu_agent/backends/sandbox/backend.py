@@ -61,7 +61,10 @@ class Roots(Protocol):
         """The image, made if it is not here yet. Raises `ImageBuildError`."""
 
     async def python_versions(self) -> tuple[str, ...]:
-        """Minor versions that images can be made for here."""
+        """Minor versions that images can be made for here; empty = any."""
+
+    def close(self) -> None:
+        """None of them is used any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +142,7 @@ class SandboxBackend(StartingBackend[SandboxWanted, SandboxContainer, SandboxTem
         if self._networks is not None:
             await asyncio.to_thread(self._networks.close)
         await asyncio.to_thread(shutil.rmtree, self._data / "slots", True)
+        self._roots.close()
 
     # --- parts ---
 
