@@ -50,6 +50,8 @@ class PoolRoutes:
     running: Counter[str] = field(default_factory=Counter)
     """By node."""
     told: bool = False
+    users: int = 0
+    """Requests that look for a container, or have one: it is forgotten only without any."""
 
     def look_again(self) -> None:
         """Something has changed."""
@@ -73,14 +75,18 @@ class Routes:
     async def open(self, wanted: Wanted) -> AsyncIterator[Upstream]:
         """A connection to a container that has taken the request. Raises `NoContainerError`."""
         routes = self._pools.setdefault(wanted.pool, PoolRoutes())
-        node, upstream = await self._find(routes, wanted)
-        routes.running[node] += 1
+        routes.users += 1
         try:
-            yield upstream
+            node, upstream = await self._find(routes, wanted)
+            routes.running[node] += 1
+            try:
+                yield upstream
+            finally:
+                upstream.close()
+                routes.running[node] -= 1
+                routes.look_again()
         finally:
-            upstream.close()
-            routes.running[node] -= 1
-            routes.look_again()
+            routes.users -= 1
 
     async def _find(self, routes: PoolRoutes, wanted: Wanted) -> tuple[str, Upstream]:
         if not routes.held and (found := await self._try(routes, wanted)):
@@ -169,5 +175,5 @@ class Routes:
             busy = bool(routes.held or routes.running)
             if busy or routes.told:
                 self._tell(pool, routes)
-            if not busy:
+            if not busy and not routes.users:
                 del self._pools[pool]
