@@ -46,11 +46,7 @@ class Bases:
             if found is not None:
                 return found
             return await self._pulled(tag, bool(arguments.get("forced")), on_line)
-        raise ImageBuildError(
-            f"{step.kind} needs a container engine, which this builder does not have",
-            fix="Give a builder the engine's socket with SQUALL_BUILDER_ENGINE, or use from_registry and run_commands.",
-            step=step.kind,
-        )
+        raise needs_engine(step.kind)
 
     async def _debian(self, version: str, fresh: bool, on_line: OnLine) -> Description:
         minor = ".".join(version.split(".")[:2])
@@ -166,3 +162,13 @@ def _contents(files: Path) -> str:
                 with open(path, "rb") as file:
                     seen.update(hashlib.file_digest(file, "sha256").digest())
     return seen.hexdigest()
+
+
+def needs_engine(kind: str) -> ImageBuildError:
+    """What Dockerfiles need is not built yet."""
+    return ImageBuildError(
+        f"{kind} needs a container engine, which builders of this release cannot use",
+        fix="Write it as from_registry, apt_install, run_commands, env and add_local_*(copy=True); or build it "
+        "elsewhere, push it to the builder's registry (SQUALL_BUILDER_REGISTRY) and use from_registry.",
+        step=kind,
+    )

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from squall.errors import ImageBuildError
+from squall_images.bases import needs_engine
 from squall_images.build_room import OWN, Bind, OnLine, Room, Work
 from squall_images.chain import HOME, PATH, Configuration, Step
 from squall_images.layered import Python
@@ -108,7 +109,7 @@ async def make(making: Making, on_line: OnLine) -> None:
         case "add_local":
             await _add_local(making)
         case kind:
-            raise ImageBuildError(f"this builder cannot do {kind}", step=kind)
+            raise needs_engine(kind)
 
 
 async def _run_commands(making: Making, on_line: OnLine) -> None:
