@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from typing import Any
 
 from squall_bus import reading
 from squall_bus.administration import Administration
@@ -47,7 +48,7 @@ class Bus:
 
     # ------------------------------------------------------------------ publishing
 
-    async def publish(
+    def publish(
         self,
         subject: str,
         data: bytes,
@@ -56,14 +57,14 @@ class Bus:
         msg_id: str | None = None,
         ttl_s: float | None = None,
         deadline_s: float = DEADLINE_S,
-    ) -> Published:
+    ) -> Coroutine[Any, Any, Published]:
         """Store one record and wait until the server has it on disk.
 
         Records of one stream that arrive while a write is in flight go out together as one atomic batch.
         Retried with the same msg id until the deadline (without `msg_id` one is made).
         Raises SubjectTaken, WrongRevision, StreamFull, BusUnavailable (not stored), PublishUnknown (maybe stored).
         """
-        return await self._publisher.publish(Record(subject, data, headers, msg_id, ttl_s), deadline_s)
+        return self._publisher.publish(Record(subject, data, headers, msg_id, ttl_s), deadline_s)
 
     async def publish_batch(
         self, records: Sequence[Record], *, deadline_s: float = DEADLINE_S

@@ -42,11 +42,12 @@ class Delivery:
 
     def _number(self, place: int) -> int:
         # $JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<delivered>.<seq>.<seq>.<time>.<pending>[.<random>]
-        if self._numbers is None:
+        numbers = self._numbers
+        if numbers is None:
             tokens = self._ack_subject.split(b".")
             first = 4 if len(tokens) == 9 else 6
-            self._numbers = tokens[first : first + 5]
-        return int(self._numbers[place])
+            numbers = self._numbers = tokens[first : first + 5]
+        return int(numbers[place])
 
     @property
     def num_delivered(self) -> int:

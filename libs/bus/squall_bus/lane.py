@@ -74,7 +74,7 @@ def _head(record: Record) -> bytes:
     if record.msg_id is not None:
         lines += header_lines({"Nats-Msg-Id": record.msg_id})
     if record.ttl_s is not None:
-        lines += header_lines({"Nats-TTL": ttl_text(record.ttl_s)})
+        lines += b"Nats-TTL: %b\r\n" % ttl_text(record.ttl_s).encode()
     return HEADER_START + lines if lines else b""
 
 

@@ -78,7 +78,7 @@ class SpanBatch(HotMessage):
 
 def row(name: str, parent: str, service: str, start_ns: int, end_ns: int, **attributes: Any) -> list[Any]:
     """One row of a `SpanBatch`."""
-    return [name, parent, service, start_ns, max(0, end_ns - start_ns), attributes]
+    return [name, parent, service, start_ns, end_ns - start_ns if end_ns > start_ns else 0, attributes]
 
 
 def checked_traceparent(header: str) -> str:

@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import time
+from functools import lru_cache
 
 from squall.errors import InvalidError
 
@@ -56,6 +57,7 @@ def is_sampled(traceparent: str) -> bool:
     return len(parts) >= 4 and parts[3][-1:] in _ODD_DIGITS
 
 
+@lru_cache(maxsize=4096)  # the inputs of a map have one call id
 def shard_of(call_id: str) -> int:
     """The shard of a call. Raises `InvalidError` if `call_id` is not a call id."""
     return int(check_call_id(call_id)[-2:])

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import socket
 import struct
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Optional, Union
 
 HEADER = struct.Struct("!BIQ")
@@ -147,7 +148,7 @@ class Frame(NamedTuple):
     payload: bytes = b""
 
 
-def encode(kind: int, meta: dict[str, Any], payload: bytes = b"") -> bytes:
+def encode(kind: int, meta: Mapping[str, Any], payload: bytes = b"") -> bytes:
     """The bytes of one frame. Raises `BadFrame` if it would exceed `MAX_FRAME_BYTES`."""
     return b"".join((*_head(kind, meta, len(payload)), payload))
 
@@ -157,7 +158,7 @@ def encode_head(kind: int, meta: dict[str, Any], size: int) -> bytes:
     return b"".join(_head(kind, meta, size))
 
 
-def _head(kind: int, meta: dict[str, Any], size: int) -> tuple[bytes, bytes]:
+def _head(kind: int, meta: Mapping[str, Any], size: int) -> tuple[bytes, bytes]:
     names = TERSE.get(kind)
     body = (_to_json(meta) if names is None else "\0".join([str(meta.get(name, "")) for name in names])).encode()
     if len(body) + size > MAX_FRAME_BYTES:

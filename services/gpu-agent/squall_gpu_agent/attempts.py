@@ -6,6 +6,7 @@ Owns the sequence; what each step does is in history, execution, settlement and 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from squall import errors
 from squall.http_api import blob_ref
@@ -21,7 +22,7 @@ from squall_gpu_agent.cancels import Cancels
 from squall_gpu_agent.events import Events
 from squall_gpu_agent.execution import Execution
 from squall_gpu_agent.held import KINDS, Held
-from squall_gpu_agent.history import History, Past
+from squall_gpu_agent.history import NO_PAST, History, Past
 from squall_gpu_agent.leases import Leases
 from squall_gpu_agent.logs import Logs
 from squall_gpu_agent.metering import Metering
@@ -95,7 +96,7 @@ class Attempts:
 
     async def _may_start(self, held: Held, function: FunctionRecord) -> bool:
         """Name the attempt if there may be one; otherwise the call has been brought to its end here."""
-        past = Past()
+        past = NO_PAST
         if self._parts.cancels.recent(*held.key):
             held.cancelled = True
         if self._parts.history.needed(held, self._parts.clock.now()):
@@ -113,7 +114,7 @@ class Attempts:
         if past.result is not None:
             self._parts.settlement.skip(held, past.result)
             return False
-        if self._parts.cancels.recent(*held.key):  # it came while the history was read
+        if past is not NO_PAST and self._parts.cancels.recent(*held.key):  # it came while the history was read
             held.cancelled = True
         held.totals, held.attempts_seq, held.earlier = past.totals, past.attempts_seq, list(past.lines)
         counted = past.totals.user + past.totals.infra
@@ -168,23 +169,16 @@ class Attempts:
 
     async def _succeeded(self, held: Held, end: Output, function: FunctionRecord) -> None:
         try:
-            payload, blob = await self._payload(end)
+            content = await self._payload(end)
         except errors.SerializationError as error:
             await self._failed(held, _failure(FailureKind.SERIALIZATION, error.message), function)
             return
         except (errors.SquallError, OSError) as error:
             await self._failed(held, _failure(FailureKind.INFRA, f"the result could not be stored: {error}"), function)
             return
-        if blob is not None:
+        if content[1] is not None:
             failpoint("agent.blob_stored")
-        result = self._result(
-            held,
-            Outcome.SUCCEEDED,
-            encoding=end.encoding.value,
-            payload=payload,
-            blob=blob,
-            items=_items(held, end.items),
-        )
+        result = self._result(held, Outcome.SUCCEEDED, content, items=_items(held, end.items))
         await self._record(held, result, function)
 
     async def _payload(self, end: Output) -> tuple[bytes, str | None]:
@@ -224,12 +218,20 @@ class Attempts:
             error = results.infra_error(decision.reason, held.earlier)
         items = _items(held, end.items) if isinstance(end, Failed) else None
         await self._record(
-            held, self._result(held, decision.outcome, payload=payload, error=error, items=items), function
+            held, self._result(held, decision.outcome, (payload, None), error=error, items=items), function
         )
 
-    def _result(self, held: Held, outcome: Outcome, **more: object) -> CallResult:
+    def _result(
+        self,
+        held: Held,
+        outcome: Outcome,
+        content: tuple[bytes, str | None],
+        *,
+        error: dict[str, Any] | None = None,
+        items: int | None = None,
+    ) -> CallResult:
         request, container = held.request, held.container
-        return CallResult(
+        return CallResult.of(
             call=request.call,
             index=request.index,
             workspace=request.workspace,
@@ -241,7 +243,11 @@ class Attempts:
             ended_at=held.ended_ns / 1e9,
             function=request.function,
             pool=request.pool,
-            **more,  # type: ignore[arg-type]
+            payload=content[0],
+            encoding=request.encoding if outcome is Outcome.SUCCEEDED else "pickle",
+            blob=content[1],
+            error=error,
+            items=items,
         )
 
     async def _record(self, held: Held, result: CallResult, function: FunctionRecord) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from squall_contracts.calls import SpanVector
 from squall_contracts.functions import FunctionRecord
 from squall_gpu_agent.backend import Container
+from squall_service.clock import Clock
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -23,6 +24,8 @@ class PooledContainer:
     """Trace rows of everything that led to it; they go with the first attempt that waited for it."""
     cold_call: str = ""
     gpus: tuple[str, ...] = ()
+    id: str = field(init=False)
+    """Container id."""
     slots: int = field(init=False)
     """Inputs that it may run at once."""
     yields: bool = field(init=False)
@@ -43,24 +46,22 @@ class PooledContainer:
     """Closed, and nothing runs in it."""
 
     def __post_init__(self) -> None:
+        self.id = self.container.id
         self.slots = self.function.spec.scaling.max_inputs
         self.single_use = self.function.spec.single_use
         self.yields = any(method.is_generator for method in self.function.spec.methods)
 
     @property
-    def id(self) -> str:
-        """Container id."""
-        return self.container.id
-
-    @property
     def running(self) -> int:
         """Inputs that occupy a slot."""
-        return min(self.given, self.slots)
+        given, slots = self.given, self.slots
+        return given if given < slots else slots
 
     @property
     def lined_up(self) -> int:
         """Inputs that were given to it ahead of a slot."""
-        return max(0, self.given - self.slots)
+        over = self.given - self.slots
+        return over if over > 0 else 0
 
     @property
     def free(self) -> int:
@@ -82,10 +83,10 @@ class PooledContainer:
         """An input takes a slot, or its place in line."""
         self.given += 1
 
-    def slot_freed(self, now: float) -> None:
+    def slot_freed(self, clock: Clock) -> None:
         """An input has ended or left the line."""
         self.given -= 1
         if not self.given:
-            self.idle_since = now
+            self.idle_since = clock.now()
             if self.closed:
                 self.emptied.set()

@@ -15,7 +15,7 @@ from squall_bus import Delivery
 from squall_contracts.calls import CallRequested
 from squall_contracts.envelope import BadMessage
 from squall_contracts.topology import LEASE_S
-from squall_gpu_agent.policy.lifecycle import FINAL, Event, State, advance
+from squall_gpu_agent.policy.lifecycle import FINAL, TRANSITIONS, Event, State, advance
 from squall_gpu_agent.policy.retry import Totals
 
 if TYPE_CHECKING:
@@ -39,6 +39,26 @@ def read_request(data: bytes) -> CallRequested:
     return request
 
 
+class _Chance:
+    """Random hex digits for ids of attempts: drawn many at a time, for each is a system call."""
+
+    DIGITS = 6
+    STOCK = 256
+
+    def __init__(self) -> None:
+        self._digits = ""
+
+    def take(self) -> str:
+        """Six that were never given before."""
+        if not self._digits:
+            self._digits = secrets.token_hex(self.STOCK * self.DIGITS // 2)
+        taken, self._digits = self._digits[: self.DIGITS], self._digits[self.DIGITS :]
+        return taken
+
+
+_chance = _Chance()
+
+
 class Held:
     """One delivery. Times named `_at` are monotonic seconds, `_ns` wall-clock nanoseconds for the trace."""
 
@@ -53,6 +73,7 @@ class Held:
         "delivery",
         "earlier",
         "ended_ns",
+        "key",
         "leased_at",
         "number",
         "recorded_ns",
@@ -71,6 +92,8 @@ class Held:
 
     def __init__(self, request: CallRequested, delivery: Delivery, *, leased_at: float, now_ns: int) -> None:
         self.request = request
+        self.key = (request.call, request.index)
+        """Call and index."""
         self.delivery = delivery
         self.state = State.LEASED
         self.leased_at = leased_at
@@ -102,23 +125,19 @@ class Held:
         """How long its code ran, by a clock that does not jump; None = it did not."""
 
     @property
-    def key(self) -> tuple[str, int]:
-        """Call and index."""
-        return self.request.call, self.request.index
-
-    @property
     def final(self) -> bool:
         """Nothing more can happen to it here."""
         return self.state in FINAL
 
     def advance(self, event: Event) -> None:
         """Move on. Raises `IllegalTransition` and changes nothing when that step is not allowed."""
-        self.state = advance(self.state, event)
+        # The table itself first: five steps of each input.
+        self.state = TRANSITIONS.get((self.state, event)) or advance(self.state, event)
 
     def name_attempt(self, number: int) -> None:
         """Give the coming execution its id."""
         self.number = number
-        self.attempt = f"{number}-{secrets.token_hex(3)}"
+        self.attempt = f"{number}-{_chance.take()}"
 
     def speaks(self, now: float) -> bool:
         """Whether we may record a failure, nak or term: nobody else can have it yet."""

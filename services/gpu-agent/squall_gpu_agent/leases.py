@@ -42,9 +42,10 @@ class Leases:
     def take(self, request: CallRequested, delivery: Delivery) -> Held:
         """Hold a delivery. After a pause its age is unknown, so the lease counts from the last sign of life."""
         now, wall = self._clock.monotonic(), self._clock.now()
-        late = now - self._ticked_at > LATE_TICK_S or abs(wall - now - self._offset) > CLOCK_GAP_S
+        gap = abs(wall - now - self._offset) > CLOCK_GAP_S
+        late = gap or now - self._ticked_at > LATE_TICK_S
         held = Held(request, delivery, leased_at=self._ticked_at if late else now, now_ns=int(wall * 1e9))
-        held.stale = abs(wall - now - self._offset) > CLOCK_GAP_S
+        held.stale = gap
         self._held.add(held)
         return held
 

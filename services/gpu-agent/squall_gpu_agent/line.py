@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from squall_gpu_agent.backend import End, Exit, InputRequest, Lost, NotBegun, OnBegin, OnItem
 from squall_gpu_agent.runner_words import Key
@@ -29,11 +29,11 @@ class Given:
     recalled: bool = False
     """Asked back: whether it has begun is known when the runner has answered."""
     items: int = 0
+    key: Key = field(init=False)
+    """Call and index."""
 
-    @property
-    def key(self) -> Key:
-        """Call and index."""
-        return self.request.call, self.request.index
+    def __post_init__(self) -> None:
+        self.key = (self.request.call, self.request.index)
 
     def begin(self) -> None:
         """Its code runs."""
@@ -86,6 +86,9 @@ class Line:
         """The input whose code runs, if there is just one."""
         begun = [given for given in self._given.values() if given.begun]
         return begun[0] if len(begun) == 1 else None
+
+    def __len__(self) -> int:
+        return len(self._given)
 
     def get(self, key: Key) -> Given | None:
         """One that has not ended."""

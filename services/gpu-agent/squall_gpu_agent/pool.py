@@ -120,7 +120,7 @@ class Pool:
                 self._lined_up -= 1
             else:
                 self._busy -= 1
-        container.slot_freed(self._work.clock.now())
+        container.slot_freed(self._work.clock)
         if run_s is not None:
             self._work.finished[self.pool] += 1
             mean = self._mean_run_s
@@ -172,11 +172,15 @@ class Pool:
         container = None if self.closed or self._waiting else self._place()
         if container is not None:
             self._start(held, container)
-        elif not self.closed and worth_keeping(self._demand(), self._prefetch_limit()):
+        elif not self.closed and self._worth_keeping():
             self._waiting.append(held)
         else:
             self._give_back(held)
         self.refresh()
+
+    def _worth_keeping(self) -> bool:
+        limit = self._prefetch_limit()
+        return worth_keeping(self._demand(limit), limit)
 
     def _dispatch(self) -> None:
         """Start what waits while there are free slots."""
@@ -243,11 +247,12 @@ class Pool:
     def _least_loaded(self) -> PooledContainer | None:
         if self._busy >= self._slots:
             return None
-        best = None
+        best, least = None, 0
         for container in self.containers.values():
-            if container.free > 0 and (best is None or container.running < best.running):
-                best = container
-                if not container.running:
+            given = container.given
+            if not container.closed and given < container.slots and (best is None or given < least):
+                best, least = container, given
+                if not given:
                     break
         return best
 
@@ -265,7 +270,7 @@ class Pool:
         self._refreshing = False
         if self.closed or not self._pullers:
             return
-        demand = self._demand()
+        demand = self._demand(self._prefetch_limit())
         self._return_waiting()
         if probe:
             self._forget_old_backlogs()
@@ -284,11 +289,11 @@ class Pool:
                 self._backlogs[shard] = 0
         self._answered = [False] * len(self._pullers)
 
-    def _demand(self) -> Demand:
+    def _demand(self, prefetch: int) -> Demand:
         slots, free = self._slots, self._slots - self._busy
         if self._unrecorded - self._busy - self._lined_up > max(UNRECORDED_MIN, UNRECORDED_PER_SLOT * slots):
             return Demand(free_slots=0, prefetch=0, waiting=self.waiting)
-        return Demand(free_slots=free, prefetch=self._prefetch_limit(), waiting=self.waiting)
+        return Demand(free_slots=free, prefetch=prefetch, waiting=self.waiting)
 
     def _prefetch_limit(self) -> int:
         if self.function.spec.single_use:

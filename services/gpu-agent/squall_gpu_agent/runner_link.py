@@ -31,6 +31,11 @@ from squall_gpu_agent.runner_words import (
 from squall_runner.frames import BadFrame, Decoder, Frame, FromRunner, ToRunner, encode
 
 MAX_READ_BYTES = 1 << 18
+BUNCH_FROM = 4
+"""Inputs that a runner still has when it was heard, from which on it is left alone for a moment."""
+BUNCH_S = 0.001
+"""Each time that we are woken costs as much as handling an input: eight no-ops take a runner half of this."""
+_ENDS = frozenset({FromRunner.OUTPUT, FromRunner.FAILED})
 _PAYLOAD_FILE = re.compile(r"payload-\d{1,20}-\d{1,20}\Z")
 
 
@@ -48,6 +53,9 @@ class RunnerLink(asyncio.Protocol):
         self._rest: socket.socket | None = None
         """A second descriptor of the same socket, see `_hear_rest`."""
         self._broken = False
+        self._paused = False
+        self._out: list[bytes] = []
+        """Frames that leave together at the end of this turn of the loop."""
         self._decoder = Decoder()
         self._line = Line(self._loop, self._ask_back)
         self.pipes = Pipes(self._on_pipe)
@@ -76,6 +84,11 @@ class RunnerLink(asyncio.Protocol):
     def running(self) -> frozenset[tuple[str, int]]:
         """Inputs that have not ended."""
         return self._line.keys
+
+    @property
+    def listens(self) -> bool:
+        """Whether what the runner says is heard at once."""
+        return not self._paused
 
     @property
     def lines_up(self) -> bool:
@@ -145,13 +158,36 @@ class RunnerLink(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Bytes from the runner."""
         try:
-            for frame in self._decoder.feed(data):
-                self._on_frame(frame)
+            self._on_frames(self._decoder.feed(data))
         except (BadFrame, KeyError, TypeError, ValueError, OSError) as error:
             self._broken = True
             if self._transport is not None:
                 self._transport.abort()
             self.on_broken(f"the runner broke the protocol ({type(error).__name__}: {error})")
+        else:
+            if len(self._line) >= BUNCH_FROM and self._line.open:
+                self._pause()
+
+    def _on_frames(self, frames: list[Frame]) -> None:
+        if any(frame.kind in _ENDS for frame in frames):
+            # What C code printed before the end lies in the pipes: it has to be logged before the result.
+            self.pipes.read_all()
+        for frame in frames:
+            self._on_frame(frame)
+
+    def _pause(self) -> None:
+        """The runner has enough to do: what it says meanwhile is heard at once, and answered at once. It stays in the
+        socket's buffer, where it is safe from the runner's end."""
+        transport = self._transport
+        if transport is not None and not self._paused and not transport.is_closing():
+            self._paused = True
+            transport.pause_reading()
+            self._loop.call_later(BUNCH_S, self._listen_again)
+
+    def _listen_again(self) -> None:
+        self._paused = False
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The runner closed its end; the process ends, or has ended."""
@@ -233,8 +269,6 @@ class RunnerLink(asyncio.Protocol):
         if given is None or given.end.done():
             self._discard(frame)
             return
-        # What C code printed before the end lies in the pipes: it has to be logged before the result.
-        self.pipes.read_all()
         given.begin()  # it may have been recalled too late
         given.ended(self._output(frame, given) if frame.kind == FromRunner.OUTPUT else failed_of(frame))
         self._line.remove(given)
@@ -291,7 +325,14 @@ class RunnerLink(asyncio.Protocol):
 
     def _send(self, kind: int, meta: Mapping[str, Any], payload: bytes = b"") -> None:
         if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(encode(kind, dict(meta), payload))
+            self._out.append(encode(kind, meta, payload))
+            if len(self._out) == 1:
+                self._loop.call_soon(self._write_out)
+
+    def _write_out(self) -> None:
+        out, self._out = self._out, []
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
 
     def _ask_back(self, given: Given) -> None:
         self._send(ToRunner.RECALL, {"call": given.request.call, "index": given.request.index})

@@ -18,8 +18,6 @@ Key = tuple[str, int]
 Payload = tuple[bytes | None, Path | None, int]
 """Content or file, and size."""
 
-_STEPS = ("arguments.load", "user code", "result.dump")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
@@ -106,17 +104,23 @@ def failed_of(frame: Frame) -> Failed:
 def output_of(frame: Frame, encoding: Encoding, items: int, payload: Payload) -> Output:
     """OUTPUT as a value."""
     content, path, size = payload
-    times = [int(frame.meta[name]) for name in ("read_ns", "started_ns", "ended_ns", "written_ns")]
+    meta = frame.meta
+    read, started, ended, written = (
+        *(int(meta["read_ns"]), int(meta["started_ns"])),
+        *(int(meta["ended_ns"]), int(meta["written_ns"])),
+    )
     return Output(
         encoding=encoding,
         payload=content,
         path=path,
         size=size,
         items=items,
-        started_ns=times[1],
-        ended_ns=times[2],
-        spans=tuple(
-            Phase(step, begun, ended - begun) for step, begun, ended in zip(_STEPS, times, times[1:], strict=False)
+        started_ns=started,
+        ended_ns=ended,
+        spans=(
+            Phase("arguments.load", read, started - read),
+            Phase("user code", started, ended - started),
+            Phase("result.dump", ended, written - ended),
         ),
     )
 

@@ -18,8 +18,8 @@ KEEP_FACTOR = 4
 takes longer, results wait for the disk). A map on two busy cores handed back every third input without it."""
 LINE_S = 0.005
 """Work that may wait in line inside a container with one slot, where it cannot go to another one at once."""
-MAX_LINE = 8
-"""More gains nothing: the runner only has to find the next input there when it has ended one."""
+MAX_LINE = 32
+"""So many no-ops that agent and runner need not wake each other for every one of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
