@@ -55,7 +55,7 @@ class RunnerLink(asyncio.Protocol):
         self._broken = False
         self._paused = False
         self._out: list[bytes] = []
-        """Frames that leave together at the end of this turn of the loop."""
+        """Frames that leave together at the end of this turn of the loop, while the runner has something to do."""
         self._decoder = Decoder()
         self._line = Line(self._loop, self._ask_back)
         self.pipes = Pipes(self._on_pipe)
@@ -324,10 +324,15 @@ class RunnerLink(asyncio.Protocol):
     # --- small print ---
 
     def _send(self, kind: int, meta: Mapping[str, Any], payload: bytes = b"") -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._out.append(encode(kind, meta, payload))
-            if len(self._out) == 1:
-                self._loop.call_soon(self._write_out)
+        if self._transport is None or self._transport.is_closing():
+            return
+        frame = encode(kind, meta, payload)
+        if not self._line and not self._out:  # a lone input is not kept waiting
+            self._transport.write(frame)
+            return
+        self._out.append(frame)
+        if len(self._out) == 1:
+            self._loop.call_soon(self._write_out)
 
     def _write_out(self) -> None:
         out, self._out = self._out, []
