@@ -218,6 +218,13 @@ class Administration:
         except NotFound:
             return None
 
+    async def pause_consumer(self, stream: str, name: str, for_s: float) -> None:
+        answer = await js.api(self._link, f"CONSUMER.INFO.{stream}.{name}")
+        # By the server's clock, which may not be ours.
+        until = datetime.fromtimestamp(unix_time(answer["ts"]) + for_s, UTC)
+        body = {"pause_until": until.isoformat().replace("+00:00", "Z")}
+        await js.api(self._link, f"CONSUMER.PAUSE.{stream}.{name}", body)
+
     async def list_consumers(self, stream: str) -> list[ConsumerInfo]:
         found: list[ConsumerInfo] = []
         while True:

@@ -236,6 +236,12 @@ class Bus:
         """False when it was not there. Messages stay in the stream."""
         return await self._admin.delete_consumer(stream, name)
 
+    async def pause_consumer(self, stream: str, name: str, for_s: float) -> None:
+        """Let it deliver nothing for so long, from now. What it has delivered stays with who got it. Asked again with a
+        short time it goes on then; 2.15 has a word for that as well, after which open pulls get nothing.
+        Raises NotFound."""
+        await self._admin.pause_consumer(stream, name, for_s)
+
     async def consumer_info(self, stream: str, name: str) -> ConsumerInfo | None:
         return await self._admin.consumer_info(stream, name)
 

@@ -201,7 +201,7 @@ def _gateway(n: _Names) -> Permissions:
             _owner(*n.journal, *n.results, letters, subjects.builds_stream(n.region)),
             _purge(*n.work),
             (f"{_API}.CONSUMER.CREATE.{stream}.*.calls.{n.region}.>" for stream in n.work),
-            (f"{_API}.CONSUMER.INFO.{stream}.*" for stream in n.work),
+            (f"{_API}.CONSUMER.{verb}.{stream}.*" for stream in n.work for verb in ("INFO", "PAUSE")),
             *(_follow(stream, f"results.{n.region}.>") for stream in n.results),
             *(_follow(stream, f"logs.{n.region}.>") for stream in n.logs),
             # The exporter of spans is a durable of its own.

@@ -28,6 +28,8 @@ from squall_service.telemetry import log
 
 CHUNK = 1000
 """A whole batch of the bus. Nearly each meets records of an agent that heard of the cancel, and is written in parts."""
+STILL_S = 4.0
+SOON_S = 0.05
 PURGE_S = 10.0
 """How long WORK may be behind the journal before we stop looking; agents skip what has a record anyway."""
 PAUSE_S = 0.05
@@ -57,6 +59,29 @@ class Tally:
         """Take in some inputs and how many of them were cancelled."""
         self.cancelled += cancelled
         self.ended += inputs - cancelled
+
+
+@dataclass(slots=True)
+class Still:
+    """A long queue stands still while it is cancelled. Agents would take inputs from its head and record them while we
+    do: nearly every batch of ours would meet one of theirs, and be written in parts."""
+
+    bus: Bus
+    work: str
+    pool: str
+    until: float = 0.0
+    """By our monotonic clock; a gateway that dies leaves the queue to go on by itself then."""
+
+    async def keep(self, now: float) -> None:
+        """Hand out nothing for a while longer."""
+        if now > self.until - STILL_S / 2:
+            await self.bus.pause_consumer(self.work, self.pool, STILL_S)
+            self.until = now + STILL_S
+
+    async def end(self) -> None:
+        """Go on."""
+        if self.until:
+            await self.bus.pause_consumer(self.work, self.pool, SOON_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,9 +192,11 @@ class Cancels:
     async def _pass(self, pool: str, shard: int, since: int, tally: Tally) -> int:
         """Once through the queue: record some, take them off the queue, tell the agents that have them."""
         work, wanted = subjects.work_stream(self.region, shard), subjects.calls_of_pool(self.region, shard, pool)
-        found = 0
+        found, still = 0, Still(self.bus, work, pool)
         async for chunk in chunked(self.bus.read(work, wanted)):
             found += len(chunk)
+            if len(chunk) == CHUNK:
+                await still.keep(self.clock.monotonic())
             await self._cancel_queued(chunk, since, tally)
             # Up to what was recorded, not further: what came in since has no record.
             await self.bus.purge(work, wanted, below_seq=chunk[-1].seq + 1)
@@ -177,6 +204,7 @@ class Cancels:
             delivered = chunk[-1].seq if consumer is None else consumer.delivered_seq
             for call in {each.request.call for each in chunk if each.seq <= delivered}:
                 self._tell(call, pool, terminate_containers=tally.terminate_containers)
+        await still.end()
         return found
 
     async def _cancel_queued(self, chunk: Sequence[Queued], since: int, tally: Tally) -> None:

@@ -47,6 +47,28 @@ async def _pending(bus: Bus, count: int) -> bool:
     return bool((await consumer(bus)).pending == count)
 
 
+async def test_a_consumer_that_is_paused_delivers_nothing_until_it_goes_on(work: Bus) -> None:
+    got: list[Delivery] = []
+    async with await work.pull("WORK", "w", got.append) as puller:
+        puller.want(5)
+        await work.pause_consumer("WORK", "w", 60)
+        await put(work, 3)
+        await eventually(lambda: _pending(work, 3))
+        assert not got
+
+        await work.pause_consumer("WORK", "w", 0.05)
+        await eventually(lambda: len(got) == 3)
+
+
+async def test_a_pause_ends_by_itself(work: Bus) -> None:
+    got: list[Delivery] = []
+    async with await work.pull("WORK", "w", got.append) as puller:
+        puller.want(1)
+        await work.pause_consumer("WORK", "w", 0.3)
+        await put(work, 1)
+        await eventually(lambda: len(got) == 1)
+
+
 async def test_a_delivery_tells_what_the_server_knows_about_it(work: Bus) -> None:
     ack = await work.publish("first.a", b"payload", headers={"traceparent": "00-abc", "x": "1"}, msg_id="id")
     got: list[Delivery] = []
