@@ -6,6 +6,7 @@ import asyncio
 import base64
 import importlib.util
 import os
+import re
 import shutil
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -13,10 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from squall.errors import ImageBuildError
+from squall.spec import digest
 from squall_images.bases import needs_engine
+from squall_images.beneath import beneath
 from squall_images.build_room import OWN, Bind, OnLine, Room, Work
 from squall_images.chain import HOME, PATH, Configuration, Step
-from squall_images.layered import Python
+from squall_images.layered import KEY_DIGITS, Python
 from squall_images.locks import file_lock
 
 APT_LISTS_FRESH_S = 6 * 3600.0
@@ -28,6 +31,8 @@ APT_REMAINS = (
     "var/cache/debconf",
     "var/cache/ldconfig",
 )
+APT_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]*(:[a-z0-9-]+)?([=/][A-Za-z0-9.+:~-]+)?")
+"""Not an option, and not a file of the image's: packages run as root, with the archives that others install from."""
 RUN_FUNCTION = """
 import base64, importlib, pickle, sys
 sys.path[:0] = [{code!r}]
@@ -118,8 +123,9 @@ async def _run_commands(making: Making, on_line: OnLine) -> None:
 
 
 async def _apt_install(making: Making, on_line: OnLine) -> None:
-    """Lists and archives are kept for every image of the same base; they are no part of a layer."""
-    name = _apt_key(making.room.layers)
+    """Lists and archives are kept for every image that is the same up to here; they are no part of a layer."""
+    wanted = _install(making.step)
+    name = _apt_key(making)
     root = making.home / "apt" / name
     for folder in ("lists", "archives"):
         (root / folder / "partial").mkdir(parents=True, exist_ok=True)
@@ -129,20 +135,27 @@ async def _apt_install(making: Making, on_line: OnLine) -> None:
             await _apt(making, root, ["update"], on_line)
             mark.touch()
         try:
-            await _apt(making, root, _install(making.step), on_line)
+            await _apt(making, root, wanted, on_line)
         except ImageBuildError:
             on_line("apt-get install failed: once more with new lists")
             shutil.rmtree(making.room.changes, ignore_errors=True)
             await _apt(making, root, ["update"], on_line)
             mark.touch()
-            await _apt(making, root, _install(making.step), on_line)
+            await _apt(making, root, wanted, on_line)
     for remain in APT_REMAINS:
-        path = making.room.changes / remain
+        path = beneath(making.room.changes, remain)
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _install(step: Step) -> list[str]:
     packages = [str(package) for package in step.arguments.get("packages") or ()]
+    for package in packages:
+        if not APT_PACKAGE.fullmatch(package):
+            raise ImageBuildError(
+                f"{package!r} is not the name of a Debian package",
+                fix='Write "name" or "name=version"; for a file or an option use run_commands("apt-get install ...").',
+                step=step.kind,
+            )
     return ["install", "--yes", "--no-install-recommends", *packages]
 
 
@@ -166,9 +179,10 @@ def _fresh(mark: Path) -> bool:
         return False
 
 
-def _apt_key(layers: Sequence[Path]) -> str:
-    """Images with the same lowest layer have the same Debian."""
-    return layers[0].parent.name if layers else "none"
+def _apt_key(making: Making) -> str:
+    """Of everything that apt-get runs with. It writes to the lists and archives, and does not check those that are
+    there: an image whose apt-get is somebody's own must share them with nobody else's."""
+    return digest({"below": making.before, "env": making.env, "workdir": making.step.seen.workdir})[:KEY_DIGITS]
 
 
 async def _run_function(making: Making, on_line: OnLine) -> None:

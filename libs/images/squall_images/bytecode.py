@@ -1,12 +1,14 @@
 """Byte-code of installed distributions, compiled once per machine.
 
 Without it an import is several times slower (pandas 1,986 ms against 357), and compiling is most of an install (5 s of
-5.3). Key: interpreter tag and the hash of the distribution's RECORD. Files are shared by hard links. All functions
-block.
+5.3). Key: interpreter tag and the hash of the distribution's RECORD. Files are shared by hard links, between all
+builds: kept is the byte-code of sources that hash to what their RECORD says, since anybody can make a wheel that has
+the RECORD of a well-known one. All functions block.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 import shutil
@@ -22,27 +24,35 @@ PARALLEL_FROM = 100
 
 def compile_new(site_packages: Path, python: Path, tag: str, cache: Path) -> None:
     """Give every module below `site_packages` that has none its byte-code, from the cache where possible."""
-    missing: dict[Path, list[Path]] = {}
+    missing: dict[Path, dict[Path, str]] = {}
     for record in sorted(site_packages.glob("*.dist-info/RECORD")):
         stored = cache / tag / hashlib.sha256(record.read_bytes()).hexdigest()
-        sources = [source for source in _sources(record) if not _compiled(source, tag).exists()]
+        sources = {source: said for source, said in _sources(record) if not _compiled(source, tag).exists()}
         if sources and stored.is_dir():
-            sources = [source for source in sources if not _take(stored, source, site_packages, tag)]
+            sources = {s: said for s, said in sources.items() if not _take(stored, s, site_packages, tag)}
         if sources:
             missing[stored] = sources
     _compile(python, [source for sources in missing.values() for source in sources])
     for stored, sources in missing.items():
-        _store(stored, sources, site_packages, tag)
+        if all(_is_what(source, said) for source, said in sources.items()):
+            _store(stored, list(sources), site_packages, tag)
 
 
-def _sources(record: Path) -> Iterator[Path]:
+def _sources(record: Path) -> Iterator[tuple[Path, str]]:
+    """Each module of a distribution, and the hash that its RECORD says."""
     root = record.parent.parent
     for line in record.read_text("utf-8", "replace").splitlines():
-        name = line.rsplit(",", 2)[0].strip('"')
-        if name.endswith(".py") and not name.startswith(("..", "/")):
+        name, said, _ = line.rsplit(",", 2) if line.count(",") > 1 else (line, "", "")
+        name = name.strip('"')
+        if name.endswith(".py") and not name.startswith("/") and ".." not in name.split("/"):
             source = root / name
             if source.is_file():
-                yield source
+                yield source, said
+
+
+def _is_what(source: Path, said: str) -> bool:
+    digest = base64.urlsafe_b64encode(hashlib.sha256(source.read_bytes()).digest()).rstrip(b"=").decode()
+    return said == f"sha256={digest}"
 
 
 def _compiled(source: Path, tag: str) -> Path:

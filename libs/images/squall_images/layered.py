@@ -120,6 +120,9 @@ class LayerFolder:
         """Make what is missing."""
         for folder in ("layers", "images", "bases", "staging", "locks", "pins"):
             (self.home / folder).mkdir(parents=True, exist_ok=True)
+        for folder in ("layers", "staging"):
+            # Files in images are stored as root's: one with setuid must be out of reach for users of this machine.
+            (self.home / folder).chmod(0o700)
 
     def layer(self, key: str) -> Path:
         """The folder that goes into an overlay."""

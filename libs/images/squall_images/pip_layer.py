@@ -21,6 +21,7 @@ from typing import Any
 
 from squall.errors import ImageBuildError
 from squall_images import bytecode, keys, uv
+from squall_images.beneath import beneath, lines_of
 from squall_images.build_room import OWN, Bind, OnLine, Room, Work
 from squall_images.interpreters import Interpreter
 from squall_images.layered import Python, whiteout
@@ -113,7 +114,8 @@ class PipStep:
         command = [
             *(str(self.uv), "pip", "install", "--quiet", "--python", sys.executable, "--prefix", str(prefix)),
             *("--python-version", version, "--python-platform", str(self._platform()), "--only-binary", ":all:"),
-            *("--link-mode", "hardlink", "--no-config"),
+            # Compiled by the image's Python, they must not be the files of the cache that all builds share.
+            *("--link-mode", "hardlink" if self._fitting() else "copy", "--no-config"),
         ]
         listed = self.room.staging / "requirements.txt"
         command += self._wanted(listed, str(listed))
@@ -135,11 +137,17 @@ class PipStep:
         site.mkdir(parents=True)
         found = visible(self.room.layers, self.python.site_packages)
         for name, folder in found.items():
-            shutil.copytree(folder, site / name, copy_function=os.link, symlinks=True)
+            (site / name).mkdir()
+            os.link(folder / "METADATA", site / name / "METADATA", follow_symlinks=False)
+            # uv removes, as root of this machine, what stands in here when it replaces a distribution.
+            (site / name / "RECORD").write_text(f"{name}/METADATA,,\n{name}/RECORD,,\n")
         return found
 
+    def _fitting(self) -> list[Interpreter]:
+        return [found for found in self.installed if found.minor == self.python.minor]
+
     async def _compile(self, site: Path) -> None:
-        fitting = [found for found in self.installed if found.minor == self.python.minor]
+        fitting = self._fitting()
         if not fitting:
             return await self._compile_in_a_room(site)
         tag = f"cpython-{self.python.version[0]}{self.python.version[1]}"
@@ -175,10 +183,10 @@ class PipStep:
             (prefix / "include", f"{self.python.data}/include"),
         ):
             if source.is_dir():
-                inside = files / target.lstrip("/")
+                inside = beneath(files, target)
                 inside.parent.mkdir(parents=True, exist_ok=True)
                 source.rename(inside)
-        _point(files / self.python.scripts.lstrip("/"), sys.executable, self.python.executable)
+        _point(beneath(files, self.python.scripts), sys.executable, self.python.executable)
         for folder in gone:
             _hide_distribution(folder, files, self.python.site_packages)
         shutil.rmtree(prefix, ignore_errors=True)
@@ -210,8 +218,10 @@ class PipStep:
         await self._compile_changes()
 
     async def _compile_changes(self) -> None:
-        files = self.room.changes
-        site = files / self.python.site_packages.lstrip("/")
+        try:
+            site = beneath(self.room.changes, self.python.site_packages)
+        except ImageBuildError:
+            return  # what was installed has put a link there: it would be compiled where that leads
         if site.is_dir():
             for record in site.rglob("__pycache__"):
                 shutil.rmtree(record, ignore_errors=True)
@@ -223,15 +233,14 @@ def visible(layers: Sequence[Path], site_packages: str) -> dict[str, Path]:
     found: dict[str, Path] = {}
     hidden: set[str] = set()
     for layer in reversed(layers):
-        folder = layer / site_packages.lstrip("/")
         try:
-            entries = list(os.scandir(folder))
-        except (FileNotFoundError, NotADirectoryError):
+            entries = list(os.scandir(beneath(layer, site_packages)))
+        except (FileNotFoundError, NotADirectoryError, ImageBuildError):
             continue
         for entry in entries:
             if entry.name in found or entry.name in hidden or not entry.name.endswith(".dist-info"):
                 continue
-            if entry.is_dir(follow_symlinks=False):
+            if _is_file(Path(entry.path, "METADATA")) and entry.is_dir(follow_symlinks=False):
                 found[entry.name] = Path(entry.path)
             else:
                 hidden.add(entry.name)
@@ -254,20 +263,21 @@ def _unseed(site: Path, before: Mapping[str, Path]) -> None:
 
 def _hide_distribution(metadata: Path, files: Path, site_packages: str) -> None:
     """Whiteouts for the files of a distribution that was replaced, where the new one has none of that name."""
-    try:
-        lines = (metadata / "RECORD").read_text("utf-8", "replace").splitlines()
-    except FileNotFoundError:
-        lines = []
-    for line in lines:
+    for line in lines_of(metadata / "RECORD"):
         name = line.rsplit(",", 2)[0].strip('"')
         path = posixpath.normpath(posixpath.join(site_packages, name)).lstrip("/")
         if name and not path.startswith("..") and metadata.name not in path:
-            target = files / path
+            target = beneath(files, path)
             whiteout(target)
             if name.endswith(".py"):
                 _hide_bytecode(target)
-    if not (files / site_packages.lstrip("/") / metadata.name).exists():
-        whiteout(files / site_packages.lstrip("/") / metadata.name)
+    own = beneath(files, f"{site_packages}/{metadata.name}")
+    if not own.exists():
+        whiteout(own)
+
+
+def _is_file(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
 
 
 def _hide_bytecode(source: Path) -> None:

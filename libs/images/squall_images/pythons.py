@@ -35,9 +35,22 @@ async def find(room: Room, env: Mapping[str, str]) -> Python | None:
             continue
         for line in lines:
             if line.startswith(_MARK):
-                found = json.loads(line[len(_MARK) :])
-                return Python(**{**found, "version": tuple(found["version"])})
+                return _told(line[len(_MARK) :])
     return None
+
+
+def _told(text: str) -> Python:
+    """What an interpreter says of itself. It is a program of the image's, and its paths are used on the builder."""
+    try:
+        found = json.loads(text)
+        first, second, third = map(int, found.pop("version"))
+        python = Python(**{name: str(value) for name, value in found.items()}, version=(first, second, third))
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise ImageBuildError(f"the image's Python says something else than what it is: {error!r}") from error
+    for path in (python.executable, python.site_packages, python.scripts, python.data):
+        if not path.startswith("/") or ".." in path.split("/"):
+            raise ImageBuildError(f"the image's Python names a folder that no image has: {path!r}")
+    return python
 
 
 def fits(python: Python | None, wanted: str) -> None:
