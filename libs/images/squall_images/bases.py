@@ -60,7 +60,8 @@ class Bases:
         raise ImageBuildError(
             f"there is no base for debian_slim with Python {version} (registered: {', '.join(known) or 'none'})",
             fix="Set SQUALL_BUILDER_DEBIAN_SLIM to its name in your registry, such as `HOST/python:{python}-slim`, or "
-            f"register one on the builder: `squall-images base add {DEBIAN_SLIM}:{minor} ROOT.tar`.",
+            f"register one on the builder: `squall-images --dir {self._folder.home} base add {DEBIAN_SLIM}:{minor} "
+            "ROOT.tar`. To try things, `base host` instead of `base add` makes one of that machine's CPython.",
         )
 
     async def _pulled(self, tag: str, fresh: bool, on_line: OnLine) -> Description:
