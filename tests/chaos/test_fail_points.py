@@ -65,6 +65,7 @@ BEFORE_THE_CODE = ["agent.delivered", "agent.history_read", "agent.handed_over"]
 def test_agent_dies_before_the_code_has_ended(scene: Scene, effects: Effects, step: str) -> None:
     with scene.points.fatal(f"{step}=kill", *scene.warm_agents(effects)):
         value, result = scene.call("spawn", "work", effects)
+    effects.wait_for_ends()
     assert effects.counts("finished")[value] == 0
     effects.open_gate()
 

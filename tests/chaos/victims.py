@@ -53,6 +53,15 @@ class Effects:
         """How often each value was "started" or "finished"."""
         return Counter(int(line.split()[1]) for line in self.lines() if line.startswith(what))
 
+    def wait_for_ends(self) -> None:
+        """Until the containers that have started something until now are gone: they notice their agent's end late."""
+        pids = {int(line.split()[2]) for line in self.lines() if line.startswith("started")}
+
+        def alive() -> list[int]:
+            return [pid for pid in pids if (found := process(pid)) is not None and found.state != "Z"]
+
+        eventually(lambda: not alive(), within_s=STARTS_S, what=lambda: f"the end of {alive()}")
+
     def wait_for_starts(self, at_least: int) -> list[Process]:
         """The containers that are in the middle of a call, once so many calls have started."""
         eventually(
