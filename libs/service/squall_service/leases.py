@@ -69,6 +69,9 @@ class LeaderLease:
         asked = self._clock.monotonic()
         try:
             self._revision = await self._kv.create(self._name, self._value, ttl_s=self._ttl_s)
+        except asyncio.CancelledError:
+            await self._withdraw()
+            raise
         except KeyExists:
             return None
         except BusError as error:
@@ -76,6 +79,16 @@ class LeaderLease:
                 raise
             return None
         return Leadership(self._revision, self._clock, asked + self._ttl_s * SAFETY)
+
+    async def _withdraw(self) -> None:
+        """Stopped while asking: it may be ours, and nobody would give it back."""
+        try:
+            async with asyncio.timeout(self._ttl_s / RENEWALS):
+                entry = await self._kv.get(self._name, from_leader=True)
+                if entry is not None and entry.value == self._value:
+                    await self._kv.delete(self._name, revision=entry.revision)
+        except (BusError, TimeoutError):
+            pass  # it expires by itself
 
     async def _lead(self, leadership: Leadership, on_leading: Callable[[Leadership], Awaitable[None]]) -> bool:
         """True when `on_leading` came to its end, False when the lease was lost."""

@@ -15,6 +15,7 @@ from squall.errors import InvalidError, NotFoundError, SquallError
 from squall_gateway.answers import error_body, error_headers, public
 from squall_gateway.edge import REQUEST, Exchange
 from squall_gateway.openapi import HOT_PATHS, with_errors
+from squall_gateway.openapi_entries import ENTRY_PATHS
 from squall_service.health import Health
 from squall_service.health import answer as health_answer
 
@@ -94,7 +95,7 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 def _document(app: FastAPI, version: str) -> dict[str, Any]:
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=version, routes=app.routes)
-        for path, operations in HOT_PATHS.items():
+        for path, operations in (HOT_PATHS | ENTRY_PATHS).items():
             document["paths"].setdefault(path, {}).update(operations)
         app.openapi_schema = with_errors(document)
     return app.openapi_schema

@@ -153,7 +153,8 @@ async def test_the_openapi_document_has_every_route_and_the_form_of_errors(world
     document = (await world.http.get("/openapi.json")).json()
 
     routes = {value for name, value in vars(Route).items() if name.isupper()}
-    assert routes <= set(document["paths"])
+    kinds = {path.replace("{kind}", kind) for path in document["paths"] for kind in ("dicts", "queues", "volumes")}
+    assert routes <= set(document["paths"]) | kinds
     assert set(document["paths"]["/v1/calls"]) == {"get", "post"}
     operations = [operation for path in document["paths"].values() for operation in path.values()]
     assert all(operation["responses"]["default"] for operation in operations)
