@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -94,3 +95,30 @@ def test_folders_are_listed_as_long_as_they_have_files() -> None:
 
 def test_a_path_has_one_form() -> None:
     assert {checked_path(path) for path in ("a/b", "/a/b", "a//b/", "./a/./b")} == {"a/b"}
+
+
+def test_thousands_of_changes_do_not_look_at_all_files_each() -> None:
+    present = files(*(f"there/{n % 50}/{n}" for n in range(3000)))
+    changes = [put(f"new/{n % 50}/{n}") for n in range(1000)]
+    changes += [VolumeChange("remove", f"there/{n % 50}/{n}") for n in range(1000)]
+    steps = 0
+
+    def count(*_: object) -> None:
+        nonlocal steps
+        steps += 1
+
+    sys.setprofile(count)
+    try:
+        after = applied(present, changes)
+    finally:
+        sys.setprofile(None)
+
+    assert len(after) == 3000
+    assert steps < 100 * (len(present) + len(changes))  # one by one: more than a thousand for each
+
+
+def test_a_folder_is_gone_with_its_last_file() -> None:
+    changes = [VolumeChange("remove", "dir/b"), VolumeChange("remove", "dir/sub/c"), put("dir")]
+    assert sorted(applied(PRESENT, changes)) == ["a", "dir"]
+    with pytest.raises(AlreadyExistsError):
+        applied(PRESENT, [changes[0], put("dir")])

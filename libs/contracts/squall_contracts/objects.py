@@ -60,7 +60,12 @@ def object_name_key(workspace: str, environment: str, kind: str, name: str) -> s
 
 def objects_of(workspace: str, environment: str, kind: str) -> str:
     """Prefix of the keys of the named objects of one kind."""
-    return f"name.{workspace}.{environment}.{kind}."
+    return f"name.{workspace}.{environment_token(environment)}.{kind}."
+
+
+def environment_token(environment: str) -> str:
+    """An environment as one part of a key: with dots it would begin like others, and end up in their lists."""
+    return environment.replace(".", "=")
 
 
 def object_id_key(workspace: str, object_id: str) -> str:

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from squall.spec import digest
 from squall_contracts.envelope import Message
+from squall_contracts.objects import environment_token
 
 SECRETS = "secrets"
 
@@ -36,12 +37,12 @@ class SecretRecord(Message):
 
 def secret_key(workspace: str, environment: str, name: str) -> str:
     """Key of a secret with a name."""
-    return f"name.{workspace}.{environment}.{digest(name)[:24]}"
+    return f"{secrets_of(workspace, environment)}{digest(name)[:24]}"
 
 
-def secrets_of(workspace: str) -> str:
-    """Prefix of the keys of a workspace's secrets with names."""
-    return f"name.{workspace}."
+def secrets_of(workspace: str, environment: str) -> str:
+    """Prefix of the keys of an environment's secrets with names."""
+    return f"name.{workspace}.{environment_token(environment)}."
 
 
 def unnamed_secret_key(workspace: str, secret_id: str) -> str:

@@ -97,7 +97,9 @@ class Web:
     GRANTED = 65
     """Agent to gateway: {container}. OPEN has been passed on, and whatever follows will be."""
     BUSY = 66
-    """Agent to gateway: {reason}. Nothing was passed on; the connection ends."""
+    """Agent to gateway: {reason, stranger}. Nothing was passed on; the connection ends. `stranger`: the key is of
+    another agent, for instance of the one that was here before this one started.
+    """
     OPEN = 67
     """To the runner: {type, method, id, traceparent, scope}. `type` is "http", "websocket" or "raw" (what follows are
     bytes for the port of a web server, no frames); `scope` as in ASGI, its byte strings as latin-1 texts.

@@ -29,9 +29,10 @@ from squall_contracts.retention import SPAWNED_S
 from squall_gateway.blobs import Blobs
 from squall_gateway.directory import Directory, KnownApp
 from squall_gateway.policy.schedules import check_schedule
-from squall_gateway.policy.web_names import owner_label, web_names
+from squall_gateway.policy.web_names import check_web, owner_label, web_names
 from squall_gateway.pools import Pools
 from squall_gateway.secrets import Secrets
+from squall_gateway.web.addresses import Addresses
 from squall_service.clock import Clock
 
 ALIVE_S = 25.0
@@ -62,6 +63,7 @@ class Apps:
     blobs: Blobs
     clock: Clock
     secrets: Secrets
+    addresses: Addresses
 
     # ------------------------------------------------------------------ publish
 
@@ -98,6 +100,7 @@ class Apps:
             check_name(spec.name, "function")
             validate(spec)
             check_schedule(spec, self.clock.now())
+            check_web(spec, self.addresses.domain)
             if not spec.methods:
                 raise InvalidError(f"function {spec.name!r} has no methods")
         names = [spec.name for spec in wanted.functions]
@@ -108,10 +111,17 @@ class Apps:
                 raise InvalidError(f"code bundle {bundle} is not there", fix="Upload it with PUT /v1/blobs first.")
 
     def _check_web_names(self, record: AppRecord) -> None:
-        """One address, one app: only apps that run for their client may take over another's."""
-        for name in record.web if record.state == "deployed" else ():
-            for other in self.directory.web.deployed(name):
-                if other.app_id != record.app_id:
+        """One address, one app: only apps that run for their client may take over another's, and only at home."""
+        for name in record.web:
+            for other in self.directory.web.live(name):
+                if other.app_id == record.app_id:
+                    continue
+                if (other.workspace, other.environment) != (record.workspace, record.environment):
+                    raise ConflictError(
+                        f"the web address {name!r} belongs to another workspace or environment",
+                        fix="Give the function another `label=` or another custom domain.",
+                    )
+                if record.state == other.state == "deployed":
                     raise ConflictError(
                         f"the web address {name!r} belongs to {other.web[name]!r} of app {other.name!r}",
                         fix="Give one of the functions another `label=`, or stop the other app.",
@@ -218,6 +228,8 @@ class Apps:
             record = change(known.record)
             if record is known.record:
                 return record
+            if record.web != known.record.web:
+                self._check_web_names(record)
             try:
                 return (await self._write_app(record, known)).record
             except WrongRevision:

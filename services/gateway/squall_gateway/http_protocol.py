@@ -17,7 +17,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 JOIN_BYTES = 64 * 1024
-UNREAD_BYTES = 1 << 20
+UNASKED_BYTES, UNREAD_BYTES = 64 * 1024, 1 << 20
 """So much of a body waits for its handler before nothing more is read."""
 MAX_HEAD_BYTES, MAX_HEADERS = 64 * 1024, 128
 """Class parameters of a call, which are the largest headers of the API, take up to 32 KiB."""
@@ -72,12 +72,15 @@ class Cycle(RequestResponseCycle):
     """Of the body, as they came; not handed over yet."""
     unread: int
     """Bytes in `parts`."""
+    limit: int
+    """Of `unread`. Little until the handler asks for the body: thousands may be waiting for something else first."""
 
     async def receive(self) -> Any:
         """ASGI's receive."""
         if self.waiting_for_100_continue and not self.transport.is_closing():
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self.waiting_for_100_continue = False
+        self.limit = UNREAD_BYTES
         if not self.disconnected and not self.response_complete:
             self.flow.resume_reading()
             await self.message_event.wait()
@@ -192,6 +195,7 @@ class Protocol(HttpToolsProtocol):
             on_response=self.on_response_complete,
         )
         self.cycle.parts, self.cycle.unread = deque(), 0
+        self.cycle.limit = UNASKED_BYTES
         if before is None or before.response_complete:
             self._start_asgi_task(self.cycle, self.app)
         else:  # pipelined: it waits for its turn
@@ -206,7 +210,7 @@ class Protocol(HttpToolsProtocol):
         assert isinstance(cycle, Cycle)
         cycle.parts.append(body)
         cycle.unread += len(body)
-        if cycle.unread > UNREAD_BYTES:
+        if cycle.unread > cycle.limit:
             self.flow.pause_reading()
         cycle.message_event.set()
 

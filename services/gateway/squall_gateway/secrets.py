@@ -117,9 +117,7 @@ class Secrets:
 
     async def list(self, environment: str, workspace: str) -> list[SecretInfo]:
         """Those with names."""
-        entries = await self.bus.kv(SECRETS).entries(
-            f"{secrets_of(workspace)}{check_name(environment, 'environment')}."
-        )
+        entries = await self.bus.kv(SECRETS).entries(secrets_of(workspace, check_name(environment, "environment")))
         return [info_of(SecretRecord.decode(entry.value)) for entry in entries]
 
     async def check(self, specs: Sequence[FunctionSpec], workspace: str) -> None:

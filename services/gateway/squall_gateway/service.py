@@ -156,7 +156,7 @@ class Gateway:
         self.volumes = Volumes(bus, self.blobs, clock)
         self.objects.clears.update(dicts=self.dicts.clear, queues=self.queues.clear, volumes=self.volumes.clear)
         self.secrets = Secrets(bus, Sealer(settings.secrets_key), clock)
-        self.apps = Apps(bus, self.directory, self.pools, self.blobs, clock, self.secrets)
+        self.apps = Apps(bus, self.directory, self.pools, self.blobs, clock, self.secrets, self.addresses)
         self.targets = Targets(self.directory, Variants(bus, self.directory, clock, self.secrets))
         self.stopping = Stopping(self.apps, self.cancels, clock)
         self.acceptor = self._acceptor()

@@ -44,6 +44,8 @@ class GatewaySettings(ServiceSettings):
     with wildcard DNS, below `*.squall.example.com`. Empty = the address it listens on, and `*.localhost`."""
     web_hold_s: float = Field(default=150.0, gt=0)
     """How long a web request may wait for a container before it is answered by 503."""
+    web_max_held: int = Field(default=5000, ge=1)
+    """Web requests that may wait for containers at once; beyond that they are answered by 503 at once."""
     trace_ratio: float = Field(default=1.0, ge=0, le=1)
     """Share of the calls of which spans are recorded, from 0 to 1. Decided where a trace begins; a call within another
     trace (of the calling program or container) is recorded if that one is."""

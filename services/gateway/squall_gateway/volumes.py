@@ -6,6 +6,7 @@ the changes are made again on top of theirs: different files of two commits are 
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from collections import OrderedDict
@@ -61,7 +62,8 @@ class Volumes:
                 return version_of(head)  # the answer to this very request was lost on its way
             if wanted.expect is not None and wanted.expect != head.version:
                 raise ConflictError(f"the volume is at version {head.version}, not {wanted.expect}")
-            files = applied(await self._list(head), wanted.changes)
+            # Thousands of changes of a large volume take a while, and others are waiting for this process.
+            files = await asyncio.to_thread(applied, await self._list(head), wanted.changes)
             manifest = await self._store(files)
             moved = VolumeHead(
                 volume_id=object_id,

@@ -28,6 +28,7 @@ from squall_gateway.pools import Pools
 from squall_gateway.results import Results
 from squall_gateway.secrets import Secrets
 from squall_gateway.stopping import Stopping
+from squall_gateway.web.addresses import Addresses
 from squall_service.sealing import Sealer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -309,6 +310,7 @@ async def tidy_after(world: World, days: int) -> None:
         Blobs(str(world.folder / "blobs"), {}, 1),
         clock,
         Secrets(bus, Sealer(""), clock),
+        Addresses(directory.web, ""),
     )
     async with asyncio.TaskGroup() as tasks:
         following = tasks.create_task(directory.run())

@@ -162,6 +162,18 @@ async def test_another_workspace_sees_nothing(world: World) -> None:
     assert (await stranger.delete(Route.SECRET.format(name="private"))).status_code == 404
 
 
+async def test_an_environment_shows_its_own_and_not_those_of_one_whose_name_goes_on(world: World) -> None:
+    for environment in ("eu", "eu.west"):
+        body = {"name": "place", "environment": environment, "values": {"A": environment}}
+        assert (await world.http.post(Route.SECRETS, json=body)).status_code == 200
+        await world.http.post("/v1/objects/dicts", json={"name": "place", "environment": environment})
+
+    for path in (Route.SECRETS, "/v1/objects/dicts"):
+        for environment in ("eu", "eu.west"):
+            told = (await world.http.get(path, params={"environment": environment})).json()["objects"]
+            assert [each["environment"] for each in told] == [environment], path
+
+
 async def test_containers_and_callers_can_neither_list_nor_change(world: World) -> None:
     for scope in ("container", "caller", "service"):
         token = await create_token(world.bus, "main", scope, scope, now=1.0)

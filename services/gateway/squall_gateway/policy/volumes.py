@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from squall.errors import AlreadyExistsError, InvalidError, NotFoundError
@@ -29,77 +30,100 @@ def checked_path(path: str) -> str:
 
 def applied(files: Files, changes: Sequence[VolumeChange]) -> dict[str, VolumeFile]:
     """The files after all changes. Raises what is wrong with the first one that cannot be made: then none is."""
-    present = dict(files)
+    tree = _Tree(files)
     for change in changes:
         match change.what:
             case "put":
-                _put(present, change)
+                _put(tree, change)
             case "remove":
-                _remove(present, change)
+                _remove(tree, change)
             case "copy":
-                _copy(present, change)
+                _copy(tree, change)
             case _:
                 raise InvalidError(f"a volume has no change {change.what!r}")
-    if len(present) > MAX_FILES:
+    if len(tree.files) > MAX_FILES:
         raise InvalidError(f"a volume can have {MAX_FILES} files", fix="Pack small files into archives.")
-    return present
+    return tree.files
 
 
-def _put(present: dict[str, VolumeFile], change: VolumeChange) -> None:
+class _Tree:
+    """Files by path, and how many there are below each folder: thousands of changes must not look at all files each."""
+
+    def __init__(self, files: Files) -> None:
+        self.files = dict(files)
+        self.folders: Counter[str] = Counter()
+        for path in files:
+            self.folders.update(_folders_of(path))
+
+    def place(self, path: str, file: VolumeFile, force: bool) -> None:
+        if not path or path in self.folders:
+            raise AlreadyExistsError(f"{path or '/'} is a folder", fix="Give the name of a file in it.")
+        if path in self.files and not force:
+            raise AlreadyExistsError(f"{path} is there", fix="Use force=True to replace it.")
+        for above in _folders_of(path):
+            if above in self.files:
+                raise AlreadyExistsError(f"{above} is a file: {path} cannot be in it")
+        if path not in self.files:
+            self.folders.update(_folders_of(path))
+        self.files[path] = file
+
+    def remove(self, path: str) -> None:
+        del self.files[path]
+        for folder in _folders_of(path):
+            self.folders[folder] -= 1
+            if not self.folders[folder]:
+                del self.folders[folder]
+
+    def below(self, path: str) -> list[str]:
+        """The files in a folder, at any depth; "" is the volume itself."""
+        if not path:
+            return list(self.files)
+        return [each for each in self.files if each.startswith(f"{path}/")] if path in self.folders else []
+
+
+def _folders_of(path: str) -> Iterator[str]:
+    while "/" in path:
+        path = path.rpartition("/")[0]
+        yield path
+
+
+def _put(tree: _Tree, change: VolumeChange) -> None:
     if change.file is None:
         raise InvalidError("a put needs a file")
     path = checked_path(change.path)
-    _place(present, path, replace(change.file, path=path), change.force)
+    tree.place(path, replace(change.file, path=path), change.force)
 
 
-def _place(present: dict[str, VolumeFile], path: str, file: VolumeFile, force: bool) -> None:
-    if not path or _is_folder(present, path):
-        raise AlreadyExistsError(f"{path or '/'} is a folder", fix="Give the name of a file in it.")
-    if path in present and not force:
-        raise AlreadyExistsError(f"{path} is there", fix="Use force=True to replace it.")
-    above = path
-    while "/" in above:
-        above = above.rpartition("/")[0]
-        if above in present:
-            raise AlreadyExistsError(f"{above} is a file: {path} cannot be in it")
-    present[path] = file
-
-
-def _remove(present: dict[str, VolumeFile], change: VolumeChange) -> None:
+def _remove(tree: _Tree, change: VolumeChange) -> None:
     path = checked_path(change.path)
-    if path in present:
-        del present[path]
+    if path in tree.files:
+        tree.remove(path)
         return
-    inside = [each for each in present if each.startswith(f"{path}/")] if path else list(present)
-    if not inside and path:
+    if path and path not in tree.folders:
         raise NotFoundError(f"there is no {path}")
     if not change.recursive:
         raise InvalidError(f"{path or '/'} is a folder", fix="Use recursive=True to remove it with all that is in it.")
-    for each in inside:
-        del present[each]
+    for each in tree.below(path):
+        tree.remove(each)
 
 
-def _copy(present: dict[str, VolumeFile], change: VolumeChange) -> None:
+def _copy(tree: _Tree, change: VolumeChange) -> None:
     target = checked_path(change.path)
-    into = len(change.sources) > 1 or change.path.endswith("/") or _is_folder(present, target) or not target
+    into = len(change.sources) > 1 or change.path.endswith("/") or target in tree.folders or not target
     for text in change.sources:
         source = checked_path(text)
         place = posixpath.join(target, posixpath.basename(source)) if into else target
-        if source in present:
-            _place(present, place, replace(present[source], path=place), True)
+        if source in tree.files:
+            tree.place(place, replace(tree.files[source], path=place), True)
             continue
-        inside = [each for each in present if each.startswith(f"{source}/")]
+        inside = tree.below(source) if source else []
         if not inside:
             raise NotFoundError(f"there is no {source}")
         if not change.recursive:
             raise InvalidError(f"{source} is a folder", fix="Use recursive=True to copy it with all that is in it.")
         for each in inside:
             below = place + each[len(source) :]
-            _place(present, below, replace(present[each], path=below), True)
-
-
-def _is_folder(present: Mapping[str, VolumeFile], path: str) -> bool:
-    return any(each.startswith(f"{path}/") for each in present)
+            tree.place(below, replace(tree.files[each], path=below), True)
 
 
 def listed(files: Files, path: str, *, recursive: bool) -> list[VolumeEntry]:

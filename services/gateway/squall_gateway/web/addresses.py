@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from squall.http_api import WebAddress
 from squall.spec import FunctionSpec
 from squall_contracts.functions import AppRecord
+from squall_gateway.policy.web_names import is_platforms
 from squall_gateway.web.names import WebNames
 
 PATH_PREFIX = "/web/"
@@ -63,10 +64,11 @@ class Addresses:
     def _host_url(self, name: str) -> str:
         parts = urlsplit(self.base)
         port = f":{parts.port}" if parts.port else ""
-        return f"{parts.scheme}://{name}.{self._domain}{port}"
+        return f"{parts.scheme}://{name}.{self.domain}{port}"
 
     @property
-    def _domain(self) -> str:
+    def domain(self) -> str:
+        """The platform's own: of its API, and the one that labels are below."""
         host = urlsplit(self.base).hostname or ""
         return LOCAL_DOMAIN if not host or host[0].isdigit() or ":" in host else host
 
@@ -80,6 +82,6 @@ class Addresses:
             return None
         text = host.decode("latin-1").lower().rpartition(":")[0] or host.decode("latin-1").lower()
         label, _, domain = text.partition(".")
-        if "--" in label and domain in (self._domain, LOCAL_DOMAIN):
+        if "--" in label and domain in (self.domain, LOCAL_DOMAIN):
             return Addressed(label, "")
-        return Addressed(text, "") if text in self._names else None
+        return Addressed(text, "") if text in self._names and not is_platforms(text, self.domain) else None

@@ -130,6 +130,7 @@ class WebDoor:
             ask={"pool": pool.pool, "id": call, "timeout_s": spec.timeout_s},
             opening=opening,
             hold_s=self._settings.web_hold_s,
+            max_held=self._settings.web_max_held,
             dev=function.app.state != "deployed",
         )
 

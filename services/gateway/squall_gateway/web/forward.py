@@ -6,7 +6,8 @@ Owns what of the headers travels, and what a client sees when a container breaks
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+import re
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
 from squall.errors import ContainerBrokeError, FunctionTimeoutError, RequestSizeError, SquallError, WebFunctionError
@@ -21,6 +22,8 @@ HOP_BY_HOP = frozenset(
 )
 SECRETS = frozenset((b"modal-key", b"modal-secret", b"squall-key", b"squall-secret"))
 """Of the proxy, not of the app."""
+_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
+_CONTROLS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 OURS = b"x-squall-"
 _PASSED_ON = ("http_version", "method", "path", "query_string", "scheme", "client", "server", "subprotocols")
 
@@ -134,15 +137,28 @@ class FrameExchange(Exchange):
         raise Cut("the container ended in the middle of its answer")
 
     async def _begin(self, head: frames.Frame) -> None:
-        headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in head.meta["headers"]]
+        status, headers = head.meta["status"], answer_headers(head.meta["headers"])
+        if not isinstance(status, int) or not 200 <= status < 600:
+            raise WebFunctionError(f"the function answered with {status!r:.40}, which is no status of an answer")
         self.begun = True
-        await self._send(
-            {
-                "type": "http.response.start",
-                "status": head.meta["status"],
-                "headers": [(name, value) for name, value in headers if name.lower() not in HOP_BY_HOP],
-            }
-        )
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+
+def answer_headers(told: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    """An answer's headers as they are sent on. Raises `WebFunctionError` for those that a proxy between us and the
+    client could read as the end of the head, or as another length of the body: behind it are other tenants' answers."""
+    headers, lengths = [], set()
+    for text, content in told:
+        name, value = text.encode("latin-1").lower(), content.encode("latin-1")
+        if not _NAME.fullmatch(name) or _CONTROLS.search(value):
+            raise WebFunctionError(f"the function answered with the header {text[:40]!r}, which HTTP does not allow")
+        if name == b"content-length":
+            lengths.add(value.strip())
+        if name not in HOP_BY_HOP:
+            headers.append((name, value))
+    if len(lengths) > 1 or not all(length.isdigit() for length in lengths):
+        raise WebFunctionError("the function answered with a content-length that is not one number")
+    return headers
 
 
 def broke(reason: str) -> SquallError:

@@ -39,11 +39,9 @@ class WebNames:
 
     def find(self, name: str) -> AppRecord | None:
         """The app that has it now."""
-        records = [self._apps[app_id] for app_id in self._by_name.get(name, ())]
-        live = [record for record in records if record.state != "stopped"]
-        return max(live, key=lambda record: (record.state != "deployed", record.created_at), default=None)
+        return max(self.live(name), key=lambda record: (record.state != "deployed", record.created_at), default=None)
 
-    def deployed(self, name: str) -> list[AppRecord]:
-        """Deployed apps that have it: there must not be two."""
+    def live(self, name: str) -> list[AppRecord]:
+        """Apps that have it and are not stopped."""
         records = [self._apps[app_id] for app_id in self._by_name.get(name, ())]
-        return [record for record in records if record.state == "deployed"]
+        return [record for record in records if record.state != "stopped"]

@@ -37,6 +37,8 @@ class Wanted:
     ask: dict[str, Any]
     opening: dict[str, Any]
     hold_s: float
+    max_held: int
+    """Requests that may wait at this gateway."""
     dev: bool
     """Whoever sends it is likely to be the developer: told why nothing starts."""
 
@@ -91,6 +93,8 @@ class Routes:
     async def _find(self, routes: PoolRoutes, wanted: Wanted) -> tuple[str, Upstream]:
         if not routes.held and (found := await self._try(routes, wanted)):
             return found
+        if sum(len(each.held) for each in self._pools.values()) >= wanted.max_held:
+            raise self._no_container(wanted, f"{wanted.max_held} requests wait for containers already")
         turn = asyncio.Event()
         routes.held.append(turn)
         self._tell(wanted.pool, routes)

@@ -42,7 +42,7 @@ class Upstream(asyncio.Protocol):
         self._arrived = asyncio.Event()
         self._writable = asyncio.Event()
         self._writable.set()
-        self._refusal: str | None = None
+        self._refusal: Busy | Unreachable | None = None
         self.lost = False
 
     # ------------------------------------------------------------------ asking
@@ -80,7 +80,7 @@ class Upstream(asyncio.Protocol):
     async def _granted(self) -> None:
         while self._head is not None:
             if self._refusal is not None:
-                raise Busy(self._refusal)
+                raise self._refusal
             if self.lost:
                 raise Unreachable("the agent closed the connection")
             self._arrived.clear()
@@ -97,7 +97,9 @@ class Upstream(asyncio.Protocol):
             return
         frame, size = found
         if frame.kind != frames.Web.GRANTED:
-            self._refusal = str(frame.meta.get("reason", ""))
+            # An agent that does not know the key is not the one that it was asked for: its address is out of date.
+            refused = Unreachable if frame.meta.get("stranger") is True else Busy
+            self._refusal = refused(str(frame.meta.get("reason", "")))
             self._arrived.set()
             self.close()
             return

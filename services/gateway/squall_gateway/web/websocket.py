@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from squall.http_api import frames
 from squall_gateway.waits import Receive
-from squall_gateway.web.forward import HOP_BY_HOP, Send
+from squall_gateway.web.forward import Send, answer_headers
 from squall_gateway.web.upstream import Upstream
 
 MAX_REASON = 40
@@ -87,9 +87,9 @@ async def _to_client(link: Link, send: Send) -> None:
         elif frame.kind == frames.Web.BINARY:
             await send({"type": "websocket.send", "bytes": frame.payload})
         elif frame.kind == frames.Web.ACCEPT:
-            pairs = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in frame.meta["headers"]]
-            headers = [(name, value) for name, value in pairs if name.lower() not in HOP_BY_HOP]
-            await send({"type": "websocket.accept", "subprotocol": frame.meta["subprotocol"], "headers": headers})
+            headers, chosen = answer_headers(frame.meta["headers"]), frame.meta["subprotocol"]
+            answer_headers([("sec-websocket-protocol", chosen or "")])
+            await send({"type": "websocket.accept", "subprotocol": chosen, "headers": headers})
         else:
             code, reason = sendable(frame.meta.get("code")), str(frame.meta.get("reason", ""))[:MAX_REASON]
             await send({"type": "websocket.close", "code": code, "reason": reason})

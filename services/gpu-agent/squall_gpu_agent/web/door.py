@@ -29,6 +29,7 @@ ASK_S = 10.0
 """How long a connection may take to say what it wants."""
 LINE_S = 5.0
 """How long a container with a free slot may take to offer a line: its event loop stands still, or it is dying."""
+WRONG_KEY = "the key is wrong"
 TIMEOUT_SLACK_S = 1.0
 """The gateway ends a request that takes too long, and says so; this is for one that does not."""
 
@@ -70,7 +71,7 @@ class Door:
     def lend(self, meta: dict[str, Any]) -> tuple[Pool, PooledContainer] | str:
         """A slot, or why there is none."""
         if not hmac.compare_digest(str(meta.get("key", "")).encode(), self.key.encode()):
-            return "the key is wrong"
+            return WRONG_KEY
         pool = self._pools.get(str(meta.get("pool", "")))
         container = pool.lend() if pool is not None else None
         if pool is None or container is None:
@@ -81,7 +82,7 @@ class Door:
         """Answer a question for a slot."""
         lent = self.lend(ask.meta)
         if isinstance(lent, str):
-            caller.refuse(lent)
+            caller.refuse(lent, stranger=lent == WRONG_KEY)
             return
         self._tasks.start(self._pass_on(caller, ask, *lent), "web request")
 
@@ -170,9 +171,9 @@ class Caller(Half):
         line.write(early)
         self.hold(False)
 
-    def refuse(self, reason: str) -> None:
-        """It has none."""
-        self.write(encode(Web.BUSY, {"reason": reason}))
+    def refuse(self, reason: str, *, stranger: bool = False) -> None:
+        """It has none; or it is for an agent that was here before."""
+        self.write(encode(Web.BUSY, {"reason": reason, "stranger": stranger}))
         self.close()
 
     def eof_received(self) -> bool:
