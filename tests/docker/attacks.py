@@ -91,6 +91,12 @@ def kernel():
         code = _call(number)
         if code not in (errno.EPERM, errno.ENOSYS):
             got.append(f"{name}: {errno.errorcode.get(code, code)}")
+    for family in set(range(46)) - {1, 2, 10, 16}:
+        try:
+            socket.socket(family, socket.SOCK_DGRAM).close()
+            got.append(f"sockets of family {family}")
+        except OSError as error:
+            got += [] if error.errno == errno.EPERM else [f"sockets of family {family}: {error}"]
     return got
 
 

@@ -123,3 +123,48 @@ async def test_a_killed_launcher_ends_all_sandboxes_and_the_next_start_has_a_new
             await container.wait()
     await eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
     assert value(await call(await workshop.start("def f(): return 1"))) == 1
+
+
+async def test_nothing_is_left_of_a_template_that_retired(backend: SandboxBackend, tmp_path: Path) -> None:
+    workshop = Workshop(backend, tmp_path)  # type: ignore[arg-type]
+    container = await workshop.start("def f(): pass", use_template=True)
+    assert container.how == "fork", container.why
+    await container.stop()
+    await eventually(lambda: held(backend)["folders"] == 2)  # the template's and its spare one
+    for template in list(backend._templates.all()):
+        template.retire()
+    await eventually(lambda: (now := held(backend))["folders"] == now["links"] == now["control groups"] == 0)
+
+
+async def test_a_start_that_was_given_up_does_not_disturb_what_the_launcher_says(backend: SandboxBackend) -> None:
+    await backend.probe()
+    assert backend._open_parts is not None
+    launcher = backend._open_parts.launcher
+    await eventually(lambda: not launcher._slots)
+    async with asyncio.TaskGroup() as group:
+        start = group.create_task(backend._try_a_slot())
+        await asyncio.sleep(0)
+        (slot,) = launcher._slots.values()
+        start.cancel()
+    assert not slot.made.cancelled()
+    await eventually(lambda: held(backend)["folders"] == 0)
+
+
+async def test_a_network_that_came_to_nothing_or_too_late_is_taken_away(
+    backend: SandboxBackend, tmp_path: Path
+) -> None:
+    workshop = Workshop(backend, tmp_path)  # type: ignore[arg-type]
+    container = await workshop.start("def f(): pass", block_network=True)
+    networks = backend._networks
+    assert networks is not None
+    before = held(backend)["rules"]
+    nobody = int(Path("/proc/sys/kernel/pid_max").read_text()) + 1
+    with pytest.raises(OSError, match="ip"):
+        networks.connect(nobody, ["198.51.100.0/24"])
+    assert networks._used == set()
+    assert held(backend)["rules"] == before
+    slot = container.slot  # type: ignore[attr-defined]
+    slot.removed, slot.ready = True, asyncio.get_running_loop().create_future()
+    backend._connect(slot, workshop.request("def f(): pass").spec)
+    await slot.ready
+    await eventually(lambda: networks._used == set() and held(backend)["links"] == 0)

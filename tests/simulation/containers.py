@@ -89,7 +89,7 @@ class SimContainer:
         self.id = request.container_id
         self.function_id = request.function_id
         self.backend = backend
-        self.scratch = Path("/nowhere")
+        self.scratch = self.incoming = Path("/nowhere")
         self.process = Process(backend.effects.loop, f"container {self.id[-6:]}")
         self.started_at = backend.effects.loop.time()
         self.exit: Exit | None = None

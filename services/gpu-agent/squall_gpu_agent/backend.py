@@ -350,6 +350,12 @@ class Container(Protocol):
         """Its folder on the host; deleted when the container has ended."""
 
     @property
+    def incoming(self) -> Path:
+        """Where payload files are written before they are moved to `scratch`. Where containers are isolated, out of
+        reach of their code, which could put something else in the place of a file that is being written and checked.
+        """
+
+    @property
     def inside(self) -> Inside | None:
         """For commands beside its runner; None where that is not possible."""
 

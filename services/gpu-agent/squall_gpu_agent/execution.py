@@ -137,11 +137,14 @@ class Execution:
         and it is held as it was before."""
         request = held.request
         path: Path | None = None
+        incoming: Path | None = None
         try:
             if request.blob:
                 path = container.container.scratch / f"in-{request.call}-{request.index}-{held.attempt}"
+                incoming = container.container.incoming / path.name
                 try:
-                    await self._blobs.fetch(request.blob, path)
+                    await self._blobs.fetch(request.blob, incoming)
+                    incoming.rename(path)
                 except (SquallError, OSError) as error:
                     held.started_at = self._clock.now()
                     held.started_ns = held.ended_ns = int(held.started_at * 1e9)
@@ -152,8 +155,9 @@ class Execution:
             async with self._items.open(held, container) as on_item:
                 return await self._run(held, container, path, on_item)
         finally:
-            if path is not None:
-                path.unlink(missing_ok=True)
+            for file in (path, incoming):
+                if file is not None:
+                    file.unlink(missing_ok=True)
 
     async def _run(
         self, held: Held, container: PooledContainer, path: Path | None, on_item: OnItem | None

@@ -110,6 +110,10 @@ class FakeContainer:
         return self._folder
 
     @property
+    def incoming(self) -> Path:
+        return self._folder / "incoming"
+
+    @property
     def running(self) -> frozenset[tuple[str, int]]:
         return frozenset(self._tasks)
 

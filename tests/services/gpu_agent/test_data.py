@@ -44,6 +44,18 @@ async def test_large_arguments_arrive_as_a_file_that_is_deleted_afterwards(scene
         assert not seen[0].exists()
 
 
+async def test_large_arguments_are_fetched_and_checked_out_of_reach_of_user_code(scene: Scene) -> None:
+    async def seen(container: FakeContainer, request: InputRequest) -> End:
+        assert request.path is not None
+        return output(f"{request.path.parent == container.scratch} {container.incoming.is_dir()}".encode())
+
+    async with scene.agent(FakeBackend({"f": seen})):
+        pool, function = await scene.ready()
+        content = b"x" * 300_000
+        request = await scene.call(pool, function, blob=blob_ref(scene.blob(content), len(content)))
+        assert (await scene.result(request)).payload == b"True True"
+
+
 async def test_arguments_that_are_not_what_their_name_says_never_reach_user_code(scene: Scene) -> None:
     async with scene.agent(FakeBackend({"f": echo})):
         pool, function = await scene.ready()

@@ -30,7 +30,7 @@ class RunnerContainer:
         self.how = ""
         self.why = ""
         self.phases: tuple[Phase, ...] = ()
-        self.scratch = scratch
+        self.scratch = self.incoming = scratch
         self.inside: Inside | None = None
         self.not_inside = ""
         self.on_ended: Callable[[RunnerContainer], None] = _nothing

@@ -35,7 +35,7 @@ from squall_gpu_agent.backends.runner_container import RunnerContainer
 from squall_gpu_agent.backends.sandbox import cgroups, first, kernel, network, seccomp
 from squall_gpu_agent.backends.sandbox.cgroups import Group, Groups, Limits
 from squall_gpu_agent.backends.sandbox.container import SandboxContainer
-from squall_gpu_agent.backends.sandbox.network import NetworkRules, Networks
+from squall_gpu_agent.backends.sandbox.network import Link, NetworkRules, Networks
 from squall_gpu_agent.backends.sandbox.slots import LauncherLink, Slot
 from squall_gpu_agent.backends.sandbox.template import SandboxTemplate
 from squall_gpu_agent.backends.sandbox.wanted import SDK, SandboxWanted
@@ -206,7 +206,7 @@ class SandboxBackend(StartingBackend[SandboxWanted, SandboxContainer, SandboxTem
         slot = launcher.make(self._plan(name, PROBE_IDS, [str(self._data / "nothing")], group), group)
         try:
             async with asyncio.timeout(PROBE_S):
-                await slot.made
+                await slot.until_made()
         finally:
             launcher.kill(slot)
             launcher.release(slot)
@@ -265,16 +265,19 @@ class SandboxBackend(StartingBackend[SandboxWanted, SandboxContainer, SandboxTem
         networks = None if spec.block_network else self._networks
         loop = asyncio.get_running_loop()
 
-        def connect() -> None:
+        def connect() -> Link:
             assert networks is not None
-            link = networks.connect(slot.init, spec.outbound_cidr_allowlist)
-            slot.on_removed.append(lambda: networks.disconnect(link))
+            return networks.connect(slot.init, spec.outbound_cidr_allowlist)
 
-        def connected(done: asyncio.Future[None]) -> None:
-            if done.exception() is None:
-                slot.ready.set_result(None)
-            else:
+        def connected(done: asyncio.Future[Link]) -> None:
+            assert networks is not None
+            if done.exception() is not None:
                 slot.ready.set_exception(SpawnFailed(f"no network: {done.exception()}"))
+                return
+            if slot.removed:  # it ended meanwhile, and nobody looks at `on_removed` any more
+                loop.run_in_executor(None, networks.disconnect, done.result())
+            slot.on_removed.append(lambda: networks.disconnect(done.result()))
+            slot.ready.set_result(None)
 
         def made(done: asyncio.Future[int]) -> None:
             if done.exception() is not None:
@@ -323,8 +326,8 @@ class SandboxBackend(StartingBackend[SandboxWanted, SandboxContainer, SandboxTem
         argv = launch.command(wanted.root.python, SDK)
         container.move(self._slot(wanted, Run(argv, variables), ends.theirs))
         assert container.slot is not None
-        container.pid = await container.slot.made
-        await container.slot.ready
+        container.pid = await container.slot.until_made()
+        await container.slot.until_ready()
         return launch.setup(wanted, {}, whole_env=False, template=False, forked=False)
 
     async def _start_template(self, key: str, wanted: SandboxWanted, on_log: OnLog) -> SandboxTemplate:
@@ -353,8 +356,8 @@ class SandboxBackend(StartingBackend[SandboxWanted, SandboxContainer, SandboxTem
         slot.ended.add_done_callback(lambda _: pipes.close())
         launcher.release(slot)
         try:
-            template.pid = await slot.made
-            await slot.ready
+            template.pid = await slot.until_made()
+            await slot.until_ready()
             setup = launch.setup(own, {}, whole_env=False, template=True, forked=False)
             template.setup({**setup, **_terms()})
         except BaseException:

@@ -34,7 +34,7 @@ class SandboxContainer(RunnerContainer):
         if before is not None:
             self._launcher.kill(before)
             self._launcher.release(before)
-        self.scratch = slot.scratch
+        self.scratch, self.incoming = slot.scratch, slot.incoming
         self._link.settle(slot.scratch, slot.taken)
         slot.ended.add_done_callback(lambda ended: self._on_slot_ended(slot, ended.result()))
 

@@ -8,6 +8,7 @@ operator allows.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import itertools
 import json
@@ -125,7 +126,16 @@ class Networks:
             number = next(n for n in self._numbers_round() if n not in self._used)
             self._used.add(number)
         link = Link(f"{self._prefix}{number:x}", number, None if only is None else tuple(only))
-        outside, inside = (self._pool.network_address + 2 * number + side for side in (0, 1))
+        try:
+            self._connect(link, pid)
+        except OSError:
+            with contextlib.suppress(OSError):
+                self.disconnect(link)
+            raise
+        return link
+
+    def _connect(self, link: Link, pid: int) -> None:
+        outside, inside = (self._pool.network_address + 2 * link.number + side for side in (0, 1))
         if link.only is not None:
             _run(["nft", "-f", "-"], self._allow_list(link))
         host = f"link add {link.name} type veth peer name {INSIDE} netns {pid}\n"
@@ -133,7 +143,6 @@ class Networks:
         _run(["ip", "-batch", "-"], host)
         own = f"addr add {inside}/31 dev {INSIDE}\nlink set {INSIDE} up\nroute add default via {outside}\n"
         _run(["nsenter", f"--net=/proc/{pid}/ns/net", "ip", "-batch", "-"], own)
-        return link
 
     def disconnect(self, link: Link) -> None:
         """Its sandbox has ended."""
@@ -146,6 +155,7 @@ class Networks:
             _run(
                 ["nft", "-f", "-"], f'delete element {table} lists {{ "{link.name}" }}\ndelete chain {table} {chain}\n'
             )
+        # Only now: a list that could not be taken away would be that of the number's next sandbox as well.
         with self._lock:
             self._used.discard(link.number)
 

@@ -18,8 +18,9 @@ from squall_gpu_agent.backends.sandbox import syscalls
 ALLOW, KILL_PROCESS, ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 NAMESPACES = 0x7E020000
 """Every CLONE_NEW* flag of clone; CLONE_NEWTIME is only for unshare and clone3, which are refused."""
-FORBIDDEN_FAMILIES = (38, 40)
-"""AF_ALG: kernel code that programs do not need. AF_VSOCK: knows no network namespaces."""
+FAMILIES = (1, 2, 10, 16)
+"""AF_UNIX, AF_INET, AF_INET6, AF_NETLINK. The others are kernel code that programs do not need, which the kernel loads
+when a socket asks for it; some (AF_VSOCK) know no network namespaces."""
 FORBIDDEN_IOCTLS = (0x5412, 0x541C, 0x5423)
 """TIOCSTI and TIOCLINUX put words into a terminal's mouth; TIOCSETD loads line disciplines, which is kernel code."""
 PERSONALITIES = (0x0, 0x0008, 0x20000, 0x20008, 0xFFFFFFFF)
@@ -112,8 +113,8 @@ def _no_bits(place: int, bits: int) -> list[bytes]:
 
 _CHECKS = {
     "clone": _no_bits(0, NAMESPACES),
-    "socket": _none_of(0, FORBIDDEN_FAMILIES),
-    "socketpair": _none_of(0, FORBIDDEN_FAMILIES),
+    "socket": _one_of(0, FAMILIES),
+    "socketpair": _one_of(0, FAMILIES),
     "ioctl": _none_of(1, FORBIDDEN_IOCTLS),
     "personality": _one_of(0, PERSONALITIES),
 }

@@ -42,12 +42,27 @@ class Slot:
         """Nothing of it runs any more; the wait status of its program, if somebody saw it."""
         self.init = 0
         self.released = False
+        self.removed = False
+        """Its disk and groups are being taken away."""
         self.on_removed: list[Callable[[], None]] = []
         """What else is to be taken away when it is gone; called in a thread."""
         self.ready: asyncio.Future[None] = loop.create_future()
         """Made, and with its network. Raises `SpawnFailed`."""
         self.ready.add_done_callback(_seen)
         self.made.add_done_callback(_seen)
+
+    async def until_made(self) -> int:
+        """See `made`. Whoever gives up waiting leaves it to be made: the launcher's word on it is still to come."""
+        return await asyncio.shield(self.made)
+
+    async def until_ready(self) -> None:
+        """See `ready`, and `until_made`."""
+        await asyncio.shield(self.ready)
+
+    @property
+    def incoming(self) -> Path:
+        """Folder for payloads on their way in; the slot does not see them."""
+        return self.taken
 
     @property
     def name(self) -> str:
@@ -141,6 +156,7 @@ class LauncherLink:
             self._loop.call_later(TAKEN_POLL_S, self._remove, slot, until)
             return
         self._slots.pop(slot.name, None)
+        slot.removed = True
         self._tell(ToLauncher.REMOVE, {"slot": slot.name})
         self._loop.run_in_executor(None, _take_away, slot)
 

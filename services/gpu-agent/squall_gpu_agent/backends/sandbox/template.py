@@ -35,7 +35,7 @@ class SandboxTemplate(ProcessTemplate):
     async def fork_into(self, slot: Slot, descriptors: Sequence[int], on_exit: OnExit) -> int:
         """The host pid of a new container in a slot. Raises `ForkFailed`."""
         try:
-            await slot.ready
+            await slot.until_ready()
             namespaces = slot.namespaces()
         except (SpawnFailed, OSError) as error:
             raise ForkFailed(f"no slot: {error}") from error
@@ -51,6 +51,21 @@ class SandboxTemplate(ProcessTemplate):
         finally:
             if self._spare is None and not self._retired:
                 self._spare = self.make_slot()
+
+    def retire(self) -> None:
+        """See `ProcessTemplate.retire`."""
+        super().retire()
+        self._drop_spare()
+
+    def _on_closed(self) -> None:
+        super()._on_closed()
+        self._drop_spare()
+
+    def _drop_spare(self) -> None:
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            self.launcher.kill(spare)
+            self.launcher.release(spare)
 
     def kill(self) -> None:
         """See `ProcessTemplate.kill`."""
