@@ -38,7 +38,9 @@ AT_FDCWD, AT_EMPTY_PATH, AT_RECURSIVE = -100, 0x1000, 0x8000
 OPEN_TREE_CLONE, OPEN_TREE_CLOEXEC, MOVE_MOUNT_F_EMPTY_PATH = 1, 0o2000000, 4
 MOUNT_ATTR_IDMAP, MOUNT_ATTR_RDONLY = 0x100000, 1
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
-PR_SET_PDEATHSIG, PR_SET_SECUREBITS, NO_SETUID_FIXUP = 1, 28, 1 << 2
+PR_SET_PDEATHSIG, PR_CAPBSET_DROP, PR_SET_SECUREBITS, NO_SETUID_FIXUP = 1, 24, 28, 1 << 2
+# chown, dac_override, fowner, fsetid, kill, setgid, setuid, setpcap, net_bind_service, sys_chroot, setfcap
+CAPABILITIES = (0, 1, 3, 4, 5, 6, 7, 8, 10, 18, 31)
 IDS = 65536
 FAILED = 125
 """Exit code when the root could not be made; the reason is on standard error."""
@@ -234,6 +236,7 @@ def _become(order: dict[str, Any], users: int) -> None:
     os.setgroups([])
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
+    _give_up_rights()
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a change of credentials has cleared it
     os.umask(0o022)
     try:
@@ -251,6 +254,18 @@ def _become(order: dict[str, Any], users: int) -> None:
         sys.stderr.write(f"{command[0]}: {error.strerror}\n")
         sys.stderr.flush()
         os._exit(127)
+
+
+def _give_up_rights() -> None:
+    """What the command's root may do in its user namespace; and no namespace below it, where it could do the rest."""
+    with open("/proc/sys/user/max_user_namespaces", "w") as most:
+        most.write("0")
+    with open("/proc/sys/kernel/cap_last_cap") as file:
+        last = int(file.read())
+    for number in range(last + 1):
+        # The exec that follows takes all others from what is effective now, too.
+        if number not in CAPABILITIES and LIBC.prctl(PR_CAPBSET_DROP, number, 0, 0, 0) != 0:
+            raise OSError(ctypes.get_errno(), "prctl")
 
 
 # --- the kernel ---

@@ -22,6 +22,8 @@ CONNECT_TIMEOUT_S = 30.0
 HEAD_TIMEOUT_S = 60.0
 MAX_HEAD_BYTES = 64 * 1024
 CHUNK_BYTES = 1 << 16
+MAX_CONNECTIONS = 256
+"""Of one build. Each takes two descriptors of the builder, which all of its builds share."""
 PRIVATE = tuple(
     ipaddress.ip_network(text)
     for text in ("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7", "fec0::/10")
@@ -84,6 +86,9 @@ async def serving(listener: socket.socket, rules: EgressRules) -> AsyncIterator[
     async def on_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
+        if len(tasks) >= MAX_CONNECTIONS:
+            writer.close()
+            return
         tasks.add(task)
         try:
             await _serve(reader, writer, rules)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from squall.errors import ImageBuildError
 from squall.http_api import blob_ref
@@ -111,7 +112,7 @@ def _rules(settings: BuilderSettings, bus_url: str) -> EgressRules:
 
 
 def _addresses(url: str) -> set[Address]:
-    host = url.partition("://")[2].rpartition("@")[2].partition("/")[0].rpartition(":")[0].strip("[]")
+    host = urlsplit(url.strip() if "://" in url else f"//{url.strip()}").hostname
     if not host:
         return set()
     try:

@@ -174,3 +174,14 @@ class TestInRooms:
     async def test_users_of_the_machine_cannot_reach_programs_in_layers(self, store: LayerStore) -> None:
         found = await store.ensure(image(), print)
         assert found.layers[0].parent.parent.stat().st_mode & 0o777 == 0o700
+
+    async def test_a_command_has_few_rights_and_makes_no_namespace_in_which_it_had_more(
+        self, store: LayerStore
+    ) -> None:
+        asked = (
+            "import ctypes; print(ctypes.CDLL(None).unshare(0x10000000));"
+            "print([line.split()[1] for line in open('/proc/self/status') if line[:6] in ('CapEff', 'CapBnd')])"
+        )
+        lines: list[str] = []
+        await store.ensure(image(step("run_commands", commands=[f'python3 -c "{asked}"'])), lines.append)
+        assert lines[-2:] == ["-1", "['00000000800405fb', '00000000800405fb']"]
