@@ -84,16 +84,16 @@ class Queues:
 
     # ------------------------------------------------------------------ out
 
-    async def take(self, place: tuple[str, str, str], most: int, wait_s: float) -> list[Stored]:
-        """Up to so many items, in order; none if there is none within that time."""
+    async def take(self, place: tuple[str, str, str], most: int, wait_s: float, gone: asyncio.Event) -> list[Stored]:
+        """Up to so many items, in order; none if there is none within that time. Nothing is taken for who is gone."""
         subject, until = self._subject(*place), self._clock.monotonic() + wait_s
         async with self._news(subject) as event:
             while True:
                 event.clear()
                 async with self._alone(subject):
-                    taken = await self._take(subject, most)
+                    taken = [] if gone.is_set() else await self._take(subject, most)
                 left_s = until - self._clock.monotonic()
-                if taken or left_s <= 0:
+                if taken or left_s <= 0 or gone.is_set():
                     return taken
                 try:
                     async with asyncio.timeout(min(left_s, PAUSE_S)):

@@ -12,7 +12,7 @@ from squall.spec import INLINE_LIMIT_BYTES
 from squall_bus import Stored
 from squall_contracts.objects import QueueItem
 from squall_gateway.answers import send_json, send_whole
-from squall_gateway.bodies import integer, number, query_values, wait_s, whole
+from squall_gateway.bodies import integer, leaving, number, query_values, wait_s, whole
 from squall_gateway.call_headers import blob_size, check_blob_ref
 from squall_gateway.dicts import Dicts, Outcome, read_ops
 from squall_gateway.edge import Exchange, Handler
@@ -104,7 +104,9 @@ class EntryRoutes:
         if not 0 < most <= MAX_ITEMS:
             raise InvalidError(f"most must be 1 to {MAX_ITEMS}")
         place = await self._place(exchange, object_id, asked)
-        await _answer(exchange, map(_taken, await self.queues.take(place, most, wait_s(asked))))
+        async with leaving(exchange.receive) as gone:
+            taken = await self.queues.take(place, most, wait_s(asked), gone)
+        await _answer(exchange, map(_taken, taken))
 
     async def queue_items(self, exchange: Exchange, object_id: str) -> None:
         """Some items of a partition, which stay there."""
