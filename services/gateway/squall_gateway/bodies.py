@@ -35,7 +35,7 @@ async def chunks(receive: Receive) -> AsyncIterator[bytes]:
 
 @asynccontextmanager
 async def leaving(receive: Receive) -> AsyncIterator[asyncio.Event]:
-    """An event that is set when the client goes away while the block runs. The body has been read, or is thrown away."""
+    """An event that is set when the client goes away while the block runs. A body that is unread is thrown away."""
     gone = asyncio.Event()
 
     async def watch() -> None:

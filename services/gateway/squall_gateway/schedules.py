@@ -14,7 +14,7 @@ from squall.spec import Encoding, Kind
 from squall_bus import Bus, WrongRevision
 from squall_contracts.schedules import SCHEDULES, ScheduleRecord
 from squall_gateway.accept import Acceptor, Input
-from squall_gateway.call_headers import CallHeaders
+from squall_gateway.call_headers import CallHeaders, check_shard
 from squall_gateway.call_spans import now_ns
 from squall_gateway.policy.schedules import in_words
 from squall_gateway.targets import Targets
@@ -55,12 +55,13 @@ class Schedules:
 
         return await self._change(schedule, workspace, resumed)
 
-    async def run(self, schedule: str, workspace: str) -> RanSchedule:
-        """A call of its function now."""
+    async def run(self, schedule: str, workspace: str, wanted: str = "") -> RanSchedule:
+        """A call of its function now, under the id that its client made: then a repeated request is the same call."""
+        shards = self.bus.topology.shards
         record, _ = await self._read(schedule, workspace)
         received_ns = now_ns(self.clock)
         call = CallHeaders(
-            call=new_call_id(self.bus.topology.shards),
+            call=check_shard(wanted, shards) if wanted else new_call_id(shards),
             app=record.app_id,
             function=record.function,
             function_id="",

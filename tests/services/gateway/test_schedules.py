@@ -6,9 +6,10 @@ import pickle
 from typing import Any
 
 import pytest
-from tests.services.gateway.world import TinyAgent, World, a_function, error_of
+from tests.services.gateway.world import SHARDS, TinyAgent, World, a_function, error_of
 
 from squall.http_api import Route
+from squall.ids import new_call_id
 from squall.spec import MethodSpec, ScheduleSpec, to_wire
 from squall_contracts.functions import pool_id
 from squall_contracts.schedules import SCHEDULES, ScheduleRecord, generation_of, schedule_id
@@ -109,6 +110,22 @@ async def test_run_now_is_an_ordinary_call_without_arguments(world: World, agent
     [request] = agent.seen
     assert (pickle.loads(request.payload), request.kind, request.call) == (((), {}), "spawn", ran["call"])
     assert await stored(world, schedule) == before
+
+
+async def test_a_request_to_run_it_now_that_is_sent_twice_is_one_call(world: World, agent: TinyAgent) -> None:
+    app, schedule = await a_schedule(world, "run-twice")
+    call = new_call_id(SHARDS)
+
+    for _ in range(2):
+        ran = await world.http.post(Route.SCHEDULE_RUN.format(schedule=schedule), params={"call": call})
+        assert (ran.status_code, ran.json()["call"]) == (200, call)
+
+    await agent.serve(pool_id(app["functions"]["double"]))
+    result = await world.http.get(Route.CALL_RESULT.format(call=call), params={"index": 0, "wait": 20})
+    assert result.status_code == 200
+    assert [request.call for request in agent.seen] == [call]
+    nonsense = await world.http.post(Route.SCHEDULE_RUN.format(schedule=schedule), params={"call": "x"})
+    assert (nonsense.status_code, error_of(nonsense)["code"]) == (400, "invalid")
 
 
 async def test_a_schedule_of_somebody_else_is_like_none(world: World) -> None:

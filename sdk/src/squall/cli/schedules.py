@@ -13,6 +13,7 @@ from squall.cli.server import for_command
 from squall.client import query
 from squall.errors import NotFoundError
 from squall.http_api import Route, ScheduleInfo
+from squall.ids import new_call_id
 from squall.session import Session
 from squall.spec import from_wire
 
@@ -42,7 +43,9 @@ def list_schedules(*, app: Optional[str], environment: Optional[str], as_json: b
 
 def run_now(app: str, function: str, *, environment: Optional[str], as_json: bool) -> int:
     """Calls the function of a schedule now."""
-    answer = _post("SCHEDULE_RUN", app, function, environment)
+    with for_command() as session:  # the id is made here: a request that is sent again makes no second call
+        call = new_call_id(session.client.info().shards)
+    answer = _post("SCHEDULE_RUN", app, function, environment, call=call)
     told = f"✓ Called {function} of {app}: {answer['call']}. `squall call get {answer['call']}` shows how it ends.\n"
     return _told(answer, told, as_json)
 
@@ -60,7 +63,7 @@ def resume(app: str, function: str, *, environment: Optional[str], as_json: bool
     return _told(_post("SCHEDULE_RESUME", app, function, environment), f"✓ Resumed {function} of {app}.\n", as_json)
 
 
-def _post(route: str, app: str, function: str, environment: Optional[str]) -> Any:
+def _post(route: str, app: str, function: str, environment: Optional[str], **asked: str) -> Any:
     with for_command() as session:
         matching = [s for s in _all(session, environment) if app in (s.app, s.app_id) and s.function == function]
         if not matching:
@@ -69,7 +72,7 @@ def _post(route: str, app: str, function: str, environment: Optional[str]) -> An
                 fix="`squall schedule list` shows those that are.",
             )
         path: str = getattr(Route, route)
-        return session.client.json("POST", path.format(schedule=matching[-1].id))
+        return session.client.json("POST", query(path.format(schedule=matching[-1].id), **asked))
 
 
 def _all(session: Session, environment: Optional[str]) -> list[ScheduleInfo]:

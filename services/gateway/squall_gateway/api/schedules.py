@@ -45,6 +45,7 @@ class ScheduleRoutes:
         """Ticks from now on; what was due meanwhile is not made up for."""
         return await self.schedules.resume(schedule, workspace_of(request))
 
-    async def run(self, request: Request, schedule: str) -> RanSchedule:
-        """Call its function now. Its ticks stay as they are."""
-        return await self.schedules.run(schedule, workspace_of(request))
+    async def run(self, request: Request, schedule: str, call: str = "") -> RanSchedule:
+        """Call its function now. Its ticks stay as they are. A request that is repeated with the same `call`, the id of
+        the call to make, makes one."""
+        return await self.schedules.run(schedule, workspace_of(request), call)
