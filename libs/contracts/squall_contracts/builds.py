@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from squall.spec import ImageSpec, digest
 from squall_contracts.envelope import Message
+from squall_contracts.objects import environment_token
 
 IMAGES = "images"
 IMAGE_NAMES = "name."
@@ -73,4 +74,4 @@ def image_name_key(workspace: str, environment: str, name: str) -> str:
 
 def image_names_of(workspace: str, environment: str) -> str:
     """Prefix of the keys of the names of an environment."""
-    return f"{IMAGE_NAMES}{workspace}.{environment}."
+    return f"{IMAGE_NAMES}{workspace}.{environment_token(environment)}."

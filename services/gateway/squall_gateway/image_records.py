@@ -9,6 +9,7 @@ import re
 
 from squall.errors import InvalidError, NotFoundError
 from squall.http_api import ImageInfo
+from squall.ids import check_name
 from squall.spec import to_wire
 from squall_bus import Bus
 from squall_contracts.builds import IMAGES, ImageNameRecord, ImageRecord, image_name_key, image_names_of
@@ -43,6 +44,7 @@ class ImageRecords:
 
     async def named(self, name: str, workspace: str, environment: str) -> ImageInfo:
         """The image that a name means. Raises `NotFoundError`."""
+        check_name(environment, "environment")
         entry = await self._bucket.get(image_name_key(workspace, environment, _checked(name)))
         if entry is None:
             raise NotFoundError(
@@ -67,6 +69,7 @@ class ImageRecords:
         return await self.one(image, workspace, environment)
 
     async def _names(self, workspace: str, environment: str) -> dict[str, tuple[str, ...]]:
+        check_name(environment, "environment")
         found: dict[str, tuple[str, ...]] = {}
         for entry in await self._bucket.entries(image_names_of(workspace, environment)):
             record = ImageNameRecord.decode(entry.value)

@@ -153,3 +153,11 @@ async def test_images_of_other_workspaces_are_not_listed(world: World) -> None:
 )
 async def test_what_is_no_image_is_refused(world: World, path: str) -> None:
     assert (await world.http.get(path)).status_code == 400
+
+
+@pytest.mark.parametrize("environment", ["a b", "*", "", ">"])
+async def test_an_environment_that_cannot_be_is_refused(world: World, environment: str) -> None:
+    for path in ("/v1/images", "/v1/image-names/base"):
+        answer = await world.http.get(path, params={"environment": environment})
+        assert answer.status_code == 400, answer.text
+        assert "environment" in answer.json()["error"]["message"]

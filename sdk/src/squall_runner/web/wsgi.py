@@ -118,6 +118,8 @@ def environ_of(scope: dict[str, Any], body: Body, several: bool) -> dict[str, An
         "wsgi.run_once": False,
     }
     for name, value in scope["headers"]:
+        if b"_" in name:  # `X_User` would be taken for the `X-User` that somebody's proxy sets, or checks
+            continue
         key = name.decode("latin-1").upper().replace("-", "_")
         key = key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"
         text = value.decode("latin-1")
