@@ -12,6 +12,8 @@ import sys
 from collections.abc import Iterator
 
 PUBLIC, SECOND_PUBLIC, PRIVATE, METADATA = "198.51.100.2", "198.51.100.3", "10.213.77.2", "169.254.169.254"
+METADATA_OF_AZURE = "168.63.129.16"
+ROUTED = (PRIVATE, METADATA, METADATA_OF_AZURE)
 PORT = 8077
 _SERVE = f"""
 import socket
@@ -24,7 +26,7 @@ while True:
 
 @contextlib.contextmanager
 def outside() -> Iterator[None]:
-    """It listens at `PORT` of all four addresses."""
+    """It listens at `PORT` of all of these addresses."""
     name = f"sqt-{secrets.token_hex(3)}"
     _ip("netns", "add", name)
     server = None
@@ -33,9 +35,9 @@ def outside() -> Iterator[None]:
         _ip("addr", "add", "198.51.100.1/24", "dev", name)
         _ip("link", "set", name, "up")
         _ip("-n", name, "link", "set", "eth0", "up")
-        for address in (f"{PUBLIC}/24", f"{SECOND_PUBLIC}/24", f"{PRIVATE}/32", f"{METADATA}/32"):
+        for address in (f"{PUBLIC}/24", f"{SECOND_PUBLIC}/24", *(f"{address}/32" for address in ROUTED)):
             _ip("-n", name, "addr", "add", address, "dev", "eth0")
-        for address in (PRIVATE, METADATA):
+        for address in ROUTED:
             _ip("route", "add", f"{address}/32", "dev", name)
         _ip("-n", name, "route", "add", "default", "via", "198.51.100.1")
         command = ["ip", "netns", "exec", name, sys.executable, "-c", _SERVE]

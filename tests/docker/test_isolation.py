@@ -162,7 +162,7 @@ def at(*addresses: str) -> list[tuple[str, list[Any]]]:
     return [("AF_INET", [address, PORT]) for address in addresses]
 
 
-EVERYWHERE = at(PUBLIC, SECOND_PUBLIC, PRIVATE, outside.METADATA)
+EVERYWHERE = at(PUBLIC, SECOND_PUBLIC, PRIVATE, outside.METADATA, outside.METADATA_OF_AZURE)
 
 
 @pytest.mark.parametrize("use_template", [False, True])

@@ -28,6 +28,9 @@ PRIVATE = tuple(
     ipaddress.ip_network(text)
     for text in ("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7", "fec0::/10")
 )
+NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+METADATA = (ipaddress.IPv4Address("168.63.129.16"),)
+"""Of clouds that have it at a public address (Azure)."""
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -46,10 +49,12 @@ class EgressRules:
 
     def refusal(self, address: Address) -> str | None:
         """Why builds cannot reach it; None if they can."""
-        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-            address = address.ipv4_mapped
+        if isinstance(address, ipaddress.IPv6Address):
+            address = _meant(address)
         if address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified:
             return "is not an address of another machine"
+        if address in METADATA:
+            return "is not an address of another machine, but of the cloud's own service"
         if address in self.own:
             return "is the builder's own machine"
         if any(address in network for network in self.denied):
@@ -72,6 +77,13 @@ def own_addresses() -> frozenset[Address]:
     with contextlib.suppress(OSError), open("/proc/net/if_inet6") as table:
         found |= {ipaddress.ip_address(int(line.split()[0], 16)) for line in table if line.strip()}
     return frozenset(found)
+
+
+def _meant(address: ipaddress.IPv6Address) -> Address:
+    """The IPv4 address that a translator on the way would make of it, if it is one of those."""
+    if address in NAT64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour or address
 
 
 class Refused(Exception):

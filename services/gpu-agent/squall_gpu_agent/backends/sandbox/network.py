@@ -20,12 +20,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-# Private, link-local (metadata), carrier-grade, loopback, multicast, reserved.
+# Private, link-local (metadata), carrier-grade, loopback, multicast, reserved, and Azure's metadata.
 NOT_PUBLIC = (
     "0.0.0.0/8",
     "10.0.0.0/8",
     "100.64.0.0/10",
     "127.0.0.0/8",
+    "168.63.129.16/32",
     "169.254.0.0/16",
     "172.16.0.0/12",
     "192.0.0.0/24",
