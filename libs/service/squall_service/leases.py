@@ -81,12 +81,17 @@ class LeaderLease:
         return Leadership(self._revision, self._clock, asked + self._ttl_s * SAFETY)
 
     async def _withdraw(self) -> None:
-        """Stopped while asking: it may be ours, and nobody would give it back."""
+        """Stopped while asking: it may have been given to us. Asking once more is answered after that."""
         try:
             async with asyncio.timeout(self._ttl_s / RENEWALS):
-                entry = await self._kv.get(self._name, from_leader=True)
-                if entry is not None and entry.value == self._value:
-                    await self._kv.delete(self._name, revision=entry.revision)
+                try:
+                    revision = await self._kv.create(self._name, self._value, ttl_s=self._ttl_s)
+                except KeyExists:
+                    entry = await self._kv.get(self._name, from_leader=True)
+                    if entry is None or entry.value != self._value:
+                        return
+                    revision = entry.revision
+                await self._kv.delete(self._name, revision=revision)
         except (BusError, TimeoutError):
             pass  # it expires by itself
 

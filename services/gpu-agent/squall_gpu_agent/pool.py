@@ -163,6 +163,7 @@ class Pool:
             request = read_request(delivery.data)
         except BadMessage as error:
             self._work.tasks.start(self._work.poisoned(delivery, error), "poisoned call")
+            self.refresh()
             return
         if self._backlogs:
             self._backlogs[shard] = delivery.pending
