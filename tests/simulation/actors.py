@@ -97,11 +97,24 @@ class SimBundles:
 class SimSplice:
     """Nobody calls the platform from inside a container here."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, lines: object, tasks: object) -> None:
         pass
 
     @asynccontextmanager
     async def listen(self, path: Path) -> AsyncIterator[None]:
+        yield
+
+
+class SimDoor:
+    """Nobody sends web requests here."""
+
+    address = key = ""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    @asynccontextmanager
+    async def listen(self, folder: Path) -> AsyncIterator[None]:
         yield
 
 
@@ -173,6 +186,7 @@ class SimGateway:
 REPLACED = (
     (agent_module, "Bundles", SimBundles),
     (agent_module, "Splice", SimSplice),
+    (agent_module, "Door", SimDoor),
     (gateway_module, "Blobs", SimBlobs),
 )
 """(module, name, stand-in), exchanged while a simulation runs."""
