@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -138,7 +139,7 @@ def helper() -> int:
 
 
 def test_a_nested_function_travels_by_value() -> None:
-    app, base = squall.App("nested"), 40
+    app, base = squall.App(f"nested-{secrets.token_hex(2)}"), 40  # the one of the other platform may live on
 
     @app.function(serialized=True)
     def inner(x: int) -> int:
