@@ -12,10 +12,10 @@ from tests.simulation.running import ROOT, Found, play_many
 FEW = 50
 MANY = 10_000
 CAUGHT_WITHIN = 2000
-SEEN_AT = {"busy_is_drained": 700, "delivered_ones_expire": 70, "stopped_while_busy": 290}
+SEEN_AT = {"delivered_ones_expire": 70}
 """Seeds from which on a bug that few of them show is looked for."""
-RARE = frozenset(("map_repeats", "superseded_result_is_told"))
-"""Bugs whose number of seeds is not known: for `--mutation` only, until it is."""
+RARE = frozenset(("busy_is_drained", "map_repeats", "stopped_while_busy", "superseded_result_is_told"))
+"""Bugs that at most three in 2,500 seeds show, and every change of the code moves which: for `--mutation` only."""
 SOMETIMES = ("redelivered", "superseded", "abandoned", "takeover", "lost_reply", "requeued", "skipped", "counted_infra")
 """What must have happened somewhere, or the runs prove nothing."""
 

@@ -24,7 +24,7 @@ from squall.markers import BATCHED, CONCURRENT, WEB
 from squall.old_names import with_old_names
 from squall.origin import refuse_client
 from squall.place import is_local
-from squall.unimplemented import FUNCTION_KEYWORDS, missing_classmethods, refuse_keywords
+from squall.unimplemented import FUNCTION_KEYWORDS, WEB_INSTEAD, missing_classmethods, refuse_keywords
 
 if TYPE_CHECKING:
     from squall.autoscaler import FunctionStats
@@ -445,7 +445,7 @@ DASHBOARD_INSTEAD = "`squall app list`, `app logs` and `container list` show it;
 for _name, _missing in missing_classmethods(
     "App",
     {
-        "server": "Call functions with `.remote()` from your own web server for now.",
+        "server": WEB_INSTEAD,
         "sandboxes": "Run commands with subprocess inside a function.",
         "get_dashboard_url": DASHBOARD_INSTEAD,
     },

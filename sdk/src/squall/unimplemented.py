@@ -30,7 +30,7 @@ class Missing:
         return f"<{self._name}: not in this squall>"
 
 
-VALUES_INSTEAD = "Pass data as arguments and results; they may be large (they go through the blob store)."
+VALUES_INSTEAD = "Keep files in a `squall.Volume` (`read_file`, `batch_upload`), or pass them as arguments and results."
 WEB_INSTEAD = "Use `@squall.web_server(port)` on a function that starts the server."
 
 TOP_LEVEL: dict[str, str] = {
