@@ -23,7 +23,7 @@ from typing import Any
 import squall
 from squall import config, local
 from squall.client import Client
-from squall.http_api import Route
+from squall.http_api.routes import Route
 
 if squall.is_local():  # a container has this file alone
     from calls import commit, durability, machine, percentile

@@ -104,6 +104,7 @@ class Side:
 def uvicorn() -> Iterator[int]:
     """The app served directly."""
     words = ["-m", "uvicorn", "web:nothing", "--port", str(PORT), "--lifespan", "off", "--log-level", "critical"]
+    words += ["--timeout-keep-alive", "120"]  # longer than the others' turns
     child = subprocess.Popen([sys.executable, *words], cwd=Path(__file__).parent)
     try:
         for _ in range(200):

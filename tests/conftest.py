@@ -37,7 +37,12 @@ def missing_gpu() -> str | None:
     return None if Path("/dev/nvidiactl").exists() else "needs an NVIDIA GPU"
 
 
-NEEDS = {"root": missing_root, "docker": missing_docker, "gpu": missing_gpu}
+def missing_runsc() -> str | None:
+    """Why a test marked `gvisor` cannot run here, or None."""
+    return missing_root() or (None if shutil.which("runsc") else "needs gVisor's runsc")
+
+
+NEEDS = {"root": missing_root, "docker": missing_docker, "gpu": missing_gpu, "gvisor": missing_runsc}
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -27,6 +27,8 @@ WARM_UP_CALLS = 100
 WARM_UP_FAN_OUT = 200
 WARM_UP_LIMIT_S = 5.0
 SETTLE_LIMIT_S = 10.0
+REST_LIMIT_S = 90.0
+RESTING_CORES = 0.15
 
 LOADERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "squall": ("squall_engine", "SquallEngine", {"sync_interval": "always"}),
@@ -120,6 +122,7 @@ class Session:
 
     def _deep(self, depth: int) -> Sample:
         self._engine.prepare_depth(depth)
+        self._rest()
         return replace(self._one_by_one(DEPTH, self._engine.enqueue_deep), depth=depth)
 
     # --- calls whose values are looked at
@@ -158,6 +161,16 @@ class Session:
         self._engine.call(0)
         if time.monotonic() > until:
             raise NotOffered("the list before it had not been worked off in time")
+
+    def _rest(self) -> None:
+        """What an engine still does with a queue that it has just been given is no cost of the next call."""
+        until, before_s = time.monotonic() + REST_LIMIT_S, cpu_seconds(Path(self._plan.folder))
+        while time.monotonic() < until:
+            time.sleep(1.0)
+            now_s = cpu_seconds(Path(self._plan.folder))
+            if now_s - before_s < RESTING_CORES:
+                return
+            before_s = now_s
 
 
 def load(name: str) -> Engine:

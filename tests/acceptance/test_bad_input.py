@@ -202,7 +202,7 @@ def test_what_this_release_lacks_is_refused_not_ignored(leaves_nothing: Stranger
     leaves_nothing.has(
         "later.py",
         program("""\
-            @app.function(gpu="H100", region="eu-west")
+            @app.function(gpu="H100", proxy="eu-west")
             def f():
                 return 1
             """),
@@ -210,4 +210,4 @@ def test_what_this_release_lacks_is_refused_not_ignored(leaves_nothing: Stranger
 
     answer = leaves_nothing.squall("run", "later.py")
 
-    answer.must_refuse("unimplemented_argument", "later.py:5: .*region", "Fix: ")
+    answer.must_refuse("unimplemented_argument", "later.py:5: .*proxy", "Fix: ")

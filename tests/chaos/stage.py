@@ -21,17 +21,21 @@ from tests.support.failpoints import FailPoints, gone
 from tests.support.platform import SQUALL, Part, Platform, eventually, process
 
 import squall
+from squall.config import ServerAddress
 from squall_bus import connect
 from squall_contracts import topology
-from squall_verify import collecting, files, settling, watching
+from squall_verify import collecting, files, settling, stepping, ticking, watching
 from squall_verify.client import Caller, Log
 from squall_verify.evidence import Effect, Evidence, Happened, Key
 from squall_verify.faults.registry import Given, Site, node_name
 from squall_verify.processes import ancestors
 from squall_verify.run import PROGRAM
+from squall_verify.state import State
+from squall_verify.stepping import StepLog, name_of_log
 
 BUGS = Path(__file__).parent / "bugs"
 EXTRA = Path(__file__).parent / "programs" / "dying.py"
+TICKING = EXTRA.with_name("ticking.py")
 AGENT_POINTS = "gpu-agent"
 OF_THE_TOPOLOGY = ("unconditional-write",)
 """Bugs that show when streams are made or changed."""
@@ -101,7 +105,7 @@ class Stage:
         )
 
     def _evidence(self, scene: Scenario, since: float) -> Evidence:
-        laws = asyncio.run(collecting.laws(self.platform, {}))
+        laws = asyncio.run(collecting.laws(self.platform, {}, scene.paused_at))
         accepted = tuple(each for each in laws.accepted if each.key not in self.known)
         refs = {each.blob for each in accepted} | {each.blob for each in laws.recorded if each.key not in self.known}
         return replace(
@@ -115,9 +119,16 @@ class Stage:
             blobs={ref: state for ref, state in laws.blobs.items() if ref in refs},
             letters=tuple(key for key in laws.letters if key not in self.known),
             seen=files.seen(scene.logs),
+            state=self._state(scene, laws.state, since),
             happened=tuple(scene.happened),
             samples=tuple(sample for sample in self.watcher.samples if sample.at > since + 1.0),
         )
+
+    def _state(self, scene: Scenario, found: State, since: float) -> State:
+        """Of schedules only those that this scenario has declared."""
+        web_runs = tuple(run for run in files.web_runs(self.effects) if run.at >= since)
+        schedules = tuple(each for each in found.schedules if each.schedule in scene.paused_at)
+        return State(steps=stepping.steps(scene.logs), web_runs=web_runs, schedules=schedules)
 
     @property
     def effects(self) -> Path:
@@ -142,10 +153,14 @@ class Scenario:
     happened: list[Happened] = field(default_factory=list)
     threads: list[threading.Thread] = field(default_factory=list)
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    paused_at: dict[str, float] = field(default_factory=dict)
+    """Schedules that were declared while this was played."""
 
     def __post_init__(self) -> None:
         gateways = self.stage.platform.parts_named("gateway")
-        self.caller = Caller(Log(self.logs / "client-0.jsonl"), gateways[-1].url)
+        steps = StepLog(self.logs / name_of_log(0))
+        log, objects = Log(self.logs / "client-0.jsonl"), f"verify-{self.logs.name}"
+        self.caller = Caller(log, steps, gateways[-1].url, objects=objects)
         # Looked up once: with the bus away nobody could begin anything otherwise.
         self.caller._function = cache(self.caller._function)  # type: ignore[method-assign]
 
@@ -182,6 +197,18 @@ class Scenario:
         """A while, ended early when the condition holds. With the bug it may never."""
         with suppress(Exception):
             eventually(condition, within_s=within_s)
+
+    def tick(self, for_s: float) -> None:
+        """A program with a schedule is deployed, and stopped a while later."""
+        platform = self.stage.platform
+        paused = ticking.pause(self.address)
+        deploy(platform, TICKING, self.stage.effects)
+        time.sleep(for_s)
+        self.paused_at = {name: at for name, at in ticking.pause(self.address).items() if name not in paused}
+
+    @property
+    def address(self) -> ServerAddress:
+        return ServerAddress(self.stage.platform.url, self.stage.platform.token)
 
     def settle(self, within_s: float = REDELIVERED_S) -> None:
         """Until nothing is queued or leased."""
@@ -263,6 +290,7 @@ def stage(folder: Path) -> Iterator[Stage]:
     with Platform(processes=True, agents=2, gateways=2, environment=environment) as platform:
         deploy(platform, PROGRAM, folder / "effects")
         deploy(platform, EXTRA, folder / "effects")
+        ticking.pause(ServerAddress(platform.url, platform.token))
         watcher = watching.Watcher(platform.bus_settings)
         thread = threading.Thread(target=watcher.run)
         thread.start()

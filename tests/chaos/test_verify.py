@@ -6,6 +6,7 @@ A longer run, or another seed, is one command: see docs/reliability.md.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -16,11 +17,17 @@ from tests.support.platform import SQUALL
 
 SEEDS = (1, 2, 3, 4)
 SECONDS = 25
-RUN_S = 280.0
-MUST_BE_MET = {"redelivery", "superseded result", "agent loss", "nats restart"}
+RUN_S = 400.0
+MUST_BE_MET = {
+    *("redelivery", "superseded result", "agent loss", "nats restart", "tick while something was hurt"),
+    *("claim lost to another", "item got by another"),
+}
 NEVER_EXERCISED = {"I13"}
 """Nothing is preempted yet."""
-SELDOM = {"I7"}
+BOXED = 4 if os.geteuid() == 0 else None
+"""The seed whose containers are sandboxes."""
+BOXED_FAULTS = "kill-agent,kill-runner,pause-agent,kill-gateway"
+SELDOM = {"I7"} if BOXED else {"I7", "S1"}
 """Nothing may ever have dropped out of a queue."""
 
 
@@ -42,6 +49,7 @@ def runs() -> Runs:
 def verified(seed: int, folder: Path) -> dict[str, Any]:
     """The report of a run in which everything held."""
     command = [SQUALL, "verify", "--seed", seed, "--seconds", SECONDS, "--json", "--keep", folder / "evidence"]
+    command += ["--backend", "sandbox", "--faults", BOXED_FAULTS] if seed == BOXED else []
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=RUN_S, check=False)
     told = folder / "evidence" / "report.txt"
     assert done.returncode == 0, f"{done.stderr}\n{told.read_text() if told.exists() else done.stdout}"
@@ -66,7 +74,7 @@ def test_everything_holds(seed: int, runs: Runs, tmp_path: Path) -> None:
 def test_the_faults_have_bitten(runs: Runs) -> None:
     if len(runs.done) < len(SEEDS):
         pytest.skip("needs every seed of this module")
-    assert set(runs.met) == MUST_BE_MET
+    assert set(runs.met) >= MUST_BE_MET
     assert runs.known - runs.exercised <= NEVER_EXERCISED | SELDOM
 
 

@@ -31,6 +31,7 @@ from squall.spec import (
 from squall_contracts import (
     builds,
     calls,
+    environments,
     functions,
     health,
     letters,
@@ -43,6 +44,7 @@ from squall_contracts import (
     spans,
     usage,
     volumes,
+    webhooks,
 )
 from squall_contracts.envelope import BadMessage, HotMessage, Message
 
@@ -150,11 +152,14 @@ MESSAGES: tuple[Message, ...] = (
     volumes.VolumeHead(
         volume_id="vo-1", version=3, manifest="ab:12", files=2, size=99, committed_at=1.5, recent=[["r1", 3]]
     ),
+    volumes.CondemnedBlocks(blocks=["ab", "cd"]),
     objects.ObjectRecord(
         object_id="di-1", kind="dicts", name="state", workspace="ws", environment="main", created_at=1.0
     ),
     objects.DictEntry(key=b"k\xff", value=b"v", blob="ab:3", request="r1"),
     objects.QueueItem(value=b"v", blob="ab:3"),
+    objects.QueueFront(through=7),
+    objects.QueueTake(values=[b"v", b""], blobs=[None, "ab:3"]),
     schedules.ScheduleRecord(
         schedule_id="sc-1",
         app_id="ap-1",
@@ -173,6 +178,24 @@ MESSAGES: tuple[Message, ...] = (
         recent=[[2.0, 2.1, CALL]],
     ),
     schedules.Tick(schedule_id="sc-1", generation="abc", tick=3.0),
+    environments.EnvironmentRecord(name="staging", workspace="ws", created_at=1.5),
+    webhooks.WebhookUser(workspace="ws", since=1.5),
+    webhooks.WebhookDelivery(
+        call=CALL,
+        index=3,
+        workspace="ws",
+        url="https://example.com/ends?run=17",
+        event="call.failed",
+        app="ap-1",
+        function="Model.predict",
+        created_at=1.5,
+        state="pending",
+        body=b'{"type":"call.failed"}',
+        tries=2,
+        next_at=99.5,
+        recent=[[2.0, 0.5, "answered 503"]],
+    ),
+    webhooks.WebhookLetter(call=CALL, index=3, workspace="ws", app="ap-1", at=2.5),
     secrets.SecretRecord(
         secret_id="st-1",
         workspace="ws",
@@ -214,6 +237,18 @@ MESSAGES: tuple[Message, ...] = (
     scaling.WebDemand(pool="po-1", gateway="gw-1", held=2, running=3),
     scaling.Verdict(pool="po-1", at=1.0, missing=1, rejected={"node-a": "has no H100"}, message="no node offers H100"),
     builds.BuildImage(image="im-1", spec=SPEC.image, requested_at=1.0),
+    builds.PruneImages(reply_to="_INBOX_gw.1", step="remove", images=("im-1",), since=1.0),
+    builds.PruneAnswer(
+        builder="bu-1",
+        done=False,
+        withdrawn=("im-1",),
+        images=1,
+        layers=2,
+        bytes=3,
+        kept_bytes=4,
+        in_registry=1,
+        error="disk",
+    ),
     builds.ImageNameRecord(name="a:latest", image="im-1", workspace="ws", environment="main", updated_at=1.0),
     builds.ImageRecord(image="im-1", state="ready", updated_at=1.0, lock=("numpy==2.0",), python="3.11"),
     logs.LogLines(

@@ -21,7 +21,8 @@ names = {name.partition(".")[0] for name in set(sys.modules) - before}
 print(*sorted(names - set(sys.stdlib_module_names) - {"squall", "squall_runner"}))
 """
 
-VOCABULARY = [SDK / "squall" / name for name in ("spec.py", "errors.py", "ids.py", "http_api.py", "gpu_types.py")]
+VOCABULARY = [SDK / "squall" / name for name in ("spec.py", "errors.py", "ids.py", "gpu_types.py")]
+VOCABULARY += sorted((SDK / "squall" / "http_api").glob("*.py"))
 
 
 def imports_of(file: Path) -> Iterator[tuple[int, str]]:

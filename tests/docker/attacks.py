@@ -14,10 +14,11 @@ import stat
 import struct
 
 LIBC = ctypes.CDLL(None, use_errno=True)
-ALLOWED_DEVICES = {"null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts", "shm"}
+ALLOWED_DEVICES = {"null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts", "shm", "mqueue"}
 ALLOWED_DEVICES |= {"fd", "stdin", "stdout", "stderr"}
 OWN_VARIABLES = re.compile(
-    r"(PATH|HOME|LANG|PYTHONPATH|TMPDIR|SQUALL_\w+|(CUDA|NVIDIA)_VISIBLE_DEVICES|\w+_NUM_THREADS|VECLIB_MAXIMUM_THREADS)\Z"
+    r"(PATH|HOME|LANG|PYTHONPATH|TMPDIR|SQUALL_\w+|MODAL_(IS_REMOTE|IMAGE_ID|TASK_ID)|(CUDA|NVIDIA)_VISIBLE_DEVICES"
+    r"|\w+_NUM_THREADS|VECLIB_MAXIMUM_THREADS)\Z"
 )
 BASIC = 0x800005FB
 NEW_USER = 0x10000000
@@ -37,7 +38,7 @@ def environment():
     got = [f"variable {name}" for name in os.environ if not OWN_VARIABLES.match(name)]
     pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
     got += [f"sees process {pid}" for pid in pids if pid not in (1, os.getpid())]
-    for name in ("environ", "mem", "maps"):
+    for name in ("environ", "mem", "maps") if os.getpid() != 1 else ():
         got += _reads(f"/proc/1/{name}")
     return got
 
@@ -77,15 +78,13 @@ def files(canary):
     return got
 
 
-def kernel():
-    """T27: rights, and calls that reach beyond the container."""
+def kernel(own_kernel=False):
+    """T27: rights, and calls that reach beyond the container. Ids of a kernel of one's own mean nothing outside."""
     with open("/proc/self/status") as file:
         status = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
-    with open("/proc/self/uid_map") as file:
-        outside = int(file.read().split()[1])
-    got = ["is root of the host"] if outside == 0 else []
+    got = ["is root of the host"] if not own_kernel and _host_id() == 0 else []
     got += [f"{name} {status[name]}" for name in ("CapEff", "CapPrm", "CapBnd") if int(status[name], 16) & ~BASIC]
-    got += [] if status["NoNewPrivs"] == "1" else ["may gain privileges"]
+    got += [] if LIBC.prctl(39, 0, 0, 0, 0) == 1 else ["may gain privileges"]
     got += [] if status["Seccomp"] == "2" else ["has no filter"]
     for name, number in CALLS.items():
         code = _call(number)
@@ -96,7 +95,8 @@ def kernel():
             socket.socket(family, socket.SOCK_DGRAM).close()
             got.append(f"sockets of family {family}")
         except OSError as error:
-            got += [] if error.errno == errno.EPERM else [f"sockets of family {family}: {error}"]
+            refused = (errno.EPERM, errno.EAFNOSUPPORT) if own_kernel else (errno.EPERM,)
+            got += [] if error.errno in refused else [f"sockets of family {family}: {error}"]
     return got
 
 
@@ -114,10 +114,22 @@ def clones():
     return got
 
 
-def devices():
+def _host_id():
+    """What the user of this process is outside."""
+    with open("/proc/self/uid_map") as file:
+        for inside, outside, count in (map(int, line.split()) for line in file):
+            if 0 <= os.getuid() - inside < count:
+                return outside + os.getuid() - inside
+    return None
+
+
+def devices(own_kernel=False):
     """T28, T47: device nodes, and files of the kernel that command it."""
-    got = [f"/dev/{name}" for name in os.listdir("/dev") if name not in ALLOWED_DEVICES]
+    own = {"net", "fuse"} if own_kernel else set()  # gVisor's
+    got = [f"/dev/{name}" for name in os.listdir("/dev") if name not in ALLOWED_DEVICES | own]
     try:
+        if own_kernel:
+            raise OSError  # the nodes that it makes are its own devices, too
         os.mknod("/tmp/squall-null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
         got.append("makes device nodes")
         os.unlink("/tmp/squall-null")

@@ -6,6 +6,7 @@ import compileall
 import fcntl
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ from tests.support import base_root as base
 
 from squall.errors import ImageBuildError
 from squall.spec import ImageSpec
-from squall_gpu_agent.backend import OnText, Root
+from squall_gpu_agent.backend import Backend, OnText, Root
+from squall_gpu_agent.backends.docker.backend import DockerBackend
+from squall_gpu_agent.backends.gvisor.backend import GvisorBackend
 from squall_gpu_agent.backends.sandbox.backend import SandboxBackend, SandboxSettings
+from squall_images.eviction import Freed, Unwanted
 
 PYTHON = Path("/usr/local/bin/python3")
 
@@ -36,6 +40,21 @@ class BaseRoots:
     async def python_versions(self) -> tuple[str, ...]:
         """See `Roots`."""
         return (f"{sys.version_info[0]}.{sys.version_info[1]}",)
+
+    def hold(self, image_id: str) -> Callable[[], None]:
+        """See `Roots`."""
+        return lambda: None
+
+    def here(self) -> tuple[str, ...]:
+        """See `Roots`."""
+        return ()
+
+    async def prune(self, unwanted: Unwanted, now: float, *, dry_run: bool) -> Freed:
+        return Freed((), (), 0, 0)
+
+    async def sweep(self, now: float) -> Freed:
+        """See `Roots`."""
+        return Freed((), (), 0, 0)
 
     def close(self) -> None:
         """See `Roots`."""
@@ -59,3 +78,29 @@ def shared_base_root(factory: pytest.TempPathFactory) -> Path:
 def sandbox_backend(data: Path, root: Path, **settings: Any) -> SandboxBackend:
     """Over that root."""
     return SandboxBackend(SandboxSettings(data_dir=data, memory_mib=4096, **settings), BaseRoots(root))
+
+
+def gvisor_backend(data: Path, root: Path, **settings: Any) -> GvisorBackend:
+    """Over that root."""
+    return GvisorBackend(SandboxSettings(data_dir=data, memory_mib=4096, **settings), BaseRoots(root))
+
+
+def docker_backend(data: Path, root: Path, **settings: Any) -> DockerBackend:
+    """Over that root, by the engine that the docker command uses."""
+    own = SandboxSettings(data_dir=data, memory_mib=4096, **settings)
+    socket = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock").removeprefix("unix://")
+    return DockerBackend(own, BaseRoots(root), socket=Path(socket))
+
+
+ISOLATING = [
+    pytest.param("sandbox", marks=pytest.mark.root),
+    pytest.param("gvisor", marks=pytest.mark.gvisor),
+    pytest.param("docker", marks=[pytest.mark.root, pytest.mark.docker]),
+]
+"""Every backend that isolates."""
+
+
+def isolating_backend(name: str, data: Path, root: Path, **settings: Any) -> Backend:
+    """One of them."""
+    made = {"sandbox": sandbox_backend, "gvisor": gvisor_backend, "docker": docker_backend}
+    return made[name](data, root, **settings)

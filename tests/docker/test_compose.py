@@ -3,8 +3,10 @@ and restarted, and goes down without leaving anything."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,10 +27,15 @@ app = squall.App("composed")
 image = squall.Image.debian_slim().uv_pip_install("humanize")
 
 
-@app.function(image=image)
+@app.function(image=image, isolation="sandbox")
 def half(data: bytes) -> bytes:
+    import os
+
     import humanize
 
+    with open("/proc/self/uid_map") as file:
+        assert int(file.read().split()[1]) > 0x70000000, "nobody's ids on the machine"
+    assert os.listdir("/sys/class/net") != ["lo"], "it reaches the outside"
     print("halving", humanize.intcomma(len(data)))
     return data[: len(data) // 2]
 
@@ -97,6 +104,24 @@ class Composed:
         assert child.returncode == 0, child.stderr
         return child.stdout + child.stderr
 
+    @contextlib.contextmanager
+    def program(self, *words: str | Path) -> Iterator[subprocess.Popen[str]]:
+        """A Python program that uses it, and is gone when the block is left."""
+        command = [sys.executable, *words]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, env=self.client(), stdout=pipe, stderr=pipe, text=True) as child:
+            try:
+                yield child
+            finally:
+                child.kill()
+
+    def told(self) -> str:
+        """What the services have logged last, and what is known of the calls."""
+        calls = subprocess.run(
+            [SQUALL, "call", "list"], env=self.client(), capture_output=True, text=True, timeout=60, check=False
+        )
+        return f"{calls.stdout[:2000]}{calls.stderr}\n{self.compose('logs', '--tail', '60', '--timestamps')}"
+
 
 NATS, S3, CADDY = (f"squall-test/{name}:local" for name in ("nats", "s3", "caddy"))
 
@@ -135,6 +160,7 @@ def test_a_program_runs_through_the_proxy(composed: Composed, tmp_path: Path) ->
 
     assert "[5, 200000]" in told
     assert "halving 400,000" in told
+    assert "sandbox" in composed.squall("node", "list")
 
 
 def test_only_the_proxy_publishes_a_port(composed: Composed) -> None:
@@ -146,15 +172,21 @@ def test_only_the_proxy_publishes_a_port(composed: Composed) -> None:
 
 
 CALLER = """
+import faulthandler
 import pathlib
 import sys
+import time
 
 import squall
 
+faulthandler.enable()  # for `ended`
 double = squall.Function.from_name("composed", "double")
 enough, done = pathlib.Path(sys.argv[1]), 0
 while not enough.exists():
+    began = time.monotonic()
     assert double.remote(done) == 2 * done
+    if time.monotonic() - began > 5:
+        print(f"call {done} took {time.monotonic() - began:.0f} s", file=sys.stderr)
     done += 1
 print(done)
 """
@@ -165,21 +197,27 @@ def test_services_are_scaled_and_restarted_while_calls_go_on(composed: Composed,
     composed.squall("deploy", tmp_path / "composed.py")
     (tmp_path / "caller.py").write_text(CALLER)
     enough = tmp_path / "enough"
-    command = [sys.executable, tmp_path / "caller.py", enough]
-    caller = subprocess.Popen(command, env=composed.client(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
+    with composed.program(tmp_path / "caller.py", enough) as caller:
         composed.compose("up", "-d", "--wait", "--no-recreate", "--scale", "gateway=3", "gateway")
         for number in (1, 2, 3):
             engine.docker("restart", "--time", "10", f"{PROJECT}-gateway-{number}")
             composed.compose("up", "-d", "--wait", "--no-recreate", "--scale", "gateway=3", "gateway")
         for service in ("scheduler", "autoscaler", "builder", "agent", "nats"):
             composed.compose("restart", "--timeout", "10", service)
-    finally:
         enough.touch()
-        out, error = caller.communicate(timeout=120)
+        out, told = ended(caller, 240)
 
-    assert caller.returncode == 0, error + composed.compose("logs", "--tail", "60", "--timestamps", "gateway", "proxy")
+    assert caller.returncode == 0, told + composed.told()
     assert int(out) > 0
+
+
+def ended(caller: subprocess.Popen[str], within_s: float) -> tuple[str, str]:
+    """What it printed. One that does not end is made to tell where it is."""
+    try:
+        return caller.communicate(timeout=within_s)
+    except subprocess.TimeoutExpired:
+        caller.send_signal(signal.SIGABRT)
+        return caller.communicate(timeout=30)
 
 
 def test_it_goes_down_clean(composed: Composed) -> None:

@@ -3,28 +3,46 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import subprocess
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.docker.sandboxes import sandbox_backend, shared_base_root
+from tests.docker.sandboxes import ISOLATING, gvisor_backend, isolating_backend, sandbox_backend, shared_base_root
 from tests.sdk.runner.containers import Workshop, call, descendants_of, value
 from tests.support.eventually import eventually
+from tests.support.platform import rss_mib
 
+from squall.spec import Resources
 from squall_gpu_agent.backends.sandbox.backend import SandboxBackend
 
 pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(1800)]
 
 CYCLES = int(os.environ.get("SQUALL_TEST_CYCLES", "200"))
 AT_ONCE = 4
+ON_DISK = Resources(ephemeral_disk_mib=600)
+MOST_GROWTH_MIB = 16.0
+"""Of allocators and caches: 2,000 cycles that each kept 10 KiB would be more."""
 
 
 @pytest.fixture
 async def backend(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[SandboxBackend]:
     backend = sandbox_backend(tmp_path / "sandbox", shared_base_root(tmp_path_factory))
+    yield backend
+    await backend.close()
+
+
+@pytest.fixture(params=ISOLATING[:2])
+async def each(
+    request: pytest.FixtureRequest, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[SandboxBackend]:
+    """Those with a launcher."""
+    backend = isolating_backend(request.param, tmp_path / "data", shared_base_root(tmp_path_factory))
+    assert isinstance(backend, SandboxBackend)
     yield backend
     await backend.close()
 
@@ -49,7 +67,14 @@ def held(backend: SandboxBackend) -> dict[str, Any]:
         "files of the agent": len(os.listdir("/proc/self/fd")),
         "links": len([name for name in os.listdir("/sys/class/net") if name.startswith(f"sq{table[7:]}")]),
         "rules": chains.count("chain"),
+        "disks": len(disks(backend)),
     }
+
+
+def disks(backend: SandboxBackend) -> list[str]:
+    """Block devices on files of the backend."""
+    found = [path.read_text() for path in Path("/sys/block").glob("loop*/loop/backing_file")]
+    return [file for file in found if file.startswith(f"{backend._data}/")]
 
 
 def _link(path: str) -> str:
@@ -61,7 +86,22 @@ def _link(path: str) -> str:
 
 @pytest.mark.parametrize("use_template", [False, True])
 async def test_nothing_is_left_of_many_sandboxes(backend: SandboxBackend, tmp_path: Path, use_template: bool) -> None:
-    workshop = Workshop(backend, tmp_path)  # type: ignore[arg-type]
+    slots = 3 if use_template else 1  # the template's, and the one that waits for its next fork
+    await nothing_is_left(backend, tmp_path, use_template, slots, CYCLES // 2)
+
+
+@pytest.mark.gvisor
+async def test_nothing_is_left_of_many_containers_of_gvisor(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    backend = gvisor_backend(tmp_path / "gvisor", shared_base_root(tmp_path_factory))
+    await nothing_is_left(backend, tmp_path, False, 1, max(AT_ONCE, CYCLES // 40))
+    await backend.close()
+
+
+async def nothing_is_left(backend: SandboxBackend, folder: Path, use_template: bool, slots: int, count: int) -> None:
+    """After `count` starts and stops, of half of them by force."""
+    workshop = Workshop(backend, folder)  # type: ignore[arg-type]
     request = workshop.request("def f(x): return x", use_template=use_template)
 
     async def cycles(count: int) -> None:
@@ -84,21 +124,34 @@ async def test_nothing_is_left_of_many_sandboxes(backend: SandboxBackend, tmp_pa
 
     await many(2 * AT_ONCE)
     container = await workshop.again(request)  # one lives: what it holds is the measure
-    slots = 3 if use_template else 1  # the template's, and the one that waits for its next fork
     await eventually(lambda: (now := settled())["folders"] == now["links"] == slots, within_s=20)
-    before = settled()
-    await many(CYCLES // 2)
+    before, memory = settled(), resident(backend)
+    began = time.monotonic()
+    await many(count)
+    took_s = time.monotonic() - began
     try:
         await eventually(lambda: settled() == before, within_s=30)
     except AssertionError:
         assert settled() == before  # which of them
+    grown = {name: now - memory[name] for name, now in resident(backend).items()}
+    print(f"{count} in {took_s:.0f} s; {before}; memory grew by {grown} MiB")
+    assert max(grown.values()) < MOST_GROWTH_MIB, grown
     await container.stop()
 
 
-async def test_nothing_is_left_of_a_backend(backend: SandboxBackend, tmp_path: Path) -> None:
+def resident(backend: SandboxBackend) -> dict[str, float]:
+    """MiB of what stays: this process, which is the agent, and its launcher."""
+    assert backend._open_parts is not None
+    gc.collect()
+    return {"agent": rss_mib(os.getpid()), "launcher": rss_mib(backend._open_parts.launcher.pid)}
+
+
+async def test_nothing_is_left_of_a_backend(each: SandboxBackend, tmp_path: Path) -> None:
+    backend = each
     workshop = Workshop(backend, tmp_path)  # type: ignore[arg-type]
     for use_template in (False, True):
-        await workshop.start("def f(): pass", use_template=use_template)
+        await workshop.start("def f(): pass", use_template=use_template, resources=ON_DISK)
+    assert len(disks(backend)) == (3 if backend.name == "sandbox" else 2)  # with the template's
     opened = backend._open_parts
     assert opened is not None
     launcher, tops = opened.launcher.pid, set(opened.groups._top.values())
@@ -107,13 +160,16 @@ async def test_nothing_is_left_of_a_backend(backend: SandboxBackend, tmp_path: P
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
     assert not any(top.exists() for top in tops)
     assert not (backend._data / "slots").exists()
+    await eventually(lambda: disks(backend) == [], within_s=60)
 
 
 async def test_a_killed_launcher_ends_all_sandboxes_and_the_next_start_has_a_new_one(
-    backend: SandboxBackend, tmp_path: Path
+    each: SandboxBackend, tmp_path: Path
 ) -> None:
+    backend = each
     workshop = Workshop(backend, tmp_path)  # type: ignore[arg-type]
-    containers = [await workshop.start("def f(): pass", use_template=flag) for flag in (True, False)]
+    containers = [await workshop.start("def f(): pass", use_template=flag, resources=ON_DISK) for flag in (True, False)]
+    assert disks(backend) != []
     opened = backend._open_parts
     assert opened is not None
     pids = descendants_of(opened.launcher.pid)
@@ -122,18 +178,41 @@ async def test_a_killed_launcher_ends_all_sandboxes_and_the_next_start_has_a_new
         for container in containers:
             await container.wait()
     await eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+    await eventually(lambda: disks(backend) == [], within_s=60)
     assert value(await call(await workshop.start("def f(): return 1"))) == 1
+
+
+async def test_a_launcher_whose_agent_is_gone_ends_also_while_it_makes_slots(
+    backend: SandboxBackend, tmp_path: Path
+) -> None:
+    workshop = Workshop(backend, tmp_path)  # type: ignore[arg-type]
+    container = await workshop.start("def f(): pass", use_template=True)
+    assert container.how == "fork", container.why
+    assert backend._open_parts is not None
+    launcher = backend._open_parts.launcher
+    pids = [launcher.pid, *descendants_of(launcher.pid)]
+    (template,) = backend._templates.all()
+
+    for _ in range(8):
+        template.make_slot()
+    launcher._control.close()  # as the kernel does for an agent that was killed
+
+    await eventually(lambda: launcher._process.poll() is not None, within_s=60)
+    await eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
 
 
 async def test_nothing_is_left_of_a_template_that_retired(backend: SandboxBackend, tmp_path: Path) -> None:
     workshop = Workshop(backend, tmp_path)  # type: ignore[arg-type]
-    container = await workshop.start("def f(): pass", use_template=True)
-    assert container.how == "fork", container.why
-    await container.stop()
-    await eventually(lambda: held(backend)["folders"] == 2)  # the template's and its spare one
+    for resources, kept in ((Resources(), 2), (ON_DISK, 3)):  # the first has a spare slot
+        container = await workshop.start("def f(): pass", use_template=True, resources=resources)
+        assert container.how == "fork", container.why
+        await container.stop()
+        await eventually(lambda kept=kept: held(backend)["folders"] == kept)
+    assert held(backend)["disks"] == 1
     for template in list(backend._templates.all()):
         template.retire()
-    await eventually(lambda: (now := held(backend))["folders"] == now["links"] == now["control groups"] == 0)
+    names = ("folders", "links", "control groups", "disks")
+    await eventually(lambda: (now := held(backend)) and not any(now[name] for name in names), within_s=60)
 
 
 async def test_a_start_that_was_given_up_does_not_disturb_what_the_launcher_says(backend: SandboxBackend) -> None:

@@ -15,7 +15,7 @@ from tests.support.platform import Platform, eventually
 
 import squall
 from squall import errors, session
-from squall.http_api import Route
+from squall.http_api.routes import Route
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("client")]
 

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import urllib.request
@@ -15,6 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from tests.support.deployment import ROOT, Site, neutral
 from tests.support.platform import SQUALL, eventually
@@ -22,6 +24,24 @@ from tests.support.platform import SQUALL, eventually
 pytestmark = pytest.mark.slow
 BIN = Path(sys.executable).parent
 READY_S = 60.0
+DOMAIN = "squall.localhost"
+"""Names that are this machine's: for them the proxy makes a CA of its own."""
+PAGE = """
+import squall
+
+app = squall.App("public")
+
+
+@app.function()
+@squall.wsgi_app()
+def page():
+    def application(environ, start_response):
+        start_response("200 OK", [])
+        told = ("wsgi.url_scheme", "REMOTE_ADDR", "HTTP_HOST", "HTTP_X_FORWARDED_PROTO")
+        return [" ".join([*(environ[name] for name in told), page.get_web_url()]).encode()]
+
+    return application
+"""
 S3_PARTS = tuple(f"{part}.port{kind}" for part in ("master", "volume", "filer") for kind in ("", ".grpc"))
 S3_PARTS += ("s3.port.grpc",)
 PROGRAM = """
@@ -56,7 +76,8 @@ class Deployment:
 
     def __init__(self, site: Site) -> None:
         self.site = site
-        self.config = site.config()["services"]
+        # Sandboxes need the agent's container around them; tests/docker/test_compose.py has both.
+        self.config = site.config(SQUALL_BACKEND="process", SQUALL_FORMATS="environments")["services"]
         names = (
             "nats",
             "nats-http",
@@ -66,6 +87,7 @@ class Deployment:
             "builder",
             "agent",
             "proxy",
+            "proxy-tls",
             "s3",
             *S3_PARTS,
         )
@@ -154,12 +176,15 @@ def start_all(deployment: Deployment) -> None:
     deployment.start("topology", *script, PATH=f"{BIN}:{os.environ['PATH']}")
     assert deployment.started["topology"].wait(60) == 0, deployment.log("topology")
     deployment.await_ready("s3", path="/healthz")
+    tls = f"{DOMAIN}:{ports['proxy-tls']}"
+    public = {"SQUALL_GATEWAY_WEB_URL": f"https://{tls}", "SQUALL_GATEWAY_TRUSTED_PROXIES": "127.0.0.1, ::1"}
     for service in ("scheduler", "autoscaler", "builder", "gateway"):
-        deployment.start(service, BIN / f"squall-{service}")
+        deployment.start(service, BIN / f"squall-{service}", **(public if service == "gateway" else {}))
     deployment.await_ready("gateway")
     deployment.start("agent", BIN / "squall-gpu-agent")
     proxy = {
-        "SQUALL_ADDRESS": f"http://127.0.0.1:{ports['proxy']}",
+        "SQUALL_ADDRESS": f"http://127.0.0.1:{ports['proxy']}, https://{tls}, https://*.{tls}",
+        "SQUALL_PROXY_OPTIONS": "auto_https disable_redirects",
         "SQUALL_GATEWAY_NAME": "localhost",
         "SQUALL_GATEWAY_PORT": str(ports["gateway"]),
         "HOME": str(site.folder),
@@ -209,6 +234,26 @@ def test_a_program_runs_through_the_proxy_with_its_large_values_in_s3(deployment
     assert "halving 400000" in ran.stdout + ran.stderr
     nodes = run(deployment, "node", "list")
     assert "node-1" in nodes.stdout, nodes.stderr
+
+
+def test_a_web_function_is_reached_by_tls_on_a_host_of_its_own(deployment: Deployment, tmp_path: Path) -> None:
+    program = tmp_path / "public.py"
+    program.write_text(PAGE)
+    port = deployment.ports["proxy-tls"]
+    host = f"main--public-page.{DOMAIN}"
+    deployed = run(deployment, "deploy", program)
+    assert deployed.returncode == 0, deployed.stderr
+    roots = deployment.site.folder / ".local" / "share" / "caddy" / "pki" / "authorities" / "local" / "root.crt"
+
+    with httpx.Client(verify=ssl.create_default_context(cafile=str(roots)), timeout=60) as client:
+        headers = {"Host": f"{host}:{port}", "X-Forwarded-For": "6.6.6.6"}
+        answer = client.get(f"https://127.0.0.1:{port}/", headers=headers, extensions={"sni_hostname": host})
+        scheme, address, seen, proto, url = answer.text.split()
+
+    assert (scheme, seen, proto) == ("https", f"{host}:{port}", "https")
+    assert address == "127.0.0.1"  # the proxy's client, whatever that says of itself
+    assert url in (f"https://{host}:{port}", f"https://{DOMAIN}:{port}/web/main--public-page")
+    assert url in deployed.stdout + deployed.stderr
 
 
 def test_measurements_are_not_for_the_outside(deployment: Deployment) -> None:

@@ -15,7 +15,8 @@ from tests.support.platform import Platform, eventually, process
 
 import squall
 from squall import errors
-from squall.http_api import PublishApp, Route
+from squall.http_api.apps import PublishApp
+from squall.http_api.routes import Route
 from squall.spec import FunctionSpec, to_wire
 from squall_bus import connect
 from squall_contracts import topology

@@ -47,9 +47,12 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
     "pay_once": (),
     "parallel_sort": (),
     "secret_settings": (),
+    "webhook_receiver": (),
     "heartbeat": (),
     "scatter_gather": (),
     "model_files": (),
+    "mounted_weights": (),
+    "snapshot_model": (),
 }
 """What is run with `squall run`, and its arguments."""
 AT_ONCE = 3
@@ -80,7 +83,8 @@ class Served:
 def served(request: pytest.FixtureRequest) -> Iterator[Served]:
     shell = Shell()
     try:
-        shell.squall("up", *FORMS[request.param], "--simulate-gpus", "H100:2,L4:4").ok()
+        allowed = {"SQUALL_GATEWAY_WEBHOOK_ALLOWED": '["127.0.0.1"]'}
+        shell.squall("up", *FORMS[request.param], "--simulate-gpus", "H100:2,L4:4", **allowed).ok()
         with ThreadPoolExecutor(AT_ONCE) as threads:
             platform = Served(shell)
             platform.begin(threads)
@@ -157,6 +161,21 @@ def test_model_files(served: Served) -> None:
     assert served.lines("model_files") == ["predicted 7.0", "files: models/v1/weights.bin, models/v2/weights.bin"]
 
 
+def test_snapshot_model(served: Served) -> None:
+    first, *cold = served.lines("snapshot_model")
+    assert first.startswith("first call, with the snapshot made for it: ")
+    assert [line.partition(" s, ")[2] for line in cold] == ["forked from the loaded model"] * 3
+
+
+def test_mounted_weights(served: Served) -> None:
+    assert served.lines("mounted_weights") == [
+        "predicted 7.0",
+        "predicted 13.0",
+        'weights: {"slope": 4.0, "offset": 1.0}',
+        "the schedule has written its log",
+    ]
+
+
 def test_scatter_gather(served: Served) -> None:
     assert served.lines("scatter_gather") == ["primes below 1000: 168", "done by workers: 10 parts", "one leader"]
 
@@ -165,6 +184,10 @@ def test_heartbeat(served: Served) -> None:
     beats = served.lines("heartbeat")
 
     assert beats[-1] == "3 beats, each in a call of its own"
+
+
+def test_webhook_receiver(served: Served) -> None:
+    assert served.lines("webhook_receiver") == ["call.failed divide ZeroDivisionError", "call.succeeded divide "]
 
 
 def test_secret_settings(served: Served) -> None:
@@ -349,6 +372,6 @@ def test_a_deployed_app_is_called_from_another_program(served: Served) -> None:
 
 
 def test_every_example_has_a_test() -> None:
-    text = "".join(file.read_text() for file in Path(__file__).parent.glob("test_*.py"))
+    text = "".join(file.read_text() for file in Path(__file__).parents[1].rglob("test_*.py"))
 
     assert [file.stem for file in EXAMPLES.glob("*.py") if file.stem not in text] == []

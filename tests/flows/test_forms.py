@@ -15,7 +15,7 @@ from tests.support.platform import SQUALL, Platform, eventually
 import squall
 from squall import session
 from squall.call_graph import InputInfo, InputStatus
-from squall.http_api import Route
+from squall.http_api.routes import Route
 
 pytestmark = pytest.mark.slow
 

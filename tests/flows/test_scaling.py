@@ -49,7 +49,7 @@ def test_max_containers_holds_and_every_input_waits_its_turn(client: Platform, e
 
 
 def test_a_backlog_that_fills_the_machine_makes_room_for_another_function(client: Platform) -> None:
-    backlog = [function("half_of_the_machine").spawn(0.4) for _ in range(60)]
+    backlog = [function("half_of_the_machine").spawn(0.4) for _ in range(200)]
     containers: set[int] = set()
     while len(containers) < 2:
         containers.add(backlog.pop(0).get(timeout=20))

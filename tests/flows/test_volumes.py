@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import random
 import sys
 import threading
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,7 @@ def test_files_come_back_as_they_were(volume: squall.Volume, tmp_path: Path) -> 
     assert (tmp_path / "back").read_bytes() == b"22"
     entry = next(entry for entry in volume.listdir("/models") if entry.type == "file")
     assert (entry.path, entry.size) == ("models/large", len(large))
+    assert (entry.type, entry.type.name, str(entry.type)) == (squall.volume.FileEntryType.FILE, "FILE", "file")
     with pytest.raises(FileNotFoundError):
         list(volume.read_file("data"))
 
@@ -100,6 +103,20 @@ def put_and_fail(volume: squall.Volume) -> None:
     with volume.batch_upload() as batch:
         batch.put_file(io.BytesIO(b"3"), "c")
         raise ZeroDivisionError
+
+
+def test_what_no_version_needs_is_found_and_left_for_its_readers(client: Platform, volume: squall.Volume) -> None:
+    def gc(*options: str) -> dict[str, int]:
+        [found] = json.loads(client.squall("volume", "gc", "--json", *options).stdout)
+        return dict(found)
+
+    put(volume, a=random.Random(7).randbytes(300_000))
+    before = gc("--dry-run")
+    volume.remove_file("a")
+    after = gc()
+    assert after["removed"] == 0
+    assert after["waiting_bytes"] - before["waiting_bytes"] >= 300_000
+    assert before["needed_bytes"] - after["needed_bytes"] >= 300_000
 
 
 def test_a_writer_that_is_killed_leaves_the_version_before(client: Platform, volume: squall.Volume) -> None:
@@ -158,6 +175,8 @@ def test_files_are_removed_and_copied_without_moving_bytes(volume: squall.Volume
     assert content(volume, "copy/sub/b") == b"2"
     with pytest.raises(FileNotFoundError):
         volume.remove_file("c")
+    with pytest.raises(exception.NotFoundError, match="has no c"):  # either name catches it
+        volume.remove_file("c")
     with pytest.raises(exception.InvalidError, match="is a folder"):
         volume.remove_file("copy")
     with pytest.raises(FileNotFoundError):
@@ -207,9 +226,21 @@ def test_the_commands(client: Platform, tmp_path: Path) -> None:
     client.squall("volume", "put", "cli", tmp_path / "folder", "/data")
     assert "data/a.txt" in client.squall("volume", "ls", "cli", "/data").stdout
     assert client.squall("volume", "get", "cli", "data/a.txt", "-").stdout == "hello"
+    client.squall("volume", "put", "cli", tmp_path / "folder", "/into/")
+    client.squall("volume", "put", "cli", f"{tmp_path}/folder/", "/content/")
+    assert {"into/folder/a.txt", "content/a.txt"} <= set(paths(squall.Volume.from_name("cli")))
     refused = client.squall("volume", "put", "cli", tmp_path / "folder", "/data", check=False)
     assert "--force" in refused.stderr
     client.squall("volume", "put", "-f", "cli", tmp_path / "folder" / "a.txt", "b.txt")
+    for words in (
+        ("put", "cli", tmp_path / "folder" / "a.txt", "../out"),
+        ("rm", "cli", "../b.txt"),
+        ("ls", "cli", "/.."),
+    ):
+        outside = client.squall("volume", *words, check=False)
+        assert outside.returncode
+        assert "is not a path in a volume" in outside.stderr
+    assert squall.Volume.from_name("cli").info().created_at <= datetime.now().astimezone()
     client.squall("volume", "cp", "-r", "cli", "data", "copy")
     client.squall("volume", "rm", "cli", "data/a.txt")
     client.squall("volume", "get", "cli", "copy", tmp_path / "back/")

@@ -8,6 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from squall.spec import Resources
+from squall_contracts.nodes import ContainerClaim
+from squall_gpu_agent.capacity import smaller
 from squall_gpu_agent.policy.acceptance import Accept, Machine, Refuse, Wanted, decide
 
 WANTED = Wanted(cpu=1, memory_mib=1024, gpus=(), gpus_required=False, isolation="process", python_version="3.11")
@@ -31,6 +34,10 @@ def test_there_is_room() -> None:
     assert isinstance(decide(WANTED, MACHINE), Accept)
 
 
+def test_a_machine_without_disks_for_containers_takes_those_that_need_none() -> None:
+    assert isinstance(decide(WANTED, replace(MACHINE, no_disks="no loop devices")), Accept)
+
+
 def test_an_image_that_brings_its_own_python_needs_none_of_the_machine() -> None:
     assert isinstance(decide(replace(WANTED, python_version=""), MACHINE), Accept)
 
@@ -47,6 +54,7 @@ def test_tenths_of_cores_that_add_up_to_the_machine_fit() -> None:
         ({"isolation": "gvisor"}, {}, "needs isolation 'gvisor', the node offers 'sandbox'"),
         ({"isolation": "magic"}, {}, "isolation 'magic' is not known here"),
         ({"python_version": "3.13"}, {}, "needs Python 3.13, the node has 3.10, 3.11"),
+        ({"disk_mib": 1024}, {"no_disks": "no loop devices"}, "needs ephemeral_disk=1024; no loop devices"),
         ({"gpus_required": True}, {}, "needs a GPU, none was chosen for it"),
         ({"gpus": ("gpu-9",)}, {}, "the node has no GPU gpu-9"),
         ({"gpus": ("gpu-1",)}, {}, "GPU gpu-1 is taken"),
@@ -75,3 +83,26 @@ def test_never_more_is_accepted_than_the_machine_has(containers: list[tuple[floa
     assert machine.cpu_used <= machine.cpu + 0.001
     assert machine.memory_used_mib <= machine.memory_mib
     assert machine.containers <= machine.max_containers
+
+
+def test_a_container_with_less_than_it_asks_for_is_told_so() -> None:
+    claim = ContainerClaim(
+        pool="po-1",
+        ordinal=0,
+        container="co-1",
+        node="n",
+        function_id="fu-1",
+        app_id="ap-1",
+        workspace="main",
+        state="proposed",
+        created_at=0,
+        updated_at=0,
+        cpu=2,
+        memory_mib=512,
+    )
+    assert smaller(claim, Resources(cpu=2, memory_mib=512)) == []
+    assert smaller(replace(claim, cpu=0, memory_mib=0), Resources(cpu=8, memory_mib=512)) == []
+    cores, memory = smaller(claim, Resources(cpu=64, memory_mib=1024))
+    assert "64 cores" in cores
+    assert "kept for it: 2" in cores
+    assert "kept for it: 512 MiB" in memory

@@ -317,3 +317,16 @@ def test_whoever_waits_is_told_why(given_: tuple[Pool, Cluster]) -> None:
     assert told.missing == 0 or told.message
     if told.rejected:
         assert set(told.rejected) == set(cluster.nodes)
+
+
+def test_a_request_for_more_than_any_machine_waits_or_gets_half_of_one() -> None:
+    large = a_pool(3)
+    assert large.function is not None
+    spec = replace(large.function.spec, resources=Resources(cpu=64, memory_mib=1 << 20))
+    large = replace(large, function=replace(large.function, spec=spec))
+    assert creates(large) == []
+    small = replace(a_cluster(), shrink_larger=True)
+    assert creates(large, small) == [0, 1]
+    needed = small.wanted(large, first=True)
+    assert (needed.cpu_milli, needed.memory_mib) == (2000, 4096)
+    assert small.wanted(a_pool(1), first=False) == a_pool(1).wanted(first=False)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from squall.errors import InvalidError
 from squall.spec import (
     BatchPolicy,
+    BucketMount,
     CodeRef,
     FunctionSpec,
     GpuRequest,
@@ -85,3 +88,16 @@ def test_later_options_win_over_earlier_ones_and_keep_the_rest() -> None:
     assert Options(cpu=2.0, timeout_s=9).over(Options(cpu=1.0, memory_mib=64)) == Options(
         cpu=2.0, memory_mib=64, timeout_s=9
     )
+
+
+def test_what_may_not_use_the_network_gets_no_bucket_by_options() -> None:
+    buckets = (BucketMount("/out", "anybodys", endpoint="https://s3.example.com"),)
+    assert applied(DECLARED, Options(volumes=(), buckets=buckets)).buckets == buckets
+    blocked = replace(DECLARED, isolation="sandbox", block_network=True)
+    narrow = replace(DECLARED, isolation="sandbox", outbound_cidr_allowlist=("203.0.113.0/24",))
+    for spec in (blocked, narrow):
+        with pytest.raises(InvalidError, match="options add no buckets"):
+            applied(spec, Options(volumes=(), buckets=buckets))
+        declared = replace(spec, buckets=buckets)
+        assert applied(declared, Options(timeout_s=5)).buckets == buckets
+        assert applied(declared, Options(volumes=(), buckets=())).buckets == ()

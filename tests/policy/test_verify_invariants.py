@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from tests.policy.state_histories import MET, STATE_BAD, STATE_GOOD
 
 from squall_verify.evidence import (
     GUEST,
@@ -181,6 +182,14 @@ GOOD: list[tuple[str, Evidence]] = [
     ("I1", RUN),
     ("I1", run(seen=(seen("invoke", form="remote"), seen("unknown", error="ServiceError")))),
     ("I2", RUN),
+    (
+        "I2",
+        run(
+            accepted=(accepted(), accepted(OTHER)),
+            effects=(effect("start", 101), effect("start", 101, SECOND, call=OTHER)),
+            happened=(replace(fault("late-call", 100, 100), detail=OTHER),),
+        ),
+    ),
     ("I3", RUN),
     ("I4", RUN),
     ("I4", run(effects=(effect("start", 101), effect("start", 109, SECOND), effect("end", 110)))),
@@ -350,14 +359,14 @@ NEVER = {"I13": "nothing is preempted"}
 """What no run can exercise yet."""
 
 
-@pytest.mark.parametrize(("name", "evidence"), GOOD)
+@pytest.mark.parametrize(("name", "evidence"), GOOD + STATE_GOOD)
 def test_what_holds_is_ok(name: str, evidence: Evidence) -> None:
     found = verdict(name, evidence)
     assert (found.state, found.violations) == (State.OK, ())
     assert found.checked > 0
 
 
-@pytest.mark.parametrize(("name", "evidence"), BAD)
+@pytest.mark.parametrize(("name", "evidence"), BAD + STATE_BAD)
 def test_what_does_not_hold_is_a_violation_with_its_id(name: str, evidence: Evidence) -> None:
     found = verdict(name, evidence)
     assert found.state is State.VIOLATED
@@ -371,7 +380,8 @@ def test_a_run_without_evidence_is_never_ok(invariant: object) -> None:
 
 def test_every_invariant_is_shown_to_hold_and_to_fail() -> None:
     names = {each.name for each in INVARIANTS}
-    assert {name for name, _ in GOOD} == {name for name, _ in BAD} == names - set(NEVER)
+    assert {name for name, _ in GOOD + STATE_GOOD} == names - set(NEVER)
+    assert {name for name, _ in BAD + STATE_BAD} == names - set(NEVER)
 
 
 @pytest.mark.parametrize(
@@ -392,6 +402,11 @@ def test_sometimes_properties_are_met_only_when_they_happened(
 
     assert times(RUN) == 0
     assert times(run(**change())) == 1
+
+
+@pytest.mark.parametrize(("name", "evidence"), MET)
+def test_what_a_run_must_have_met_of_state(name: str, evidence: Evidence) -> None:
+    assert next(met.times for met in properties(evidence) if met.name == name) == 1
 
 
 def test_a_retry_is_no_redelivery() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from squall_verify.faults import REGISTRY
 from squall_verify.invariants.attempts import LEASE_S
-from squall_verify.plan import FORMS, GUEST_CLIENT, make_plan
+from squall_verify.plan import CLIENTS, FORMS, GUEST_CLIENT, make_plan
 from squall_verify.settings import parse
 
 EVERY = list(REGISTRY.values())
@@ -44,6 +44,9 @@ def test_every_plan_forces_what_must_be_met(seed: int) -> None:
         if operation.form == "steady"
     )
     assert all(0 <= operation.at_s <= 45 for operation in plan.operations)
+    claiming = [operation for operation in plan.operations if operation.given.get("claims")]
+    assert {operation.client for operation in claiming} == set(range(CLIENTS))
+    assert len({operation.given["group"] for operation in claiming}) == 1
 
 
 def test_all_seeds_together_draw_every_form_and_every_fault() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from squall.errors import AlreadyExistsError, InvalidError, NotFoundError
-from squall.http_api import VolumeChange, VolumeFile
-from squall_gateway.policy.volumes import applied, checked_path, listed
+from squall.http_api.storage import VolumeChange, VolumeFile
+from squall_gateway.policy.volumes import applied, check_file, check_link, checked_path, followed, listed
 
 
 def a_file(path: str, size: int = 1, mtime: float = 1.0) -> VolumeFile:
@@ -122,3 +123,87 @@ def test_a_folder_is_gone_with_its_last_file() -> None:
     assert sorted(applied(PRESENT, changes)) == ["a", "dir"]
     with pytest.raises(AlreadyExistsError):
         applied(PRESENT, [changes[0], put("dir")])
+
+
+def write(path: str) -> VolumeChange:
+    return VolumeChange("write", path, a_file(path, size=99))
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (write("a"), ["a", "dir/b", "dir/sub/c"]),
+        (write("dir"), ["a", "dir"]),
+        (write("a/b/c"), ["a/b/c", "dir/b", "dir/sub/c"]),
+        (write("dir/sub"), ["a", "dir/b", "dir/sub"]),
+        (VolumeChange("unlink", "a"), ["dir/b", "dir/sub/c"]),
+        (VolumeChange("unlink", "gone"), ["a", "dir/b", "dir/sub/c"]),
+        (VolumeChange("unlink", "dir"), ["a", "dir/b", "dir/sub/c"]),
+    ],
+)
+def test_what_a_mounted_volume_commits_takes_its_place(change: VolumeChange, expected: list[str]) -> None:
+    assert sorted(applied(PRESENT, [change])) == expected
+
+
+@pytest.mark.parametrize("path", ["", "/", "../a", "a/../b", "a\0"])
+def test_a_write_needs_a_path_of_the_volume(path: str) -> None:
+    with pytest.raises(InvalidError):
+        applied(PRESENT, [write(path)])
+
+
+LINKED = {
+    **PRESENT,
+    **{
+        path: VolumeFile(path, 0, 1.0, 0o777, (), link)
+        for path, link in {
+            "to-file": "dir/sub/c",
+            "dir/up": "../a",
+            "to-folder": "dir",
+            "chain": "to-folder/up",
+            "loop": "loop",
+            "nowhere": "x/y",
+            "dir/out": "../../a",
+        }.items()
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "found"),
+    [
+        ("to-file", "dir/sub/c"),
+        ("dir/up", "a"),
+        ("to-folder/b", "dir/b"),
+        ("chain", "a"),
+        ("loop", None),
+        ("nowhere", None),
+        ("to-folder", None),
+        ("", None),
+    ],
+)
+def test_a_file_is_found_through_links(path: str, found: str | None) -> None:
+    file = followed(LINKED, path)
+    assert (file and file.path) == found
+
+
+@pytest.mark.parametrize("link", ["/etc/passwd", "../x", "a/../../x", "x\0", "\udcff"])
+def test_a_link_that_leads_out_is_refused(link: str) -> None:
+    with pytest.raises(InvalidError, match="leads out"):
+        check_link("link", link)
+    check_link("deep/er/link", "../../a")
+
+
+def test_what_no_machine_could_make_a_file_of_is_refused() -> None:
+    file = VolumeFile("a", 0, 1.0, 0o644, ())
+    check_file("a", file)
+    for changed in ({"mtime": 1e300}, {"mtime": float("nan")}, {"mode": 1 << 70}, {"mode": -1}):
+        with pytest.raises(InvalidError, match="no file has"):
+            check_file("a", replace(file, **changed))
+    for half in ("\ud800", "dir/\udcff"):
+        with pytest.raises(InvalidError, match="not a path"):
+            applied(PRESENT, [VolumeChange("put", half, file)])
+
+
+def test_a_copied_link_must_not_lead_out_from_its_new_place() -> None:
+    with pytest.raises(InvalidError, match="leads out"):
+        applied(LINKED, [VolumeChange("copy", "moved", sources=("dir/up",))])

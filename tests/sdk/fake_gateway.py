@@ -21,7 +21,7 @@ from squall.app import App
 from squall.cls import Cls
 from squall.config import ServerAddress
 from squall.errors import SquallError, to_wire
-from squall.http_api import FrameKind, Header, decode_parameters, encode_parameters, frames, parse_blob_ref
+from squall.http_api.protocol import FrameKind, Header, decode_parameters, encode_parameters, frames, parse_blob_ref
 
 TOKEN = "secret-token"
 NO_PARAMETERS = encode_parameters({})
@@ -72,6 +72,10 @@ class FakeGateway:
         """While it is not set, requests that make calls wait for their answer."""
         self.open.set()
         self.trace_ratio = 1.0
+        self.volume_files: dict[str, dict[str, Any]] = {}
+        """Of the one volume that there is."""
+        self.volume_version = 0
+        self.webhooks = True
 
     def serve(self, app: App) -> None:
         """Run what an app declares."""
@@ -192,6 +196,7 @@ class _Handler(BaseHTTPRequestHandler):
         names = ("version", "api_version", "region", "shards", "workspace", "environment")
         told = dict(zip(names, ("0", 1, "local", 4, "main", "main"), strict=True))
         features = {"blobs_with_calls": True, "spawns_together": True, "trace_ratio": self.gateway.trace_ratio}
+        features["webhooks"] = self.gateway.webhooks
         self._json(200, {**told, **features})
 
     def _apps(self, rest: list[str]) -> None:
@@ -234,6 +239,26 @@ class _Handler(BaseHTTPRequestHandler):
             blobs[name] = self.body
             return self._bytes(201, b"")
         return self._bytes(200, blobs[name]) if name in blobs else self._error(404, "not_found", "no such blob")
+
+    def _volume_blocks(self, rest: list[str]) -> None:
+        self._blobs(rest)
+
+    def _volumes(self, rest: list[str]) -> None:
+        gateway = self.gateway
+        if rest[1] == "commits":
+            wanted = json.loads(self.body)
+            if wanted["expect"] not in (None, gateway.volume_version):
+                return self._error(409, "conflict", f"the volume is at version {gateway.volume_version}")
+            for change in wanted["changes"]:
+                if change["what"] == "write":
+                    gateway.volume_files[change["path"]] = change["file"]
+                else:
+                    gateway.volume_files.pop(change["path"], None)
+            gateway.volume_version += 1
+        body = json.dumps({"files": list(gateway.volume_files.values())}).encode()
+        sha256 = hashlib.sha256(body).hexdigest()
+        gateway.blobs[sha256] = body
+        return self._json(200, {"version": gateway.volume_version, "manifest": f"{sha256}:{len(body)}"})
 
     def _spans(self, _rest: list[str]) -> None:
         self.gateway.spans += json.loads(self.body)["batches"]

@@ -11,7 +11,7 @@ from tests.sdk.fake_gateway import FakeGateway
 
 import squall
 from squall import errors, exception, session
-from squall.http_api import Header
+from squall.http_api.protocol import Header
 from squall.spec import CHUNK_INPUTS
 
 app = squall.App("bulk")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from squall import Image, bundle, exception, patterns
+from squall import FilePatternMatcher, Image, bundle, exception, patterns
 
 SRC = Path(__file__).resolve().parents[2] / "sdk" / "src"
 
@@ -102,6 +102,23 @@ def test_ignore_may_be_a_function_of_the_path(tmp_path: Path) -> None:
     data = below(tmp_path, {"keep.txt": "", "drop.bin": ""})
     image = Image.debian_slim().add_local_dir(data, "/d", ignore=lambda path: path.suffix == ".bin")
     assert list(bundle.local_files(image)) == ["/d/keep.txt"]
+
+
+def test_a_pattern_matcher_ignores_what_it_matches_or_all_else(tmp_path: Path) -> None:
+    data = below(tmp_path / "data", {"keep.txt": "", "sub/drop.bin": ""})
+    below(tmp_path, {".dockerignore": "# comment\n**/*.bin\n"})
+    base = Image.debian_slim()
+    for ignore, left in (
+        (FilePatternMatcher("**/*.bin"), ["/d/keep.txt"]),
+        (~FilePatternMatcher("**/*.bin"), ["/d/sub/drop.bin"]),
+        (~~FilePatternMatcher("**/*.bin", "keep.*"), []),
+        (FilePatternMatcher.from_file(tmp_path / ".dockerignore"), ["/d/keep.txt"]),
+    ):
+        assert list(bundle.local_files(base.add_local_dir(data, "/d", ignore=ignore))) == left
+    with pytest.raises(exception.InvalidError, match="nowhere"):
+        FilePatternMatcher.from_file(tmp_path / "nowhere")
+    with pytest.raises(exception.InvalidError, match="as text"):
+        FilePatternMatcher(["*.bin"])  # type: ignore[arg-type]
 
 
 def test_links_to_folders_are_followed_but_not_in_circles(tmp_path: Path) -> None:

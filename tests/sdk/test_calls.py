@@ -13,8 +13,9 @@ from tests.sdk.fake_gateway import FakeGateway, serving
 import squall
 from squall import exception, session
 from squall.config import ServerAddress
-from squall.http_api import Header, Route
-from squall.invoke import RemoteTraceback
+from squall.http_api.protocol import Header, ServerInfo
+from squall.http_api.routes import Route
+from squall.invoke import RemoteTraceback, require_webhooks
 from squall.output import Output, use
 
 app = squall.App("calls")
@@ -94,7 +95,7 @@ def test_causes_that_came_with_an_exception_stay_in_its_chain(running: FakeGatew
     error.__cause__ = inner
     told = {"kind": "user", "type": "Refused", "module": __name__, "message": "outer", "traceback": "the text"}
 
-    from squall.http_api import FrameKind, frames
+    from squall.http_api.protocol import FrameKind, frames
     from squall.invoke import failure_of
     from squall_runner.payload import dump_exception
 
@@ -432,3 +433,33 @@ def test_what_cannot_be_an_idempotency_key_is_refused(key: str) -> None:
 def test_maps_have_no_idempotency_key(running: FakeGateway) -> None:
     with pytest.raises(exception.InvalidError, match=r"for \.remote\(\) and \.spawn\(\)"):
         list(double.with_idempotency_key("k").map([1]))
+
+
+def test_a_handle_with_a_webhook_sends_it_with_every_call_also_as_a_value_and_beside_a_key(
+    running: FakeGateway,
+) -> None:
+    told = double.with_webhook("https://example.com/a").with_webhook("https://example.com/b?c=d")
+
+    told.spawn(1).get()
+    pickle.loads(pickle.dumps(told)).spawn(2).get()
+    told.with_idempotency_key("k").with_webhook("https://example.com/k").spawn(3).get()
+    double.with_options(webhook="https://example.com/o").spawn(4).get()
+    assert list(told.map([5])) == [10]
+
+    sent = [headers.get(Header.WEBHOOK) for headers in running.headers_of(f"POST {Route.CALLS}")]
+    b = "https://example.com/b?c=d"
+    assert sent == [b, b, "https://example.com/k", "https://example.com/o"]
+
+
+@pytest.mark.parametrize("url", ["", "example.com", "ftp://example.com", "https://a:b@example.com", "https://a b"])
+def test_what_cannot_be_a_webhook_is_refused(url: str) -> None:
+    with pytest.raises(exception.InvalidError, match="webhook must"):
+        double.with_webhook(url)
+
+
+def test_a_server_that_has_no_webhooks_is_not_asked_for_one() -> None:
+
+    old = ServerInfo(version="0.1.0", api_version=1, region="r", shards=1, workspace="w", environment="main")
+
+    with pytest.raises(exception.InvalidError, match="has no webhooks"):
+        require_webhooks(old)

@@ -10,7 +10,7 @@ from tests.sdk.fake_gateway import FakeGateway
 
 import squall
 from squall import exception, session
-from squall.http_api import Header, decode_parameters
+from squall.http_api.protocol import Header, decode_parameters
 
 app = squall.App("classes")
 

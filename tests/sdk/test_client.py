@@ -16,7 +16,7 @@ from squall import config, exception, session
 from squall.client import Client, query
 from squall.config import ServerAddress
 from squall.connection import FileBody, parse_url
-from squall.http_api import Route
+from squall.http_api.routes import Route
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from squall import App, Image, exception
+from squall import App, Image, Secret, exception
+from squall.spec import SecretRef
 
 
 def steps(image: Image) -> list[tuple[str, dict[str, Any]]]:
@@ -114,18 +115,49 @@ def test_what_is_not_built_says_what_to_use_instead(use: Any) -> None:
 @pytest.mark.parametrize(
     "use",
     [
-        lambda image: image.pip_install("a", secrets=[1]),
+        lambda image: image.apt_install("a", secrets=[1]),
         lambda image: image.uv_pip_install("a", uv_version="1"),
-        lambda image: image.apt_install("a", gpu="H100"),
         lambda image: image.run_commands("a", volumes={"/v": 1}),
-        lambda image: image.run_function(a_step, cpu=2),
-        lambda image: Image.from_registry("x", secret=1),
-        lambda image: Image.from_dockerfile("x", gpu="any"),
+        lambda image: Image.from_dockerfile("x", registry_secret=1),
     ],
 )
 def test_arguments_that_are_not_built_are_refused(use: Any) -> None:
     with pytest.raises(exception.UnimplementedArgument):
         use(Image.debian_slim())
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda image: image.run_commands("a", secrets=["TOKEN"]),
+        lambda image: image.pip_install("a", secrets={"TOKEN": "value"}),
+        lambda image: Image.from_registry("x", secret="token"),  # type: ignore[arg-type]
+    ],
+)
+def test_secrets_of_steps_are_secrets(use: Any) -> None:
+    with pytest.raises(exception.InvalidError, match=r"must be a list of squall\.Secret"):
+        use(Image.debian_slim())
+
+
+def test_a_recipe_names_its_secrets_and_tells_the_builder_alone_where_they_are() -> None:
+    named, local = Secret.from_name("index", environment_name="prod"), Secret.from_dict({"TOKEN": "canary"})
+    image = (
+        Image.from_registry("r.example/x", Secret.from_name("login"))
+        .pip_install("a", secrets=[named])
+        .run_commands("b", secrets=[local])
+        .run_function(a_step, secrets=[local])
+    )
+    said = [arguments.get("secrets") for _, arguments in steps(image)]
+    assert said == [["login"], ["index@prod"], ["Secret.from_dict([TOKEN])"], ["Secret.from_dict([TOKEN])"]]
+    assert not any(name == "_secrets" for _, arguments in steps(image) for name in arguments)
+    assert "canary" not in str(image.spec())
+    told = image.spec(lambda secret: SecretRef(secret.name or "", "main", "" if secret.name else "st-1"))
+    assert told.id == image.spec().id
+    assert [step.arguments["_secrets"][0]["id"] for step in told.steps] == ["", "", "st-1", "st-1"]
+    other = Secret.from_dict({"TOKEN": "other"})
+    one, two = (Image.debian_slim().run_commands("b", secrets=[each]) for each in (local, other))
+    assert one.spec().id == two.spec().id, "a changed value builds nothing again"
+    assert one.spec().id != Image.debian_slim().run_commands("b").spec().id
 
 
 def test_imports_may_fail_here_but_not_in_containers_of_that_image(monkeypatch: pytest.MonkeyPatch) -> None:

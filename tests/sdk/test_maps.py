@@ -120,6 +120,13 @@ def test_failures_may_be_values(running: FakeGateway) -> None:
     assert isinstance(results[1], ValueError)
 
 
+def test_exceptions_are_never_wrapped(running: FakeGateway) -> None:
+    assert isinstance(next(iter(odd.map([2], return_exceptions=True, wrap_returned_exceptions=False))), ValueError)
+    with pytest.warns(DeprecationWarning, match="wrap_returned_exceptions"):
+        results = list(odd.map([2], return_exceptions=True, wrap_returned_exceptions=True))
+    assert isinstance(results[0], ValueError)
+
+
 def test_for_each_raises_the_first_failure_unless_failures_are_ignored(running: FakeGateway) -> None:
     with pytest.raises(ValueError, match="is even"):
         odd.for_each([1, 2, 3])

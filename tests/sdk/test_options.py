@@ -10,7 +10,7 @@ from tests.sdk.fake_gateway import FakeGateway
 
 import squall
 from squall import exception
-from squall.http_api import Header, decode_options
+from squall.http_api.protocol import Header, decode_options
 from squall.spec import BatchPolicy, GpuRequest, Options, RetryPolicy
 
 app = squall.App("options")

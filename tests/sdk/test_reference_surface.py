@@ -9,8 +9,16 @@ ignored.
 # ruff: noqa: PLW0108  # a member that is refused must not be looked up before the test
 from __future__ import annotations
 
+import importlib
+import io
+import re
+import subprocess
+import sys
+import warnings
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -80,6 +88,7 @@ SERVED: dict[str, tuple[Any, list[str]]] = {
         [
             *("from_name", "from_id", "ephemeral", "objects", "listdir", "iterdir", "read_file", "remove_file"),
             *("read_file_into_fileobj", "copy_files", "batch_upload", "rename", "hydrate", "info", "object_id"),
+            *("commit", "reload", "read_only", "with_mount_options"),
         ],
     ),
     "A9 objects": (squall.Secret.objects, ["create", "list", "delete"]),
@@ -98,21 +107,15 @@ SERVED: dict[str, tuple[Any, list[str]]] = {
 }
 REFUSED: dict[str, list[tuple[str, Callable[[], Any]]]] = {
     "A1": [
-        ("server", lambda: squall.App().server()),
         ("sandboxes.stats", lambda: squall.App().sandboxes.stats()),
         ("get_dashboard_url", lambda: squall.App().get_dashboard_url()),
         ("run(interactive)", lambda: squall.App().run(interactive=True)),
         ("run(client)", lambda: squall.App().run(client=object())),  # type: ignore[arg-type]
-        ("App(volumes)", lambda: squall.App(volumes={"/v": object()})),
     ],
     "A3": [
         ("stats(since)", lambda: function().stats(since=1.0)),
         ("metrics", lambda: function().metrics()),  # type: ignore[attr-defined]
         ("get_dashboard_url", lambda: function().get_dashboard_url()),  # type: ignore[attr-defined]
-        ("with_options(volumes)", lambda: function().with_options(volumes={"/v": object()})),
-        ("with_options(region)", lambda: function().with_options(region="eu")),
-        ("with_options(cloud)", lambda: function().with_options(cloud="aws")),
-        ("with_options(routing_region)", lambda: function().with_options(routing_region="us-east")),
     ],
     "A4": [("get_dashboard_url", lambda: squall.FunctionCall.from_id(CALL).get_dashboard_url())],  # type: ignore[attr-defined]
     "A5": [("Cls.update_autoscaler", lambda: squall.Cls.from_name("a", "C").update_autoscaler(min_containers=1))],
@@ -126,15 +129,8 @@ REFUSED: dict[str, list[tuple[str, Callable[[], Any]]]] = {
         ("from_aws_ecr", lambda: squall.Image.from_aws_ecr("x")),  # type: ignore[attr-defined]
         ("from_gcp_artifact_registry", lambda: squall.Image.from_gcp_artifact_registry("x")),  # type: ignore[attr-defined]
         ("private_repos", lambda: squall.Image.debian_slim().pip_install_private_repos("x")),  # type: ignore[attr-defined]
-        ("pip_install(secrets)", lambda: squall.Image.debian_slim().pip_install("x", secrets=[object()])),
-        ("run_commands(gpu)", lambda: squall.Image.debian_slim().run_commands("x", gpu="H100")),
+        ("apt_install(secrets)", lambda: squall.Image.debian_slim().apt_install("x", secrets=[object()])),
         ("run_commands(volumes)", lambda: squall.Image.debian_slim().run_commands("x", volumes={"/v": object()})),
-    ],
-    "A9": [
-        ("commit", lambda: squall.Volume.from_name("v").commit()),
-        ("reload", lambda: squall.Volume.from_name("v").reload()),
-        ("read_only", lambda: squall.Volume.from_name("v").read_only()),
-        ("with_mount_options", lambda: squall.Volume.from_name("v").with_mount_options()),
     ],
     "A12": [
         ("interact", lambda: squall.interact()),
@@ -189,20 +185,22 @@ PARAMETERS: dict[str, Any] = {
     "isolation": "sandbox",
     "block_network": True,
     "secrets": [squall.Secret.from_name("api")],
+    "volumes": {"/v": squall.Volume.from_id("vo-1")},
+    "ephemeral_disk": 1024,
 }
 OF_FUNCTIONS: dict[str, Any] = {"is_generator": True, "serialized": True, "schedule": squall.Period(hours=1)}
 REFUSED_PARAMETERS: dict[str, Any] = {
-    "volumes": {"/v": object()},
-    "network_file_systems": {"/v": object()},
-    "ephemeral_disk": 1024,
     "proxy": object(),
-    "cloud": "aws",
-    "region": "eu",
-    "routing_region": "us-east",
     "restrict_modal_access": True,
     "i6pn": True,
-    "experimental_options": {"x": 1},
 }
+OF_HOSTED: dict[str, Any] = {
+    "cloud": "aws",
+    "region": ["eu", "us-east"],
+    "routing_region": "us-east",
+    "experimental_options": {"enable_gpu_snapshot": True},
+}
+"""What runs as well without."""
 
 
 class Model:
@@ -258,6 +256,31 @@ def test_a_parameter_that_is_not_served_says_why(name: str) -> None:
     assert caught.value.hint
 
 
+@pytest.mark.parametrize("name", OF_HOSTED)
+def test_a_wish_about_a_providers_machines_changes_nothing_and_says_so(name: str) -> None:
+    with pytest.warns(UserWarning, match=f"`{name}=` of @app.function changes nothing here: ") as told:
+        squall.App().function(**{name: OF_HOSTED[name]})
+    assert [each.filename for each in told] == [__file__]
+    squall.App().cls(**{name: None})
+
+
+def test_a_gpu_for_a_build_step_changes_nothing_and_says_so() -> None:
+    base = squall.Image.debian_slim()
+    for step in ("pip_install", "run_commands"):
+        with pytest.warns(UserWarning, match=f"`gpu=` of Image.{step} changes nothing here: builds run without"):
+            image = getattr(base, step)("x", gpu="H100")
+        assert image.spec() == getattr(base, step)("x").spec()
+    with pytest.warns(UserWarning, match="`memory=` of Image.run_function changes nothing here"):
+        base.run_function(plain, memory=4096)
+
+
+def test_a_region_for_some_calls_changes_nothing_and_says_so() -> None:
+    with pytest.warns(UserWarning, match="`region=` of with_options changes nothing here"):
+        function().with_options(region="eu", timeout=5)
+    with pytest.raises(TypeError, match="ephemeral_disk"):
+        function().with_options(ephemeral_disk=1024)
+
+
 @pytest.mark.parametrize("name", ["schedule", "name", "is_generator"])
 def test_what_only_functions_have_is_unknown_to_classes(name: str) -> None:
     with pytest.raises(TypeError, match=name):
@@ -291,9 +314,64 @@ def test_exceptions_are_there(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NEVER_RAISED)
-def test_exceptions_of_what_squall_does_not_have_say_so(name: str) -> None:
-    with pytest.raises(AttributeError, match=f"{name}.*squall does not have"):
-        getattr(exception, name)
+def test_exceptions_of_what_squall_does_not_have_can_be_named_and_say_that_nothing_raises_them(name: str) -> None:
+    found = getattr(exception, name)
+
+    assert issubclass(found, Exception)
+    assert found is getattr(exception, name)
+    assert "squall does not have" in (found.__doc__ or "")
+
+
+def test_naming_such_an_exception_hides_nothing_of_what_was_raised() -> None:
+    def careful() -> None:
+        try:
+            squall.Sandbox.create("echo", app=None)
+        except (exception.SandboxTimeoutError, exception.SandboxFilesystemNotFoundError):
+            pytest.fail("nothing raises these")
+
+    with pytest.raises(exception.UnimplementedError, match="Sandbox"):
+        careful()
+
+
+# --- what is missing, in annotations and imports ---------------------------------------------------------------------
+
+
+def test_what_is_missing_may_stand_in_annotations() -> None:
+    both = (squall.Sandbox | None, None | squall.Sandbox, str | squall.Sandbox)
+
+    assert all(isinstance(one, Missing) for one in both)
+    assert not isinstance(3, squall.Sandbox)
+
+
+def test_a_class_of_what_is_missing_is_refused() -> None:
+    with pytest.raises(exception.UnimplementedError, match="Sandbox"):
+
+        class Mine(squall.Sandbox):  # type: ignore[misc]
+            pass
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("sandbox", "Sandbox"),
+        ("container_process", "ContainerProcess"),
+        ("stream_type", "StreamType"),
+        ("io_streams", "StreamReader"),
+    ],
+)
+def test_modules_of_what_is_missing_can_be_imported_and_say_so_when_used(module: str, name: str) -> None:
+    found = getattr(importlib.import_module(f"squall.{module}"), name)
+
+    with pytest.raises(exception.UnimplementedError, match=name):
+        found.create()
+
+
+def test_modules_are_reached_without_an_import_of_their_own() -> None:
+    code = "import squall as m; print(m.volume.FileEntryType.FILE, m.app.App is m.App, m.mount.Mount is m.Mount)"
+
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+
+    assert said.stdout == "file True True\n"
 
 
 # --- A14: old names --------------------------------------------------------------------------------------------------
@@ -304,10 +382,9 @@ WORK_WITH_A_WARNING: dict[str, Any] = {
     "container_idle_timeout": 30,
     "allow_concurrent_inputs": 5,
     "max_inputs": 1,
+    "secret": squall.Secret.from_name("old"),
 }
 OLD_KEYWORDS: dict[str, Any] = {
-    "secret": object(),
-    "mounts": [object()],
     "checkpointing_enabled": True,
     "interactive": True,
 }
@@ -328,7 +405,7 @@ def test_an_old_keyword_without_a_heir_names_what_to_do(name: str) -> None:
         squall.App().function(**{name: OLD_KEYWORDS[name]})
 
 
-@pytest.mark.parametrize("name", ["Stub", "Mount", "SharedVolume", "build", "gpu"])
+@pytest.mark.parametrize("name", ["SharedVolume", "build"])
 def test_an_old_name_of_the_module_names_its_heir(name: str) -> None:
     with pytest.raises(AttributeError, match=f"{name}.*; use "):
         getattr(squall, name)
@@ -337,17 +414,73 @@ def test_an_old_name_of_the_module_names_its_heir(name: str) -> None:
 @pytest.mark.parametrize(
     "use",
     [
-        lambda: squall.Function.lookup("a", "b"),  # type: ignore[attr-defined]
-        lambda: squall.Cls.lookup("a", "b"),  # type: ignore[attr-defined]
-        lambda: function().web_url(),  # type: ignore[attr-defined]
         lambda: squall.Image.debian_slim().copy_local_file("a", "/b"),  # type: ignore[attr-defined]
         lambda: squall.Image.debian_slim().copy_local_dir("a", "/b"),  # type: ignore[attr-defined]
         lambda: function().call(1),  # type: ignore[attr-defined]
     ],
-    ids=["Function.lookup", "Cls.lookup", "web_url", "copy_local_file", "copy_local_dir", "f.call"],
+    ids=["copy_local_file", "copy_local_dir", "f.call"],
 )
 def test_an_old_member_fails_with_its_heir_named(use: Callable[[], Any]) -> None:
     with pytest.raises((exception.UnimplementedError, AttributeError)) as caught:
         use()
     said = f"{caught.value} {getattr(caught.value, 'hint', '')}"
     assert any(heir in said for heir in ("from_name", "remote", "add_local_", "get_web_url")), said
+
+
+@pytest.mark.parametrize(
+    ("use", "heir"),
+    [
+        (lambda: squall.Stub("old"), "squall.App"),
+        (lambda: squall.gpu.A100(size="80GB", count=2), 'gpu="A100-80GB:2"'),
+        (lambda: squall.functions.gather(), "FunctionCall.gather"),
+    ],
+    ids=["Stub", "gpu.A100", "functions.gather"],
+)
+def test_an_old_form_works_and_says_what_it_is_called_now(use: Callable[[], Any], heir: str) -> None:
+    with pytest.warns(DeprecationWarning, match=re.escape(heir)):
+        use()
+
+
+def test_containers_do_not_repeat_what_was_said_of_declarations(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SQUALL_CONTAINER", "1")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert squall._absent("Stub") is squall.App
+        assert squall.gpu.H100(count=2) == "H100:2"
+        squall.web_endpoint(label="old")
+
+
+def test_old_requests_for_gpus_are_the_text_that_they_are_now() -> None:
+    with pytest.warns(DeprecationWarning, match="is written gpu="):
+        requests = [squall.gpu.H100(), squall.gpu.A100(memory=40), squall.gpu.Any(count=2)]
+    assert requests == ["H100", "A100-40GB", "any:2"]
+    with pytest.raises(AttributeError, match="write gpu as text"):
+        _ = squall.gpu.Z9000
+
+
+def test_old_mounts_and_an_image_that_is_set_later_count(
+    gateway: FakeGateway, connected: session.Session, tmp_path: Path
+) -> None:
+    (tmp_path / "sub").mkdir()
+    for name in ("a.txt", "b.log", "sub/c.txt"):
+        (tmp_path / name).write_text(name)
+    with pytest.warns(DeprecationWarning, match="add_local_"):
+        mounts = [
+            squall.Mount.from_local_file(tmp_path / "a.txt", "/root/one.txt"),
+            squall.Mount.from_local_dir(tmp_path, remote_path="/all", condition=lambda path: not path.endswith(".log")),
+            squall.Mount.from_local_dir(tmp_path, remote_path="flat", recursive=False).add_local_file(
+                tmp_path / "b.log"
+            ),
+        ]
+    app = squall.App()
+    with pytest.warns(DeprecationWarning, match="`mounts=`"):
+        app.function(name="f", mounts=mounts)(plain)
+    with pytest.warns(DeprecationWarning, match="App\\(image=image\\)"):
+        app.image = squall.Image.debian_slim().env({"A": "1"})
+    assert told(gateway, connected, app)["f"].image == app.image.spec()
+    (sha256,) = {function["code"]["bundle_sha256"] for function in gateway.apps[-1]["functions"]}
+    names = set(zipfile.ZipFile(io.BytesIO(gateway.blobs[sha256])).namelist())
+    assert {"root/one.txt", "all/a.txt", "all/sub/c.txt", "flat/a.txt", "flat/b.log", "b.log"} <= names
+    assert not {"all/b.log", "flat/sub/c.txt"} & names
+    with pytest.warns(DeprecationWarning), pytest.raises(exception.InvalidError, match="takes a list"):  # noqa: PT030
+        app.function(mounts=mounts[0])

@@ -15,7 +15,9 @@ from tests.sdk.fake_gateway import FakeGateway
 import squall
 from squall import exception, running, session
 from squall.config import ServerAddress
-from squall.http_api import AppStatus, LogEntry, Route
+from squall.http_api.apps import AppStatus
+from squall.http_api.routes import Route
+from squall.http_api.traces import LogEntry
 from squall.output import Output, PlainOutput, use
 
 ROOT = Path(__file__).resolve().parents[2]

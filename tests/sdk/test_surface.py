@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 
 import squall
 from squall import exception
+from squall.unimplemented import Missing
 
 SRC = Path(__file__).resolve().parents[2] / "sdk" / "src"
 
@@ -21,15 +24,19 @@ BUILT = [
     "web_server",
     "wsgi_app",
     "App",
+    "CloudBucketMount",
     "Cls",
     "Cron",
     "Error",
+    "FilePatternMatcher",
     "Function",
     "FunctionCall",
     "Image",
     "Dict",
+    "Environment",
     "Period",
     "Queue",
+    "NetworkFileSystem",
     "Retries",
     "Secret",
     "Volume",
@@ -44,29 +51,25 @@ BUILT = [
     "method",
     "parameter",
     "exception",
+    "experimental",
     "functions",
+    "gpu",
     "__version__",
 ]
 NOT_BUILT = [
     "Client",
-    "CloudBucketMount",
     "Cluster",
-    "Environment",
-    "FilePatternMatcher",
-    "NetworkFileSystem",
     "Probe",
     "Proxy",
     "Sandbox",
     "SandboxSnapshot",
     "SchedulerPlacement",
-    "Server",
     "Tunnel",
     "Workspace",
     "clustered",
     "forward",
     "interact",
     "sessioned",
-    "experimental",
     "billing",
 ]
 ERRORS = [
@@ -79,6 +82,7 @@ ERRORS = [
     "DataLossError",
     "DeprecationError",
     "DeserializationError",
+    "DiskFullError",
     "Error",
     "ExecutionError",
     "FunctionTimeoutError",
@@ -89,6 +93,7 @@ ERRORS = [
     "InvalidError",
     "ModuleNotMountable",
     "NotFoundError",
+    "OutOfMemoryError",
     "OutputExpiredError",
     "PermissionDeniedError",
     "RemoteError",
@@ -120,8 +125,6 @@ def test_what_is_not_built_exists_and_says_what_to_use_instead(name: str) -> Non
 @pytest.mark.parametrize(
     "use",
     [
-        lambda: squall.Function.lookup("a", "b"),
-        lambda: squall.Cls.lookup("a", "b"),
         lambda: squall.App().run(interactive=True),
         lambda: squall.App().run(client=object()),
     ],
@@ -137,7 +140,7 @@ def test_every_error_can_be_caught_by_its_name(name: str) -> None:
     assert issubclass(getattr(exception, name), BaseException)
 
 
-@pytest.mark.parametrize(("old", "new"), [("Stub", "App"), ("Mount", "add_local")])
+@pytest.mark.parametrize(("old", "new"), [("SharedVolume", "results"), ("build", "enter")])
 def test_old_names_are_told_with_their_new_ones(old: str, new: str) -> None:
     with pytest.raises(AttributeError, match=new):
         getattr(squall, old)
@@ -151,8 +154,11 @@ def test_a_name_that_never_was_is_an_attribute_error() -> None:
 
 def test_the_submodules_that_programs_import_are_there() -> None:
     import squall.exception
+    import squall.experimental
     import squall.functions
+    import squall.gpu
 
+    assert isinstance(squall.experimental.stop_fetching_inputs, Missing)
     assert squall.functions.FunctionCall is squall.FunctionCall
     assert squall.exception.Error is squall.Error
 
@@ -165,6 +171,7 @@ def test_is_local_is_true_outside_of_containers(monkeypatch: pytest.MonkeyPatch)
 
 PROGRAM = """
 import sys
+import traceback
 before = set(sys.modules)
 import squall
 
@@ -209,3 +216,10 @@ def test_loading_a_program_in_a_container_imports_nothing_heavy() -> None:
         timeout=60,
     )
     assert HEAVY & set(answer.stdout.split()) == set()
+
+
+def test_a_plain_traceback_says_what_to_do() -> None:
+    error = exception.InvalidError("the value is wrong", fix="Write another one.")
+    shown = "".join(traceback.format_exception(error))
+    assert "the value is wrong\nFix: Write another one.\n" in shown
+    assert "Fix: Write another one." in "".join(traceback.format_exception(pickle.loads(pickle.dumps(error))))

@@ -14,7 +14,7 @@ from tests.sdk.fake_gateway import FakeGateway
 import squall
 from squall import session, tracing
 from squall.config import ServerAddress
-from squall.http_api import Header
+from squall.http_api.protocol import Header
 from squall.ids import in_sample
 
 SRC = Path(__file__).resolve().parents[2] / "sdk" / "src"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -42,6 +43,62 @@ def test_a_function_carries_what_its_decorator_said() -> None:
 
 def test_methods_of_a_class_may_be_web_functions_beside_plain_ones() -> None:
     assert methods("Served") == {"serve": WebSpec("server", port=8000, startup_timeout_s=30.0), "plain": None}
+
+
+def test_a_server_is_a_class_without_methods_that_answers_requests() -> None:
+    handle = app.registered_classes["Runs"]
+    web = WebSpec("server", label="s", requires_proxy_auth=True, port=9000, startup_timeout_s=30.0)
+    (method,) = handle.method_specs()
+    assert (method.name, method.web) == ("", replace(web, stateless=True, websocket_grace_s=7.0))
+    scaling = handle.declaration.scaling()
+    assert (scaling.max_inputs, scaling.target_inputs, scaling.max_containers) == (10, 3, 4)
+    with pytest.raises(InvalidError, match="no instances"):
+        Runs()
+
+
+class Starts:
+    @squall.enter()
+    def start(self) -> None: ...
+
+
+@app.server(port=9000, target_concurrency=2.5, max_concurrency=10, max_containers=4, exit_grace_period=7, label="s")
+class Runs(Starts): ...
+
+
+class WithMethod(Starts):
+    @squall.method()
+    def method(self) -> None: ...
+
+
+class WithParameter(Starts):
+    size: int = squall.parameter(default=1)
+
+
+class StartsNothing: ...
+
+
+@pytest.mark.parametrize(
+    ("keywords", "raw", "words"),
+    [
+        ({"port": "80"}, Starts, "port"),
+        ({"max_concurrency": 0}, Starts, "max_concurrency"),
+        ({"target_concurrency": 5, "max_concurrency": 4}, Starts, "must not be more"),
+        ({"target_concurrency": -1}, Starts, "target_concurrency"),
+        ({"exit_grace_period": -1}, Starts, "exit_grace_period"),
+        ({"unauthenticated": "no"}, Starts, "unauthenticated"),
+        ({"startup_timeout": 0}, Starts, "startup_timeout"),
+        ({"h2_enabled": True}, Starts, "h2_enabled"),
+        ({"scaleup_window": 5}, Starts, "scaleup_window"),
+        ({}, WithMethod, "neither parameters nor methods"),
+        ({}, WithParameter, "neither parameters nor methods"),
+        ({}, StartsNothing, "starts no server"),
+        ({}, squall.concurrent(max_inputs=2)(type("Marked", (Starts,), {"__module__": __name__})), "does not go"),
+        ({}, lambda: None, "plain class"),
+    ],
+)
+def test_what_a_server_cannot_be_is_refused(keywords: dict[str, Any], raw: Any, words: str) -> None:
+    with pytest.raises((InvalidError, squall.errors.UnimplementedArgument), match=words):
+        squall.App().server(**keywords)(raw)
 
 
 def test_the_old_name_works_and_tells_the_new_one() -> None:

@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 from tests.simulation.mutations import MUTATIONS
+from tests.simulation.options import CROSSED
 from tests.simulation.running import REPLAY, play, play_many, settle_hashes
 
 ROOT = Path(__file__).parents[2]
@@ -18,7 +19,7 @@ LAST_EVENTS = 60
 def main() -> int:
     """Returns 1 if anything was violated."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
-    parser.add_argument("--seed", type=int, help="play this one")
+    parser.add_argument("--seed", type=int, help=f"play this one; from {CROSSED} on they are crossed runs")
     parser.add_argument("--seeds", type=int, nargs=2, metavar=("FROM", "TO"), help="play these, the last one not")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes")
     parser.add_argument("--mutation", choices=sorted(MUTATIONS), help="with this bug put in")

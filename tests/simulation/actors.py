@@ -18,7 +18,7 @@ from tests.simulation.bus import SimBus
 from tests.simulation.containers import SimBackend
 
 from squall.errors import SquallError
-from squall.http_api import Route
+from squall.http_api.routes import Route
 from squall_autoscaler import service as autoscaler_service
 from squall_autoscaler.settings import AutoscalerSettings
 from squall_bus import Bus

@@ -695,7 +695,7 @@ class SimWatch:
             return
         key = kept.subject[len(self._stem) :]
         if OPERATION in kept.headers:
-            if self._revisions.pop(key, None) is not None:
+            if self._revisions.pop(key, None) is not None or self._synced:
                 self._add(Change(key, None, kept.seq))
         elif self._revisions.get(key) != kept.seq:
             self._revisions[key] = kept.seq

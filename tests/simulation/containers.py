@@ -32,6 +32,7 @@ from squall_gpu_agent.backend import (
     StartFailed,
     StartFailureKind,
 )
+from squall_images.eviction import Freed, Unwanted
 
 MONDAY_NS = 1
 
@@ -162,6 +163,10 @@ class SimContainer:
                 )
 
     @property
+    def disk_mib(self) -> int:
+        return 0
+
+    @property
     def lines_up(self) -> bool:
         return False
 
@@ -180,7 +185,7 @@ class SimContainer:
     async def drain(self) -> None:
         raise NotImplementedError("the agent counts for itself")
 
-    async def stop(self, grace_s: float = 30.0) -> Exit:
+    async def stop(self, grace_s: float = 30.0, commit_s: float = 0.0) -> Exit:
         if self.backend.effects.on_stop is not None:
             self.backend.effects.on_stop(self, "stop")
         self._exit("stopped")
@@ -222,12 +227,20 @@ class SimBackend:
 
     async def probe(self) -> Capabilities:
         return Capabilities(
-            backend="simulated",
+            backend="process",
             isolation=Isolation.PROCESS,
             python_versions=(),
             mount_namespaces=False,
             huge_pages=False,
         )
+
+    def images(self) -> tuple[str, ...]:
+        return ()
+
+    async def sweep_images(self, now: float) -> None: ...
+
+    async def prune_images(self, unwanted: Unwanted, now: float, *, dry_run: bool) -> Freed:
+        return Freed((), (), 0, 0)
 
     async def start(self, request: ContainerRequest, on_log: Any) -> SimContainer:
         await asyncio.sleep(self.rng.uniform(0.2, 1.8) * self.start_s)

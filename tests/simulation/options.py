@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from squall.spec import RetryPolicy, ScalingPolicy
 
@@ -20,6 +20,10 @@ FAULTS = (
 
 LONG = 0.07
 """Share of runs in which what stands still does so past its leases; the others are healed before that."""
+
+
+CROSSED = 10_000_000
+"""Seeds from here on are crossed runs, see `crossed`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +89,7 @@ class Options:
     rests: bool
     """Whether it goes on until every container is gone, not only until every call has ended."""
     faults_until_s: float = field(default=12.0)
+    crossed: bool = False
 
     def describe(self) -> str:
         """For the report of a failure."""
@@ -99,6 +104,8 @@ class Options:
 
 def options(seed: int) -> Options:
     """Expand a seed. Each run has a few kinds of faults, not all of them: rare combinations need quiet around them."""
+    if seed >= CROSSED:
+        return crossed(seed)
     rng = random.Random(seed)
     enabled = frozenset(rng.sample(FAULTS, rng.choice((1, 1, 2, 2, 3))))
     functions = tuple(_function(rng, f"f{number}") for number in range(rng.choice((1, 1, 2))))
@@ -128,6 +135,54 @@ def options(seed: int) -> Options:
         enabled=enabled,
         faults_until_s=until,
         rests=long or rng.random() < 0.6,
+    )
+
+
+def crossed(seed: int) -> Options:
+    """Two executions of one input end at about the same time: the first agent stands still past its lease and goes on
+    while another one runs what it had. Half of all news between agents and gateways is lost meanwhile, and who reads a
+    map's results begins at the first one whenever it reads again. What this shows other seeds show once in a thousand.
+    """
+    rng, usual = random.Random(seed), options(seed % CROSSED)
+    run_s = rng.uniform(9.0, 10.5)
+    # A lease is lost 6 to 8 s after the pause began; the other one shall end up to 4 s after the first has gone on.
+    pause_s = run_s + rng.uniform(3.5, 7.5)
+    agents = rng.choice((2, 2, 3))
+    first = usual.gateways + usual.schedulers + usual.autoscalers  # the agent that is asked first
+    kind = rng.choice(("remote", "remote", "map"))
+    work = Work(
+        at=0.3,
+        kind=kind,
+        function="f0",
+        inputs=6 if kind == "map" else 1,
+        plan={"run_s": run_s if kind == "remote" else 0.5},
+        cancel_after_s=None,
+        ordered=rng.random() < 0.5,
+        chunk=100,
+    )
+    function = FunctionOptions(
+        name="f0",
+        scaling=ScalingPolicy(
+            max_containers=1 if kind == "map" else 3, scaledown_window_s=3.0, max_inputs=1, target_inputs=1
+        ),
+        retry=RetryPolicy(max_retries=0),
+        timeout_s=60.0,
+        queue_limit_s=3600.0,
+    )
+    pauses = [Fault(at=rng.uniform(1.5, 3.0), kind="pause", victim=first, for_s=pause_s)]
+    breaks = [Fault(at=rng.uniform(1.0, 2.4), kind="crash", victim=0, for_s=0.2)] if kind == "map" else []
+    return replace(
+        usual,
+        seed=seed,
+        agents=agents,
+        start_s=0.2,
+        functions=(function,),
+        work=(work,),
+        faults=(Fault(at=0.5, kind="lost", victim=0, for_s=25.0), *pauses, *breaks),
+        enabled=frozenset(("pause", "lost", "crash")),
+        faults_until_s=26.0,
+        rests=False,
+        crossed=True,
     )
 
 

@@ -67,6 +67,8 @@ def settle_hashes() -> None:
 def play(seed: int, mutation: str | None = None) -> tuple[World, float]:
     """One seed, and the seconds of CPU that it took."""
     began = time.process_time()
+    sys.unraisablehook = lambda _: None  # coroutines of killed services are thrown away as they stand
+    gc.disable()  # or they would be thrown away in the middle of the run, and say so
     logging.disable(logging.CRITICAL)  # formatting lines that nobody reads would be a third of the time
     with mutated(mutation):
         world = World(seed).run()
@@ -76,8 +78,6 @@ def play(seed: int, mutation: str | None = None) -> tuple[World, float]:
 def play_here(seeds: range, mutation: str | None, *, stop_at_first: bool = False) -> Found:
     """One after the other. What the runs leave behind is neither collected nor freed: the process ends soon."""
     found, played = Found(), []
-    sys.unraisablehook = lambda _: None  # coroutines of killed services are thrown away as they stand
-    gc.disable()
     for seed in seeds:
         world, cpu_s = play(seed, mutation)
         played.append(world)

@@ -128,7 +128,8 @@ class Server:
         for seq in range(stream.sourced_seq + 1, journal.last_seq + 1):
             kept = journal.kept.get(seq)
             if kept is not None and kept.until > self.now():
-                copy = stream.append(kept.subject, kept.data, dict(kept.headers), self.now(), kept.msg_id)
+                headers = {**kept.headers, "Nats-Stream-Source": f"{journal.name} {seq} > > {kept.subject}"}
+                copy = stream.append(kept.subject, kept.data, headers, self.now(), kept.msg_id)
                 copy.at, copy.until = kept.at, kept.until
         stream.sourced_seq = journal.last_seq
         self.hand_out(stream)

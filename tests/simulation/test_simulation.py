@@ -7,15 +7,21 @@ import sys
 
 import pytest
 from tests.simulation.mutations import MUTATIONS
+from tests.simulation.options import CROSSED
 from tests.simulation.running import ROOT, Found, play_many
 
 FEW = 50
 MANY = 10_000
 CAUGHT_WITHIN = 2000
-SEEN_AT = {"delivered_ones_expire": 70}
+CROSSED_MANY = 100
+SEEN_AT = {"delivered_ones_expire": 70, "map_repeats": CROSSED}
 """Seeds from which on a bug that few of them show is looked for."""
-RARE = frozenset(("busy_is_drained", "map_repeats", "stopped_while_busy", "superseded_result_is_told"))
-"""Bugs that at most three in 2,500 seeds show, and every change of the code moves which: for `--mutation` only."""
+RARE = frozenset(("busy_is_drained", "stopped_while_busy", "superseded_result_is_told"))
+"""Bugs that at most three in 2,500 seeds show, and every change of the code moves which: for `--mutation` only.
+
+`superseded_result_is_told` is nearly invisible to callers: whoever waits hears of the first record at once (`done.`),
+or reads it within five seconds, so that the second reply finds nobody who still waits, unless both were lost. Crossed
+runs have not shown it in 48 seeds either; tests/services/gpu_agent/test_attempts.py looks at the agent's own part."""
 SOMETIMES = ("redelivered", "superseded", "abandoned", "takeover", "lost_reply", "requeued", "skipped", "counted_infra")
 """What must have happened somewhere, or the runs prove nothing."""
 
@@ -46,6 +52,14 @@ def test_nothing_is_violated_in_many_seeds() -> None:
     found = play_many(1, 1 + MANY)
     assert_nothing_violated(found)
     assert [name for name in SOMETIMES if not found.counts.get(name)] == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_nothing_is_violated_when_executions_cross() -> None:
+    found = play_many(CROSSED, CROSSED + CROSSED_MANY)
+    assert_nothing_violated(found)
+    assert found.counts["superseded"] > 0
 
 
 @pytest.mark.slow

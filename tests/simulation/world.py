@@ -190,7 +190,7 @@ class World:
                 self.network.slow = 0.05
                 self.loop.call_later(fault.for_s, self._network_well)
             case "lost":
-                self.network.lost, self.network.lost_sends = 0.05, 0.0
+                self.network.lost, self.network.lost_sends = (0.0, 0.5) if self.options.crossed else (0.05, 0.0)
                 self.loop.call_later(fault.for_s, self._network_well)
             case "clock":
                 slot.clock.skew_s += self.rng.choice((-12.0, -3.0, 3.0, 12.0))

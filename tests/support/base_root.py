@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 TOOLS = [
@@ -50,6 +50,7 @@ TOOLS = [
     "uname",
     "wc",
 ]
+PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 ACCOUNT_TOOLS = ("/usr/sbin/groupadd", "/usr/sbin/useradd")
 LIBRARIES = ("libc6", "libgcc-s1", "libstdc++6", "libcrypt1")
 NOT_IN_IT = ("test", "tests", "idlelib", "tkinter", "turtledemo", "__pycache__", "site-packages", "dist-packages")
@@ -69,8 +70,8 @@ _FILES = {
 }
 
 
-def make(root: Path) -> Path:
-    """Fill the folder; the interpreter is /usr/local/bin/python3 in it. Takes about 3 s."""
+def make(root: Path, more: Sequence[str] = ()) -> Path:
+    """Fill the folder; the interpreter is /usr/local/bin/python3 in it. `more`: tools besides. Takes about 3 s."""
     for each in ("usr/bin", "usr/sbin", "usr/lib", "usr/lib64", "usr/local/bin", "usr/local/lib", "etc/ssl/certs"):
         (root / each).mkdir(parents=True)
     for each in ("root", "proc", "sys", "dev", "run", "tmp", "var/tmp", "home"):
@@ -80,7 +81,7 @@ def make(root: Path) -> Path:
     for each in ("tmp", "var/tmp"):
         (root / each).chmod(0o1777)
     _python(root)
-    programs = [Path(found) for tool in TOOLS if (found := shutil.which(tool))]
+    programs = [Path(found) for tool in (*TOOLS, *more) if (found := shutil.which(tool, path=PATH))]
     for program in (*programs, *map(Path, ACCOUNT_TOOLS)):
         shutil.copy(program, root / "usr" / program.parent.name / program.name)
     shutil.copy("/bin/dash", root / "usr/bin/sh")

@@ -17,6 +17,8 @@ from tests.support import base_root
 
 BIN = Path(sys.executable).parent
 BASE = "squall-test/base:local"
+FOR_AGENTS = ("ip", "nft", "nsenter", "bash", "ldd", "ldconfig")
+"""What networks of sandboxes are made with, and bases of this machine's Python."""
 
 
 def docker(*words: str | Path, stdin: bytes | None = None, timeout_s: float = 120) -> str:
@@ -33,7 +35,7 @@ def base_image() -> str:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder, "root")
         root.mkdir()
-        archive = base_root.packed(base_root.make(root), Path(folder, "root.tar"))
+        archive = base_root.packed(base_root.make(root, FOR_AGENTS), Path(folder, "root.tar"))
         _import(archive, BASE, base_root.ENVIRONMENT, ["python3"])
     return BASE
 

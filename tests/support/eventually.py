@@ -16,7 +16,7 @@ async def eventually(check: Callable[[], Awaitable[T]], *, within_s: float = ...
 async def eventually(check: Callable[[], T], *, within_s: float = ..., every_s: float = ...) -> T: ...
 
 
-async def eventually(check: Callable[[], Any], *, within_s: float = 5.0, every_s: float = 0.005) -> Any:
+async def eventually(check: Callable[[], Any], *, within_s: float = 30.0, every_s: float = 0.005) -> Any:
     """Call `check` until it returns something true and hand that back; fail when the time is over."""
     loop = asyncio.get_running_loop()
     until = loop.time() + within_s

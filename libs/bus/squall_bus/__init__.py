@@ -18,7 +18,7 @@ from squall_bus.errors import (
     TopologyMissing,
     WrongRevision,
 )
-from squall_bus.kv import KeyValue
+from squall_bus.kv import GRAVE_S, KeyValue, KeyWrite
 from squall_bus.pulling import Puller
 from squall_bus.records import (
     BusStats,
@@ -56,6 +56,8 @@ __all__ = [
     "ConsumerSpec",
     "ConsumerInfo",
     "KeyValue",
+    "KeyWrite",
+    "GRAVE_S",
     "Entry",
     "Watch",
     "Change",

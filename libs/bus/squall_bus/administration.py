@@ -21,6 +21,7 @@ AT_ONCE = 16
 """Streams made at the same time: 2 cores and one disk gain nothing from more."""
 CREATE_TIMEOUT_S = 15.0
 TOPOLOGY_POLL_S = 0.1
+REMAKE_S = 1.0
 _EXISTS_OTHERWISE = 10058
 
 
@@ -38,12 +39,15 @@ class Administration:
     def __init__(self, link: Link, topology: Topology) -> None:
         self._link = link
         self._topology = topology
-        self._watching_memory = False
+        self._in_memory: list[dict[str, Any]] = []
+        """Streams in the server's memory, if it is us who make them again."""
 
     # ------------------------------------------------------------------ topology
 
     async def await_topology(self, timeout_s: float) -> None:
-        """By name only: whether they are as wanted is the business of who made them."""
+        """By name only: whether they are as wanted is the business of who made them.
+
+        What a server has forgotten that was restarted before we knew it, no reconnect tells: who keeps it makes it."""
         streams, buckets = self._topology.streams, self._topology.buckets
         wanted = {spec.name for spec in streams} | {kv_stream(spec.name) for spec in buckets}
         until = self._link.loop.time() + timeout_s
@@ -53,6 +57,8 @@ class Administration:
                 raise TopologyMissing(
                     f"{len(missing)} of {len(wanted)} streams are missing: {shown} ...", streams=shown
                 )
+            if set(missing) <= {config["name"] for config in self._in_memory}:  # else there is no topology yet
+                await self._remake_memory()
             await asyncio.sleep(TOPOLOGY_POLL_S)
 
     async def _stream_names(self) -> set[str]:
@@ -77,22 +83,30 @@ class Administration:
 
     def keep_memory_streams(self) -> None:
         """A server that restarted has forgotten its streams in memory altogether, not only what was in them."""
-        if self._watching_memory:
+        if self._in_memory:
             return
-        self._watching_memory = True
-        configs = [stream_config(spec) for spec in self._topology.streams if spec.storage == "memory"]
-        configs += [bucket_config(spec) for spec in self._topology.buckets if spec.storage == "memory"]
+        self._in_memory += [stream_config(spec) for spec in self._topology.streams if spec.storage == "memory"]
+        self._in_memory += [bucket_config(spec) for spec in self._topology.buckets if spec.storage == "memory"]
 
         def remake() -> None:
-            self._link.start(self._remake_memory(configs), "bus memory streams")
+            self._link.start(self._remade(), "bus memory streams")
 
         self._link.on_reconnect(remake)
 
-    async def _remake_memory(self, configs: list[dict[str, Any]]) -> None:
+    async def _remade(self) -> None:
+        """Until they are there, or the connection is gone once more: nobody else makes them."""
+        while not await self._remake_memory():
+            await asyncio.sleep(REMAKE_S)
+            if not self._link.connected:
+                return
+
+    async def _remake_memory(self) -> bool:
         try:
-            await self._ensure_all(configs)
+            await self._ensure_all(self._in_memory)
         except BusError as error:
             event(logging.ERROR, "bus_memory_streams_missing", error=repr(error))
+            return False
+        return True
 
     async def _ensure_all(self, configs: list[dict[str, Any]]) -> None:
         slots = asyncio.Semaphore(AT_ONCE)
@@ -263,7 +277,7 @@ def consumer_config(spec: ConsumerSpec) -> dict[str, Any]:
         "name": spec.name,
         "filter_subject": spec.filter_subject,
         "ack_policy": "explicit",
-        "deliver_policy": "all",
+        "deliver_policy": "new" if spec.only_new else "all",
         "replay_policy": "instant",
         "ack_wait": js.nanoseconds(spec.ack_wait_s),
         "max_ack_pending": spec.max_ack_pending,

@@ -225,7 +225,8 @@ class Bus:
         await self._admin.ensure_stream(name)
 
     def keep_memory_streams(self) -> None:
-        """From now on make what lies in the server's memory again after each reconnect; `ensure_topology` does too."""
+        """From now on make what lies in the server's memory again: after each reconnect, which `ensure_topology` does
+        too, and in `await_topology`, if nothing else is missing."""
         self._admin.keep_memory_streams()
 
     async def ensure_consumer(self, stream: str, spec: ConsumerSpec) -> None:

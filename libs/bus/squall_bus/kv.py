@@ -3,23 +3,40 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from squall_bus import reading
 from squall_bus.errors import KeyExists, NotFound, WrongRevision
 from squall_bus.link import Link
 from squall_bus.publishing import Publisher
 from squall_bus.records import Entry, Record, Stored
+from squall_bus.together import write_together
 from squall_bus.watching import Watch
 from squall_bus.wire import BadMessage
 from squall_contracts.subjects import kv_stream, kv_subject
 from squall_contracts.topology import Topology
 
 DEADLINE_S = 15.0
+TOGETHER_S = 5.0
 GRAVE_S = 600.0
 """How long the mark of a deleted key is kept. Watchers that were away longer read everything again anyway."""
 OPERATION = "KV-Operation"
 _KEY = re.compile(r"[-/_=a-zA-Z0-9]+(\.[-/_=a-zA-Z0-9]+)*")
 _EXPECT = "Nats-Expected-Last-Subject-Sequence"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyWrite:
+    """One of several writes that are made together."""
+
+    key: str
+    value: bytes
+    revision: int
+    """The key's last one, also of the mark of a deleted key; 0 = there is none."""
+    ttl_s: float | None = None
+    removes: bool = False
+    """The key is gone with this write; the value is kept with its mark, for whoever reads that."""
 
 
 class KeyValue:
@@ -41,6 +58,11 @@ class KeyValue:
         stored = await reading.get_last(self._link, self._stream, self._subject(key), from_leader)
         return None if stored is None else self._entry(stored)
 
+    async def revision(self, key: str) -> tuple[int, bool]:
+        """The key's last revision as its leader knows it, 0 for none; and whether the key is there."""
+        stored = await reading.get_last(self._link, self._stream, self._subject(key), from_leader=True)
+        return (0, False) if stored is None else (stored.seq, OPERATION not in stored.headers)
+
     async def entries(self, prefix: str = "") -> list[Entry]:
         """All keys that start with `prefix`, in the order of their last change."""
         found: dict[str, Entry] = {}
@@ -55,7 +77,7 @@ class KeyValue:
     def watch(self, prefix: str = "") -> Watch:
         """`async with kv.watch() as w: async for change in w:` gives every present value, then one change with
         `synced=True`, then each change as it happens. After a reconnect everything is read again and the differences
-        are given. Keys that expire by TTL send nothing: poll their deadlines."""
+        are given; ends of keys perhaps twice. Keys that expire by TTL send nothing: poll their deadlines."""
         return Watch(self._link, self._stream, self._stem, prefix)
 
     def _subject(self, key: str) -> str:
@@ -70,9 +92,10 @@ class KeyValue:
 
     # ------------------------------------------------------------------ writing
 
-    async def put(self, key: str, value: bytes, ttl_s: float | None = None) -> int:
-        """Set a key, whatever it was; its new revision."""
-        return await self._write(key, value, {}, ttl_s)
+    async def put(self, key: str, value: bytes, ttl_s: float | None = None, *, msg_id: str | None = None) -> int:
+        """Set a key, whatever it was; its new revision. With the same msg id a second time it changes nothing (within
+        the bucket's duplicate window, and as long as the server remembers)."""
+        return await self._write(key, value, {}, ttl_s, msg_id)
 
     async def create(self, key: str, value: bytes, ttl_s: float | None = None) -> int:
         """Set a key that is not there. KeyExists otherwise. The mark of a deleted key is not a key."""
@@ -99,8 +122,19 @@ class KeyValue:
             headers[_EXPECT] = str(revision)
         await self._write(key, b"", headers, GRAVE_S)
 
-    async def _write(self, key: str, value: bytes, headers: dict[str, str], ttl_s: float | None) -> int:
-        record = Record(self._subject(key), value, headers or None, None, ttl_s)
+    async def write_together(self, writes: Sequence[KeyWrite]) -> list[int]:
+        """All of these, or none, each only if its key is still at its revision; the new revisions. Sent once: put a key
+        of your own among them (revision 0), and read that one after `PublishUnknown`. Raises `WrongRevision`."""
+        records = []
+        for write in writes:
+            headers = {_EXPECT: str(write.revision), **({OPERATION: "DEL"} if write.removes else {})}
+            records.append(Record(self._subject(write.key), write.value, headers, None, write.ttl_s))
+        return await write_together(self._link, records, TOGETHER_S)
+
+    async def _write(
+        self, key: str, value: bytes, headers: dict[str, str], ttl_s: float | None, msg_id: str | None = None
+    ) -> int:
+        record = Record(self._subject(key), value, headers or None, msg_id, ttl_s)
         return (await self._publisher.publish(record, DEADLINE_S)).seq
 
 

@@ -120,6 +120,8 @@ class ConsumerSpec:
     """Priority group `g`: local agents pull with priority 0, remote ones with 1. Cannot be changed later."""
     max_waiting: int = 4096
     """Open pulls; the server's default of 512 cannot be raised later."""
+    only_new: bool = False
+    """Begins with what is stored after it was made. Cannot be changed later."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -67,7 +67,8 @@ KV_DEDUPE_S = 30.0
 
 
 def kv_dedupe_s(bucket: BucketSpec) -> float:
-    return min(KV_DEDUPE_S, bucket.ttl_s) if bucket.ttl_s else KV_DEDUPE_S
+    wanted = bucket.duplicate_window_s or KV_DEDUPE_S
+    return min(wanted, bucket.ttl_s) if bucket.ttl_s else wanted
 
 
 def _bucket_route(bucket: BucketSpec) -> Route:

@@ -91,7 +91,8 @@ class Watch:
         if self._unseen is not None:
             self._unseen.discard(key)
         if delivery.header("KV-Operation") is not None:
-            if self._revisions.pop(key, None) is not None:
+            # Of a key that we never gave too: our user may have written it himself while this was being opened again.
+            if self._revisions.pop(key, None) is not None or self._synced:
                 self._ready.append(Change(key, None, revision))
         elif self._revisions.get(key) != revision:
             self._revisions[key] = revision

@@ -54,6 +54,8 @@ class CallRequested(HotMessage):
     """`<call>.<index>` of the dead letter that this call repeats."""
     keyed: bool = False
     """It has an idempotency key: its result is kept for longer than the key."""
+    webhook: str = ""
+    """URL that is told when the input has ended: its call's own, or its function's."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class CallResult(HotMessage):
     """The value, or the pickled exception, or empty."""
     blob: str | None = None
     error: dict[str, Any] | None = None
-    """See `squall.http_api.ResultMeta.error`."""
+    """See `squall.http_api.protocol.ResultMeta.error`."""
     items: int | None = None
     node: str = ""
     container: str = ""

@@ -82,7 +82,7 @@ class FunctionRecord(Message):
     variant_of: str = ""
     """Id of the version that the options below were applied to; empty for what was declared and published."""
     options: str = ""
-    """`squall.http_api.encode_options` of them."""
+    """`squall.http_api.protocol.encode_options` of them."""
 
     @property
     def published_id(self) -> str:
@@ -102,7 +102,7 @@ class PoolRecord(Message):
     app_id: str
     workspace: str
     parameters: str = ""
-    """`squall.http_api.encode_parameters` of the class parameters; empty for none."""
+    """`squall.http_api.protocol.encode_parameters` of the class parameters; empty for none."""
     created_at: float = 0.0
     scaling: ScalingPolicy | None = None
     """In place of the declared one, since somebody said `update_autoscaler`. A deploy makes pools that have none."""
@@ -150,3 +150,6 @@ class TokenRecord(Message):
     created_at: float
     app_id: str = ""
     expires_at: float = 0.0
+    role: str = ""
+    """Of scope "workspace": viewer, member or admin; a token that was made before there were roles has none, and the
+    rights of an admin."""

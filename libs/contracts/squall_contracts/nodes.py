@@ -120,7 +120,7 @@ class ContainerClaim(Message):
     spans: SpanVector = field(default_factory=list)
     """Control-plane and start phases so far."""
     error: Mapping[str, Any] = field(default_factory=dict)
-    """state failed: see `squall.http_api.ResultMeta.error`."""
+    """state failed: see `squall.http_api.protocol.ResultMeta.error`."""
     user_error: bool = False
     """state failed: the user's import or @enter raised."""
 
@@ -158,6 +158,8 @@ class Command:
     """Take containers again."""
     STOP_CONTAINER = "stop_container"
     EXECUTE = "execute"
+    PRUNE_IMAGES = "prune_images"
+    """Remove images that nothing needs, and layers that no image needs then."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +178,12 @@ class NodeCommand(HotMessage):
     """Of execute: the command line."""
     timeout_s: float = 0.0
     """Of execute."""
+    images: list[str] = field(default_factory=list)
+    """Of prune_images."""
+    since: float = 0.0
+    """Of prune_images: those that were asked for after it stay."""
+    dry_run: bool = False
+    """Of prune_images: only say what would be removed."""
 
 
 @dataclass(frozen=True)
@@ -196,3 +204,10 @@ class NodeAnswer(HotMessage):
     data: bytes = b""
     status: int | None = None
     """Of an executed command."""
+    images: int = 0
+    """Removed, or that would be."""
+    layers: int = 0
+    bytes: int = 0
+    """Of those layers."""
+    kept_bytes: int = 0
+    """Of layers that stay."""

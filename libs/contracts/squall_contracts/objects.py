@@ -9,7 +9,10 @@ from typing import ClassVar
 from squall.spec import digest
 from squall_contracts.envelope import HotMessage, Message
 
-OBJECTS, DICTS = "objects", "dicts"
+OBJECTS, DICTS, TAKES = "objects", "dicts", "takes"
+RECEIPT_S = 90.0
+"""What came of a request that takes something away is kept for so long: its client repeats it for a minute. What was
+taken lies on the disk until then."""
 PREFIXES = {"dicts": "di", "queues": "qu", "volumes": "vo"}
 """Kinds of objects, and how their ids begin."""
 
@@ -53,6 +56,27 @@ class QueueItem(HotMessage):
     blob: str | None = None
 
 
+@dataclass(frozen=True)
+class QueueFront(HotMessage):
+    """How far a partition of a queue is taken. Bucket `takes`, `<workspace>.<queue>.<partition>`; every write is a
+    compare-and-set, together with the receipt of who took."""
+
+    TYPE: ClassVar[str] = "queue_front"
+
+    through: int
+    """Sequence in QUEUES of the last item that is taken. Such items are removed afterwards."""
+
+
+@dataclass(frozen=True)
+class QueueTake(HotMessage):
+    """What a request took from a queue. Bucket `takes`, under `receipts.<workspace>.<queue>.<request>`, for a while."""
+
+    TYPE: ClassVar[str] = "queue_take"
+
+    values: list[bytes]
+    blobs: list[str | None]
+
+
 def object_name_key(workspace: str, environment: str, kind: str, name: str) -> str:
     """Key of an object by its name."""
     return f"{objects_of(workspace, environment, kind)}{digest(name)[:24]}"
@@ -86,3 +110,13 @@ def dict_keys(workspace: str, object_id: str) -> str:
 def partition_token(partition: str) -> str:
     """A partition of a queue as a part of a subject."""
     return "p" + hashlib.sha256(partition.encode()).hexdigest()[:32]
+
+
+def front_key(workspace: str, object_id: str, token: str) -> str:
+    """Where it is written how far a partition is taken."""
+    return f"{workspace}.{object_id}.{token}"
+
+
+def receipt_key(workspace: str, object_id: str, request: str) -> str:
+    """Where it is written what came of a request. One part more than the keys of a dict have."""
+    return f"receipts.{workspace}.{object_id}.{request}"

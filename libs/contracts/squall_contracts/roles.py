@@ -191,11 +191,13 @@ def _join(*parts: Iterable[str]) -> tuple[str, ...]:
 
 def _gateway(n: _Names) -> Permissions:
     spans, letters = subjects.spans_stream(n.region), subjects.letters_stream(n.region)
-    queues = subjects.queues_stream(n.region)
+    queues, deliveries = subjects.queues_stream(n.region), subjects.kv_stream("webhooks")
     return Permissions(
         publish=_join(
             n.to("calls", "results", "redrives", "events", "spans", "cancel", "credit", "builds", "command", "demand"),
+            [subjects.prune(n.region)],
             _answers(),
+            [f"logs.{n.region}.*.*.*.web"],  # of logs only the lines about web requests
             _get(*n.journal, *n.work, *n.results, *n.attempts, *n.events, *n.logs, spans, letters),
             _count(*n.journal, *n.work, *n.results, *n.logs, letters),
             _owner(*n.journal, *n.results, letters, subjects.builds_stream(n.region)),
@@ -203,22 +205,30 @@ def _gateway(n: _Names) -> Permissions:
             (f"{_API}.CONSUMER.CREATE.{stream}.*.calls.{n.region}.>" for stream in n.work),
             (f"{_API}.CONSUMER.{verb}.{stream}.*" for stream in n.work for verb in ("INFO", "PAUSE")),
             *(_follow(stream, f"results.{n.region}.>") for stream in n.results),
+            # Webhooks: the results of workspaces that have any, and what is to be delivered.
+            *(_take(stream) for stream in n.results),
+            [f"{_API}.CONSUMER.CREATE.{deliveries}.deliver.{subjects.webhook_deliveries()}"],
+            _take(deliveries, "deliver"),
+            _look("webhooks"),
+            _watch("webhooks", "user.>"),
+            _set("webhooks"),
             *(_follow(stream, f"logs.{n.region}.>") for stream in n.logs),
             # The exporter of spans is a durable of its own.
             [f"{_API}.CONSUMER.CREATE.{spans}.otlp.spans.{n.region}.>", *_take(spans, "otlp")],
             _look("apps", "specs", "tokens", "idem", "images", "nodes", "containers", "desired", "verdicts", "health"),
             *(_watch(bucket) for bucket in ("apps", "specs", "containers", "desired", "verdicts")),
             _set("apps"),
-            _set("images", "name.>"),  # names of images; the images themselves are the builder's
+            # Names of images, who else asked for one, and when; the rest is the builder's.
+            _set("images", "name.>", "user.>", "asked.>"),
             _set("specs"),
             _set("idem"),
             _set("tokens", "*"),  # not those of containers, which have longer keys
             _look("secrets", "schedules"),
             _set("secrets"),
             _set("schedules"),
-            *(_look(bucket) for bucket in ("objects", "dicts", "volumes")),
-            *(_set(bucket) for bucket in ("objects", "dicts", "volumes")),
-            _purge(subjects.kv_stream("dicts")),
+            *(_look(bucket) for bucket in ("objects", "dicts", "takes", "volumes")),
+            *(_set(bucket) for bucket in ("objects", "dicts", "takes", "volumes")),
+            *(_purge(subjects.kv_stream(bucket)) for bucket in ("dicts", "takes")),
             # Whoever removes an item of a queue has it.
             n.to("queues"),
             *(each(queues) for each in (_get, _count, _purge)),
@@ -288,8 +298,12 @@ def _builder(n: _Names) -> Permissions:
             [f"{_API}.CONSUMER.CREATE.{builds}.builder.builds.{n.region}.>", *_take(builds, "builder")],
             [f"{_API}.DIRECT.GET.KV_images.$KV.images.*"],
             _set("images", "*"),
+            # Sealed; those that build steps declare.
+            _owner(subjects.kv_stream("secrets")),
+            n.to("spans"),
+            _answers(),
         ),
-        subscribe=(),
+        subscribe=(subjects.prune(n.region),),
     )
 
 
@@ -305,7 +319,11 @@ def _agent(n: _Names) -> Permissions:
             # A lagging replica is not enough when an input's history decides whether it runs again.
             (_get_last(stream) for stream in (*n.results, *n.attempts, *n.events)),
             _owner(*n.results, *n.attempts, subjects.letters_stream(n.region)),
+            # Where the journals end when it connects: what stands behind nobody has run before.
+            _count(*n.journal),
             (_get_last(subjects.kv_stream("specs")),),
+            # By which manifest the registry has an image: the builder's word, not the registry's.
+            [f"{_API}.DIRECT.GET.KV_images.$KV.images.*"],
             # A claim that the scheduler has changed meanwhile is read again before it is moved on.
             (_get_last(subjects.kv_stream("containers")),),
             _watch("containers"),

@@ -64,3 +64,5 @@ class Verdict(Message):
     """Crash-loop back-off: no new start before."""
     failures: int = 0
     """Starts that failed in a row; a restarted scheduler goes on counting from here."""
+    user_error: bool = False
+    """They failed in the function's own code: its import, or an `@enter` hook."""

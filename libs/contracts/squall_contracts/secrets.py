@@ -48,3 +48,8 @@ def secrets_of(workspace: str, environment: str) -> str:
 def unnamed_secret_key(workspace: str, secret_id: str) -> str:
     """Key of values without a name."""
     return f"id.{workspace}.{secret_id}"
+
+
+def webhook_key_key(workspace: str) -> str:
+    """Key of the key that signs a workspace's webhooks."""
+    return f"webhook.{workspace}"

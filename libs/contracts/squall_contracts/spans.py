@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from squall.http_api import SpanInfo
+from squall.http_api.traces import SpanInfo
 from squall_contracts.calls import SpanVector
 from squall_contracts.envelope import HotMessage
 
@@ -25,10 +25,11 @@ QUEUE_WAIT = (
 )
 AUTOSCALER_DECIDE = "autoscaler.decide"  # * from the arrival to the stored decision
 SCHEDULER_PLACE = "scheduler.place"  # * from the stored decision to the stored claim
-CONTAINER_START = "container.start"  # agent: from the stored claim to ready; parent of the next eight
+CONTAINER_START = "container.start"  # agent: from the stored claim to ready; parent of the next nine
 AGENT_ACCEPT = "agent.accept"  # *
 CODE_FETCH = "code.fetch"  # *
 IMAGE_ENSURE = "image.ensure"  # *
+IMAGE_PULL = "image.pull"  # * in place of image.ensure, where something of it had to be brought to the machine
 SANDBOX_CREATE = "sandbox.create"  # * template fork or process spawn
 RUNNER_CONNECT = "runner.connect"  # *
 CODE_IMPORT = "code.import"  # *
@@ -40,12 +41,18 @@ USER_CODE = "user.code"  # * runner, child of attempt
 RESULT_PUBLISH = "result.publish"  # * agent
 RESULT_RETURN = "result.return"  # * gateway: reply received -> answer written; as a phase with the way there and back
 RESULT_DECODE = "result.decode"  # * SDK
+WEB_REQUEST = "web.request"  # gateway: a web request, from its head to the end of its answer; may be the root
+WEB_WAIT = "web.wait"  # * gateway: until a container has it
+WEB_ANSWER = "web.answer"  # * gateway: from there to the end of the answer
+IMAGE_BUILD = "image.build"  # builder, child of the request to build; parent of the next four
+BUILD_BASE, BUILD_STEP = "image.base", "image.step"
+BUILD_PULL, BUILD_PUSH = "image.take", "image.push"  # from and to the registry
 
 CRITICAL_PHASES = frozenset(
     (
         ARGS_ENCODE, GATEWAY_ACCEPT, JOURNAL_PUBLISH, AUTOSCALER_DECIDE, SCHEDULER_PLACE, AGENT_ACCEPT, CODE_FETCH,
-        IMAGE_ENSURE, SANDBOX_CREATE, RUNNER_CONNECT, CODE_IMPORT, ENTER_SNAP, ENTER, DISPATCH, USER_CODE,
-        RESULT_PUBLISH, RESULT_RETURN, RESULT_DECODE,
+        IMAGE_ENSURE, IMAGE_PULL, SANDBOX_CREATE, RUNNER_CONNECT, CODE_IMPORT, ENTER_SNAP, ENTER, DISPATCH, USER_CODE,
+        RESULT_PUBLISH, RESULT_RETURN, RESULT_DECODE, WEB_WAIT, WEB_ANSWER,
     )
 )  # fmt: skip
 """The names marked * above."""

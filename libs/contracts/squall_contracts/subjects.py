@@ -92,6 +92,11 @@ def results_of(region: str, workspace: str, call_id: str) -> str:
     return _of_call("results", region, workspace, call_id, "*")
 
 
+def results_of_workspace(region: str, shard: int, workspace: str) -> str:
+    """Filter: every result of a workspace in one shard."""
+    return f"results.{region}.{shard_token(shard)}.{workspace}.>"
+
+
 def done(region: str, workspace: str, call_id: str, index: int | str = "*") -> str:
     """Core subject on which a stored result is republished."""
     return _of_call(DONE, region, workspace, call_id, index)
@@ -219,6 +224,11 @@ def build(region: str, image: str) -> str:
     return f"builds.{region}.{image}"
 
 
+def prune(region: str) -> str:
+    """Core subject of every builder: images that nothing needs."""
+    return f"prune.{region}.builders"
+
+
 def schedule(region: str, schedule_id: str) -> str:
     """Where the next tick of a schedule waits for its time; the newest message counts."""
     return f"sched.{region}.{schedule_id}"
@@ -316,3 +326,8 @@ def kv_stream(bucket: str) -> str:
 def kv_subject(bucket: str, key: str) -> str:
     """Where a key of a bucket is stored."""
     return f"$KV.{bucket}.{key}"
+
+
+def webhook_deliveries() -> str:
+    """Filter: every delivery of a webhook, in the bucket `webhooks`."""
+    return kv_subject("webhooks", "event.>")

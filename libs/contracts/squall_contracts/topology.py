@@ -70,6 +70,8 @@ class BucketSpec:
     """Age at which entries vanish; 0 = never. Expiry sends no watch event: find it by polling."""
     allow_atomic: bool = False
     """Writes that arrive together go out as one."""
+    duplicate_window_s: float = 0.0
+    """0 = as long as a service repeats its own writes."""
     max_consumers: int = 10_000
     canary: str = ""
 
@@ -246,7 +248,10 @@ def _buckets(replicas: int) -> tuple[BucketSpec, ...]:
         *(BucketSpec(name=name, replicas=replicas) for name in durable),
         # What the scheduler found when it wrote and read every stream.
         BucketSpec(name="health", storage="memory", replicas=replicas, ttl_s=120),
-        BucketSpec(name="dicts", replicas=replicas, allow_atomic=True),
+        # Clients repeat a write that had no answer for a minute.
+        BucketSpec(name="dicts", replicas=replicas, allow_atomic=True, duplicate_window_s=90),
+        BucketSpec(name="takes", replicas=replicas, allow_atomic=True),
+        BucketSpec(name="webhooks", replicas=replicas, allow_atomic=True),
         BucketSpec(name="idem", replicas=replicas, ttl_s=DAY_S),
         BucketSpec(name="nodes", storage="memory", replicas=replicas, ttl_s=10),
         # On file: a memory stream is gone after a restart of the server, and two leaders could overlap.

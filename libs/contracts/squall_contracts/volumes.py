@@ -8,6 +8,10 @@ from typing import Any, ClassVar
 from squall_contracts.envelope import Message
 
 VOLUMES = "volumes"
+STORE_USER = "store-user"
+"""Key of a random name: the one by which the blob store knows this bus."""
+MAX_LIST_BYTES = 256 << 20
+"""Of the list of a version's files: gateways and agents hold it in memory."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,27 @@ class VolumeHead(Message):
     committed_at: float
     recent: list[list[Any]] = field(default_factory=list)
     """[request, version] of the last commits, newest first: a repeated request is not a second commit."""
+
+
+@dataclass(frozen=True)
+class CondemnedBlocks(Message):
+    """Blocks that a collector may remove now: no version needs them, and no commit may rely on them. Bucket `volumes`,
+    key `<workspace>.blocks.condemned`; owner: the gateway that collects. It expires if that one dies."""
+
+    TYPE: ClassVar[str] = "condemned_blocks"
+
+    blocks: list[str]
+    """sha256 of each."""
+
+
+def condemned_key(workspace: str) -> str:
+    """Key of the blocks that are condemned."""
+    return f"{workspace}.blocks.condemned"
+
+
+def is_head(key: str) -> bool:
+    """Whether it is the key of a volume's head."""
+    return key.count(".") == 1
 
 
 def volume_key(workspace: str, object_id: str) -> str:

@@ -4,36 +4,65 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import subprocess
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from squall.errors import ImageBuildError
 from squall.spec import ImageStep, digest
+from squall_images.build_limits import LOOK_S, LOOKS_SHARE, Disk
 from squall_images.build_room import OnLine
-from squall_images.chain import DEBIAN_SLIM, FROM_REGISTRY, FROM_SCRATCH, Configuration
+from squall_images.chain import DEBIAN_SLIM, FROM_DOCKERFILE, FROM_REGISTRY, FROM_SCRATCH, Configuration
 from squall_images.layered import KEY_DIGITS, Description, LayerFolder
 
 TAR_TIMEOUT_S = 1800
+LARGER = "The operator may allow more with SQUALL_BUILDER_STEP_DISK_MIB."
+_OWN_NAMES = re.compile(r"oci:.*|(python|docker):[0-9a-f]{32}", re.DOTALL)
+"""Those that nobody registered."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Whose:
+    """On whose behalf an image is pulled."""
+
+    operator: bool = False
+    """He has named it himself."""
+    login: str = field(default="", repr=False)
+    """Base64 of the user's own `user:password` for its registry."""
+    scope: str = ""
+    """Whose pulls with credentials of their own these are: what they got is nobody else's."""
 
 
 class Pull(Protocol):
     """Takes an image of a registry over, layer by layer."""
 
-    async def __call__(self, tag: str, fresh: bool, on_line: OnLine) -> Description: ...
+    async def __call__(self, tag: str, fresh: bool, on_line: OnLine, whose: Whose) -> Description: ...
 
 
 class Bases:
     """Finds the base that an image's first step names."""
 
-    def __init__(self, folder: LayerFolder, *, pull: Pull | None = None, debian_slim: str = "") -> None:
+    def __init__(
+        self,
+        folder: LayerFolder,
+        *,
+        pull: Pull | None = None,
+        debian_slim: str = "",
+        dockerfile: Callable[[ImageStep, OnLine], Awaitable[Description]] | None = None,
+    ) -> None:
         self._folder = folder
         self._pull = pull
+        self._dockerfile = dockerfile
+        """Makes what a Dockerfile says; None without an engine."""
         self._debian_slim = debian_slim
         """Name in a registry, `{python}` in it for the version; empty = only registered ones."""
 
-    async def find(self, step: ImageStep, on_line: OnLine) -> Description:
+    async def find(self, step: ImageStep, on_line: OnLine, whose: Whose) -> Description:
         """The base. Raises `ImageBuildError` saying how to get one."""
         arguments = step.arguments
         if step.kind == FROM_SCRATCH:
@@ -42,10 +71,13 @@ class Bases:
             return await self._debian(str(arguments.get("version", "")), bool(arguments.get("forced")), on_line)
         if step.kind == FROM_REGISTRY:
             tag = str(arguments.get("tag", ""))
-            found = self._folder.base(tag)
+            # Bases that were pulled are found by where they are, and by who may have them.
+            found = None if _OWN_NAMES.fullmatch(tag) else self._folder.base(tag)
             if found is not None:
                 return found
-            return await self._pulled(tag, bool(arguments.get("forced")), on_line)
+            return await self._pulled(tag, bool(arguments.get("forced")), on_line, whose)
+        if step.kind == FROM_DOCKERFILE and self._dockerfile is not None:
+            return await self._dockerfile(step, on_line)
         raise needs_engine(step.kind)
 
     async def _debian(self, version: str, fresh: bool, on_line: OnLine) -> Description:
@@ -55,7 +87,8 @@ class Bases:
             if found is not None:
                 return found
         if self._debian_slim:
-            return await self._pulled(self._debian_slim.replace("{python}", version), fresh, on_line)
+            name = self._debian_slim.replace("{python}", version)
+            return await self._pulled(name, fresh, on_line, Whose(operator=True))
         known = [name for name in self._folder.base_names() if name.startswith(f"{DEBIAN_SLIM}:")]
         raise ImageBuildError(
             f"there is no base for debian_slim with Python {version} (registered: {', '.join(known) or 'none'})",
@@ -64,14 +97,14 @@ class Bases:
             "ROOT.tar`. To try things, `base host` instead of `base add` makes one of that machine's CPython.",
         )
 
-    async def _pulled(self, tag: str, fresh: bool, on_line: OnLine) -> Description:
+    async def _pulled(self, tag: str, fresh: bool, on_line: OnLine, whose: Whose) -> Description:
         if self._pull is None:
             known = ", ".join(self._folder.base_names()) or "none"
             raise ImageBuildError(
                 f"there is no base {tag!r} here (registered: {known}), and no registry is set",
                 fix="Set SQUALL_BUILDER_REGISTRY to a registry, or register a base: `squall-images base add NAME TAR`.",
             )
-        return await self._pull(tag, fresh, on_line)
+        return await self._pull(tag, fresh, on_line, whose)
 
     async def add_python(self, version: str, changes: Path, on_line: OnLine) -> None:
         """Fill a layer with the interpreter of the base for that version."""
@@ -125,8 +158,9 @@ def register(folder: LayerFolder, name: str, source: Path, start: Configuration)
     return description
 
 
-def extract(archive: Path, target: Path) -> None:
-    """Extract a tar. Raises `ImageBuildError` for a damaged one, and for members that lead out of the folder."""
+def extract(archive: Path, target: Path, limit_mib: int = 0) -> None:
+    """Extract a tar. Raises `ImageBuildError` for a damaged one, for members that lead out of the folder, and for one
+    that has more than the limit (0 = none)."""
     command = ["tar", "--extract", "--file", str(archive), "--directory", str(target), "--numeric-owner"]
     command += [
         "--delay-directory-restore",
@@ -135,16 +169,36 @@ def extract(archive: Path, target: Path) -> None:
         "--xattrs-include=security.capability",
     ]
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=TAR_TIMEOUT_S, check=False
-        )
+        code, told = _watched(command, Disk(limit_mib, target), archive.name)
     except FileNotFoundError:
         raise ImageBuildError("the program tar is not on this machine", fix="Install it.") from None
-    if done.returncode:
-        last = "\n".join(done.stderr.strip().splitlines()[-5:])
+    if code:
+        last = "\n".join(told.strip().splitlines()[-5:])
         if "No space left on device" in last:
             raise OSError(28, f"No space left on device for {target}")
         raise ImageBuildError(f"{archive.name} is no archive that a layer can be made of: {last}")
+
+
+def _watched(command: list[str], disk: Disk, name: str) -> tuple[int, str]:
+    """Run it while what it writes is within its limit."""
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors="replace") as tar:
+        looked_s, until, told = 0.0, time.monotonic() + TAR_TIMEOUT_S, ""
+        try:
+            while True:
+                try:
+                    _, told = tar.communicate(timeout=max(LOOK_S, LOOKS_SHARE * looked_s))
+                    break
+                except subprocess.TimeoutExpired:
+                    began = time.monotonic()
+                    if began > until or disk.exceeded():
+                        break
+                    looked_s = time.monotonic() - began
+        finally:
+            if (code := tar.poll()) is None:
+                tar.kill()
+    if code is None or disk.exceeded():
+        raise ImageBuildError(f"{name} unpacks to more than {disk.limit_mib} MiB, or takes too long", fix=LARGER)
+    return code, told
 
 
 def _contents(files: Path) -> str:
@@ -166,10 +220,11 @@ def _contents(files: Path) -> str:
 
 
 def needs_engine(kind: str) -> ImageBuildError:
-    """What Dockerfiles need is not built yet."""
+    """What Dockerfiles need is not here."""
     return ImageBuildError(
-        f"{kind} needs a container engine, which builders of this release cannot use",
-        fix="Write it as from_registry, apt_install, run_commands, env and add_local_*(copy=True); or build it "
-        "elsewhere, push it to the builder's registry (SQUALL_BUILDER_REGISTRY) and use from_registry.",
+        f"{kind} needs a container engine, and this builder has none",
+        fix="Set SQUALL_BUILDER_DOCKER_HOST to that of a Docker engine. Or write it as from_registry, apt_install, "
+        "run_commands, env and add_local_*(copy=True); or build it elsewhere, "
+        "push it to the builder's registry (SQUALL_BUILDER_REGISTRY) and use from_registry.",
         step=kind,
     )

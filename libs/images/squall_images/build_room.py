@@ -6,9 +6,11 @@ Owns the processes and the scratch folders of builds. Knows neither steps nor ke
 from __future__ import annotations
 
 import asyncio
+import base64
+import contextlib
 import json
 import os
-import shutil
+import re
 import signal
 import socket
 import sys
@@ -18,18 +20,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from squall.errors import ImageBuildError
-from squall_images import build_init, egress
+from squall_images import build_init, build_limits, egress
+from squall_images.build_limits import Disk, StepLimits
 from squall_images.egress import EgressRules
+from squall_images.trees import remove
+from squall_isolation import seccomp
+from squall_isolation.cgroups import Group
 
 OUTPUT_LINES_KEPT = 60
 LINE_LIMIT_BYTES = 1 << 20
 HANDSHAKE_TIMEOUT_S = 20.0
 PROXY = f"http://127.0.0.1:{egress.PORT}"
-PROXY_VARIABLES = dict.fromkeys(
-    ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"), PROXY
-)
+PROXY_VARIABLES = dict.fromkeys(egress.VARIABLES, PROXY)
 OWN = "/.squall"
 """Where a build finds what is brought along; nothing below it stays in the image."""
+
+SECRETS = f"{OWN}/secrets"
+BLOT, BLOT_FROM = "***", 4
+"""Shorter values would blot out words that have nothing to do with them."""
 
 OnLine = Callable[[str], None]
 
@@ -44,14 +52,6 @@ class Bind:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Secret:
-    """Values that a build may read and that nothing keeps: files on a memory file system."""
-
-    target: str
-    values: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
     """One command."""
 
@@ -59,7 +59,9 @@ class Work:
     env: Mapping[str, str]
     workdir: str = "/root"
     binds: tuple[Bind, ...] = ()
-    secrets: tuple[Secret, ...] = ()
+    hidden: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Secrets: variables of this command, and files on a memory file system in `SECRETS`. What it prints of them is
+    blotted out."""
     timeout_s: float = 3600.0
     proxied: bool = True
     """Whether programs are told of the way out; without it there is none for them."""
@@ -74,6 +76,7 @@ class Room:
     staging: Path
     """Gets `fs` (the changes)."""
     rules: EgressRules = field(default_factory=EgressRules)
+    limits: StepLimits = field(default_factory=StepLimits)
     first_id: int = 1_879_048_192
     """First of the 65,536 ids of this machine that the room's users are; far above those that systems hand out."""
 
@@ -87,18 +90,25 @@ class Room:
         await asyncio.to_thread(self._prepare)
         kept: deque[str] = deque(maxlen=OUTPUT_LINES_KEPT)
 
+        blotted = blotter(work.hidden)
+
         def heard(line: str) -> None:
-            kept.append(line)
-            on_line(line)
+            kept.append(blotted(line))
+            on_line(kept[-1])
 
         try:
-            async with asyncio.timeout(work.timeout_s):
-                code = await self._run(work, heard)
-        except TimeoutError:
-            code, limit = 124, f"{work.timeout_s:g}"
-            kept.append(f"stopped after {limit} s")
+            async with build_limits.grouped(self.limits) as group:
+                try:
+                    async with asyncio.timeout(work.timeout_s):
+                        code, why = await self._run(work, heard, group)
+                except TimeoutError:
+                    code, why = 124, f"it took more than {work.timeout_s:g} s"
+                why = why or (self.limits.why(group) if code else "")
         finally:
             await asyncio.to_thread(self._tidy)
+        if why:
+            kept.append(f"stopped: {why}")
+            on_line(kept[-1])
         if code != 0:
             output = "\n".join(kept)
             raise ImageBuildError(
@@ -108,7 +118,8 @@ class Room:
                 output=output,
             )
 
-    async def _run(self, work: Work, on_line: OnLine) -> int:
+    async def _run(self, work: Work, on_line: OnLine, group: Group | None) -> tuple[int, str]:
+        """The exit code, and the limit that was reached."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with ours:
             with theirs:
@@ -129,15 +140,23 @@ class Room:
                     start_new_session=True,
                 )
             try:
-                return await self._accompany(process, ours, work, on_line)
+                if group is not None:
+                    await asyncio.to_thread(group.take, process.pid)  # before it has its order
+                written = (self.changes, *(bind.source for bind in work.binds if not bind.read_only))
+                disk = await asyncio.to_thread(Disk, self.limits.disk_mib, *written)
+                code = await self._accompany(process, ours, work, on_line, disk)
+                if await asyncio.to_thread(disk.exceeded):
+                    return code or 1, self.limits.disk_words
+                return code, ""
             finally:
                 if process.returncode is None:
-                    os.killpg(process.pid, signal.SIGKILL)
+                    with contextlib.suppress(ProcessLookupError):  # it may have ended a moment ago
+                        os.killpg(process.pid, signal.SIGKILL)
                     await process.wait()
                     await process.stdout.read()  # type: ignore[union-attr]  # ends with the last process of the room
 
     async def _accompany(
-        self, process: asyncio.subprocess.Process, ours: socket.socket, work: Work, on_line: OnLine
+        self, process: asyncio.subprocess.Process, ours: socket.socket, work: Work, on_line: OnLine, disk: Disk
     ) -> int:
         ours.settimeout(HANDSHAKE_TIMEOUT_S)
         order = json.dumps(self._order(work)).encode() + b"\n"
@@ -145,13 +164,17 @@ class Room:
         _, descriptors, _, _ = await asyncio.to_thread(socket.recv_fds, ours, 1, 1)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(_lines(process, on_line))
+            watching = tasks.create_task(disk.watch(process.kill))
             if descriptors:
                 async with egress.serving(socket.socket(fileno=descriptors[0]), self.rules):
-                    return await process.wait()
-            return await process.wait()  # it says on its output why there is no room
+                    code = await process.wait()
+            else:
+                code = await process.wait()  # it says on its output why there is no room
+            watching.cancel()
+        return code
 
     def _order(self, work: Work) -> dict[str, object]:
-        variables = {**(PROXY_VARIABLES if work.proxied else {}), **work.env}
+        variables = {**(PROXY_VARIABLES if work.proxied else {}), **work.env, **work.hidden}
         return {
             "command": list(work.command),
             "env": variables,
@@ -162,9 +185,11 @@ class Room:
             "binds": [
                 {"source": str(bind.source), "target": bind.target, "read_only": bind.read_only} for bind in work.binds
             ],
-            "secrets": [{"target": secret.target, "values": dict(secret.values)} for secret in work.secrets],
+            "secrets": [{"target": SECRETS, "values": dict(work.hidden)}] if work.hidden else [],
             "first_id": self.first_id,
             "port": egress.PORT,
+            "file_bytes": self.limits.disk_mib << 20,
+            "filter": base64.b64encode(seccomp.program(os.uname().machine, builds=True)).decode(),
         }
 
     def _prepare(self) -> None:
@@ -174,8 +199,18 @@ class Room:
     def _tidy(self) -> None:
         """Remove what is none of the layer's: the places where things were brought along."""
         for name in ("work", "mounts", "empty"):
-            shutil.rmtree(self.staging / name, ignore_errors=True)
-        shutil.rmtree(self.changes / OWN.lstrip("/"), ignore_errors=True)
+            remove(self.staging / name)
+        remove(self.changes / OWN.lstrip("/"))
+
+
+def blotter(hidden: Mapping[str, str]) -> Callable[[str], str]:
+    """Takes secrets out of a line of output, those of several lines line by line."""
+    parts = {part.strip() for value in hidden.values() for part in (value, *value.splitlines())}
+    known = sorted((part for part in parts if len(part) >= BLOT_FROM), key=len, reverse=True)
+    if not known:
+        return lambda line: line
+    pattern = re.compile("|".join(map(re.escape, known)))
+    return lambda line: pattern.sub(BLOT, line)
 
 
 async def _lines(process: asyncio.subprocess.Process, on_line: OnLine) -> None:

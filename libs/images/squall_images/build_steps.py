@@ -10,7 +10,7 @@ import re
 import shutil
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from squall.errors import ImageBuildError
@@ -21,6 +21,7 @@ from squall_images.build_room import OWN, Bind, OnLine, Room, Work
 from squall_images.chain import HOME, PATH, Configuration, Step
 from squall_images.layered import KEY_DIGITS, Python
 from squall_images.locks import file_lock
+from squall_images.trees import remove
 
 APT_LISTS_FRESH_S = 6 * 3600.0
 APT_REMAINS = (
@@ -65,6 +66,8 @@ class Making:
     """Key of the layer below."""
     fetch: Fetch
     timeout_s: float
+    hidden: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """The step's secrets."""
 
     @property
     def env(self) -> dict[str, str]:
@@ -88,6 +91,7 @@ class Making:
             env={**self.env, **(env or {})},
             workdir=seen.workdir or HOME,
             binds=binds,
+            hidden=self.hidden,
             timeout_s=timeout_s,
         )
         await self.room.run(self.step.title, work, on_line)
@@ -124,6 +128,9 @@ async def _run_commands(making: Making, on_line: OnLine) -> None:
 
 async def _apt_install(making: Making, on_line: OnLine) -> None:
     """Lists and archives are kept for every image that is the same up to here; they are no part of a layer."""
+    if making.hidden:
+        # Variables can lead apt anywhere, and what it writes here is installed by others.
+        raise ImageBuildError("apt_install takes no secrets", fix="Use run_commands.", step=making.step.kind)
     wanted = _install(making.step)
     name = _apt_key(making)
     root = making.home / "apt" / name
@@ -138,13 +145,13 @@ async def _apt_install(making: Making, on_line: OnLine) -> None:
             await _apt(making, root, wanted, on_line)
         except ImageBuildError:
             on_line("apt-get install failed: once more with new lists")
-            shutil.rmtree(making.room.changes, ignore_errors=True)
+            remove(making.room.changes)
             await _apt(making, root, ["update"], on_line)
             mark.touch()
             await _apt(making, root, wanted, on_line)
     for remain in APT_REMAINS:
         path = beneath(making.room.changes, remain)
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        remove(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _install(step: Step) -> list[str]:

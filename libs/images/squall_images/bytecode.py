@@ -17,6 +17,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from squall_images import durable
+
 COMPILE_TIMEOUT_S = 1800
 PARALLEL_FROM = 100
 """Files above which a pool of processes is worth its start."""
@@ -33,6 +35,8 @@ def compile_new(site_packages: Path, python: Path, tag: str, cache: Path) -> Non
         if sources:
             missing[stored] = sources
     _compile(python, [source for sources in missing.values() for source in sources])
+    if missing:
+        durable.flush(cache.parent)  # what is kept is linked into other layers for months
     for stored, sources in missing.items():
         if all(_is_what(source, said) for source, said in sources.items()):
             _store(stored, list(sources), site_packages, tag)

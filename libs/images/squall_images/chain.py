@@ -24,9 +24,10 @@ DEBIAN_SLIM, FROM_REGISTRY, FROM_DOCKERFILE, FROM_SCRATCH = (
     "from_dockerfile",
     "from_scratch",
 )
+DOCKERFILE_COMMANDS = "dockerfile_commands"
 BASES = frozenset({"base", DEBIAN_SLIM, FROM_REGISTRY, FROM_DOCKERFILE, FROM_SCRATCH})
 PIP = frozenset({"pip_install", "uv_pip_install"})
-RUNS = frozenset({"apt_install", "run_commands", "run_function", "dockerfile_commands"})
+RUNS = frozenset({"apt_install", "run_commands", "run_function", DOCKERFILE_COMMANDS})
 """What they do depends on variables, working folder and shell."""
 OTHERS = frozenset({"add_local", "add_python"})
 CONFIGURATION = frozenset({"env", "workdir", "entrypoint", "cmd", "shell"})
@@ -71,18 +72,15 @@ class Chain:
     """Empty: what the base has."""
     base: ImageStep
     steps: tuple[Step, ...]
-    last: tuple[ImageStep, ...]
-    """Configuration in its order: what the base has stands before it."""
-
-    def configuration(self, base: Configuration) -> Configuration:
-        """What containers get."""
-        for step in self.last:
-            base = configured(base, step)
-        return base
+    start: Configuration
+    """What containers get."""
 
 
-def chain(image: ImageSpec, base: Configuration | None = None) -> Chain:
-    """The steps of an image, on what its base says of itself. Raises `ImageBuildError` for one that is not known."""
+def chain(
+    image: ImageSpec, base: Configuration | None = None, after: Mapping[int, Configuration] | None = None
+) -> Chain:
+    """The steps of an image, on what its base says of itself, and what steps that are made say of what comes `after`
+    them, by their number. Raises `ImageBuildError` for one that is not known."""
     first, rest = _split(image)
     now = base or Configuration()
     steps: list[Step] = []
@@ -91,6 +89,7 @@ def chain(image: ImageSpec, base: Configuration | None = None) -> Chain:
             now = configured(now, step)
         elif step.kind in PIP | RUNS | OTHERS:
             steps.append(Step(kind=step.kind, arguments=step.arguments, seen=now, title=title(step)))
+            now = (after or {}).get(len(steps) - 1, now)
         elif step.kind in BASES:
             raise ImageBuildError(f"image step {number} is the base {step.kind!r}, which has to be the first")
         else:
@@ -104,7 +103,7 @@ def chain(image: ImageSpec, base: Configuration | None = None) -> Chain:
         python_version=image.python_version,
         base=first,
         steps=tuple(steps),
-        last=tuple(step for step in rest if step.kind in CONFIGURATION),
+        start=now,
     )
 
 

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 PORT = 3128
 """In the build's own network, where nothing else is."""
+VARIABLES = ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "all_proxy")
 CONNECT_TIMEOUT_S = 30.0
 HEAD_TIMEOUT_S = 60.0
 MAX_HEAD_BYTES = 64 * 1024
@@ -119,6 +120,15 @@ async def serving(listener: socket.socket, rules: EgressRules) -> AsyncIterator[
         for task in list(tasks):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def on_this_machine(rules: EgressRules) -> AsyncIterator[dict[str, str]]:
+    """Variables that lead a program of this machine the way of builds."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        async with serving(listener, rules):
+            yield {**dict.fromkeys(VARIABLES, address), "NO_PROXY": "", "no_proxy": ""}
 
 
 async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, rules: EgressRules) -> None:

@@ -53,8 +53,8 @@ def find(version: str, found: Iterable[Interpreter]) -> Interpreter:
     there = ", ".join(sorted({python.minor for python in known}, key=_numbers)) or "none"
     raise ImageBuildError(
         f"no Python {version} on this machine (found: {there})",
-        fix=f"Install Python {version} (nothing is downloaded by itself), or choose one that is there with "
-        "Image.debian_slim(python_version=...).",
+        fix=f"Install it, e.g. by `uv python install {version}` (nothing is downloaded by itself), or choose one that "
+        "is there with Image.debian_slim(python_version=...).",
         python_version=version,
     )
 

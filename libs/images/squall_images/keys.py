@@ -18,6 +18,9 @@ BASE_KINDS = frozenset({"base", "debian_slim"})
 PIP_KINDS = frozenset({"pip_install", "uv_pip_install"})
 ENV_KIND = "env"
 WORKDIR_KIND = "workdir"
+APT_KIND = "apt_install"
+OF_OTHERS = frozenset({"cmd", "shell"})
+"""Of containers without a function, and of `run_commands`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,11 +50,19 @@ class ImagePlan:
     env: Mapping[str, str] = field(default_factory=dict)
     workdir: str = ""
     """Folder that containers start in; empty for /root."""
+    machine_packages: tuple[str, ...] = ()
+    """Those of `apt_install`: the machine has them, or the image cannot be had there."""
 
     @property
     def key(self) -> str:
         """Key of the whole environment."""
         return self.layers[-1].key if self.layers else self.base_key
+
+
+IN_ISOLATION = (
+    "Isolated containers have it: `squall up --backend sandbox`; or on machines of your own agents with the backend "
+    "`sandbox`, `gvisor` or `docker`, and SQUALL_BUILDER_FORMATS=layers for the builder"
+)
 
 
 def plan(image: ImageSpec) -> ImagePlan:
@@ -60,13 +71,22 @@ def plan(image: ImageSpec) -> ImagePlan:
     layers: list[Layer] = []
     env: dict[str, str] = {}
     workdir = ""
+    machine_packages: list[str] = []
     for number, step in enumerate(image.steps, start=1):
-        if step.kind in BASE_KINDS:
+        if step.arguments.get("secrets"):
+            raise ImageBuildError(
+                f"image step {number} ({step.kind}) has secrets, which are given to build rooms alone",
+                fix=IN_ISOLATION + ".",
+                step=step.kind,
+            )
+        if step.kind in BASE_KINDS | OF_OTHERS or (step.kind == "entrypoint" and not step.arguments.get("command")):
             continue
         if step.kind == ENV_KIND:
             env.update(_variables(step))
         elif step.kind == WORKDIR_KIND:
             workdir = posixpath.join(workdir or "/root", str(step.arguments.get("path", "")))
+        elif step.kind == APT_KIND:
+            machine_packages += _packages(step)
         elif step.kind in PIP_KINDS:
             before = layers[-1].key if layers else base_key
             packages = _packages(step)
@@ -75,8 +95,8 @@ def plan(image: ImageSpec) -> ImagePlan:
         else:
             raise ImageBuildError(
                 f"image step {number} is {step.kind!r}, which containers that are plain processes cannot have",
-                fix="Run it on a node with the backend `sandbox`, `gvisor` or `docker`, and set SQUALL_BUILDER_FORMATS "
-                "to `layers`; the backend `process` has debian_slim, Python packages, env and workdir.",
+                fix=f"{IN_ISOLATION}; the backend `process` has debian_slim, Python packages, env, workdir, and of "
+                "apt_install what the machine has.",
                 step=step.kind,
             )
     return ImagePlan(
@@ -86,6 +106,7 @@ def plan(image: ImageSpec) -> ImagePlan:
         layers=tuple(layers),
         env=env,
         workdir=workdir,
+        machine_packages=tuple(machine_packages),
     )
 
 

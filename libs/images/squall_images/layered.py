@@ -5,25 +5,30 @@
     images/<id>.json         an image: keys of its layers, its interpreter, how its containers start
     bases/<name>.json        the same for bases that an operator registered, and for pulled ones
 
-A folder below `layers` is whole or absent. Nothing here decides what is built or removed.
+A folder below `layers` is whole or absent, also after a power failure. Nothing here decides what is built or removed.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
 import json
 import os
-import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from squall.errors import ImageBuildError
+from squall_images import durable
 from squall_images.chain import Configuration
+from squall_images.trees import entries, remove
 
 KEY_DIGITS = 32
+KEEP_YOUNG_S = 120.0
+"""A fraction of the age from which on layers without an image are removed (eviction.YOUNG_S)."""
 OPAQUE = ("trusted.overlay.opaque", "user.overlay.opaque")
 """A folder that hides what is below it, for overlays mounted by the machine's root, and by that of a user namespace."""
 
@@ -70,14 +75,19 @@ class Description:
                 image_id=str(found["image_id"]),
                 layers=tuple(checked_key(key) for key in found["layers"]),
                 python=None if python is None else Python(**{**python, "version": tuple(python["version"])}),
-                start=Configuration(
-                    env=dict(start["env"]),
-                    workdir=start["workdir"],
-                    **{name: tuple(start[name]) for name in ("entrypoint", "cmd", "shell")},
-                ),
+                start=configuration(start),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ImageBuildError(f"the description of an image is damaged: {error!r}") from error
+
+
+def configuration(found: Mapping[str, Any]) -> Configuration:
+    """As it was written with `dataclasses.asdict`."""
+    return Configuration(
+        env=dict(found["env"]),
+        workdir=found["workdir"],
+        **{name: tuple(found[name]) for name in ("entrypoint", "cmd", "shell")},
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +142,31 @@ class LayerFolder:
         """Whether the layer is here; then all of it is."""
         return self.layer(key).is_dir()
 
+    def keep(self, key: str) -> bool:
+        """`has`; a layer that is here is young again, so that it stays until somebody has described what needs it."""
+        try:
+            os.utime(self.home / "layers" / key)
+        except FileNotFoundError:
+            return False
+        return self.has(key)
+
+    @contextlib.contextmanager
+    def young(self, keys: Collection[str]) -> Iterator[None]:
+        """As long as the block runs, these layers stay, also without an image that needs them."""
+        loop = asyncio.get_running_loop()
+        next_time: list[asyncio.TimerHandle] = []
+
+        def again() -> None:
+            for key in keys:
+                self.keep(key)
+            next_time[:] = [loop.call_later(KEEP_YOUNG_S, again)]
+
+        again()
+        try:
+            yield
+        finally:
+            next_time[0].cancel()
+
     def staging(self, key: str) -> Path:
         """Where the layer is made; the same for every try, so that what a killed process left is removed."""
         return self.home / "staging" / key
@@ -146,8 +181,8 @@ class LayerFolder:
         (whole / "layer.json").write_text(json.dumps({**about, "key": key, "bytes": size}, sort_keys=True))
         target = self.home / "layers" / key
         if target.exists():  # without its files: a removal that was broken off
-            shutil.rmtree(target, ignore_errors=True)
-        whole.rename(target)
+            remove(target)
+        durable.publish(whole, target)
 
     def about(self, key: str) -> dict[str, Any]:
         """Title, kind and size."""
@@ -175,11 +210,11 @@ class LayerFolder:
 
     def describe(self, description: Description) -> None:
         """From now on the image is here."""
-        _write(self.images / f"{description.image_id}.json", description.to_json())
+        durable.write(self.images / f"{description.image_id}.json", description.to_json())
 
     def register(self, name: str, description: Description) -> None:
         """Let a name mean a base."""
-        _write(self.bases / f"{_file_name(name)}.json", description.to_json())
+        durable.write(self.bases / f"{_file_name(name)}.json", description.to_json())
 
     def base_names(self) -> list[str]:
         """Names of the bases that are here."""
@@ -191,6 +226,16 @@ class LayerFolder:
         except FileNotFoundError:
             return None
         return found if all(self.has(key) for key in found.layers) else None
+
+    def image_ids(self) -> list[str]:
+        """Images that are here, those used last first."""
+        found = []
+        with os.scandir(self.images) as entries:
+            for entry in entries:
+                if entry.name.startswith("im-") and entry.name.endswith(".json"):
+                    with contextlib.suppress(FileNotFoundError):
+                        found.append((-entry.stat().st_mtime, entry.name.removesuffix(".json")))
+        return [image for _, image in sorted(found)]
 
     def used(self, image_id: str) -> None:
         """Note that somebody asked for it: what was asked for last is removed last."""
@@ -219,12 +264,6 @@ def _file_name(name: str) -> str:
     return name.replace("%", "%25").replace("/", "%2F")
 
 
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(text)
-    part.rename(path)
-
-
 def normalise(files: Path) -> int:
     """Make a layer what it has to be on every machine; returns its bytes.
 
@@ -232,17 +271,15 @@ def normalise(files: Path) -> int:
     no other marks of the overlay that it was written by."""
     size = 0
     files.chmod(0o755)
-    for here, folders, names in os.walk(files):
-        for name in (*folders, *names):
-            path = f"{here}/{name}"
-            found = os.lstat(path)
-            kind = stat.S_IFMT(found.st_mode)
-            if kind == stat.S_IFREG:
-                size += found.st_blocks * 512 if found.st_nlink == 1 else found.st_size
-            elif kind == stat.S_IFDIR:
-                _marks(path)
-            elif kind in (stat.S_IFBLK, stat.S_IFSOCK, stat.S_IFIFO) or (kind == stat.S_IFCHR and found.st_rdev):
-                os.unlink(path)
+    for path in entries(files):
+        found = os.lstat(path)
+        kind = stat.S_IFMT(found.st_mode)
+        if kind == stat.S_IFREG:
+            size += found.st_blocks * 512 if found.st_nlink == 1 else found.st_size
+        elif kind == stat.S_IFDIR:
+            _marks(path)
+        elif kind in (stat.S_IFBLK, stat.S_IFSOCK, stat.S_IFIFO) or (kind == stat.S_IFCHR and found.st_rdev):
+            os.unlink(path)
     _unmark(str(files))
     return size
 

@@ -8,6 +8,7 @@ What has to be built, or has options that reach further, is installed in a build
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import posixpath
 import re
@@ -15,16 +16,17 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from squall.errors import ImageBuildError
-from squall_images import bytecode, keys, uv
+from squall_images import bytecode, caches, egress, keys, uv
 from squall_images.beneath import beneath, lines_of
 from squall_images.build_room import OWN, Bind, OnLine, Room, Work
 from squall_images.interpreters import Interpreter
 from squall_images.layered import Python, whiteout
+from squall_images.trees import entries, remove
 
 SAFE_OPTIONS = frozenset(
     (
@@ -38,6 +40,8 @@ SAFE_VARIABLES = re.compile(
 )
 SAFE_PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\s*(\[[^\]]*\])?\s*([<>=!~;(,].*)?", re.DOTALL)
 SAFE_PLACE = re.compile(r"https?://")
+CREDENTIALS = re.compile(r"://[^/\s]*@")
+"""uv keeps what an index gave to one user, under its address without the password, for whoever asks for it next."""
 NEEDS_BUILD = re.compile(r"building from source is disabled|no usable wheels|--no-build|only-binary", re.IGNORECASE)
 GLIBC_MINORS = (17, 28, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40)
 """Those that uv has platforms for."""
@@ -58,13 +62,18 @@ class PipStep:
     uv: Path
     installed: Sequence[Interpreter]
     """Interpreters of this machine."""
+    hidden: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """The step's secrets; with any, it is installed in a room, where nothing of others is."""
+    timeout_s: float = 3600.0
+    """Most that it may take."""
 
     async def make(self, on_line: OnLine) -> None:
         """Fill `room.changes`. Raises `ImageBuildError`."""
         if self._safe():
             heard: list[str] = []
             try:
-                await self._on_the_builder(heard.append)
+                with caches.used(self.home, caches.UV), caches.used(self.home, caches.BYTECODE):
+                    await self._on_the_builder(heard.append)
             except ImageBuildError as error:
                 if not NEEDS_BUILD.search(str(error.data.get("output", ""))):
                     _replay(heard, on_line)
@@ -90,12 +99,27 @@ class PipStep:
         places += [line.partition(" ")[2].strip() for line in lines if line.startswith("-")]
         packages = [*map(str, arguments.get("packages") or ()), *(line for line in lines if not line.startswith("-"))]
         return (
-            all(word in SAFE_OPTIONS for word in words)
+            not self.hidden
+            and not self._has_credentials()
+            and all(word in SAFE_OPTIONS for word in words)
             and all("/" not in place or SAFE_PLACE.match(place) for place in places)
             and all(SAFE_PACKAGE.fullmatch(package) for package in packages)
             and all(SAFE_VARIABLES.fullmatch(str(name)) for name in arguments.get("env") or {})
             and self._platform() is not None
         )
+
+    def _has_credentials(self) -> bool:
+        env = self.arguments.get("env") or {}
+        texts = (*keys.options(self.arguments), self.arguments.get("requirements") or "", *env.values())
+        packages = self.arguments.get("packages") or ()
+        return any(CREDENTIALS.search(str(text)) for text in (*texts, *packages)) or any(
+            str(name).endswith(("_USERNAME", "_PASSWORD")) for name in env
+        )
+
+    def _names_places(self) -> bool:
+        given = (*keys.options(self.arguments), str(self.arguments.get("requirements") or ""))
+        packages = map(str, self.arguments.get("packages") or ())
+        return bool(self.arguments.get("env")) or any("://" in text for text in (*given, *packages))
 
     def _platform(self) -> str | None:
         name, _, version = self.python.libc.partition(" ")
@@ -120,10 +144,23 @@ class PipStep:
         listed = self.room.staging / "requirements.txt"
         command += self._wanted(listed, str(listed))
         env = {str(name): str(value) for name, value in (self.arguments.get("env") or {}).items()}
-        await uv.run(self.title, command, self.home / "uv-cache", on_line, env)
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                await self._run_uv(command, env, on_line)
+        except TimeoutError:
+            raise ImageBuildError(
+                f"image step `{self.title}` took more than {self.timeout_s:g} s", step=self.title, exit_code=124
+            ) from None
         await asyncio.to_thread(_unseed, site, before)
         await self._compile(site)
         await asyncio.to_thread(self._move, prefix, site, before)
+
+    async def _run_uv(self, command: Sequence[str], env: Mapping[str, str], on_line: OnLine) -> None:
+        async with contextlib.AsyncExitStack() as until_done:
+            if self._names_places():
+                # uv is on this machine, and asks what users name: it goes the way that builds go.
+                env = {**env, **await until_done.enter_async_context(egress.on_this_machine(self.room.rules))}
+            await uv.run(self.title, command, self.home / "uv-cache", on_line, env)
 
     def _wanted(self, listed: Path, shown: str) -> list[str]:
         words = list(keys.options(self.arguments))
@@ -164,7 +201,9 @@ class PipStep:
             proxied=False,
         )
         try:
-            await Room(self.room.layers, self.room.staging / "compile").run("byte-code", work, lambda _: None)
+            await Room(self.room.layers, self.room.staging / "compile", limits=self.room.limits).run(
+                "byte-code", work, lambda _: None
+            )
         except ImageBuildError:
             pass  # files that are no valid Python (templates, tests of parsers) are no reason to fail
 
@@ -213,7 +252,14 @@ class PipStep:
             "UV_PYTHON_DOWNLOADS": "never",
             **{str(name): str(value) for name, value in (self.arguments.get("env") or {}).items()},
         }
-        work = Work(command=command, env=variables, workdir="/", binds=tuple(binds))
+        work = Work(
+            command=command,
+            env=variables,
+            workdir="/",
+            binds=tuple(binds),
+            hidden=self.hidden,
+            timeout_s=self.timeout_s,
+        )
         await self.room.run(f"{self.title} ({shlex.join(command[1:3])})", work, on_line)
         await self._compile_changes()
 
@@ -223,8 +269,8 @@ class PipStep:
         except ImageBuildError:
             return  # what was installed has put a link there: it would be compiled where that leads
         if site.is_dir():
-            for record in site.rglob("__pycache__"):
-                shutil.rmtree(record, ignore_errors=True)
+            for record in [path for path in entries(site) if path.endswith("/__pycache__")]:
+                remove(Path(record))
             await self._compile_in_a_room(site)
 
 
@@ -310,7 +356,7 @@ def _point(scripts: Path, wrong: str, right: str) -> None:
 
 def _emptied(staging: Path) -> None:
     for path in staging.iterdir():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        remove(path) if path.is_dir() else path.unlink()
 
 
 def _replay(lines: Sequence[str], on_line: Callable[[str], None]) -> None:

@@ -11,7 +11,9 @@ import contextlib
 import hashlib
 import http.client
 import json
+import math
 import re
+import ssl
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -21,12 +23,19 @@ from pathlib import Path
 from typing import IO, Any
 
 from squall.errors import DataLossError, ImageBuildError
+from squall_images.outward import Guard
 
 CHUNK_BYTES = 1 << 20
 TIMEOUT_S = 60.0
 MAX_MANIFEST_BYTES = 4 << 20
 INDEXES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
 MANIFESTS = ("application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json")
+CREDENTIALS = (
+    "Give yours as `from_registry(tag, secret=...)`. Those of the operator (SQUALL_BUILDER_REGISTRY_AUTH) are used for "
+    "names that SQUALL_BUILDER_REGISTRY_SHARED lists."
+)
+BROKEN = (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError)
+"""What networks do; not everything that the system says, such as that a disk is full."""
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:]+\])(?::\d+)?")
 _PART = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
@@ -91,9 +100,14 @@ class Manifest:
 class Registry:
     """Requests to any registries, with tokens as they ask for them."""
 
-    auths: Mapping[str, str] = field(default_factory=dict)
+    auths: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Base64 of `user:password` by host."""
-    _tokens: dict[str, str] = field(default_factory=dict)
+    guard: Guard | None = None
+    """For registries that users name; None: those of the operator."""
+    until: float = math.inf
+    """On the monotonic clock: when what users name has to be here."""
+    _tokens: dict[str, str] = field(default_factory=dict, repr=False)
+    _opener: urllib.request.OpenerDirector | None = None
 
     # --- reading ---
 
@@ -101,16 +115,16 @@ class Registry:
         """The manifest for a machine of that architecture. Raises `ImageBuildError`, `DataLossError`."""
         body, digest = self._manifest(place)
         found = _json(body)
-        if "manifests" in found:
-            chosen = _for_machine(found["manifests"], machine)
-            if chosen is None:
-                raise ImageBuildError(f"{place} has no image for {machine}")
-            body, digest = self._manifest(Place(place.url, place.repository, chosen))
-            found = _json(body)
         try:
+            if "manifests" in found:
+                chosen = _for_machine(found["manifests"], machine)
+                if chosen is None:
+                    raise ImageBuildError(f"{place} has no image for {machine}")
+                body, digest = self._manifest(Place(place.url, place.repository, chosen))
+                found = _json(body)
             return Manifest(digest, found["config"], tuple(found["layers"]))
-        except (KeyError, TypeError):
-            raise ImageBuildError(f"{place} is no image that can be taken over", fix="Push it anew.") from None
+        except (AttributeError, KeyError, TypeError):
+            raise not_an_image(place) from None
 
     def _manifest(self, place: Place) -> tuple[bytes, str]:
         accepted = {"Accept": ", ".join((*INDEXES, *MANIFESTS))}
@@ -123,8 +137,9 @@ class Registry:
             raise _mismatch(place, place.reference, digest)
         return body, digest
 
-    def blob(self, place: Place, digest: str, target: IO[bytes]) -> int:
-        """Write a blob; its bytes. Raises `DataLossError` if they are not what the digest says."""
+    def blob(self, place: Place, digest: str, target: IO[bytes], most_bytes: int = 0) -> int:
+        """Write a blob; its bytes, no more than `most_bytes` (0: any number). Raises `DataLossError` if they are not
+        what the digest says."""
         if not _DIGEST.fullmatch(digest):
             raise ImageBuildError(f"{digest!r} is not a digest that can be checked")
         seen, size = hashlib.sha256(), 0
@@ -133,6 +148,8 @@ class Registry:
                 seen.update(chunk)
                 target.write(chunk)
                 size += len(chunk)
+                if most_bytes and size > most_bytes:
+                    raise ImageBuildError(f"a part of {place} has more than {most_bytes >> 20} MiB")
         if f"sha256:{seen.hexdigest()}" != digest:
             raise _mismatch(place, digest, f"sha256:{seen.hexdigest()}")
         return size
@@ -142,7 +159,7 @@ class Registry:
         import io
 
         target = io.BytesIO()
-        self.blob(place, digest, target)
+        self.blob(place, digest, target, MAX_MANIFEST_BYTES)
         return target.getvalue()
 
     # --- writing ---
@@ -175,6 +192,15 @@ class Registry:
         with self._open("PUT", place, f"manifests/{place.reference}", headers, body=body, write=True):
             return f"sha256:{hashlib.sha256(body).hexdigest()}"
 
+    def forget(self, place: Place) -> bool:
+        """Let the manifest with this digest be gone; its blobs leave when the registry collects its garbage. False: it
+        is not there, or the registry removes nothing (for docker-registry: `storage.delete.enabled`)."""
+        try:
+            with self._open("DELETE", place, f"manifests/{place.reference}", {}):
+                return True
+        except (NotThere, RemovesNothing):
+            return False
+
     # --- requests ---
 
     @contextlib.contextmanager
@@ -188,7 +214,8 @@ class Registry:
         write: bool = False,
     ) -> Iterator[http.client.HTTPResponse]:
         url = path if "://" in path else f"{place.url}/v2/{place.repository}/{path}"
-        scope = f"{place.url} repository:{place.repository}:{'pull,push' if write else 'pull'}"
+        actions = "delete" if method == "DELETE" else "pull,push" if write else "pull"
+        scope = f"{place.url} repository:{place.repository}:{actions}"
         for again in (False, True):
             request = urllib.request.Request(url, data=body, method=method, headers=dict(headers))
             host = place.url.partition("://")[2]
@@ -196,20 +223,30 @@ class Registry:
                 # Not repeated to where a redirect leads: stores of blobs refuse foreign credentials.
                 request.add_unredirected_header("Authorization", self._tokens[scope])
             try:
-                with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+                with self._request(request) as answer:
                     yield answer
                     return
             except urllib.error.HTTPError as error:
                 with error:
-                    if error.code == 401 and not again and not hasattr(body, "read"):
+                    # Whom it was redirected to is not the registry: it gets no credentials, whatever it asks for.
+                    its_own = urllib.parse.urlsplit(error.url or url).netloc == host
+                    if error.code == 401 and its_own and not again and not hasattr(body, "read"):
                         self._tokens[scope] = self._authorize(error.headers.get("WWW-Authenticate", ""), place, scope)
                         continue
                     raise _refused(method, place, error) from error
-            except (OSError, http.client.HTTPException) as error:
-                raise ImageBuildError(
+            except BROKEN as error:
+                raise Unreachable(
                     f"the registry of {place} cannot be reached: {getattr(error, 'reason', error)}",
                     fix="Look at its address in the settings, and whether it answers there.",
                 ) from error
+
+    def _request(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        if self.guard is None:
+            return urllib.request.urlopen(request, timeout=TIMEOUT_S)  # type: ignore[no-any-return]
+        if self._opener is None:
+            self._opener = self.guard.opener(self.until)
+        self.guard.check(request.full_url)
+        return self._opener.open(request, timeout=TIMEOUT_S)  # type: ignore[no-any-return]
 
     def _authorize(self, challenge: str, place: Place, scope: str) -> str:
         host = place.url.partition("://")[2]
@@ -219,25 +256,49 @@ class Registry:
             return basic
         asked = dict(re.findall(r'(\w+)="([^"]*)"', rest))
         realm = asked.get("realm", "")
-        if kind.lower() != "bearer" or not realm.startswith(("https://", place.url)):
+        if kind.lower() != "bearer" or not realm.startswith(("https://", f"{place.url}/")):
+            raise ImageBuildError(f"the registry of {place} asks for credentials", fix=CREDENTIALS)
+        if basic and not _belongs(urllib.parse.urlsplit(realm).hostname or "", host):
             raise ImageBuildError(
-                f"the registry of {place} asks for credentials",
-                fix="Put them into the file of SQUALL_BUILDER_REGISTRY_AUTH.",
+                f"the registry of {place} wants its credentials sent to {urllib.parse.urlsplit(realm).netloc}",
+                fix="They are sent to its own host, and to hosts of the same domain.",
             )
         given = {"scope": scope.partition(" ")[2], **({"service": asked["service"]} if "service" in asked else {})}
         request = urllib.request.Request(f"{realm}?{urllib.parse.urlencode(given)}")
         if basic:
             request.add_unredirected_header("Authorization", basic)
         try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+            with self._request(request) as answer:
                 found = _json(answer.read(MAX_MANIFEST_BYTES))
-        except (OSError, http.client.HTTPException) as error:
+        except BROKEN as error:
             raise ImageBuildError(f"the registry of {place} gives no token: {error}") from error
         return f"Bearer {found.get('token') or found.get('access_token')}"
 
 
+def not_an_image(place: Place) -> ImageBuildError:
+    """What the registry says of it is something else."""
+    return ImageBuildError(f"{place} is no image that can be taken over", fix="Push it anew.")
+
+
 class NotThere(ImageBuildError):
     """The registry does not have it."""
+
+
+class RemovesNothing(ImageBuildError):
+    """The registry keeps what it has."""
+
+
+class Unreachable(ImageBuildError):
+    """The registry does not answer."""
+
+
+def _belongs(realm: str, registry: str) -> bool:
+    """Whether the host that gives tokens is the registry's own, or one of its domain (auth.docker.io)."""
+    own = urllib.parse.urlsplit(f"//{registry}").hostname or ""
+    _, _, domain = own.partition(".")
+    name, _, top = domain.partition(".")
+    shared_by_strangers = not top or top.isdigit() or (len(top) == 2 and len(name) <= 3)  # co.uk, com.au
+    return realm == own or (not shared_by_strangers and (realm == domain or realm.endswith(f".{domain}")))
 
 
 def read_auths(path: str) -> dict[str, str]:
@@ -265,8 +326,10 @@ def _refused(method: str, place: Place, error: urllib.error.HTTPError) -> ImageB
     if error.code in (401, 403):
         return ImageBuildError(
             f"the registry refuses {place}: {error.code} {text}",
-            fix="Correct its name, or the credentials in the file of SQUALL_BUILDER_REGISTRY_AUTH.",
+            fix=f"Correct its name. {CREDENTIALS}",
         )
+    if error.code == 405:
+        return RemovesNothing(f"{method} of {place} failed: {error.code} {text}")
     return ImageBuildError(f"{method} of {place} failed: {error.code} {text}")
 
 

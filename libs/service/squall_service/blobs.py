@@ -14,19 +14,17 @@ import http.client
 import io
 import os
 import secrets
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, Protocol, TypeVar
-from urllib.parse import urlsplit
+from typing import BinaryIO, Protocol, TypeVar, cast
 
 from squall.errors import DataLossError, ServiceError, SquallError
-from squall.http_api import parse_blob_ref
+from squall.http_api.protocol import parse_blob_ref
+from squall.http_api.routes import Route
+from squall_service.asking import CHUNK_BYTES, asked
 from squall_service.failpoints import failpoint_disk
 
-CHUNK_BYTES = 1 << 20
 PARALLEL = 8
-TIMEOUT_S = 60.0
 RETRY_DELAYS_S = (0.1, 0.5, 2.0, 5.0)
 """A gateway that restarts is back within seconds; an attempt must not be lost to that, nor to a disk that was full."""
 
@@ -42,22 +40,38 @@ class BlobStore(Protocol):
     def put(self, sha256: str, size: int, source: Callable[[], BinaryIO]) -> None:
         """Store the blob durably. Putting it again is nothing."""
 
+    def of_volumes(self, workspace: str, token: str) -> BlobStore:
+        """Where blocks of the workspace's volumes are read; `token` is one of that workspace."""
+
 
 class FolderStore:
     """A folder that the gateway uses too: `<folder>/<first two hex digits>/<sha256>`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, older: Path | None = None) -> None:
         self._folder = folder
+        self._older = older
+        """Where to look for what is not in the folder."""
+
+    def of_volumes(self, workspace: str, token: str) -> BlobStore:
+        return type(self)(self._folder / "volumes" / workspace, self._folder)
 
     def _path(self, sha256: str) -> Path:
         return self._folder / sha256[:2] / sha256
 
     def get(self, sha256: str, target: BinaryIO) -> None:
         try:
-            with self._path(sha256).open("rb") as source:
+            with self._open(sha256) as source:
                 _copy(source, target)
         except FileNotFoundError as error:
             raise DataLossError(f"blob {sha256} does not exist") from error
+
+    def _open(self, sha256: str) -> BinaryIO:
+        try:
+            return self._path(sha256).open("rb")
+        except FileNotFoundError:
+            if self._older is None:
+                raise
+            return (self._older / sha256[:2] / sha256).open("rb")
 
     def put(self, sha256: str, size: int, source: Callable[[], BinaryIO]) -> None:
         path = self._path(sha256)
@@ -71,14 +85,20 @@ class FolderStore:
 class GatewayStore:
     """The gateway's `PUT` and `GET /v1/blobs/{sha256}`."""
 
-    def __init__(self, url: str, token: str) -> None:
-        self._url = urlsplit(url)
+    def __init__(self, url: str, token: str, route: str = Route.BLOB) -> None:
+        self._url = url
+        self._route = route
         self._headers = {"Authorization": f"Bearer {token}"}
+
+    def of_volumes(self, workspace: str, token: str) -> BlobStore:
+        return GatewayStore(self._url, token, Route.VOLUME_BLOCK)
 
     def get(self, sha256: str, target: BinaryIO) -> None:
         with self._answer("GET", sha256, None, {}) as answer:
             while chunk := answer.read(CHUNK_BYTES):
                 target.write(chunk)
+            if answer.length:  # a gateway that was stopped; http.client does not say so
+                raise http.client.IncompleteRead(b"", answer.length)
 
     def put(self, sha256: str, size: int, source: Callable[[], BinaryIO]) -> None:
         with source() as opened, self._answer("PUT", sha256, opened, {"Content-Length": str(size)}) as answer:
@@ -88,58 +108,48 @@ class GatewayStore:
     def _answer(
         self, method: str, sha256: str, body: BinaryIO | None, headers: dict[str, str]
     ) -> Iterator[http.client.HTTPResponse]:
-        connection = self._connect()
-        try:
-            connection.request(
-                method, f"{self._url.path.rstrip('/')}/v1/blobs/{sha256}", body, {**self._headers, **headers}
-            )
-            answer = connection.getresponse()
-            _check(method, sha256, answer)
+        what = f"{method} of blob {sha256[:12]}"
+        path = self._route.format(sha256=sha256)
+        with asked(self._url, method, path, body, {**self._headers, **headers}, what) as answer:
+            _check(what, sha256, answer)
             yield answer
-        except (OSError, http.client.HTTPException) as error:
-            raise ServiceError(f"{method} of blob {sha256[:12]} at the gateway failed: {error!r}") from error
-        finally:
-            connection.close()
-
-    def _connect(self) -> http.client.HTTPConnection:
-        if self._url.scheme == "unix":
-            return _UnixConnection(self._url.path)
-        kind = http.client.HTTPSConnection if self._url.scheme == "https" else http.client.HTTPConnection
-        host = self._url.hostname or "127.0.0.1"
-        return kind(host, self._url.port, timeout=TIMEOUT_S, blocksize=CHUNK_BYTES)
 
 
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=TIMEOUT_S, blocksize=CHUNK_BYTES)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(TIMEOUT_S)
-        self.sock.connect(self._path)
-
-
-def _check(method: str, sha256: str, answer: http.client.HTTPResponse) -> None:
+def _check(what: str, sha256: str, answer: http.client.HTTPResponse) -> None:
     if answer.status < 300:
         return
     text = answer.read(2000).decode("utf-8", "replace")
     if answer.status == 404:
         raise DataLossError(f"blob {sha256} does not exist")
-    raise ServiceError(f"{method} of blob {sha256[:12]}: the gateway answered {answer.status}: {text}")
+    raise ServiceError(f"{what}: the gateway answered {answer.status}: {text}")
 
 
 class Blobs:
     """The store from the event loop's side: threads, retries, hashes."""
 
-    def __init__(self, store: BlobStore) -> None:
+    def __init__(self, store: BlobStore, parallel: int = PARALLEL, *, slots: asyncio.Semaphore | None = None) -> None:
         self._store = store
-        self._slots = asyncio.Semaphore(PARALLEL)
+        self._slots = slots or asyncio.Semaphore(parallel)
+
+    def of_volumes(self, workspace: str, token: str) -> Blobs:
+        """Blocks of a workspace's volumes, in line with what else is fetched here."""
+        return Blobs(self._store.of_volumes(workspace, token), slots=self._slots)
+
+    def apart(self, parallel: int) -> Blobs:
+        """The same store for other work: what waits in line here keeps nothing waiting there."""
+        return Blobs(self._store, parallel)
 
     async def fetch(self, ref: str, path: Path) -> None:
         """Bring the blob of a reference (`<sha256>:<bytes>`) to `path`, whole and verified, or not at all."""
         sha256, size = parse_blob_ref(ref)
         await self._try(lambda: self._fetch(sha256, size, path))
+
+    async def fetch_part(self, ref: str, path: Path, offset: int) -> None:
+        """Write the blob of a reference into a file that is there, verified; raises if it is not what it should be.
+
+        By its name: a thread runs on when its task is cancelled, and a descriptor could be another file's by then."""
+        sha256, size = parse_blob_ref(ref)
+        await self._try(lambda: self._fetch_part(sha256, size, path, offset))
 
     async def put_file(self, path: Path) -> tuple[str, int]:
         """Store a file; its digest and size. Returns when the store has it on disk."""
@@ -167,6 +177,18 @@ class Blobs:
         finally:
             part.unlink(missing_ok=True)
 
+    def _fetch_part(self, sha256: str, size: int, path: Path, offset: int) -> None:
+        failpoint_disk()
+        descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            part = _Part(descriptor, offset)
+            self._store.get(sha256, cast("BinaryIO", part))
+        finally:
+            os.close(descriptor)
+        found, found_size = part.digest.hexdigest(), part.at - offset
+        if found != sha256 or found_size != size:
+            raise DataLossError(f"blob {sha256} is damaged: it hashes to {found}, {found_size} bytes")
+
     async def _try(self, work: Callable[[], T]) -> T:
         async with self._slots:
             for delay_s in RETRY_DELAYS_S:
@@ -184,6 +206,23 @@ def _may_pass(error: SquallError | OSError) -> bool:
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     return error.retryable
+
+
+class _Part:
+    """A place in a file that is written to from several threads."""
+
+    def __init__(self, descriptor: int, offset: int) -> None:
+        self._descriptor = descriptor
+        self.at = offset
+        self.digest = hashlib.sha256()
+
+    def write(self, chunk: bytes) -> None:
+        """Put it after what came before."""
+        self.digest.update(chunk)
+        left = memoryview(chunk)
+        while left:
+            written = os.pwrite(self._descriptor, left, self.at)
+            self.at, left = self.at + written, left[written:]
 
 
 def _memory(payload: bytes) -> BinaryIO:

@@ -17,13 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from squall.errors import DataLossError, InvalidError
-from squall.http_api import blob_ref
+from squall.http_api.protocol import blob_ref
 from squall.spec import CodeRef
 from squall_service.blobs import Blobs
 from squall_service.failpoints import failpoint_disk
 
 COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 CHUNK_BYTES = 1 << 20
+MOST_FOLDERS = 200
+"""Of a path: whoever walks through a folder needs a frame of its stack for each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +107,8 @@ def inner_path(name: str) -> PurePosixPath:
     path = PurePosixPath(name)
     if not name or "\\" in name or "\0" in name or path.is_absolute() or ".." in path.parts or not path.parts:
         raise BadBundle(f"{name!r} is not a path inside the bundle")
+    if len(path.parts) > MOST_FOLDERS:
+        raise BadBundle(f"{name[:200]}... lies in more than {MOST_FOLDERS} folders")
     return path
 
 

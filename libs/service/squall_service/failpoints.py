@@ -30,6 +30,8 @@ POINTS: Mapping[str, str] = {
     "gateway.accepted": "the input is accepted, its caller has not been told",
     "gateway.cancel_recorded": "`cancelled` is recorded, no agent has been told",
     "gateway.cancel_told": "agents have been told of a cancel, WORK still has the input",
+    "gateway.webhook_stored": "a delivery is stored, its result is not acked",
+    "gateway.webhook_sent": "a webhook was sent, what came of it is not written down",
     "autoscaler.desired": "a decision is stored, its own log and traces are not",
     "scheduler.claimed": "a claim is created, the scheduler has not taken note",
     "scheduler.requeued": "a lost input is back in WORK",
@@ -93,6 +95,9 @@ class FailPointSettings(ServiceSettings):
     `clock=jump:SECONDS` and `disk=full`."""
     failpoints_dir: str = ""
     """Folder from which a process reads fail points when it gets SIGUSR2: the file named like its process id."""
+    shared_folder: str = ""
+    """Folder of an agent's machine that every sandbox sees under the same name, writable: there user code tells the
+    harness what it did. It is a way out of the sandbox."""
 
 
 @dataclass(slots=True)

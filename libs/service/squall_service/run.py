@@ -19,6 +19,7 @@ from squall_service.clock import Clock, SystemClock
 from squall_service.health import Health
 from squall_service.logs import configure_logging, current_service, log
 from squall_service.memory import keep_freed_memory
+from squall_service.open_files import allow_many_open_files
 from squall_service.telemetry import Telemetry, TelemetrySettings, open_telemetry
 
 S = TypeVar("S")
@@ -180,6 +181,7 @@ def run(
     is reported like every other refusal.
     """
     keep_freed_memory()
+    allow_many_open_files()
     configure_logging()
     current_service.set(name)
     try:

@@ -25,6 +25,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from squall import errors as exception  # noqa: F401
     from squall.app import App as App
+    from squall.bucket import CloudBucketMount as CloudBucketMount
     from squall.call import FunctionCall as FunctionCall
     from squall.cls import Cls as Cls
     from squall.dict import Dict as Dict
@@ -37,7 +38,10 @@ if TYPE_CHECKING:
     from squall.markers import exit as exit
     from squall.markers import method as method
     from squall.markers import parameter as parameter
+    from squall.mounts import Mount as Mount
+    from squall.network_file_system import NetworkFileSystem as NetworkFileSystem
     from squall.output import enable_output as enable_output
+    from squall.patterns import FilePatternMatcher as FilePatternMatcher
     from squall.place import current_function_call_id as current_function_call_id
     from squall.place import current_input_id as current_input_id
     from squall.place import is_local as is_local
@@ -46,6 +50,7 @@ if TYPE_CHECKING:
     from squall.schedules import Cron as Cron
     from squall.schedules import Period as Period
     from squall.secret import Secret as Secret
+    from squall.server import Server as Server
     from squall.volume import Volume as Volume
     from squall.web import asgi_app as asgi_app
     from squall.web import fastapi_endpoint as fastapi_endpoint
@@ -55,17 +60,23 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "App": "squall.app",
+    "CloudBucketMount": "squall.bucket",
     "Cls": "squall.cls",
     "Cron": "squall.schedules",
     "Dict": "squall.dict",
+    "Environment": "squall.environment",
     "Error": "squall.errors",
+    "FilePatternMatcher": "squall.patterns",
     "Function": "squall.function",
     "FunctionCall": "squall.call",
     "Image": "squall.image",
+    "Mount": "squall.mounts",
+    "NetworkFileSystem": "squall.network_file_system",
     "Period": "squall.schedules",
     "Queue": "squall.queue",
     "Retries": "squall.retries",
     "Secret": "squall.secret",
+    "Server": "squall.server",
     "asgi_app": "squall.web",
     "Volume": "squall.volume",
     "batched": "squall.markers",
@@ -83,7 +94,12 @@ _HOMES = {
     "web_server": "squall.web",
     "wsgi_app": "squall.web",
 }
-_MODULES = ("exception", "functions", "queue")
+_MODULES = ("exception", "experimental", "functions", "gpu", "queue")
+_SUBMODULES = (
+    *("app", "call_graph", "cls", "container_process", "dict", "file_pattern_matcher", "image", "io_streams", "mount"),
+    *("network_file_system", "output", "retries", "sandbox", "secret", "stream_type", "volume"),
+)
+"""Reached as `squall.volume.FileEntryType`, without an import of their own; not part of `import *`."""
 
 __all__ = [*sorted(_HOMES), *_MODULES, "__version__"]  # noqa: PLE0604 - the names are text
 
@@ -91,7 +107,7 @@ __all__ = [*sorted(_HOMES), *_MODULES, "__version__"]  # noqa: PLE0604 - the nam
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         value = getattr(importlib.import_module(_HOMES[name]), name)
-    elif name in _MODULES:
+    elif name in _MODULES or name in _SUBMODULES:
         value = importlib.import_module(f"squall.{name}")
     else:
         value = _absent(name)
@@ -103,6 +119,12 @@ def _absent(name: str) -> Any:
     # Not `from squall import unimplemented`: that form asks this function first.
     from squall.unimplemented import RENAMED_TOP_LEVEL, TOP_LEVEL, Missing
 
+    if name == "Stub":
+        from squall.app import App
+        from squall.old_names import warn_renamed
+
+        warn_renamed("squall.Stub is called squall.App now", declaring=True)
+        return App
     if name in TOP_LEVEL:
         return Missing(f"squall.{name}", TOP_LEVEL[name])
     hint = RENAMED_TOP_LEVEL.get(name)

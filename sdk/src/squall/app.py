@@ -24,10 +24,11 @@ from squall.markers import BATCHED, CONCURRENT, WEB
 from squall.old_names import with_old_names
 from squall.origin import refuse_client
 from squall.place import is_local
-from squall.unimplemented import FUNCTION_KEYWORDS, WEB_INSTEAD, missing_classmethods, refuse_keywords
+from squall.unimplemented import FUNCTION_KEYWORDS, SANDBOX_INSTEAD, missing_classmethods, refuse_keywords
 
 if TYPE_CHECKING:
     from squall.autoscaler import FunctionStats
+    from squall.bucket import CloudBucketMount
     from squall.image import Image
     from squall.infos import AppInfo
     from squall.logs import Logs
@@ -35,7 +36,9 @@ if TYPE_CHECKING:
     from squall.running import Running
     from squall.schedules import Schedule
     from squall.secret import Secret
+    from squall.server import Server
     from squall.session import Session
+    from squall.volume import Volume
 
 _names: weakref.WeakValueDictionary[str, App] = weakref.WeakValueDictionary()
 
@@ -77,14 +80,16 @@ class App:
         image: Optional[Image] = None,
         secrets: Sequence[Secret] = (),
         include_source: bool = True,
+        volumes: Optional[Mapping[Any, Any]] = None,
         **others: Any,
     ) -> None:
-        refuse_keywords("App()", others, {"volumes": FUNCTION_KEYWORDS["volumes"]})
+        refuse_keywords("App()", others, {})
         if name is not None and is_local():
             check_app_name(name)
         self._name = name
         self._image = image
         self._secrets = Declaration(secrets=secrets).check_secrets("App()")
+        self._volumes = Declaration(volumes=volumes).mounted()
         self._include_source = include_source
         self.tags: dict[str, str] = dict(tags or {})
         self.registered_functions: dict[str, Function] = {}
@@ -121,6 +126,14 @@ class App:
     def image(self) -> Optional[Image]:
         """Image of functions that name none."""
         return self._image
+
+    @image.setter
+    def image(self, image: Optional[Image]) -> None:
+        from squall.old_names import warn_renamed
+
+        if is_local():
+            warn_renamed("`app.image = image` is written `App(image=image)` now")
+        self._image = image
 
     @property
     def include_source(self) -> bool:
@@ -162,6 +175,9 @@ class App:
         isolation: Optional[str] = None,
         block_network: bool = False,
         outbound_cidr_allowlist: Optional[Sequence[str]] = None,
+        webhook: Optional[str] = None,
+        volumes: Optional[Mapping[Any, Any]] = None,
+        ephemeral_disk: Optional[int] = None,
         **others: Any,
     ) -> Callable[[Callable[..., Any]], Function]:
         """Declare a function of the app. See the reference for every parameter."""
@@ -174,9 +190,10 @@ class App:
             snapshot=enable_memory_snapshot, use_template=use_template, secrets=self._and_own(secrets),
             schedule=schedule,
             isolation=isolation, block_network=block_network, outbound_cidr_allowlist=outbound_cidr_allowlist,
+            webhook=webhook,
+            volumes=self._and_own_volumes(volumes), ephemeral_disk=ephemeral_disk,
         )  # fmt: skip
-        declaration = with_old_names("@app.function", declaration, others)
-        refuse_keywords("@app.function", others, FUNCTION_KEYWORDS)
+        declaration = _with_others("@app.function", declaration, others)
 
         def decorate(raw: Callable[..., Any]) -> Function:
             check_function(raw, serialized)
@@ -222,6 +239,9 @@ class App:
         isolation: Optional[str] = None,
         block_network: bool = False,
         outbound_cidr_allowlist: Optional[Sequence[str]] = None,
+        webhook: Optional[str] = None,
+        volumes: Optional[Mapping[Any, Any]] = None,
+        ephemeral_disk: Optional[int] = None,
         **others: Any,
     ) -> Callable[[type], Cls]:
         """Declare a class of the app: its methods share containers, `@squall.enter` prepares them."""
@@ -232,9 +252,10 @@ class App:
             retries, timeout, startup_timeout, include_source, nonpreemptible, single_use=single_use_containers,
             snapshot=enable_memory_snapshot, use_template=use_template, secrets=self._and_own(secrets),
             isolation=isolation, block_network=block_network, outbound_cidr_allowlist=outbound_cidr_allowlist,
+            webhook=webhook,
+            volumes=self._and_own_volumes(volumes), ephemeral_disk=ephemeral_disk,
         )  # fmt: skip
-        declaration = with_old_names("@app.cls", declaration, others)
-        refuse_keywords("@app.cls", others, FUNCTION_KEYWORDS)
+        declaration = _with_others("@app.cls", declaration, others)
 
         def decorate(raw: type) -> Cls:
             if isinstance(raw, Cls):
@@ -256,9 +277,22 @@ class App:
 
         return decorate
 
+    def server(self, _without_parentheses: None = None, **keywords: Any) -> Callable[[type], Server]:
+        """Declare a server: a class with a hook that starts what listens on `port` (8000). See `squall.server`."""
+        if _without_parentheses is not None:
+            raise TypeError("write `@app.server()`: the decorator needs its parentheses")
+        from squall.server import declare
+
+        secrets, volumes = keywords.pop("secrets", None), keywords.pop("volumes", None)
+        return declare(self, **keywords, secrets=self._and_own(secrets), volumes=self._and_own_volumes(volumes))
+
     def _and_own(self, secrets: Optional[Sequence[Secret]]) -> tuple[Secret, ...]:
         """The app's secrets, then a function's own: the later one wins."""
         return (*self._secrets, *Declaration(secrets=secrets or ()).check_secrets("the function"))
+
+    def _and_own_volumes(self, volumes: Optional[Mapping[Any, Any]]) -> dict[str, Union[Volume, CloudBucketMount]]:
+        """The app's volumes and a function's own: at the same place its own."""
+        return {**self._volumes, **Declaration(volumes=volumes).mounted()}
 
     def local_entrypoint(
         self, _without_parentheses: None = None, *, name: Optional[str] = None
@@ -382,7 +416,7 @@ class App:
     @blocking
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Replace the tags of the app that runs or is deployed: all of them, those that are not given are gone."""
-        from squall.http_api import Route
+        from squall.http_api.routes import Route
 
         state = self._known_state()
         self.tags = dict(tags)
@@ -391,7 +425,7 @@ class App:
     @blocking
     def get_tags(self) -> dict[str, str]:
         """The tags that the app has on the server."""
-        from squall.http_api import Route
+        from squall.http_api.routes import Route
 
         state = self._known_state()
         answer = state.session.client.json("GET", Route.APP_TAGS.format(app=state.app_id))
@@ -432,7 +466,7 @@ class App:
             raise ExecutionError(
                 "the app does not run", fix="Use `squall app stop NAME` for an app that another program started."
             )
-        from squall.http_api import Route
+        from squall.http_api.routes import Route
 
         state, self._state = self._state, None
         state.session.client.json("POST", Route.APP_STOP.format(app=state.app_id), {"reason": "stopped by its program"})
@@ -445,8 +479,7 @@ DASHBOARD_INSTEAD = "`squall app list`, `app logs` and `container list` show it;
 for _name, _missing in missing_classmethods(
     "App",
     {
-        "server": WEB_INSTEAD,
-        "sandboxes": "Run commands with subprocess inside a function.",
+        "sandboxes": SANDBOX_INSTEAD,
         "get_dashboard_url": DASHBOARD_INSTEAD,
     },
 ).items():
@@ -454,6 +487,18 @@ for _name, _missing in missing_classmethods(
 
 
 # --- checks of declarations ------------------------------------------------------------------------------------------
+
+
+def _with_others(where: str, declaration: Declaration, others: dict[str, Any]) -> Declaration:
+    """What keywords without a parameter of their own say. Raises for those that are not served."""
+    if not others:
+        return declaration
+    from squall import hosted
+
+    declaration = with_old_names(where, declaration, others)
+    hosted.take_out(where, others)
+    refuse_keywords(where, others, FUNCTION_KEYWORDS)
+    return declaration
 
 
 def _with_concurrency(declaration: Declaration, raw: Any) -> Declaration:

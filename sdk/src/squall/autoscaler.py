@@ -71,7 +71,7 @@ class Autoscaler:
 
 def change(target: Target, given: dict[str, Any]) -> AutoscalerSettings:
     """The settings after changing some of them. Raises `InvalidError` for values that do not fit."""
-    from squall.http_api import Route
+    from squall.http_api.routes import Route
 
     body: dict[str, Any] = {"pool": _pool(target)}
     for name, value in given.items():
@@ -98,7 +98,7 @@ def update(target: Target, given: dict[str, Any]) -> AutoscalerSettings:
 
 def stats(target: Target) -> FunctionStats:
     """What waits and what runs."""
-    from squall.http_api import Route
+    from squall.http_api.routes import Route
 
     answer = target.client.json("POST", Route.FUNCTION_STATS, _pool(target))
     return FunctionStats(**{name: answer[name] for name in FunctionStats._fields})

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 
 from squall import blocking, invoke, output, payload, tracing
 from squall.errors import InvalidError, ResourceExhaustedError
-from squall.http_api import FRAMES_CONTENT_TYPE, FrameKind, Route, frames
+from squall.http_api.protocol import FRAMES_CONTENT_TYPE, FrameKind, frames
+from squall.http_api.routes import Route
 from squall.ids import new_call_id
 from squall.spec import CHUNK_INPUTS, Kind
 

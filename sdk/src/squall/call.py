@@ -47,7 +47,7 @@ class FunctionCall:
     @blocking
     def cancel(self, terminate_containers: bool = False) -> None:
         """End it without a retry. `terminate_containers` also stops the containers that run it."""
-        from squall.http_api import Route
+        from squall.http_api.routes import Route
 
         path = Route.CALL_CANCEL.format(call=self._id)
         self._server().json("POST", path, {"terminate_containers": terminate_containers})
@@ -55,7 +55,7 @@ class FunctionCall:
     @blocking
     def num_inputs(self) -> int:
         """How many inputs it has: one, or those of `experimental_spawn_map`."""
-        from squall.http_api import Route
+        from squall.http_api.routes import Route
 
         return int(self._server().json("GET", Route.CALL.format(call=self._id))["inputs"])
 

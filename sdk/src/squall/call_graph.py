@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from squall.client import query
 from squall.errors import InvalidError
-from squall.http_api import Route
+from squall.http_api.routes import Route
 
 if TYPE_CHECKING:
     from squall.client import Client

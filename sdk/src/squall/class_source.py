@@ -16,7 +16,7 @@ from squall.origin import Lookup, target_by_id, target_in
 if TYPE_CHECKING:
     from squall.app import App
     from squall.declaration import Declaration
-    from squall.http_api import FunctionInfo
+    from squall.http_api.apps import FunctionInfo
     from squall.invoke import Target
     from squall.spec import ParameterSpec
 
@@ -36,7 +36,7 @@ class ClassSource:
     label = ""
     """The name in messages."""
     options = ""
-    """`http_api.encode_options` of what is different from the declaration; empty for nothing."""
+    """`http_api.protocol.encode_options` of what is different from the declaration; empty for nothing."""
 
     def with_options(self, options: str) -> ClassSource:
         """The same class, for instances whose calls run with other options."""

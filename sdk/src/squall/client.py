@@ -33,7 +33,8 @@ from squall.errors import (
     VersionError,
     from_wire,
 )
-from squall.http_api import API_VERSION, Header, Route, ServerInfo, blob_ref, frames
+from squall.http_api.protocol import Header, ServerInfo, blob_ref, frames
+from squall.http_api.routes import API_VERSION, Route
 from squall.spec import from_wire as spec_from_wire
 
 RECONNECT_S = 60.0
@@ -164,10 +165,10 @@ class Client:
 
     # --- blobs ---
 
-    def upload(self, sha256: str, body: Body) -> str:
-        """Store a blob; its reference."""
+    def upload(self, sha256: str, body: Body, route: str = Route.BLOB) -> str:
+        """Store a blob, or a block of a volume; its reference."""
         size = len(body) if isinstance(body, bytes) else body.size
-        path = Route.BLOB.format(sha256=sha256)
+        path = route.format(sha256=sha256)
         if size <= ASK_FIRST_BYTES or not self._has(path):
             self.request("PUT", path, {"Content-Type": "application/octet-stream"}, body)
         return blob_ref(sha256, size)
@@ -179,14 +180,17 @@ class Client:
             return False
         return True
 
-    def download(self, sha256: str, write: Callable[[bytes], Any], restart: Callable[[], Any]) -> None:
-        """Read a blob into `write`; `restart` is called when it begins anew. Raises `DataLossError` for damage."""
+    def download(
+        self, sha256: str, write: Callable[[bytes], Any], restart: Callable[[], Any], route: str = Route.BLOB
+    ) -> None:
+        """Read a blob, or a block of a volume, into `write`; `restart` is called when it begins anew. Raises
+        `DataLossError` for damage."""
         retry = Retry(self)
         while True:
             digest = hashlib.sha256()
             restart()
             try:
-                with self.stream("GET", Route.BLOB.format(sha256=sha256), timeout_s=READ_TIMEOUT_S) as stream:
+                with self.stream("GET", route.format(sha256=sha256), timeout_s=READ_TIMEOUT_S) as stream:
                     for chunk in stream.chunks(CHUNK_BYTES):
                         digest.update(chunk)
                         write(chunk)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Optional
 
-from squall.blocking import blocking, immediate
+from squall.blocking import blocking, blocking_static, immediate
 from squall.class_source import ClassSource, DeclaredClass, KnownClass, NamedClass, attributes, undecorated
 from squall.declaration import Declaration, is_async
 from squall.errors import InvalidError
@@ -44,6 +44,16 @@ class Cls:
         """A class of a deployed app. Nothing is asked before the first use of an instance."""
         refuse_client(client)
         return cls(NamedClass(app_name, name, version, environment_name))
+
+    @blocking_static
+    def lookup(app_name: str, name: str, client: None = None, environment_name: Optional[str] = None) -> Cls:
+        """The old form of `from_name`, which asks at once: it works, and says what it is called now."""
+        from squall.old_names import warn_renamed
+
+        warn_renamed("Cls.lookup is called Cls.from_name now")
+        found: Cls = Cls.from_name(app_name, name, environment_name=environment_name, client=client)
+        found._source.target()
+        return found
 
     def __call__(self, *args: Any, **parameters: Any) -> Obj:
         if args:
@@ -146,7 +156,6 @@ for _name, _missing in missing_classmethods(
         **dict.fromkeys(
             ("update_autoscaler", "autoscaler"), "Make an instance first: each set of parameters has its own."
         ),
-        "lookup": "Use `squall.Cls.from_name`.",
     },
 ).items():
     setattr(Cls, _name, _missing)

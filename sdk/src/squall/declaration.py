@@ -6,17 +6,20 @@ time, and the spec (20 ms of dataclasses) is not imported.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional, Union
 
 from squall.errors import InvalidError
 
 if TYPE_CHECKING:
+    from squall.bucket import CloudBucketMount
     from squall.image import Image
+    from squall.mounts import Mount
     from squall.retries import Retries
     from squall.schedules import Schedule
     from squall.secret import Secret
     from squall.spec import BatchPolicy, GpuRequest, Resources, RetryPolicy, ScalingPolicy
+    from squall.volume import Volume
 
 Cpu = Union[float, tuple[float, float], None]
 Memory = Union[int, tuple[int, int], None]
@@ -64,6 +67,13 @@ class Declaration(NamedTuple):
     outbound_cidr_allowlist: Optional[Sequence[str]] = None
     secrets: Sequence[Secret] = ()
     schedule: Optional[Schedule] = None
+    mounts: Sequence[Mount] = ()
+    """The old form of local files."""
+    webhook: Optional[str] = None
+    volumes: Optional[Mapping[Any, Any]] = None
+    """Mount points and volumes."""
+    ephemeral_disk: Optional[int] = None
+    """MiB."""
 
     def check(self, is_generator: bool) -> None:
         """Raise `InvalidError` for what is wrong whatever the server can offer."""
@@ -78,6 +88,8 @@ class Declaration(NamedTuple):
         self.snapshots()
         self.variables()
         self.check_secrets("the function")
+        self.mounted_volumes()
+        self.mounted_buckets()
         validate(
             FunctionSpec(
                 name="checked",
@@ -93,8 +105,18 @@ class Declaration(NamedTuple):
                 isolation=self.least_isolation(),
                 block_network=self.blocks_network(),
                 outbound_cidr_allowlist=self.outbound(),
+                webhook=self.told(),
             )
         )
+
+    def told(self) -> str:
+        """The URL that is told of ends of calls; empty for none."""
+        url: Any = self.webhook
+        if url is None:
+            return ""
+        if not isinstance(url, str) or not url:
+            raise InvalidError(f"webhook must be a URL, got {url!r}", fix="Leave it out for none.")
+        return url
 
     def variables(self) -> dict[str, str]:
         """The environment variables. Names of the platform cannot be set."""
@@ -108,6 +130,30 @@ class Declaration(NamedTuple):
         from squall.secret import checked
 
         return checked(where, self.secrets)
+
+    def mounted_volumes(self) -> dict[str, Volume]:
+        """The volumes by the folder that each is seen as. Raises `InvalidError`."""
+        if not self.volumes:
+            return {}
+        from squall.volume import Volume
+
+        return {path: each for path, each in self.mounted().items() if isinstance(each, Volume)}
+
+    def mounted_buckets(self) -> dict[str, CloudBucketMount]:
+        """The buckets likewise."""
+        if not self.volumes:
+            return {}
+        from squall.bucket import CloudBucketMount
+
+        return {path: each for path, each in self.mounted().items() if isinstance(each, CloudBucketMount)}
+
+    def mounted(self) -> dict[str, Union[Volume, CloudBucketMount]]:
+        """Both. Raises `InvalidError`."""
+        if not self.volumes:
+            return {}
+        from squall.volume import checked_mounts
+
+        return checked_mounts(self.volumes)
 
     def scaling(self) -> ScalingPolicy:
         """How many containers, and how many inputs at once."""
@@ -197,6 +243,7 @@ class Declaration(NamedTuple):
             memory_mib=_whole("memory", memory),
             memory_limit_mib=None if memory_limit is None else _whole("memory", memory_limit),
             gpus=gpus(self.gpu),
+            ephemeral_disk_mib=None if self.ephemeral_disk is None else _whole("ephemeral_disk", self.ephemeral_disk),
         )
 
 

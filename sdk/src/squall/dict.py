@@ -76,8 +76,8 @@ class Dict(Handle):
         gets True."""
         client = _client()
         meta, data = _encoded(client, value)
-        request = {"absent": True, "request": secrets.token_hex(8)} if skip_if_exists else {}
-        [frame] = self._ops(client, [_op("put", key, {**meta, **request}, data)])
+        absent = {"absent": True} if skip_if_exists else {}
+        [frame] = self._ops(client, [_op("put", key, {**meta, **absent}, data)])
         return bool(frame.meta["put"])
 
     @blocking
@@ -199,7 +199,7 @@ class Dict(Handle):
                 return
 
     def _path(self, route: str) -> str:
-        from squall.http_api import Route
+        from squall.http_api.routes import Route
 
         path: str = getattr(Route, route)
         return path.format(object=self._looked_up())
@@ -219,8 +219,10 @@ def _encoded(client: Client, value: Any) -> tuple[dict[str, Any], bytes]:
 
 
 def _op(what: str, key: Any, meta: dict[str, Any], data: bytes) -> bytes:
-    from squall.http_api import FrameKind, frames
+    from squall.http_api.protocol import FrameKind, frames
     from squall.stored import pickled_key
 
     encoded_key = base64.b64encode(pickled_key(key, "the object")).decode()
-    return frames.encode(FrameKind.ENTRY, {"op": what, "key": encoded_key, **meta}, data)
+    # A repeated request is known by its id: what it has done already is not done again.
+    request = {} if what == "get" else {"request": secrets.token_hex(8)}
+    return frames.encode(FrameKind.ENTRY, {"op": what, "key": encoded_key, **request, **meta}, data)

@@ -3,13 +3,15 @@
 SquallError (alias Error)
 ├── InvalidError            bad input; ConflictError (IdempotencyConflictError), UnimplementedArgument,
 │                           ProgramError, UsageError below it
-├── NotFoundError (InputExpiredError below it), AlreadyExistsError, AuthError, PermissionDeniedError
+├── NotFoundError           InputExpiredError, VolumeFileNotFoundError below it
+├── AlreadyExistsError, AuthError, PermissionDeniedError
 ├── ResourceExhaustedError, RequestSizeError, StorageFullError
 ├── UnimplementedError, VersionError, ServerTooOldError
 ├── ServiceError            the platform is not answering; ConnectionError, PortInUseError, LocalPlatformError below it
-├── InternalError, InternalFailure (a call lost too often), DataLossError
+├── InternalError, DataLossError, InternalFailure (a call lost too often)
+│   └── OutOfMemoryError
 ├── RemoteError             something ended badly in a container; FunctionFailedError, ImageBuildError, ExecutionError,
-│                           CallCancelledError below it
+│                           CallCancelledError, DiskFullError (also an OSError) below it
 ├── SerializationError, DeserializationError
 └── TimeoutError            FunctionTimeoutError, StartupTimeoutError, CallExpiredError, OutputExpiredError below it
 InputCancellation is a BaseException: user code must not swallow it with `except Exception`.
@@ -19,6 +21,7 @@ Codes are API and never change; texts may. `fix` says what to do next and may na
 
 from __future__ import annotations
 
+import errno
 from typing import Any, Optional
 
 
@@ -39,6 +42,8 @@ class SquallError(Exception):
         self.data = data
         if fix is not None:
             self.fix = fix
+        self.__notes__ = [f"Fix: {self.hint}"] if self.hint else []
+        """Lines that Python (3.11 and newer) prints below the error: what to do is said in plain tracebacks, too."""
 
     @property
     def message(self) -> str:
@@ -82,7 +87,7 @@ class IdempotencyConflictError(ConflictError):
 
 
 class UnimplementedArgument(InvalidError):
-    """This squall does not have that feature; nothing is accepted and ignored."""
+    """This squall does not have that feature; nothing is ignored in silence."""
 
     code = "unimplemented_argument"
     http_status = 501
@@ -109,6 +114,13 @@ class NotFoundError(SquallError):
     code = "not_found"
     http_status = 404
     fix = "Check the name; `squall app list` shows what is deployed."
+
+
+class VolumeFileNotFoundError(NotFoundError, FileNotFoundError):
+    """A volume has no file or folder of that path."""
+
+    code = "volume_file_not_found"
+    fix = "`squall volume ls` shows what is there."
 
 
 class AlreadyExistsError(SquallError):
@@ -209,6 +221,14 @@ class NoContainerError(ServiceError):
     )
 
 
+class WebStartError(SquallError):
+    """The code of a web function failed before it could take a request: its import, or an `@enter` hook."""
+
+    code = "web_start"
+    http_status = 500
+    fix = "`squall app logs {app}` has the traceback; correct the function and deploy it again."
+
+
 class WebFunctionError(SquallError):
     """A web function raised before its answer began."""
 
@@ -223,6 +243,15 @@ class ContainerBrokeError(SquallError):
     code = "container_broke"
     http_status = 502
     fix = "`squall logs` has what the container printed."
+
+
+class RequestLostError(SquallError):
+    """The machine that was given a web request is gone; a container may have got it, and may have carried it out."""
+
+    code = "request_lost"
+    http_status = 502
+    retryable = True
+    fix = "Look whether it was carried out before you send it again; requests that only read are repeated for you."
 
 
 class ConnectionError(ServiceError):
@@ -253,7 +282,7 @@ class BackendUnavailableError(ServiceError):
 
     code = "backend_unavailable"
     retryable = False
-    fix = "Mend what the message names, or choose another with SQUALL_GPU_AGENT_BACKEND (process, sandbox, auto)."
+    fix = "Mend what the message names, or choose another with SQUALL_GPU_AGENT_BACKEND."
 
 
 class SecretsKeyError(ServiceError):
@@ -277,6 +306,13 @@ class InternalFailure(SquallError):
     fix = "The history in the message tells what killed the containers; `squall logs` has their output."
 
 
+class OutOfMemoryError(InternalFailure):
+    """Each container that ran the call was killed for want of memory."""
+
+    code = "out_of_memory"
+    fix = "Give the function more with `memory=(asked, limit)`, or let it hold less at once."
+
+
 class DataLossError(SquallError):
     """Stored data is missing or damaged."""
 
@@ -289,6 +325,18 @@ class RemoteError(SquallError):
     code = "remote"
     http_status = 400
     fix = "The message and `squall logs` tell what happened in the container."
+
+
+class DiskFullError(RemoteError, OSError):
+    """The call failed because the disk of its container was full."""
+
+    code = "disk_full"
+    http_status = 422  # as of every failure of a function
+    fix = "Give the function more with `ephemeral_disk=` (MiB; it has {limit_mib}), write less, or write to a volume."
+
+    def __init__(self, message: str = "", *, fix: Optional[str] = None, **data: Any) -> None:
+        super().__init__(message, fix=fix, **data)
+        self.errno = errno.ENOSPC
 
 
 class ExecutionError(RemoteError):

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import Any
 
 from squall.errors import *  # noqa: F403
+from squall.errors import Error, TimeoutError
 
-_OF_WHAT_IS_MISSING = {
-    "Sandbox": "sandboxes",
-    "ExecTimeoutError": "sandboxes",
-    "MountUploadTimeoutError": "mounts: local files travel with the code",
-    "VolumeUploadTimeoutError": "a limit for uploads to volumes",
-    "InteractiveTimeoutError": "interactive runs",
-    "SnapshotCreationError": "memory snapshots",
-    "LogsFetchError": "logs in the SDK: `squall logs` shows them",
-    "ServerWarning": "warnings from the server",
+_NEVER_RAISED: dict[str, tuple[type[Exception], str]] = {
+    "SandboxTimeoutError": (TimeoutError, "sandboxes"),
+    "SandboxTerminatedError": (Error, "sandboxes"),
+    "SandboxFilesystemError": (Error, "sandboxes"),
+    "ExecTimeoutError": (TimeoutError, "sandboxes"),
+    "MountUploadTimeoutError": (TimeoutError, "mounts: local files travel with the code"),
+    "VolumeUploadTimeoutError": (TimeoutError, "a limit for uploads to volumes"),
+    "InteractiveTimeoutError": (TimeoutError, "interactive runs"),
+    "SnapshotCreationError": (Error, "snapshots on request"),
+    "LogsFetchError": (Error, "logs in the SDK: `squall logs` shows them"),
+    "ServerWarning": (UserWarning, "warnings from the server"),
 }
+"""Names of what squall does not have. They exist, so that `except exception.SandboxTimeoutError:` lets through what was
+really raised; nothing ever raises them."""
 
 
-def __getattr__(name: str) -> NoReturn:
-    for start, what in _OF_WHAT_IS_MISSING.items():
-        if name.startswith(start):
-            raise AttributeError(f"there is no {name}, because squall does not have {what}")
-    raise AttributeError(f"module 'squall.exception' has no attribute {name!r}")
+def __getattr__(name: str) -> Any:
+    if name in _NEVER_RAISED:
+        base, what = _NEVER_RAISED[name]
+    elif name.startswith("SandboxFilesystem") and name.endswith("Error"):
+        base, what = __getattr__("SandboxFilesystemError"), "sandboxes"
+    else:
+        raise AttributeError(f"module 'squall.exception' has no attribute {name!r}")
+    doc = f"Never raised: squall does not have {what}."
+    globals()[name] = found = type(name, (base,), {"__module__": __name__, "__doc__": doc})
+    return found

@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
-from squall.blocking import blocking, blocking_iterator, immediate, refuse_in_loop, running_loop
+from squall.blocking import blocking, blocking_iterator, blocking_static, immediate, refuse_in_loop, running_loop
 from squall.declaration import Declaration, is_generator
 from squall.errors import ExecutionError, InvalidError
 from squall.markers import WEB
-from squall.origin import Declared, Keyed, Known, Named, Origin, Variant, refuse_client
+from squall.origin import Declared, Hooked, Keyed, Known, Named, Origin, Variant, refuse_client
 from squall.unimplemented import missing_classmethods
 
 if TYPE_CHECKING:
@@ -67,6 +67,16 @@ class Function:
         return cls(Named(app_name, name, version, environment_name))
 
     # --- calls ---
+
+    @blocking_static
+    def lookup(app_name: str, name: str, client: None = None, environment_name: Optional[str] = None) -> Function:
+        """The old form of `from_name`, which asks at once: it works, and says what it is called now."""
+        from squall.old_names import warn_renamed
+
+        warn_renamed("Function.lookup is called Function.from_name now")
+        found: Function = Function.from_name(app_name, name, environment_name=environment_name, client=client)
+        found._origin.target()
+        return found
 
     @blocking
     def remote(self, *args: Any, **kwargs: Any) -> Any:
@@ -135,7 +145,7 @@ class Function:
 
         For 24 hours the same key with the same arguments is the same call: also from another program, at the same time,
         or after a restart. The same key with other arguments raises `IdempotencyConflictError`."""
-        from squall.http_api import MAX_IDEMPOTENCY_KEY_CHARS
+        from squall.http_api.protocol import MAX_IDEMPOTENCY_KEY_CHARS
 
         if not 0 < len(key) <= MAX_IDEMPOTENCY_KEY_CHARS:
             raise InvalidError(f"an idempotency key is text of 1 to {MAX_IDEMPOTENCY_KEY_CHARS} characters")
@@ -144,15 +154,28 @@ class Function:
         origin = self._origin.inner if isinstance(self._origin, Keyed) else self._origin
         return Function(Keyed(origin, key))
 
-    def with_options(self, **options: Any) -> Function:
+    def with_webhook(self, url: str) -> Function:
+        """A handle of the same function whose calls tell their end to `url`, in place of the declared `webhook=`.
+
+        Each input of a map has an end of its own. See docs/howto/webhooks.md for what is sent and how it is signed."""
+        from squall.spec import check_webhook
+
+        check_webhook(url)
+        origin = self._origin
+        if isinstance(origin, Keyed):
+            return Function(Keyed(Function(origin.inner).with_webhook(url)._origin, origin.key))
+        return Function(Hooked(origin.inner if isinstance(origin, Hooked) else origin, url))
+
+    def with_options(self, *, webhook: Optional[str] = None, **options: Any) -> Function:
         """A handle whose calls run with other settings than declared, in containers of their own.
 
         `cpu`, `memory`, `gpu`, `env`, `secrets`, `retries`, `timeout`, `max_containers`, `buffer_containers` and
         `scaledown_window`; what is left out, or None, stays as it is. Handles with equal options share containers, also
-        across programs."""
+        across programs. `webhook` is no setting of containers: with it alone it is `with_webhook(...)`."""
         from squall import options as given
 
-        return self._variant(given.from_keywords(options))
+        handle = self._variant(given.from_keywords(options)) if options or webhook is None else self
+        return handle if webhook is None else handle.with_webhook(webhook)
 
     def with_concurrency(self, *, max_inputs: int, target_inputs: Optional[int] = None) -> Function:
         """A handle whose calls share containers that run several inputs at once."""
@@ -172,6 +195,8 @@ class Function:
         origin = self._origin
         if isinstance(origin, Keyed):
             return Function(Keyed(Function(origin.inner)._variant(options)._origin, origin.key))
+        if isinstance(origin, Hooked):
+            return Function(Hooked(Function(origin.inner)._variant(options)._origin, origin.url))
         if origin.is_method:
             raise InvalidError(
                 f"{origin.label} is a method: all methods share containers",
@@ -241,7 +266,7 @@ class Function:
     def app(self) -> App:
         """The app that declares it."""
         origin = self._origin
-        while isinstance(origin, (Keyed, Variant)):
+        while isinstance(origin, (Keyed, Variant, Hooked)):
             origin = origin.inner
         if not isinstance(origin, Declared):
             raise ExecutionError(f"the app of {origin.label} is not declared here", fix="Import its file.")
@@ -295,6 +320,14 @@ class Function:
 
         return web_url.of(self._origin.target())
 
+    @property
+    def web_url(self) -> Optional[str]:
+        """The old form of `get_web_url()`: it works, and says what it is called now."""
+        from squall.old_names import warn_renamed
+
+        warn_renamed("`.web_url` is called `.get_web_url()` now")
+        return self.get_web_url()
+
     def _refuse_generator(self, used: str, instead: str) -> None:
         if getattr(self._origin.raw, WEB, None) is not None:
             raise InvalidError(
@@ -309,6 +342,8 @@ class Function:
     def __reduce__(self) -> tuple[Any, ...]:
         if isinstance(self._origin, Keyed):
             return _keyed, (Function(self._origin.inner), self._origin.key)
+        if isinstance(self._origin, Hooked):
+            return _hooked, (Function(self._origin.inner), self._origin.url)
         if isinstance(self._origin, Variant):
             return _variant, (Function(self._origin.inner), self._origin.options)
         return self._origin.reduce() or (_known, self._reference())
@@ -328,8 +363,6 @@ for _name, _missing in missing_classmethods(
         "keep_warm": "Use `update_autoscaler(min_containers=...)`.",
         "metrics": "Prometheus collects them from the services (docs/howto/install.md).",
         "get_dashboard_url": SHOW_INSTEAD,
-        "web_url": "Use `get_web_url()`.",
-        "lookup": "Use `squall.Function.from_name`.",
         "call": "Use `.remote()`.",
     },
 ).items():
@@ -354,8 +387,10 @@ class Map:
         kwargs: dict[str, Any] = NO_KWARGS,
         order_outputs: bool = True,
         return_exceptions: bool = False,
+        wrap_returned_exceptions: Optional[bool] = None,
     ) -> MapResults:
         """Inputs are taken from the iterables while results are taken: at most 1,000 inputs are under way."""
+        _warn_of_wrapping(wrap_returned_exceptions)
         if running_loop() is not None:
             refuse_in_loop(self._name)
         from squall import mapping
@@ -368,8 +403,10 @@ class Map:
         kwargs: dict[str, Any] = NO_KWARGS,
         order_outputs: bool = True,
         return_exceptions: bool = False,
+        wrap_returned_exceptions: Optional[bool] = None,
     ) -> AsyncIterator[Any]:
         """The same for `async for`; the iterables may be asynchronous too."""
+        _warn_of_wrapping(wrap_returned_exceptions)
         from squall import mapping_aio
 
         inputs = mapping_aio.inputs(iterables, self._starred)
@@ -381,6 +418,14 @@ class Map:
         if len(iterables) != 1:
             raise TypeError(f"starmap() takes one iterable of argument sequences, got {len(iterables)}")
         return (tuple(item) for item in iterables[0])
+
+
+def _warn_of_wrapping(wrap_returned_exceptions: Optional[bool]) -> None:
+    """`False` is what always holds; `True` is what programs wrote before there was anything to choose."""
+    if wrap_returned_exceptions:
+        from squall.old_names import warn_renamed
+
+        warn_renamed("`wrap_returned_exceptions=` is without effect: exceptions are given as they were raised")
 
 
 class ForEach:
@@ -468,6 +513,11 @@ def _known(app_id: str, name: str, function_id: str, generator: bool) -> Functio
 def _keyed(function: Function, key: str) -> Function:
     """A keyed handle that was a value in another process."""
     return function.with_idempotency_key(key)
+
+
+def _hooked(function: Function, url: str) -> Function:
+    """A handle with a webhook that was a value in another process."""
+    return function.with_webhook(url)
 
 
 def _variant(function: Function, options: str) -> Function:

@@ -18,10 +18,12 @@ from squall.errors import InvalidError
 from squall.image_commands import CommandSteps, docker_arguments
 from squall.image_files import Copied, Ignore, Later, LocalDir, LocalFile, LocalPython, LocalSource
 from squall.image_packages import PackageSteps
+from squall.image_steps import Reference, Withheld
 from squall.unimplemented import missing_classmethods
 
 if TYPE_CHECKING:
     from squall.app import App
+    from squall.secret import Secret
     from squall.spec import ImageSpec
 
 __all__ = ["Ignore", "Image", "LocalDir", "LocalFile", "LocalPython", "LocalSource"]
@@ -33,8 +35,16 @@ LOCAL_FILES_LAST = (
 )
 
 
-def _now(arguments: dict[str, Any]) -> dict[str, Any]:
-    return {name: value.get() if isinstance(value, Later) else value for name, value in arguments.items()}
+def _now(arguments: dict[str, Any], reference: Optional[Reference]) -> dict[str, Any]:
+    found = {}
+    for name, value in arguments.items():
+        if isinstance(value, Later):
+            found[name] = value.get()
+        elif not isinstance(value, Withheld):
+            found[name] = value
+        elif reference is not None:
+            found[name] = value.references(reference)
+    return found
 
 
 class _Chain(NamedTuple):
@@ -74,18 +84,22 @@ class Image(PackageSteps, CommandSteps):
     def from_registry(
         cls,
         tag: str,
+        secret: Optional[Secret] = None,
         *,
         setup_dockerfile_commands: Sequence[str] = (),
         force_build: bool = False,
         add_python: Optional[str] = None,
         **others: Any,
     ) -> Image:
-        """An image of a registry, by the name that `docker pull` takes. `add_python`: a Python for one without."""
+        """An image of a registry, by the name that `docker pull` takes. `add_python`: a Python for one without.
+
+        `secret`: with REGISTRY_USERNAME and REGISTRY_PASSWORD; they are given to that registry alone."""
         image_steps.refuse("Image.from_registry", others)
         if not image_steps.text("the tag", tag).strip() or any(letter.isspace() for letter in tag):
             raise InvalidError(f"{tag!r} is not the name of an image", fix='Write it as "name:tag".')
         forced = image_steps.forced(force_build)
-        image = cls._from("", ("from_registry", {"tag": tag, **forced}))
+        login = image_steps.secrets("Image.from_registry", None if secret is None else [secret])
+        image = cls._from("", ("from_registry", {"tag": tag, **login, **forced}))
         return image.dockerfile_commands(list(setup_dockerfile_commands))._with_python(add_python)
 
     @classmethod
@@ -202,11 +216,11 @@ class Image(PackageSteps, CommandSteps):
         published_images.publish(self, name, environment_name)
         return self
 
-    def spec(self) -> ImageSpec:
-        """The recipe as the builder gets it."""
+    def spec(self, reference: Optional[Reference] = None) -> ImageSpec:
+        """The recipe as the builder gets it; `reference` says where secrets of its steps are."""
         from squall.spec import ImageSpec, ImageStep
 
-        own = tuple(ImageStep(kind, _now(arguments)) for kind, arguments in self._chain.steps)
+        own = tuple(ImageStep(kind, _now(arguments, reference)) for kind, arguments in self._chain.steps)
         if self._chain.before is None:
             return ImageSpec(self._chain.python_version, own)
         before: ImageSpec = self._chain.before.get()
@@ -252,9 +266,7 @@ _MICROMAMBA = (
     "Install from Python's index with `pip_install`, or start `Image.from_registry` with an image that has micromamba "
     "and use `run_commands`: squall has no packages of conda of its own."
 )
-_REGISTRIES = (
-    "Use `Image.from_registry`, and give the registry's credentials to the builder (SQUALL_BUILDER_REGISTRY_AUTH)."
-)
+_REGISTRIES = "Use `Image.from_registry(tag, secret=...)` with a user and a password of that registry."
 _PRIVATE = "Use `pip_install` with an index of your own, or copy the repository with `add_local_dir(copy=True)`."
 for _name, _missing in missing_classmethods(
     "Image",

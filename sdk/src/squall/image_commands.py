@@ -15,6 +15,7 @@ from squall.image_steps import Words
 
 if TYPE_CHECKING:
     from squall.image import Image
+    from squall.secret import Secret
 
 MAX_BUILD_S = 24 * 3600
 
@@ -31,14 +32,21 @@ class CommandSteps:
         *commands: Words,
         force_build: bool = False,
         env: Optional[Mapping[str, str]] = None,
+        secrets: Sequence[Secret] = (),
         **others: Any,
     ) -> Image:
-        """Run command lines in the image, one after the other, as root. What they change is the layer."""
+        """Run command lines in the image, one after the other, as root. What they change is the layer.
+
+        `secrets`: variables of these commands alone, also files in /.squall/secrets."""
         image_steps.refuse("Image.run_commands", others)
         lines = image_steps.commands("run_commands", commands)
         if not lines:
             return self  # type: ignore[return-value]
-        arguments = {"commands": lines, **image_steps.variables("Image.run_commands", env)}
+        arguments = {
+            "commands": lines,
+            **image_steps.variables("Image.run_commands", env),
+            **image_steps.secrets("Image.run_commands", secrets),
+        }
         return self._step("run_commands", arguments, force_build)
 
     def run_function(
@@ -49,27 +57,22 @@ class CommandSteps:
         kwargs: Optional[Mapping[str, Any]] = None,
         timeout: float = 3600,
         env: Optional[Mapping[str, str]] = None,
+        secrets: Sequence[Secret] = (),
         include_source: bool = True,
         force_build: bool = False,
-        cpu: Any = None,
-        memory: Any = None,
         **others: Any,
     ) -> Image:
-        """Run a function of this machine in the image; again when its source, what it uses or its arguments change.
-
-        `cpu` and `memory` are what the builder has; here they must be left out."""
+        """Run a function of this machine in the image; again when its source, what it uses or its arguments change."""
         from squall import image_functions
 
         image_steps.refuse("Image.run_function", others)
-        for name, value in (("cpu", cpu), ("memory", memory)):
-            if value is not None:
-                raise image_steps.not_served("Image.run_function", name, "Remove it: builds use what the builder has.")
         if not 0 < timeout <= MAX_BUILD_S:
             raise InvalidError(f"timeout of run_function must be seconds up to {MAX_BUILD_S}, got {timeout!r}")
         arguments = {
             **image_functions.step(raw_f, args, kwargs or {}, include_source),
             "timeout_s": float(timeout),
             **image_steps.variables("Image.run_function", env),
+            **image_steps.secrets("Image.run_function", secrets),
         }
         return self._step("run_function", arguments, force_build)
 

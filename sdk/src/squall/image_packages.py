@@ -12,6 +12,7 @@ from squall.image_steps import Words
 
 if TYPE_CHECKING:
     from squall.image import Image
+    from squall.secret import Secret
 
 PathLike = Union[str, "os.PathLike[str]"]
 
@@ -33,9 +34,12 @@ class PackageSteps:
         extra_options: str = "",
         force_build: bool = False,
         env: Optional[Mapping[str, str]] = None,
+        secrets: Sequence[Secret] = (),
         **others: Any,
     ) -> Image:
-        """Install Python packages, given one by one or as lists. No packages: the same image."""
+        """Install Python packages, given one by one or as lists. No packages: the same image.
+
+        `secrets`: variables of this installation alone, such as UV_INDEX_URL with a password in it."""
         image_steps.refuse("Image.pip_install", others)
         names = image_steps.packages("pip_install", packages)
         if not names:
@@ -44,6 +48,7 @@ class PackageSteps:
             "packages": sorted(names),
             **image_steps.pip_options(find_links, index_url, extra_index_url, pre, extra_options),
             **image_steps.variables("Image.pip_install", env),
+            **image_steps.secrets("Image.pip_install", secrets),
         }
         return self._step("pip_install", arguments, force_build)
 

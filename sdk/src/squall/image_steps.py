@@ -5,15 +5,20 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Optional, Union
+from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 
-from squall.errors import InvalidError, UnimplementedArgument
+from squall.errors import InvalidError
 
 FORCE_VARIABLE = "SQUALL_FORCE_BUILD"
 _NONCE = f"{time.time_ns():x}"
 """Every step that this process wants anew has the same: one image, built once."""
 
+if TYPE_CHECKING:
+    from squall.secret import Secret
+    from squall.spec import SecretRef
+
 Words = Union[str, Sequence[str]]
+Reference = Callable[["Secret"], "SecretRef"]
 
 
 def forced(force_build: bool) -> dict[str, Any]:
@@ -104,17 +109,22 @@ def variables(where: str, given: Optional[Mapping[str, str]]) -> dict[str, Any]:
 
 def refuse(where: str, keywords: dict[str, Any]) -> None:
     """Raise for keywords of build steps that are not built, and for unknown ones."""
+    if not keywords:
+        return
+    from squall import hosted
     from squall.unimplemented import refuse_keywords
 
+    hosted.take_out(where, keywords, hosted.OF_BUILDS)
     refuse_keywords(
         where,
         keywords,
         {
-            "secrets": ((None, (), []), "Give credentials of your package index in the settings of the builder."),
-            "secret": ((None,), "Give credentials of registries in the settings of the builder."),
-            "registry_secret": ((None,), "Give credentials of registries in the settings of the builder."),
+            "secrets": (
+                (None, (), []),
+                "Steps with secrets are run_commands, run_function and those of Python packages.",
+            ),
+            "registry_secret": ((None,), "Give credentials of registries to the engine that builds Dockerfiles."),
             "volumes": ((None, {}), "Copy what the step needs with `add_local_dir(copy=True)`."),
-            "gpu": ((None,), "Remove it: builds run without GPUs; find out about them in `@squall.enter()`."),
             "uv_version": ((None,), "Remove it: the builder has one uv."),
             "network_file_systems": ((None, {}), "Copy what the step needs with `add_local_dir(copy=True)`."),
             "poetry_version": ((None, "latest"), "Remove it: uv installs what the lock file has."),
@@ -122,6 +132,24 @@ def refuse(where: str, keywords: dict[str, Any]) -> None:
     )
 
 
-def not_served(where: str, name: str, fix: str) -> UnimplementedArgument:
-    """The error for one argument."""
-    return UnimplementedArgument(f"squall does not have `{name}=` of {where} yet", fix=fix)
+class Withheld:
+    """Secrets of a step: where their values are is said to the builder alone."""
+
+    def __init__(self, chosen: tuple[Secret, ...]) -> None:
+        self._chosen = chosen
+
+    def references(self, reference: Reference) -> list[Any]:
+        """Where they are."""
+        from squall.spec import to_wire
+
+        return [to_wire(reference(secret)) for secret in self._chosen]
+
+
+def secrets(where: str, given: Any) -> dict[str, Any]:
+    """`secrets=` of one step: what they are called is a part of the image, their values are not."""
+    from squall.secret import checked
+
+    chosen = checked(where, given)
+    if not chosen:
+        return {}
+    return {"secrets": [secret.label for secret in chosen], "_secrets": Withheld(chosen)}

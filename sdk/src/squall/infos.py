@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 from squall.autoscaler import FunctionStats
 from squall.client import Client, query
 from squall.errors import NotFoundError, UnimplementedArgument
-from squall.http_api import AppStatus, AppSummary, Route
-from squall.http_api import FunctionInfo as KnownFunction
+from squall.http_api.apps import AppStatus, AppSummary
+from squall.http_api.apps import FunctionInfo as KnownFunction
+from squall.http_api.routes import Route
 from squall.spec import FunctionSpec, from_wire
 
 if TYPE_CHECKING:

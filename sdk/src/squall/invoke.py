@@ -24,7 +24,8 @@ from squall.errors import (
     SquallError,
     from_wire,
 )
-from squall.http_api import FrameKind, Header, Route, blob_ref, frames, parse_blob_ref
+from squall.http_api.protocol import FrameKind, Header, ServerInfo, blob_ref, frames, parse_blob_ref
+from squall.http_api.routes import Route
 from squall.ids import new_call_id
 from squall.spec import Encoding, Kind, Outcome
 
@@ -55,9 +56,11 @@ class Target(NamedTuple):
     names: Callable[[], Sequence[str]] = no_names
     """Names of the positional parameters, for error messages."""
     options: str = ""
-    """`http_api.encode_options` of what is different from the declaration; empty for nothing."""
+    """`http_api.protocol.encode_options` of what is different from the declaration; empty for nothing."""
     key: str = ""
     """Idempotency key of its calls; empty for none."""
+    webhook: str = ""
+    """URL that is told of the ends of its calls, in place of the declared one."""
 
     @property
     def label(self) -> str:
@@ -81,6 +84,9 @@ def headers(target: Target, kind: Kind, span: tracing.CallSpan) -> dict[str, str
         values[Header.PARAMETERS] = target.parameters
     if target.options:
         values[Header.OPTIONS] = target.options
+    if target.webhook:
+        require_webhooks(target.client.info())
+        values[Header.WEBHOOK] = target.webhook
     if target.key:
         if kind not in (Kind.REMOTE, Kind.SPAWN):
             raise InvalidError(
@@ -92,6 +98,12 @@ def headers(target: Target, kind: Kind, span: tracing.CallSpan) -> dict[str, str
     if current is not None:
         values[Header.PARENT] = current.call
     return values
+
+
+def require_webhooks(server: ServerInfo) -> None:
+    """Raises `InvalidError` for a server that would leave them out without a word."""
+    if not server.webhooks:
+        raise InvalidError(f"the server (squall {server.version}) has no webhooks", fix="Upgrade it.")
 
 
 def encode(target: Target, args: Sequence[Any], kwargs: Mapping[str, Any]) -> payload.Payload:

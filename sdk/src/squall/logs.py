@@ -12,8 +12,8 @@ from squall.blocking import blocking, blocking_iterator
 from squall.client import BROKEN, Client, Retry, query
 from squall.declaration import is_number, is_whole
 from squall.errors import InvalidError
-from squall.http_api import LogEntry as Line
-from squall.http_api import Route
+from squall.http_api.routes import Route
+from squall.http_api.traces import LogEntry as Line
 from squall.spec import from_wire
 
 Moment = Union[datetime, float, None]

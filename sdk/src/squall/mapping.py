@@ -19,7 +19,8 @@ from squall import blocking, invoke, output, payload, tracing
 from squall.client import BROKEN, Retry, query
 from squall.connection import FileBody
 from squall.errors import InvalidError, ResourceExhaustedError, SquallError, from_wire
-from squall.http_api import FRAMES_CONTENT_TYPE, FrameKind, Route, frames
+from squall.http_api.protocol import FRAMES_CONTENT_TYPE, FrameKind, frames
+from squall.http_api.routes import Route
 from squall.ids import new_call_id
 from squall.spec import CHUNK_INPUTS, Kind
 

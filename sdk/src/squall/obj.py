@@ -85,7 +85,7 @@ class ObjState:
     def encoded(self) -> str:
         """The parameters as they travel; empty for none."""
         if self._encoded is None:
-            from squall.http_api import MAX_HEADER_PARAMETERS_BYTES, encode_parameters
+            from squall.http_api.protocol import MAX_HEADER_PARAMETERS_BYTES, encode_parameters
 
             values = self.values()
             encoded = encode_parameters(values) if values else ""

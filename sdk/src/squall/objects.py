@@ -17,6 +17,8 @@ from squall.errors import AlreadyExistsError, ExecutionError, InvalidError, NotF
 from squall.place import is_local
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from squall.session import Session
 
 
@@ -27,9 +29,15 @@ class ObjectInfo(NamedTuple):
     """What `.info()` tells."""
 
     name: Optional[str]
-    created_at: float
-    """Unix seconds."""
+    created_at: datetime
     created_by: Optional[str]
+
+    @classmethod
+    def of(cls, name: Optional[str], created_at: float) -> ObjectInfo:
+        """From what the server says."""
+        from datetime import datetime
+
+        return cls(name, datetime.fromtimestamp(created_at).astimezone(), None)
 
 
 class Place(NamedTuple):
@@ -61,8 +69,8 @@ def session_and_environment(environment: Optional[str]) -> tuple[Session, str]:
 
 
 def path_of(route: str, name: str) -> str:
-    """The path of one object. `route`: a name in `squall.http_api.Route`, which containers load when they need it."""
-    from squall.http_api import Route
+    """The path of one object. `route`: a name in `http_api.routes.Route`, which containers load when needed."""
+    from squall.http_api.routes import Route
 
     path: str = getattr(Route, route)
     return path.format(name=quote(name, safe=""))
@@ -72,7 +80,7 @@ class Handle:
     """A named object, or one without a name, that is looked up when it is first used."""
 
     KIND = ""
-    """As in `squall.http_api.Route`: DICT or QUEUE."""
+    """As in `squall.http_api.routes.Route`: DICT or QUEUE."""
     WHAT = ""
 
     def __init__(self, source: Union[Place, str], create: bool = False) -> None:
@@ -106,7 +114,7 @@ class Handle:
         if not isinstance(self._source, Place):
             raise ExecutionError(f"{self!r} has no name", fix="Only objects with names have infos.")
         self._looked_up()
-        return ObjectInfo(self.name, self._known["created_at"], None)
+        return ObjectInfo.of(self.name, self._known["created_at"])
 
     def _looked_up(self) -> str:
         """Its id."""
@@ -176,7 +184,7 @@ class Ephemeral:
 
 
 def _of_id(object_id: str) -> str:
-    from squall.http_api import Route
+    from squall.http_api.routes import Route
 
     return Route.OBJECT.format(object=object_id)
 
@@ -212,7 +220,7 @@ class Objects:
     @blocking
     def rename(self, old_name: str, new_name: str, *, environment_name: Optional[str] = None) -> None:
         """Give one another name. It keeps its id and what is in it."""
-        from squall.http_api import Route
+        from squall.http_api.routes import Route
 
         place(new_name, environment_name, self._what)
         here, chosen = session_and_environment(environment_name)

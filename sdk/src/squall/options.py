@@ -7,17 +7,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from squall import config
+from squall import config, hosted
 from squall.declaration import Declaration
 from squall.errors import InvalidError
-from squall.http_api import MAX_HEADER_OPTIONS_BYTES, encode_options
+from squall.http_api.protocol import MAX_HEADER_OPTIONS_BYTES, encode_options
 from squall.markers import check_batch, check_concurrency
-from squall.spec import BatchPolicy, Options, SecretRef
-from squall.unimplemented import FUNCTION_KEYWORDS, refuse_keywords
+from squall.spec import BatchPolicy, BucketMount, Options, SecretRef, VolumeMount
+from squall.unimplemented import refuse_keywords
 
-ALSO_IN_OPTIONS = ("volumes", "region", "cloud", "routing_region")
 NAMES = (
-    *("cpu", "memory", "gpu", "env", "secrets", "retries", "timeout"),
+    *("cpu", "memory", "gpu", "env", "secrets", "volumes", "retries", "timeout"),
     *("max_containers", "buffer_containers", "scaledown_window"),
 )
 
@@ -25,6 +24,8 @@ NAMES = (
 def from_keywords(keywords: dict[str, Any]) -> Options:
     """The options of `with_options(...)`. Raises `InvalidError`, or `TypeError` for an unknown one."""
     given = {name: keywords.pop(name) for name in NAMES if keywords.get(name) is not None}
+    if not given.get("volumes", True):  # an empty one means the declared ones, as the default of other platforms
+        del given["volumes"]
     for name in [name for name in keywords if name in NAMES]:
         del keywords[name]
     if "min_containers" in keywords:
@@ -32,9 +33,11 @@ def from_keywords(keywords: dict[str, Any]) -> Options:
             "with_options cannot set min_containers: nothing is kept warm for the calls of one handle",
             fix="Use `update_autoscaler(min_containers=...)`, or declare it.",
         )
-    refuse_keywords("with_options", keywords, {name: FUNCTION_KEYWORDS[name] for name in ALSO_IN_OPTIONS})
+    hosted.take_out("with_options", keywords, hosted.OF_OPTIONS)
+    refuse_keywords("with_options", keywords, {})
     declared = Declaration(**{"timeout": 300, **given})
     declared.check(is_generator=False)
+    volumes, buckets = _mounts(declared) if "volumes" in given else (None, None)
     resources, scaling = declared.resources(), declared.scaling()
     return Options(
         cpu=resources.cpu if "cpu" in given else None,
@@ -44,6 +47,8 @@ def from_keywords(keywords: dict[str, Any]) -> Options:
         gpus=resources.gpus if "gpu" in given else None,
         env=declared.variables() if "env" in given else None,
         secrets=_secrets(declared) if "secrets" in given else None,
+        volumes=volumes,
+        buckets=buckets,
         retry=declared.retry() if "retries" in given else None,
         timeout_s=declared.timeout_s() if "timeout" in given else None,
         max_containers=scaling.max_containers,
@@ -64,6 +69,17 @@ def _secrets(declared: Declaration) -> tuple[SecretRef, ...]:
     return tuple(secret.reference(here, environment) for secret in chosen)
 
 
+def _mounts(declared: Declaration) -> tuple[tuple[VolumeMount, ...], tuple[BucketMount, ...]]:
+    """Volumes are named by their ids, which the server is asked for now."""
+    from squall import session
+
+    here = session.current()
+    place = here.environment
+    volumes = tuple(each.mount_at(path, here, place) for path, each in declared.mounted_volumes().items())
+    buckets = declared.mounted_buckets().items()
+    return volumes, tuple(each.mount_at(path, lambda secret: secret.reference(here, place)) for path, each in buckets)
+
+
 def of_concurrency(max_inputs: Any, target_inputs: Any) -> Options:
     """The options of `with_concurrency(...)`."""
     max_inputs, target = check_concurrency(max_inputs, target_inputs, "with_concurrency")
@@ -78,7 +94,7 @@ def of_batching(max_batch_size: Any, wait_ms: Any) -> Options:
 
 def together(earlier: str, later: Options) -> str:
     """Options on top of encoded ones, encoded. Raises `InvalidError` if they are too large for a request."""
-    from squall.http_api import decode_options
+    from squall.http_api.protocol import decode_options
 
     encoded = encode_options(later.over(decode_options(earlier)) if earlier else later)
     if len(encoded) > MAX_HEADER_OPTIONS_BYTES:

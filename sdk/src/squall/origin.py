@@ -14,7 +14,7 @@ from squall.errors import ExecutionError, InvalidError, UnimplementedArgument
 
 if TYPE_CHECKING:
     from squall.app import App
-    from squall.http_api import FunctionInfo
+    from squall.http_api.apps import FunctionInfo
     from squall.invoke import Target
 
 
@@ -160,6 +160,17 @@ class Keyed(Derived):
         return self.inner.target()._replace(key=self.key)
 
 
+class Hooked(Derived):
+    """The ends of its calls are told to a URL of their own."""
+
+    def __init__(self, inner: Origin, url: str) -> None:
+        super().__init__(inner)
+        self.url = url
+
+    def target(self) -> Target:
+        return self.inner.target()._replace(webhook=self.url)
+
+
 # --- targets ---------------------------------------------------------------------------------------------------------
 
 
@@ -214,7 +225,8 @@ class Lookup:
         if self._found is None or self._pid != os.getpid():
             from squall import session
             from squall.client import query
-            from squall.http_api import FunctionInfo, Route
+            from squall.http_api.apps import FunctionInfo
+            from squall.http_api.routes import Route
             from squall.spec import from_wire
 
             here = session.current()

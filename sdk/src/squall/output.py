@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Optional
 
 if TYPE_CHECKING:
-    from squall.http_api import AppStatus, LogEntry
+    from squall.http_api.apps import AppStatus
+    from squall.http_api.traces import LogEntry
 
 
 class Output:

@@ -2,10 +2,44 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from re import Pattern
-from typing import Callable
+from typing import Callable, Union
+
+from squall.errors import InvalidError
+
+
+class FilePatternMatcher:
+    """A function of a path: whether one of these patterns matches it. `~matcher` is its opposite."""
+
+    def __init__(self, *pattern: str) -> None:
+        if not all(isinstance(each, str) for each in pattern):
+            raise InvalidError(f"FilePatternMatcher takes patterns as text, got {pattern!r}")
+        self._patterns = pattern
+        self._matches = matcher(pattern)
+        self._inverted = False
+
+    @classmethod
+    def from_file(cls, file_path: Union[str, os.PathLike[str]]) -> FilePatternMatcher:
+        """The patterns of a file such as .dockerignore, one on a line."""
+        try:
+            with open(file_path, encoding="utf-8") as file:
+                return cls(*file.read().splitlines())
+        except OSError as error:
+            raise InvalidError(f"the patterns in {os.fspath(file_path)} cannot be read: {error.strerror}") from error
+
+    def __call__(self, file_path: Union[str, os.PathLike[str]]) -> bool:
+        return self._matches(os.fspath(file_path).replace(os.sep, "/")) is not self._inverted
+
+    def __invert__(self) -> FilePatternMatcher:
+        opposite = type(self)(*self._patterns)
+        opposite._inverted = not self._inverted
+        return opposite
+
+    def __repr__(self) -> str:
+        return f"{'~' if self._inverted else ''}squall.FilePatternMatcher{self._patterns!r}"
 
 
 def matcher(patterns: Sequence[str]) -> Callable[[str], bool]:

@@ -22,17 +22,21 @@ from squall.declaration import Declaration, is_async
 from squall.errors import InvalidError, NotFoundError
 from squall.errors import from_wire as error_from_wire
 from squall.function import Function
-from squall.http_api import LogEntry, PublishApp, PublishedApp, Route
+from squall.http_api.apps import PublishApp, PublishedApp
+from squall.http_api.routes import Route
+from squall.http_api.traces import LogEntry
 from squall.image import Image
 from squall.origin import Declared
 from squall.payload import script_module
 from squall.spec import (
+    BucketMount,
     CodeRef,
     FunctionSpec,
     ImageSpec,
     MethodSpec,
     ParameterSpec,
     SecretRef,
+    VolumeMount,
     from_wire,
     to_wire,
     validate,
@@ -95,10 +99,24 @@ def publish(
     """Make the app exist on the server. `mode`: see `PublishApp`."""
     session.client.info()
     parts = list(_parts(app))
+    if any(part.declaration.webhook for part in parts):
+        from squall.invoke import require_webhooks
+
+        require_webhooks(session.client.info())
     codes = _upload(session, parts)
     build_images(session, [part.image for part in parts])
     secrets = _Secrets(session, environment)
-    specs = tuple(replace(_spec(part, codes[part.name]), secrets=secrets.of(part.declaration)) for part in parts)
+    specs = tuple(
+        validate(
+            replace(
+                _spec(part, codes[part.name]),
+                secrets=secrets.of(part.declaration),
+                volumes=_volumes(part.declaration, session, environment),
+                buckets=_buckets(part.declaration, secrets),
+            )
+        )
+        for part in parts
+    )
     request = PublishApp(
         name=name,
         functions=specs,
@@ -154,6 +172,8 @@ def _part(app: App, name: str, raw: Any, declaration: Declaration, handle: Union
     image = declaration.image or app.image or Image.debian_slim()
     if not isinstance(image, Image):
         raise InvalidError(f"image of {name} must be a squall.Image, got {type(image).__name__}")
+    for mount in declaration.mounts:
+        image = mount.attached_to(image)
     include = app.include_source if declaration.include_source is None else declaration.include_source
     return _Part(name, raw, declaration, image, include, handle)
 
@@ -194,22 +214,24 @@ def local_files(app: App) -> set[str]:
     return found
 
 
-def build_images(session: Session, images: Sequence[Image]) -> None:
-    """Have every image built, equal ones once; images that exist answer at once."""
-    shown = output.current()
+def build_images(session: Session, images: Sequence[Image]) -> dict[str, str]:
+    """Have every image built, equal ones once; images that exist answer at once. Ids of the server by those of here."""
+    shown, built = output.current(), {}
+    references = _Secrets(session, session.environment)
     for image_id, image in {image.spec().id: image for image in images}.items():
-        spec = image.spec()
+        spec = image.spec(references.reference)
         for files in image.copied:
             with files.zipped() as archive:
                 session.client.upload(archive.sha256, archive.body)
         steps = ", ".join(step.kind for step in spec.steps) or "no packages"
         shown.image_building(image_id, f"Python {spec.python_version}, {steps}" if spec.python_version else steps)
-        _build_one(session, image_id, spec)
+        built[image_id] = _build_one(session, image_id, spec)
         shown.image_ready(image_id)
+    return built
 
 
-def _build_one(session: Session, image_id: str, spec: ImageSpec) -> None:
-    body = json.dumps({"image": to_wire(spec)}).encode()
+def _build_one(session: Session, image_id: str, spec: ImageSpec) -> str:
+    body = json.dumps({"image": to_wire(spec), "environment": session.environment}).encode()
     headers, retry = {"Content-Type": "application/json"}, Retry(session.client)
     while True:
         try:
@@ -219,7 +241,7 @@ def _build_one(session: Session, image_id: str, spec: ImageSpec) -> None:
                     if "error" in line:
                         raise error_from_wire(line["error"])
                     if "image" in line:
-                        return
+                        return str(line["image"])
                     output.current().image_log(image_id, log_entry(line))
             raise EOFError("the build ended without a result")
         except BROKEN as error:
@@ -261,6 +283,7 @@ def _spec(part: _Part, code: CodeRef) -> FunctionSpec:
             isolation=declared.least_isolation(),
             block_network=declared.blocks_network(),
             outbound_cidr_allowlist=declared.outbound(),
+            webhook=declared.told(),
         )
     )
 
@@ -274,12 +297,23 @@ class _Secrets:
 
     def of(self, declared: Declaration) -> tuple[SecretRef, ...]:
         """Those of its app, then the function's own."""
-        return tuple(map(self._reference, declared.check_secrets("the function")))
+        return tuple(map(self.reference, declared.check_secrets("the function")))
 
-    def _reference(self, secret: Secret) -> SecretRef:
+    def reference(self, secret: Secret) -> SecretRef:
+        """Where one is."""
         if id(secret) not in self._known:
             self._known[id(secret)] = secret.reference(self._session, self._environment)
         return self._known[id(secret)]
+
+
+def _volumes(declared: Declaration, session: Session, environment: str) -> tuple[VolumeMount, ...]:
+    """Its mounts; volumes that are not there yet are made, where that was asked for."""
+    return tuple(volume.mount_at(path, session, environment) for path, volume in declared.mounted_volumes().items())
+
+
+def _buckets(declared: Declaration, secrets: _Secrets) -> tuple[BucketMount, ...]:
+    mounts = declared.mounted_buckets().items()
+    return tuple(bucket.mount_at(path, secrets.reference) for path, bucket in mounts)
 
 
 def _as_json(parameter: ParameterSpec) -> ParameterSpec:

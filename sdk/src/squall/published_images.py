@@ -9,7 +9,7 @@ from urllib.parse import quote
 from squall import session
 from squall.client import query
 from squall.errors import ExecutionError, InvalidError, NotFoundError
-from squall.http_api import Route
+from squall.http_api.routes import Route
 from squall.spec import ImageSpec, from_wire
 
 if TYPE_CHECKING:
@@ -70,6 +70,6 @@ def publish(image: Image, name: str, environment: Optional[str]) -> None:
 
     here = session.current()
     checked = checked_name(name)
-    publishing.build_images(here, [image])
+    built = publishing.build_images(here, [image])
     path = query(Route.IMAGE_NAME.format(name=quote(checked, safe="")), environment=environment or here.environment)
-    here.client.json("PUT", path, {"image": image.spec().id})
+    here.client.json("PUT", path, {"image": built[image.spec().id]})

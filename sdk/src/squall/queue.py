@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Optional
 
 from squall.blocking import blocking, blocking_iterator, immediate, sleep
-from squall.errors import InvalidError
+from squall.errors import InvalidError, SquallError
 from squall.objects import Ephemeral, Handle, Objects, place, session_and_environment
 from squall.origin import refuse_client
 
@@ -27,7 +27,7 @@ class Queue(Handle):
     """Items of any kind that can be pickled, first in first out. Partitions are queues of their own under one name.
 
     A partition holds 5,000 items of 1 MiB; they go away 24 hours after they were put, unless `partition_ttl` says
-    otherwise. Taking an item removes it: one whose taker dies at that moment is lost."""
+    otherwise. Taking an item removes it: one whose taker dies before it has the answer is lost."""
 
     KIND, WHAT = "QUEUE", "queue"
     objects: Objects
@@ -91,7 +91,7 @@ class Queue(Handle):
     def _put(
         self, values: list[Any], block: bool, timeout: Optional[float], partition: Optional[str], ttl: int
     ) -> None:
-        from squall.http_api import FrameKind, frames
+        from squall.http_api.protocol import FrameKind, frames
         from squall.stored import HEADERS, encoded
 
         client, waiting = _client(), _Waiting(block, timeout)
@@ -130,8 +130,15 @@ class Queue(Handle):
         client, waiting, taken = _client(), _Waiting(block, timeout), list[Any]()
         while True:
             wait_s = 0.0 if taken else waiting.next_s()
-            path = self._path("QUEUE_TAKEN", partition, most=min(most - len(taken), MAX_AT_ONCE), wait=wait_s)
-            found = [decoded(client, f.meta, f.payload) for f in answer_frames(client.request("POST", path).body)]
+            number, request = min(most - len(taken), MAX_AT_ONCE), secrets.token_hex(8)
+            path = self._path("QUEUE_TAKEN", partition, most=number, wait=wait_s, request=request)
+            try:
+                answer = client.request("POST", path)
+            except SquallError:
+                if taken:  # nobody else will get these
+                    return taken
+                raise
+            found = [decoded(client, f.meta, f.payload) for f in answer_frames(answer.body)]
             taken += found
             if len(taken) == most or (taken and not found) or (taken and len(found) < MAX_AT_ONCE):
                 return taken
@@ -184,7 +191,7 @@ class Queue(Handle):
 
     def _path(self, route: str, partition: Optional[str], **asked: Any) -> str:
         from squall.client import query
-        from squall.http_api import Route
+        from squall.http_api.routes import Route
 
         if partition is not None and not 1 <= len(str(partition).encode()) <= 64:
             raise InvalidError(f"a partition is text of 1 to 64 bytes, got {partition!r:.100}")

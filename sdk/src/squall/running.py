@@ -11,7 +11,8 @@ from squall import blocking, output, publish, session
 from squall.app import App, AppState
 from squall.client import BROKEN, Client, Retry, query
 from squall.errors import NotFoundError, SquallError
-from squall.http_api import AppStatus, Route
+from squall.http_api.apps import AppStatus
+from squall.http_api.routes import Route
 from squall.spec import from_wire
 
 HEARTBEAT_S = 5.0

@@ -102,6 +102,14 @@ class Secret:
         """Its name on the server; None for values."""
         return self._source.name if isinstance(self._source, Place) else None
 
+    @property
+    def label(self) -> str:
+        """What it is called in recipes of images: without its values, the same in containers."""
+        if isinstance(self._source, Place):
+            environment = self._source.environment
+            return f"{self._source.name}@{environment}" if environment else self._source.name
+        return self._label
+
     @blocking
     def hydrate(self) -> Secret:
         """Ask the server for it now. Raises `NotFoundError`; `InvalidError` for a key that is required and missing."""
@@ -115,7 +123,7 @@ class Secret:
     def info(self) -> ObjectInfo:
         """Name and age."""
         found = self._look()
-        return ObjectInfo(found["name"], found["created_at"], None)
+        return ObjectInfo.of(found["name"], found["created_at"])
 
     @blocking
     def update(self, env_dict: Values) -> None:

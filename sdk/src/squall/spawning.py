@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Optional
 from squall.blocking import current_abort
 from squall.client import query
 from squall.errors import SquallError
-from squall.http_api import FRAMES_CONTENT_TYPE, FrameKind, Header, Route, frames
+from squall.http_api.protocol import FRAMES_CONTENT_TYPE, FrameKind, Header, frames
+from squall.http_api.routes import Route
 from squall.ids import call_id_on
 from squall.spec import CHUNK_INPUTS
 

@@ -21,8 +21,11 @@ from typing import Any, Optional, TypeVar
 
 from squall.errors import InvalidError
 
+DISK_IN_MEMORY_MIB = 512
+"""A container's own disk up to this size is kept in memory, and counts as such."""
 INLINE_LIMIT_BYTES = 64 * 1024
 """Payloads above this go through the blob store."""
+MAX_DISK_MIB = 3 * 1024 * 1024
 MAX_PAYLOAD_BYTES = 4 * 1024**3
 """Largest argument or result payload."""
 DEFAULT_TIMEOUT_S = 300.0
@@ -31,6 +34,7 @@ DEFAULT_QUEUE_LIMIT_S = 24 * 3600.0
 """How long a call may wait in the queue before it ends `expired`."""
 MAX_INFRA_FAILURES = 8
 """Container crashes, OOM kills and lost agents after which a call ends `failed(infra)`."""
+MAX_WEBHOOK_CHARACTERS = 2048
 CHUNK_INPUTS = 1000
 """Most inputs of a map in one request, and in one atomic write."""
 
@@ -83,6 +87,8 @@ class Resources:
     memory_limit_mib: Optional[int] = None
     """The container is killed above it; None = no limit."""
     gpus: tuple[GpuRequest, ...] = ()
+    ephemeral_disk_mib: Optional[int] = None
+    """What its container may write, where the backend has a limit for that; None = `DISK_IN_MEMORY_MIB`."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +138,8 @@ class ImageStep:
     workdir: `path`. from_registry: `tag`. apt_install: `packages`. run_commands: `commands`. run_function: `function`,
     `source_key`, pickled `arguments` in base64, `timeout_s`. Dockerfiles: `text`, `build_args`, `context`. add_local:
     `files`. entrypoint, cmd, shell: `command`. Files of the user are {"sha256", "bytes"} of a zip in the blob store.
-    Every step that builds may have `env` (for itself) and `forced` (a mark that makes it a step of its own). Names
+    Every step that builds may have `env` (for itself) and `forced` (a mark that makes it a step of its own). Steps with
+    `secrets` (what the program calls them) get a `scope` from the server: they are nobody else's. Names
     that start with "_" say where something is and are no part of the image's identity."""
 
 
@@ -159,9 +166,18 @@ class ImageSpec:
         return "im-" + digest(to_wire(ImageSpec(self.python_version, tuple(map(identity, self.steps)))))[:24]
 
     @property
+    def recipe_id(self) -> str:
+        """The id as the program knows it: the server adds whose the secrets are that steps are made with."""
+        steps = (
+            ImageStep(step.kind, {name: value for name, value in step.arguments.items() if name != "scope"})
+            for step in self.steps
+        )
+        return ImageSpec(self.python_version, tuple(steps)).id
+
+    @property
     def needs_root(self) -> bool:
         """Whether it has a file system of its own: a Python environment on the machine's cannot stand for it."""
-        return any(step.kind not in ENVIRONMENT_KINDS for step in self.steps)
+        return any(step.kind not in ENVIRONMENT_KINDS or step.arguments.get("secrets") for step in self.steps)
 
 
 @dataclass(frozen=True)
@@ -183,6 +199,10 @@ class WebSpec:
     """Of kind server."""
     startup_timeout_s: float = 5.0
     """Of kind server: how long it may take to listen."""
+    stateless: bool = False
+    """Of `@app.server`: no request is kept waiting. 503 while no container is ready, 429 while all are full."""
+    websocket_grace_s: float = 0.0
+    """How long a WebSocket may go on after its container is to end, or another version took its place."""
 
 
 @dataclass(frozen=True)
@@ -229,6 +249,38 @@ class SecretRef:
     id: str = ""
     required: tuple[str, ...] = ()
     """Keys that it must have."""
+
+
+@dataclass(frozen=True)
+class VolumeMount:
+    """A volume that a function's containers see as a folder."""
+
+    path: str
+    volume: str
+    """Its id: another volume of the same name later is not this one."""
+    name: str = ""
+    """What it was called when the function was published, and where; empty for one without a name."""
+    environment: str = "main"
+    read_only: bool = False
+    sub_path: str = ""
+    """Only this folder of it."""
+
+
+@dataclass(frozen=True)
+class BucketMount:
+    """A bucket of an object store that a function's containers see as a folder."""
+
+    path: str
+    bucket: str
+    endpoint: str = ""
+    """URL of a store that speaks S3; empty: Amazon's."""
+    prefix: str = ""
+    """Only objects whose names begin so; empty, or with a slash at the end."""
+    secret: Optional[SecretRef] = None
+    """With the keys; None: requests are not signed."""
+    read_only: bool = False
+    requester_pays: bool = False
+    force_path_style: bool = False
 
 
 ISOLATIONS = ("process", "sandbox", "gvisor")
@@ -290,6 +342,12 @@ class FunctionSpec:
     """`scaling.max_inputs` is then the batch size times the batches that one container runs at once."""
     schedule: Optional[ScheduleSpec] = None
     """It is called at these times, without arguments."""
+    webhook: str = ""
+    """URL that is told when a call of it has ended."""
+    volumes: tuple[VolumeMount, ...] = ()
+    """Folders of its containers that outlive them."""
+    buckets: tuple[BucketMount, ...] = ()
+    """Buckets that they see as folders."""
 
     @property
     def batches_at_once(self) -> int:
@@ -317,6 +375,9 @@ class Options:
     """Added to the declared ones; the same name wins over them."""
     secrets: Optional[tuple[SecretRef, ...]] = None
     """In place of the declared ones."""
+    volumes: Optional[tuple[VolumeMount, ...]] = None
+    """Likewise; `buckets` is given with it."""
+    buckets: Optional[tuple[BucketMount, ...]] = None
     retry: Optional[RetryPolicy] = None
     timeout_s: Optional[float] = None
     max_containers: Optional[int] = None
@@ -359,6 +420,8 @@ def validate(spec: FunctionSpec) -> FunctionSpec:
         scaling.target_inputs,
     )
     _check_batching(spec)
+    if spec.webhook:
+        check_webhook(spec.webhook)
     _check(
         not spec.single_use or scaling.max_inputs == 1,
         "single_use_containers take one input: max_inputs must be 1, without batches",
@@ -387,6 +450,11 @@ def validate(spec: FunctionSpec) -> FunctionSpec:
         resources.memory_limit_mib,
     )
     _check(
+        resources.ephemeral_disk_mib is None or 1 <= resources.ephemeral_disk_mib <= MAX_DISK_MIB,
+        f"ephemeral_disk must be 1 to {MAX_DISK_MIB} MiB",
+        resources.ephemeral_disk_mib,
+    )
+    _check(
         spec.use_template or not spec.memory_snapshot,
         "enable_memory_snapshot=True needs a template: use_template must not be False",
         spec.use_template,
@@ -398,6 +466,7 @@ def validate(spec: FunctionSpec) -> FunctionSpec:
         spec.isolation,
     )
     _check_networks(spec)
+    _check_volumes(spec.volumes, spec.buckets)
     for gpu in resources.gpus:
         _check(gpu.count >= 1, "a number of GPUs must be 1 or more", gpu.count)
     return spec
@@ -422,6 +491,69 @@ def _check_networks(spec: FunctionSpec) -> None:
             ) from None
 
 
+NO_MOUNT_POINTS = ("/", "/root", "/tmp")
+PLATFORM_FOLDERS = ("/proc", "/sys", "/dev", "/run/squall")
+
+
+def _check_volumes(volumes: tuple[VolumeMount, ...], buckets: tuple[BucketMount, ...]) -> None:
+    paths = [volume.path for volume in volumes] + [bucket.path for bucket in buckets]
+    for path in paths:
+        check_mount_point(path)
+    for path in paths:
+        inside = [other for other in paths if path.startswith(other + "/")]
+        _check(not inside and paths.count(path) == 1, "volumes must not be mounted at or in one another", path)
+    for bucket in buckets:
+        check_bucket(bucket)
+    for mount in volumes:
+        twice = [other.path for other in volumes if other.volume == mount.volume]
+        _check(len(twice) == 1, "a function can mount a volume at one place only", sorted(twice))
+
+
+def check_bucket(mount: BucketMount) -> None:
+    """Raise `InvalidError` for what cannot be a bucket."""
+    from urllib.parse import urlsplit
+
+    name = mount.bucket
+    named = 3 <= len(name) <= 63 and name.isascii() and not set(name) - set("abcdefghijklmnopqrstuvwxyz0123456789.-_")
+    _check(named and name[0].isalnum(), "a bucket's name has 3 to 63 of a-z, 0-9, '.', '_' and '-'", name[:100])
+    if mount.endpoint:
+        try:
+            parts = urlsplit(mount.endpoint)
+            whole = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        except ValueError:
+            parts, whole = urlsplit(""), False
+        plain = mount.endpoint.isascii() and mount.endpoint.isprintable() and " " not in mount.endpoint
+        rest = parts.path.strip("/") or parts.query or parts.fragment or parts.username
+        whole = whole and plain and parts.scheme in ("http", "https") and not rest and len(mount.endpoint) <= 1000
+        _check(whole, "bucket_endpoint_url must be an http(s) URL without a path or keys", mount.endpoint[:200])
+    prefix = mount.prefix
+    inside = all(part not in ("", ".", "..") for part in prefix[:-1].split("/")) and prefix.isprintable()
+    _check(
+        not prefix or (prefix.endswith("/") and inside and len(prefix.encode(errors="replace")) <= 900),
+        'key_prefix must end with "/" and begin without; it has no "//", "." or ".."',
+        prefix[:200],
+    )
+
+
+def check_mount_point(path: str) -> None:
+    """Raise `InvalidError` unless a volume can be mounted there."""
+    import posixpath
+
+    _check(
+        path.startswith("/")
+        and not path.startswith("//")
+        and "\0" not in path
+        and path.encode(errors="replace").decode() == path
+        and posixpath.normpath(path) == path,
+        'volumes= needs absolute paths without "..", "//" and a slash at the end',
+        path,
+    )
+    taken = path in NO_MOUNT_POINTS or any(
+        path == own or path.startswith(own + "/") or own.startswith(path + "/") for own in PLATFORM_FOLDERS
+    )
+    _check(not taken, "volumes cannot be mounted there: the container needs that folder itself", path)
+
+
 def _check_batching(spec: FunctionSpec) -> None:
     batching = spec.batching
     if batching is None:
@@ -432,6 +564,26 @@ def _check_batching(spec: FunctionSpec) -> None:
     _check(slots >= size and slots % size == 0, f"max_inputs must be a multiple of max_batch_size ({size})", slots)
     _check(len(spec.methods) == 1, "a class with a batched method can have no other method", len(spec.methods))
     _check(not spec.methods[0].is_generator, "a batched function cannot be a generator", spec.name)
+
+
+def check_webhook(url: str) -> str:
+    """`url` itself if it can be a receiver's. Raises `InvalidError`."""
+    from urllib.parse import urlsplit
+
+    whole = (
+        len(url) <= MAX_WEBHOOK_CHARACTERS and url.isascii() and url.isprintable() and not set(url) & set(' "<>\\^`{|}')
+    )
+    _check(whole, f"webhook must be a URL of at most {MAX_WEBHOOK_CHARACTERS} ASCII characters, escaped", url[:200])
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        parts, host, port = urlsplit(""), None, None
+    _check(bool(host) and url.startswith(("https://", "http://")), "webhook must be an http(s) URL", url)
+    _check(port is None or port > 0, "webhook must have a port above 0", url)
+    _check("@" not in parts.netloc, "webhook must have no user and password (requests are signed instead)", host)
+    _check(not parts.fragment, "webhook must have no fragment", url)
+    return url
 
 
 def _check(valid: bool, rule: str, value: Any) -> None:

@@ -36,7 +36,7 @@ def encoded(client: Client, value: Any, what: str, most_bytes: int) -> tuple[dic
 def decoded(client: Client, meta: dict[str, Any], data: bytes) -> Any:
     """The inverse."""
     from squall import payload
-    from squall.http_api import parse_blob_ref
+    from squall.http_api.protocol import parse_blob_ref
 
     blob: Optional[str] = meta.get("blob")
     if blob is None:

@@ -15,7 +15,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 
 from squall.errors import SquallError
-from squall.http_api import Route
+from squall.http_api.routes import Route
 from squall.ids import in_sample, is_sampled
 from squall.place import is_local
 

@@ -26,65 +26,62 @@ class Missing:
             raise AttributeError(name)
         self._refuse()
 
+    def __or__(self, _other: Any) -> Missing:
+        return self  # `squall.Sandbox | None` in an annotation uses nothing yet
+
+    __ror__ = __or__
+
+    def __instancecheck__(self, _instance: Any) -> bool:
+        return False
+
+    def __mro_entries__(self, _bases: Any) -> NoReturn:
+        self._refuse()
+
     def __repr__(self) -> str:
         return f"<{self._name}: not in this squall>"
 
 
-VALUES_INSTEAD = "Keep files in a `squall.Volume` (`read_file`, `batch_upload`), or pass them as arguments and results."
 WEB_INSTEAD = "Use `@squall.web_server(port)` on a function that starts the server."
 
+SANDBOX_INSTEAD = (
+    "Run commands with subprocess inside a function; "
+    "`single_use_containers=True` gives each call a container of its own."
+)
+
 TOP_LEVEL: dict[str, str] = {
-    "CloudBucketMount": VALUES_INSTEAD,
-    "NetworkFileSystem": VALUES_INSTEAD,
-    "Sandbox": "Run commands with subprocess inside a function.",
-    "SandboxSnapshot": "Run commands with subprocess inside a function.",
-    "Probe": "Run commands with subprocess inside a function.",
+    "Sandbox": SANDBOX_INSTEAD,
+    "SandboxSnapshot": SANDBOX_INSTEAD,
+    "Probe": SANDBOX_INSTEAD,
     "Proxy": "Route the machines of your nodes as you need it.",
-    "Server": WEB_INSTEAD,
     "Tunnel": WEB_INSTEAD,
     "Cluster": 'Ask for several GPUs of one machine with `gpu="H100:8"`.',
     "Client": "Set SQUALL_SERVER_URL and SQUALL_TOKEN.",
-    "Environment": "Choose the environment with SQUALL_ENVIRONMENT or `environment_name=`.",
     "Workspace": "A token belongs to one workspace.",
     "SchedulerPlacement": "Ask for `gpu=`, `cpu=` and `memory=`; the scheduler chooses the machine.",
-    "FilePatternMatcher": "Give `ignore=` a list of dockerignore patterns or a function of the path.",
     "clustered": 'Ask for several GPUs of one machine with `gpu="H100:8"`.',
     "sessioned": WEB_INSTEAD,
     "forward": WEB_INSTEAD,
     "interact": "Run the function on your machine with `.local()` to debug it.",
-    "experimental": "The stable names of `squall` are what there is.",
     "billing": "squall runs on your machines; there is no bill.",
 }
 
 FUNCTION_KEYWORDS: dict[str, tuple[tuple[Any, ...], str]] = {
     # name: (values that mean "not used", what to do instead)
-    "volumes": ((None, {}), "Read and write files in the function, with `volume.read_file` and `batch_upload`."),
-    "network_file_systems": ((None, {}), VALUES_INSTEAD),
     "serialized": ((False, None), "Define the function at the top level of a file."),
-    "ephemeral_disk": ((None,), "Remove it: containers use the disk of their machine."),
     "proxy": ((None,), "Remove it: containers use the network of their machine."),
-    "cloud": ((None,), "Remove it: containers run on your own machines."),
-    "region": ((None,), "Remove it: this squall has one region."),
-    "routing_region": ((None,), "Remove it: this squall has one region."),
     "restrict_modal_access": ((False, None), "Remove it."),
     "i6pn": ((None, False), "Remove it: containers use the network of their machine."),
-    "experimental_options": ((None, {}), "Remove it: there are no experimental options."),
     "cpu_limit": ((None,), "Write `cpu=(request, limit)`."),
 }
 
 RENAMED: Mapping[str, str] = {
-    "secret": "`secrets=[...]`",
     "checkpointing_enabled": "`enable_memory_snapshot=`",
-    "mounts": "`Image.add_local_file`, `add_local_dir` and `add_local_python_source`",
     "interactive": "`.local()` for debugging",
 }
 
 RENAMED_TOP_LEVEL: Mapping[str, str] = {
-    "Stub": "squall.App",
-    "Mount": "Image.add_local_file, add_local_dir and add_local_python_source",
     "SharedVolume": "arguments and results",
     "build": "@squall.enter",
-    "gpu": 'a string such as gpu="H100:8"',
 }
 
 

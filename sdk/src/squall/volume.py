@@ -2,37 +2,50 @@
 
 from __future__ import annotations
 
+import enum
 import functools
 import hashlib
 import io
 import os
 import secrets
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePath
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, Optional, Union
 from urllib.parse import quote
 
 from squall.blocking import blocking, blocking_iterator, blocking_static, gather, immediate
 from squall.blocking import run as run_in_thread
-from squall.errors import AlreadyExistsError, InvalidError, NotFoundError
-from squall.objects import Ephemeral, Handle, Objects, place, session_and_environment
+from squall.errors import AlreadyExistsError, InvalidError, NotFoundError, VolumeFileNotFoundError
+from squall.objects import Ephemeral, Handle, Objects, Place, place, session_and_environment
 from squall.origin import refuse_client
-from squall.unimplemented import missing_method
+from squall.place import is_local
 
 if TYPE_CHECKING:
+    from squall.bucket import CloudBucketMount
     from squall.client import Client
+    from squall.session import Session
+    from squall.spec import VolumeMount
 
 AT_ONCE = 4
 """Blocks on their way."""
-NOT_MOUNTED = "Volumes are not mounted into containers yet: use `read_file` and `batch_upload` there."
+
+
+class FileEntryType(str, enum.Enum):
+    """Kinds of entries. Each is also its word: `entry.type == "file"`."""
+
+    FILE = "file"
+    DIRECTORY = "directory"
+    SYMLINK = "symlink"
+
+    __str__ = str.__str__
 
 
 class FileEntry(NamedTuple):
     """What `listdir` tells of a file or folder."""
 
     path: str
-    type: str
-    """"file" or "directory"."""
+    type: FileEntryType
     mtime: float
     size: int
 
@@ -105,7 +118,10 @@ class Volume(Handle):
         return int(self._listing("/", False)["version"]["version"])
 
     def _entries(self, path: str, recursive: bool) -> list[FileEntry]:
-        return [FileEntry(**entry) for entry in self._listing(path, recursive)["entries"]]
+        return [
+            FileEntry(**{**entry, "type": FileEntryType(entry["type"])})
+            for entry in self._listing(path, recursive)["entries"]
+        ]
 
     def _listing(self, path: str, recursive: bool) -> Any:
         return self._get("VOLUME_FILES", path, recursive=recursive)
@@ -157,19 +173,64 @@ class Volume(Handle):
         return int(answer["version"])
 
     def _told(self, error: NotFoundError, path: str) -> Exception:
-        """A missing file is Python's own error; a missing volume is ours."""
-        return error if self.object_id in error.message else FileNotFoundError(f"{self!r} has no {path}")
+        """A missing file is Python's own error, too."""
+        return error if self.object_id in error.message else VolumeFileNotFoundError(f"{self!r} has no {path}")
 
     def _path(self, route: str) -> str:
-        from squall.http_api import Route
+        from squall.http_api.routes import Route
 
         path: str = getattr(Route, route)
         return path.format(object=self._looked_up())
 
-    commit = missing_method("Volume.commit", NOT_MOUNTED)
-    reload = missing_method("Volume.reload", NOT_MOUNTED)
-    read_only = missing_method("Volume.read_only", NOT_MOUNTED)
-    with_mount_options = missing_method("Volume.with_mount_options", NOT_MOUNTED)
+    # --- as a folder of a container ---
+
+    def with_mount_options(self, *, read_only: Optional[bool] = None, sub_path: Optional[str] = None) -> Volume:
+        """The same volume, mounted otherwise by `volumes={...}`: not to be written to, or only one folder of it."""
+        if read_only not in (None, True, False):
+            raise InvalidError(f"read_only must be True or False, got {read_only!r}")
+        chosen = type(self)(self._source, self._create)
+        chosen._id = self._id
+        chosen._read_only = self._read_only if read_only is None else read_only
+        chosen._sub_path = self._sub_path if sub_path is None else _checked_sub_path(sub_path)
+        return chosen
+
+    def read_only(self) -> Volume:
+        """The same volume; containers cannot write to it where it is mounted."""
+        return self.with_mount_options(read_only=True)
+
+    @blocking
+    def commit(self, expect: Optional[int] = None) -> int:
+        """In a container that has it mounted: what was changed there becomes a new version; its number.
+
+        RuntimeError if that fails: nothing is lost then, and the next commit tries again. ConflictError if the volume
+        is not at version `expect`."""
+        from squall import mounted
+
+        return mounted.of(self).commit(expect)
+
+    @blocking
+    def reload(self) -> None:
+        """In a container that has it mounted: see the newest version. What was changed here is committed first.
+
+        RuntimeError while files of the volume are open."""
+        from squall import mounted
+
+        mounted.of(self).reload()
+
+    def mount_at(self, path: str, session: Session, environment: str) -> VolumeMount:
+        """How a spec names it."""
+        from squall.spec import VolumeMount
+
+        found, name, home = self._id, "", environment
+        if isinstance(self._source, Place):
+            name, home = self._source.name, self._source.environment or environment
+            found = self._found(session, home)["id"]
+        return VolumeMount(path, found, name, home, self._read_only, self._sub_path)
+
+    _read_only, _sub_path = False, ""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _handle, ((self._id or self._source), self._create, self._read_only, self._sub_path)
 
 
 class Upload:
@@ -177,7 +238,8 @@ class Upload:
 
     def __init__(self, volume: Volume, force: bool, expect: Optional[int]) -> None:
         self._volume, self._force, self._expect = volume, force, expect
-        self._changes: list[dict[str, Any]] = []
+        self.changes: list[dict[str, Any]] = []
+        """What is to be committed."""
         self.version: Optional[int] = None
         """Of the volume, after the block."""
 
@@ -209,28 +271,66 @@ class Upload:
     def _add(self, content: IO[bytes], path: str, mode: int) -> None:
         import time
 
-        from squall.http_api import BLOCK_BYTES
+        from squall.http_api.storage import BLOCK_BYTES
 
         client, blocks, size = _client(), list[str](), 0
         while pieces := list(_pieces(content, BLOCK_BYTES)):
             blocks += gather([functools.partial(_stored, client, piece) for piece in pieces], AT_ONCE)
             size += sum(map(len, pieces))
         file = {"path": path, "size": size, "mtime": time.time(), "mode": mode, "blocks": blocks}
-        self._changes.append({"what": "put", "path": path, "file": file, "force": self._force})
+        self.changes.append({"what": "put", "path": path, "file": file, "force": self._force})
 
     def __enter__(self) -> Upload:
         self._volume._looked_up()
         return self
 
     def __exit__(self, kind: Optional[type[BaseException]], *_: object) -> None:
-        if kind is None and self._changes:
-            self.version = self._volume._commit(self._changes, "such file", self._expect)
+        if kind is None and self.changes:
+            self.version = self._volume._commit(self.changes, "such file", self._expect)
 
     async def __aenter__(self) -> Upload:
         return await run_in_thread(self.__enter__)
 
     async def __aexit__(self, kind: Optional[type[BaseException]], *_: object) -> None:
         await run_in_thread(functools.partial(self.__exit__, kind))
+
+
+def _handle(source: Union[Place, str], create: bool, read_only: bool, sub_path: str) -> Volume:
+    return Volume(source, create).with_mount_options(read_only=read_only, sub_path=sub_path)
+
+
+def checked_mounts(given: Any) -> dict[str, Union[Volume, CloudBucketMount]]:
+    """What `volumes=` was given. Raises `InvalidError`."""
+    from squall.bucket import CloudBucketMount
+
+    if not isinstance(given, Mapping):
+        raise InvalidError(
+            f"volumes= must map folders to volumes, got a {type(given).__name__}",
+            fix='Write `volumes={"/data": squall.Volume.from_name("name")}`.',
+        )
+    for path, volume in given.items():
+        if not isinstance(path, (str, PurePath)):
+            raise InvalidError(f"volumes= must map folders to volumes, got {path!r} for a folder")
+        if not isinstance(volume, (Volume, CloudBucketMount)):
+            raise InvalidError(f"volumes= must map folders to volumes, got a {type(volume).__name__} for {path}")
+    mounts = {(str(path).rstrip("/") or "/") if path else "": volume for path, volume in given.items()}
+    if len(mounts) < len(given):
+        raise InvalidError("volumes= names a folder twice")
+    if is_local():
+        from squall.spec import check_mount_point
+
+        for path in mounts:
+            check_mount_point(path)
+    return mounts
+
+
+def _checked_sub_path(path: Any) -> str:
+    if not isinstance(path, (str, PurePath)):
+        raise InvalidError(f"sub_path must be text, got {path!r}")
+    parts = [part for part in str(path).split("/") if part not in ("", ".")]
+    if ".." in parts or "\0" in str(path):
+        raise InvalidError(f"sub_path {str(path)!r} is not a folder of a volume", fix="Write it without `..`.")
+    return "/".join(parts)
 
 
 Volume.objects = Objects(lambda: Volume, "volume", "VOLUMES", "VOLUME")
@@ -251,17 +351,21 @@ def _pieces(content: IO[bytes], size: int) -> Iterator[bytes]:
 
 
 def _stored(client: Client, piece: bytes) -> str:
+    from squall.http_api.routes import Route
+
     sha256 = hashlib.sha256(piece).hexdigest()
-    client.upload(sha256, piece)
+    client.upload(sha256, piece, Route.VOLUME_BLOCK)
     return sha256
 
 
 def _block(client: Client, sha256: str) -> bytes:
+    from squall.http_api.routes import Route
+
     buffer = io.BytesIO()
 
     def restart() -> None:
         buffer.seek(0)
         buffer.truncate()
 
-    client.download(sha256, buffer.write, restart)
+    client.download(sha256, buffer.write, restart, Route.VOLUME_BLOCK)
     return buffer.getvalue()

@@ -35,6 +35,8 @@ class WebMark(NamedTuple):
     requires_proxy_auth: bool = False
     port: int = 0
     startup_timeout_s: float = 5.0
+    stateless: bool = False
+    websocket_grace_s: float = 0.0
 
 
 def fastapi_endpoint(
@@ -52,7 +54,7 @@ def fastapi_endpoint(
     need_parentheses("fastapi_endpoint", _without_parentheses)
     if method not in METHODS:
         raise InvalidError(f"@squall.fastapi_endpoint: method {method!r} is not one of {', '.join(METHODS)}")
-    mark = _mark(FASTAPI, "fastapi_endpoint", label, custom_domains, requires_proxy_auth)
+    mark = _mark(FASTAPI, "@squall.fastapi_endpoint", label, custom_domains, requires_proxy_auth)
     return _marker("fastapi_endpoint", mark._replace(method=method, docs=bool(docs)))
 
 
@@ -67,7 +69,7 @@ def asgi_app(
 
     It is called once in each container, without arguments."""
     need_parentheses("asgi_app", _without_parentheses)
-    return _marker("asgi_app", _mark(ASGI, "asgi_app", label, custom_domains, requires_proxy_auth))
+    return _marker("asgi_app", _mark(ASGI, "@squall.asgi_app", label, custom_domains, requires_proxy_auth))
 
 
 def wsgi_app(
@@ -79,7 +81,7 @@ def wsgi_app(
 ) -> Callable[[Any], Any]:
     """The function makes a WSGI app (Flask, Django ...); requests run in threads."""
     need_parentheses("wsgi_app", _without_parentheses)
-    return _marker("wsgi_app", _mark(WSGI, "wsgi_app", label, custom_domains, requires_proxy_auth))
+    return _marker("wsgi_app", _mark(WSGI, "@squall.wsgi_app", label, custom_domains, requires_proxy_auth))
 
 
 def web_server(
@@ -93,12 +95,25 @@ def web_server(
     """The function starts an HTTP server on `port`, in whatever language, and returns. Requests are passed on to it.
 
     It has `startup_timeout` seconds to listen."""
+    mark = server_mark("@squall.web_server", port, startup_timeout, label, custom_domains, requires_proxy_auth)
+    return _marker("web_server", mark)
+
+
+def server_mark(
+    where: str,
+    port: int,
+    startup_timeout: float,
+    label: Optional[str],
+    domains: Optional[Sequence[str]],
+    requires_proxy_auth: bool,
+) -> WebMark:
+    """What is said about a server on a port. Raises `InvalidError`."""
     if not is_whole(port) or not 1 <= port <= 65535:
-        raise InvalidError(f"@squall.web_server: port must be a whole number from 1 to 65535, got {port!r}")
+        raise InvalidError(f"{where}: port must be a whole number from 1 to 65535, got {port!r}")
     if not is_number(startup_timeout) or not 0 < startup_timeout <= 86400:
-        raise InvalidError(f"@squall.web_server: startup_timeout must be 0 to 86400 seconds, got {startup_timeout!r}")
-    mark = _mark(SERVER, "web_server", label, custom_domains, requires_proxy_auth)
-    return _marker("web_server", mark._replace(port=port, startup_timeout_s=float(startup_timeout)))
+        raise InvalidError(f"{where}: startup_timeout must be 0 to 86400 seconds, got {startup_timeout!r}")
+    mark = _mark(SERVER, where, label, domains, requires_proxy_auth)
+    return mark._replace(port=port, startup_timeout_s=float(startup_timeout))
 
 
 def web_endpoint(_without_parentheses: None = None, **others: Any) -> Callable[[Any], Any]:
@@ -106,7 +121,7 @@ def web_endpoint(_without_parentheses: None = None, **others: Any) -> Callable[[
     need_parentheses("web_endpoint", _without_parentheses)
     from squall.old_names import warn_renamed
 
-    warn_renamed("@squall.web_endpoint is called @squall.fastapi_endpoint now")
+    warn_renamed("@squall.web_endpoint is called @squall.fastapi_endpoint now", declaring=True)
     return fastapi_endpoint(**others)
 
 
@@ -137,9 +152,8 @@ def check(raw: Any, declaration: Declaration) -> None:
 
 
 def _mark(
-    kind: str, decorator: str, label: Optional[str], domains: Optional[Sequence[str]], requires_proxy_auth: bool
+    kind: str, where: str, label: Optional[str], domains: Optional[Sequence[str]], requires_proxy_auth: bool
 ) -> WebMark:
-    where = f"@squall.{decorator}"
     if label is not None and not LABEL.fullmatch(str(label)):
         raise InvalidError(
             f"{where}: label {label!r} cannot be part of a host name",

@@ -6,7 +6,9 @@ import socket
 from typing import TYPE_CHECKING, Optional
 from urllib.parse import urlencode, urlsplit
 
-from squall.http_api import FunctionInfo, Route, WebAddress, decode_parameters
+from squall.http_api.apps import FunctionInfo, WebAddress
+from squall.http_api.protocol import decode_parameters
+from squall.http_api.routes import Route
 from squall.spec import from_wire
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ credentials of the bus.
 
 from __future__ import annotations
 
+import importlib
 import os
 import socket
 import sys
@@ -57,6 +58,8 @@ def live(sock: socket.socket, loaded: Optional[Loaded], capture: Optional[Captur
             environment.prepare(settings)
     except OSError as error:  # the image's `workdir` is not there
         fail_start(error, ground, started)
+    if settings.volumes:
+        _begin_volumes(sock, ground, started, settings)
     if loaded is not None:
         warm.after_fork()
     elif settings.module:
@@ -129,6 +132,23 @@ def _wait_for_forks(
     ground.channel.send(frames.FromRunner.READY, {**started.as_meta(), **template.report(sock)})
     ground.forking = True
     template.serve_template(sock, ground.channel, boot, settings)
+
+
+def _begin_volumes(sock: socket.socket, ground: Ground, started: Started, settings: Settings) -> None:
+    volumes = importlib.import_module("squall_runner.volumes")
+
+    def give_up() -> NoReturn:
+        meta = {**started.as_meta(), **template.report(sock), "commits": True}
+        ground.capture.flush()
+        ground.channel.send(frames.FromRunner.READY, meta)
+        while sock.recv(1 << 16):  # until the agent ends it
+            pass
+        os._exit(0)
+
+    if settings.template:
+        volumes.begin_template(give_up)
+    else:
+        volumes.begin(settings.volumes)
 
 
 def _keep_out_of_forks(ground: Ground) -> None:

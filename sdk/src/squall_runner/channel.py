@@ -103,9 +103,15 @@ class Channel:
 
     def _to_file(self, payload: bytes) -> str:
         name = f"payload-{os.getpid()}-{next(self._files)}"
-        descriptor = os.open(os.path.join(self.scratch, name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(payload)
+        path = os.path.join(self.scratch, name)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(payload)
+        except OSError as error:
+            os.unlink(path)  # or half a payload would take what room there is
+            error.filename = path
+            raise
         return name
 
 

@@ -6,6 +6,7 @@ means.
 
 from __future__ import annotations
 
+import errno
 import sys
 import threading
 import time
@@ -207,6 +208,10 @@ class Execution:
         meta["kind"] = self._kind(error)
         if meta["kind"] in ("deserialization", "serialization"):
             meta["message"] = self._explained(error)
+        if type(error) is OSError and error.errno == errno.ENOSPC:  # a class of the user's own says what they mean
+            from squall_runner import full_disk
+
+            meta["disk"] = full_disk.about(error, self._ground.channel.scratch)
         spans = [(step, begun, ended - begun) for step, begun, ended in zip(_KINDS, times, times[1:])]
         started_ns = times[min(1, len(times) - 2)]
         meta.update(self._identity(), items=self._items, started_ns=started_ns, ended_ns=times[-1], spans=spans)
@@ -215,9 +220,13 @@ class Execution:
     # --- small print ---
 
     def _send_end(self, kind: int, meta: dict[str, Any], data: bytes) -> None:
-        if self._end_lock.acquire(blocking=False):  # never released: an input has one end
-            self._ground.capture.flush()
-            self._ground.channel.send(kind, meta, data)
+        if self._end_lock.acquire(blocking=False):  # an input has one end
+            try:
+                self._ground.capture.flush()
+                self._ground.channel.send(kind, meta, data)
+            except OSError:  # its file could not be written, and nothing was sent: that is its end
+                self._end_lock.release()
+                raise
 
     def _kind(self, error: BaseException) -> str:
         if self.cancel_requested and _is_cancellation(error):

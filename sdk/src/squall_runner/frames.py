@@ -51,8 +51,9 @@ class FromRunner:
     """Kinds of frames from a runner or template to the agent."""
 
     READY = 32
-    """{booted_ns, phases: [[name, start_ns, duration_ns]], lines_up?, threads?, descriptors?, children?} (the
-    last three: templates). `lines_up`: inputs run one by one, in the order in which they came.
+    """{booted_ns, phases: [[name, start_ns, duration_ns]], lines_up?, threads?, descriptors?, children?, commits?} (the
+    last four: templates). `lines_up`: inputs run one by one, in the order in which they came. `commits`: a volume was
+    to be committed or reloaded, which forks must do for themselves; the template waits for its end.
     """
     START_FAILED = 33
     """{type, module, message, traceback, booted_ns, phases}; the payload is the pickled exception, or empty.
@@ -81,28 +82,35 @@ class FromRunner:
     """{call, index, begun}: answers RECALL, unless the input's end is on its way. Of one that has not begun
     nothing will run.
     """
+    COMMITTING = 44
+    """{}: the code of a container has ended; what it wrote to its volumes is on its way."""
     FORK_FAILED = 43
     """From a template: {ticket, message}: there is no fork."""
 
 
 class Web:
-    """Kinds of frames of one web request, on a connection that ends with it: gateway, agent, runner.
+    """Kinds of frames of one web request: gateway, agent, runner.
 
-    The gateway has parsed the request; after ASK and GRANTED the agent copies bytes."""
+    The gateway has parsed the request; after ASK and GRANTED the agent copies bytes. The connections end with their
+    request, except those of a whole one: an ASK that names its size. After its answer they are used again."""
 
     ASK = 64
-    """Gateway to agent, before all others: {key, pool, id, timeout_s}: a slot is wanted. OPEN may follow at once,
-    everything else waits for GRANTED.
+    """Gateway to agent, before all others: {key, pool, id, timeout_s, container?, size?, soon?}: a slot is wanted, of
+    that container if it has one. OPEN and a small body may follow at once, everything else waits for GRANTED.
+    `size`: so many bytes follow, and they are the whole request; `soon`: GRANTED shall not wait for the answer.
     """
     GRANTED = 65
-    """Agent to gateway: {container}. OPEN has been passed on, and whatever follows will be."""
+    """Agent to gateway: {container, kept?, ago_us?}. OPEN has been passed on, and whatever follows will be. `kept`:
+    after the answer this connection takes another request. `ago_us`: GRANTED has waited so long for the answer.
+    """
     BUSY = 66
     """Agent to gateway: {reason, stranger}. Nothing was passed on; the connection ends. `stranger`: the key is of
     another agent, for instance of the one that was here before this one started.
     """
     OPEN = 67
-    """To the runner: {type, method, id, traceparent, scope}. `type` is "http", "websocket" or "raw" (what follows are
-    bytes for the port of a web server, no frames); `scope` as in ASGI, its byte strings as latin-1 texts.
+    """To the runner: {type, method, id, traceparent, scope, keep?}. `type` is "http", "websocket" or "raw" (what
+    follows are bytes for the port of a web server, no frames); `scope` as in ASGI, its byte strings as latin-1 texts.
+    `keep`: the request is a whole one.
     """
     START = 68
     """To the gateway: {status, headers}."""
@@ -119,6 +127,8 @@ class Web:
     """{code, reason}, either way."""
     FAIL = 75
     """To the gateway: {reason}: no answer will come."""
+    DONE = 76
+    """Runner to agent, after END of a whole request: its code has ended, the connection waits for the next one."""
 
 
 class WebLine:

@@ -37,8 +37,8 @@ class Target(NamedTuple):
     """What a snapshot would already contain."""
     enter: list[Callable[[], Any]]
     exit: list[Callable[[], Any]]
-    web: dict[str, tuple[Callable[..., Any], dict[str, Any]]]
-    """Web functions by method, each with its declaration."""
+    web: dict[str, tuple[Optional[Callable[..., Any]], dict[str, Any]]]
+    """Web functions by method, each with its declaration. None: a server that an enter hook starts."""
 
     @property
     def needs_loop(self) -> bool:
@@ -72,9 +72,9 @@ def build_target(raw: Any, settings: Settings, snapshot: Optional[Any] = None) -
             return Target({}, [], [], [], {methods[0].name: (raw, methods[0].web)})
         return Target({methods[0].name: _callee(raw, methods[0])}, [], [], [], {})
     instance = make_instance(raw, settings) if snapshot is None else snapshot
-    bound = {m.name: _bound(raw, instance, m.name) for m in settings.methods}
+    bound = {m.name: _bound(raw, instance, m.name) for m in settings.methods if m.name}
     callees = {m.name: _callee(bound[m.name], m) for m in settings.methods if not m.web}
-    web = {m.name: (bound[m.name], m.web) for m in settings.methods if m.web}
+    web = {m.name: (bound.get(m.name), m.web) for m in settings.methods if m.web}
     snap = snap_hooks(raw, instance) if snapshot is None else []
     return Target(callees, snap, _hooks(raw, instance, "enter"), _hooks(raw, instance, "exit"), web)
 

@@ -77,6 +77,7 @@ def serve(raw: Any, settings: Settings, ground: Ground, started: Started, snapsh
                 for hook in target.snap:
                     main.run_hook(hook)
         with phase(started, "enter"):
+            _check_ports(target)
             for hook in target.enter:
                 main.run_hook(hook)
             web = _open_web(target, main, settings, ground)
@@ -101,6 +102,15 @@ def _main_for(target: Target, settings: Settings, ground: Ground) -> Main:
     return DirectMain() if settings.max_inputs > 1 or settings.batch_size else SoloMain(ground.channel)
 
 
+def _check_ports(target: Target) -> None:
+    """Before the enter hooks of a server start to listen: the port must not be somebody else's."""
+    for function, declared in target.web.values():
+        if function is None:
+            from squall_runner.web.port import check_free
+
+            check_free(declared["port"])
+
+
 def _open_web(target: Target, main: Main, settings: Settings, ground: Ground) -> Optional[WebServer]:
     """The web functions, ready for requests; they are served as soon as the loop runs."""
     if not target.web:
@@ -122,9 +132,21 @@ def _end(target: Target, main: Main, ground: Ground, web: Optional[WebServer]) -
             meta, _ = failures.describe(error, ground.code_dir)
             sys.stderr.write(f"@exit hook {getattr(hook, '__name__', '')} failed:\n{meta['traceback']}")
     atexit._run_exitfuncs()
+    _commit_volumes(ground)
     ground.capture.flush()
     # Not sys.exit: it would wait for threads that user code left running.
     os._exit(0)
+
+
+def _commit_volumes(ground: Ground) -> None:
+    volumes = sys.modules.get("squall_runner.volumes")
+    if volumes is None:
+        return
+    ground.channel.send(FromRunner.COMMITTING, {})
+    try:
+        volumes.finish()
+    except BaseException as error:  # noqa: BLE001  # nothing may keep the container from ending
+        sys.stderr.write(f"squall: the last commit of its volumes failed: {error!r}\n")
 
 
 class Container:

@@ -52,6 +52,8 @@ class Settings(NamedTuple):
     """A template also makes the instance and runs the `@enter(snap=True)` hooks: forks have what they left."""
     web_key: str
     """With which this container offers connections for web requests."""
+    volumes: list[dict[str, Any]]
+    """Fields of `squall_runner.volumes.Mount`."""
     slot_capabilities: int
     """For templates whose forks enter namespaces: what these keep, as a mask."""
     slot_filter: str
@@ -87,6 +89,7 @@ NEUTRAL: dict[str, Any] = {
     "template": False,
     "snapshot": False,
     "web_key": "",
+    "volumes": [],
     "slot_capabilities": 0,
     "slot_filter": "",
 }

@@ -6,25 +6,30 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import distributions
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from squall.errors import ImageBuildError
-from squall.http_api import blob_ref
+from squall.http_api.protocol import blob_ref
 from squall.spec import ImageSpec
 from squall_builder.settings import BuilderSettings
 from squall_images import egress, pip_layer
 from squall_images.bases import Bases
+from squall_images.build_limits import StepLimits
 from squall_images.distribution import Distribution
+from squall_images.dockerfile_steps import Dockerfiles
 from squall_images.egress import Address, EgressRules
 from squall_images.environments import EnvironmentStore
-from squall_images.eviction import Freed
+from squall_images.eviction import Freed, Unwanted
 from squall_images.layered import LayeredImage, LayerFolder
-from squall_images.registry import Registry, read_auths
-from squall_images.store import BuildSettings, LayerStore
+from squall_images.outward import Guard
+from squall_images.registry import Registry, place_of, read_auths
+from squall_images.step_secrets import Secrets
+from squall_images.store import BuildSettings, LayerStore, Timed
 from squall_service import bundles
 from squall_service.blobs import Blobs, FolderStore, GatewayStore
 
@@ -42,6 +47,8 @@ class Built:
     """The interpreter's version, such as "3.11"; empty for an image without one."""
     layers: tuple[str, ...] = ()
     """Keys of its layers, bottom first; empty for an environment."""
+    manifest: str = ""
+    """Digest of its manifest in the registry; empty if it is in none."""
 
 
 class Engine:
@@ -53,25 +60,50 @@ class Engine:
         self._environments = EnvironmentStore(settings.images_dir)
         self._folder = folder = LayerFolder(settings.images_dir)
         self._limit_bytes = int(settings.keep_gib * (1 << 30))
+        self._cache_bytes = int(settings.cache_gib * (1 << 30))
         own = FolderStore(Path(settings.blob_dir)) if settings.blob_dir else None
         self._blobs = Blobs(own or GatewayStore(settings.gateway_url, settings.token))
-        registry = Registry(read_auths(settings.registry_auth))
-        self._share = Distribution(folder=folder, registry=registry, default=settings.registry)
+        rules = _rules(settings, bus_url)
+        self._share = Distribution(
+            folder=folder,
+            registry=Registry(read_auths(settings.registry_auth)),
+            default=settings.registry,
+            guard=Guard(rules=rules, trusted=_named_by_the_operator(settings)),
+            shared=tuple(settings.registry_shared),
+            limit_mib=settings.step_disk_mib,
+            pull_s=settings.step_timeout_s,
+        )
+        dockerfiles = None
+        if settings.docker_host:
+            dockerfiles = Dockerfiles(
+                folder, settings.docker_host, settings.docker_network, self._fetch, settings.step_timeout_s
+            )
+        self._dockerfiles = dockerfiles
         self._layers = LayerStore(
             settings.images_dir,
-            bases=Bases(folder, pull=self._share.pull, debian_slim=settings.debian_slim),
+            bases=Bases(
+                folder,
+                pull=self._share.pull,
+                debian_slim=settings.debian_slim,
+                dockerfile=None if dockerfiles is None else dockerfiles.base,
+            ),
+            dockerfiles=dockerfiles,
             fetch=self._fetch,
             share=self._share,
-            settings=BuildSettings(rules=_rules(settings, bus_url), step_timeout_s=settings.step_timeout_s),
+            settings=BuildSettings(rules=rules, limits=_limits(settings), step_timeout_s=settings.step_timeout_s),
         )
 
-    async def build(self, spec: ImageSpec, on_line: Callable[[str], None]) -> Built:
+    async def build(self, spec: ImageSpec, on_line: Callable[[str], None], secrets: Secrets, timed: Timed) -> Built:
         """Make the image unless it is there. Raises `ImageBuildError` with step, output and exit code."""
         built = None
         if self._formats != "environments":
-            image = await self._layers.ensure(spec, on_line)
-            built = await asyncio.to_thread(_described, image)
-            await self._store(spec.id, on_line)
+            with self._layers.pinned(spec.id):
+                image = await self._layers.ensure(spec, on_line, secrets, timed)
+                built = await asyncio.to_thread(_described, image)
+                began = time.time_ns()
+                built = replace(built, manifest=await self._store(spec.id, on_line))
+            if built.manifest:
+                timed("push", spec.id, began, time.time_ns())
         if self._formats == "environments" or (self._formats == "both" and not spec.needs_root):
             environment = await self._environments.ensure(spec, on_line)
             lock = await asyncio.to_thread(exact_packages, environment.site_packages)
@@ -79,15 +111,42 @@ class Engine:
         assert built is not None
         return built
 
-    async def _store(self, image_id: str, on_line: Callable[[str], None]) -> None:
-        """Let other machines have it."""
+    async def _store(self, image_id: str, on_line: Callable[[str], None]) -> str:
+        """Let other machines have it; the digest by which they know it, empty without a registry."""
+        if not self._share.default:
+            return ""
         found = self._folder.described(image_id)
-        if self._share.default and found is not None:
-            await self._share.push(found, on_line)
+        if found is None:
+            raise OSError(0, f"image {image_id} was removed before it was stored in the registry")
+        return await self._share.push(found, on_line)
+
+    async def look(self, unwanted: Unwanted, now: float) -> Freed:
+        """What `prune` would remove."""
+        return await self._layers.prune(unwanted, now, dry_run=True)
+
+    async def prune(self, unwanted: Unwanted, now: float) -> Freed:
+        """Remove images that nothing needs from this machine. Raises `OSError`."""
+        return await self._layers.prune(unwanted, now, dry_run=False)
+
+    def check_prunes(self) -> None:
+        """Raises `ImageBuildError` where nothing can be pruned."""
+        if self._formats == "environments":
+            raise ImageBuildError(
+                f"its images are environments of plain processes, which are not pruned: stop the platform and remove "
+                f"{self._folder.home}/envs"
+            )
+
+    async def withdraw(self, image_id: str, manifest: str) -> bool:
+        """Let no machine get it from the registry any more, where that is possible. Raises `ImageBuildError`."""
+        return bool(self._share.default and manifest) and await self._share.forget(image_id, manifest)
 
     async def sweep(self, now: float) -> Freed:
-        """Keep the folder of layers within its size."""
-        return await self._layers.sweep(self._limit_bytes, now)
+        """Keep the folder of layers within its size, and the caches beside it."""
+        await self._layers.sweep_caches(self._cache_bytes)
+        freed = await self._layers.sweep(self._limit_bytes, now)
+        if self._dockerfiles is not None:
+            await self._dockerfiles.sweep()
+        return freed
 
     async def _fetch(self, reference: Mapping[str, object], folder: Path) -> None:
         """Files of a step, from the blob store."""
@@ -99,6 +158,17 @@ class Engine:
             raise ImageBuildError(f"a step does not say where its files are: {error!r}") from error
         finally:
             archive.unlink(missing_ok=True)
+
+
+def _named_by_the_operator(settings: BuilderSettings) -> frozenset[str]:
+    """Registries whose addresses are none of users' choice."""
+    return frozenset({place_of("x", settings.registry).url}) if settings.registry else frozenset()
+
+
+def _limits(settings: BuilderSettings) -> StepLimits:
+    return StepLimits(
+        memory_mib=settings.step_memory_mib, processes=settings.step_processes, disk_mib=settings.step_disk_mib
+    )
 
 
 def _rules(settings: BuilderSettings, bus_url: str) -> EgressRules:

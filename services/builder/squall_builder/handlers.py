@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from squall.errors import ImageBuildError, InternalError, InvalidError, SquallError, to_wire
+from squall.spec import SecretRef, from_wire
 from squall_builder.build_log import BuildLog
+from squall_builder.build_spans import BuildSpans
 from squall_builder.engine import Built, Engine
 from squall_builder.metrics import Metrics
-from squall_builder.policy.requests import Again, Answered, GiveUp, after_breakdown, judge
+from squall_builder.policy.requests import REMOVED_AGAIN_S, Again, Answered, GiveUp, Later, after_breakdown, judge
 from squall_builder.state import Known
-from squall_bus import Bus, Delivery
-from squall_contracts.builds import IMAGES, BuildImage, ImageRecord
+from squall_bus import Bus, BusError, Delivery, WrongRevision
+from squall_contracts.builds import BUILDING, IMAGES, REMOVING, REMOVING_S, BuildImage, ImageRecord
+from squall_images.step_secrets import Secrets
 from squall_service.clock import Clock
+from squall_service.sealing import Sealer
+from squall_service.secrets import Secrets as OpenSecrets
 from squall_service.telemetry import log
 
 ACK_WAIT_S = 12.0
@@ -27,13 +34,16 @@ BREAKDOWNS = (OSError, ValueError, LookupError, RuntimeError)
 class Builder:
     """Builds what it is asked for, at most `concurrency` images at a time."""
 
-    def __init__(self, bus: Bus, clock: Clock, engine: Engine, name: str) -> None:
+    def __init__(self, bus: Bus, clock: Clock, engine: Engine, name: str, sealer: Sealer) -> None:
         self._bus = bus
         self._clock = clock
         self._engine = engine
-        self._name = name
+        self.name = name
         self._images = bus.kv(IMAGES)
+        self._secrets = OpenSecrets(bus, sealer)
         self.building: set[str] = set()
+        self.removing: set[str] = set()
+        """Images that are removed at the moment; none is in both."""
         self.metrics = Metrics()
 
     async def on_build_requested(self, delivery: Delivery) -> None:
@@ -44,28 +54,54 @@ class Builder:
             log.error("build_not_understood", subject=delivery.subject, reason=error.message)
             delivery.term()
             return
-        verdict = judge(command.requested_at, await self._known(command.image))
-        if isinstance(verdict, Answered):
-            self.metrics.builds["answered"] += 1
-            log.info("build_answered_already", image=command.image, reason=verdict.reason)
-            delivery.ack()
+        if command.image in self.removing:
+            delivery.nak(REMOVED_AGAIN_S)
             return
+        self.building.add(command.image)
         try:
-            await self._build_alive(command, delivery)
+            await self._take(command, delivery)
         except asyncio.CancelledError:
             delivery.nak()  # we are stopping: another builder can begin at once
             raise
+        finally:
+            self.building.discard(command.image)
+
+    async def _take(self, command: BuildImage, delivery: Delivery) -> None:
+        known, revision = await self._known(command.image)
+        verdict = judge(command.requested_at, known, self._clock.now())
+        match verdict:
+            case Answered():
+                self.metrics.builds["answered"] += 1
+                log.info("build_answered_already", image=command.image, reason=verdict.reason)
+                delivery.ack()
+            case Later():
+                delivery.nak(verdict.after_s)
+            case _ if not await self._begun(command, revision):
+                delivery.nak(REMOVED_AGAIN_S)  # another builder has begun to remove it, or to build it
+            case _:
+                await self._build_alive(command, delivery)
+
+    async def _begun(self, command: BuildImage, revision: int) -> bool:
+        """Whether the image is being built from now on; not if its record is another one by now."""
+        record = ImageRecord(
+            image=command.image,
+            state=BUILDING,
+            updated_at=self._clock.now(),
+            spec=command.spec,
+            workspace=command.workspace,
+        )
+        try:
+            await self._images.update(command.image, record.encode(), revision)
+        except WrongRevision:
+            return False
+        return True
 
     async def _build_alive(self, command: BuildImage, delivery: Delivery) -> None:
         """Build while telling the queue that the request is being worked on."""
-        self.building.add(command.image)
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                heartbeat = tasks.create_task(self._keep(delivery))
-                await self._build(command, delivery)
-                heartbeat.cancel()
-        finally:
-            self.building.discard(command.image)
+        async with asyncio.TaskGroup() as tasks:
+            heartbeat = tasks.create_task(self._keep(delivery))
+            await self._build(command, delivery)
+            heartbeat.cancel()
 
     async def _keep(self, delivery: Delivery) -> None:
         while True:
@@ -74,20 +110,33 @@ class Builder:
 
     async def _build(self, command: BuildImage, delivery: Delivery) -> None:
         began = self._clock.now()
-        lines = BuildLog(self._bus, self._clock, command.image, self._name)
-        await self._store(
-            ImageRecord(
-                image=command.image, state="building", updated_at=began, spec=command.spec, workspace=command.workspace
-            )
-        )
+        lines = BuildLog(self._bus, self._clock, command.image, self.name)
+        spans = BuildSpans(command)
         try:
-            built = await self._engine.build(command.spec, lines.add)
-        except ImageBuildError as error:
+            built = await self._engine.build(command.spec, lines.add, self._secrets_of(command), spans.add)
+        except BusError:
+            raise
+        except SquallError as error:
             await self._answer_failed(command, delivery, lines, error)
         except BREAKDOWNS as error:
             await self._broke_down(command, delivery, lines, error)
         else:
             await self._answer_ready(command, delivery, lines, built, began)
+        finally:
+            spans.send(self._bus, int(began * 1e9), int(self._clock.now() * 1e9))
+
+    def _secrets_of(self, command: BuildImage) -> Secrets:
+        """Opens references of the workspace that asks, and of no other."""
+
+        async def opened(references: Sequence[Mapping[str, Any]]) -> Mapping[str, str]:
+            try:
+                wanted = [from_wire(SecretRef, dict(reference)) for reference in references]
+            except (TypeError, ValueError, LookupError, InvalidError) as error:
+                raise ImageBuildError(f"a build step names its secrets in a way that is not known: {error}") from error
+            values, _ = await self._secrets.of(wanted, command.workspace)
+            return values
+
+        return opened
 
     async def _answer_ready(
         self, command: BuildImage, delivery: Delivery, lines: BuildLog, built: Built, began: float
@@ -102,6 +151,7 @@ class Builder:
             python=built.python,
             build_ms=(now - began) * 1000,
             layers=built.layers,
+            manifest=built.manifest,
             spec=command.spec,
             workspace=command.workspace,
         )
@@ -145,9 +195,12 @@ class Builder:
     async def _store(self, record: ImageRecord) -> None:
         await self._images.put(record.image, record.encode())
 
-    async def _known(self, image: str) -> Known:
-        entry = await self._images.get(image)
+    async def _known(self, image: str) -> tuple[Known, int]:
+        # A copy that lags behind may still say that an image is there which was withdrawn.
+        entry = await self._images.get(image, from_leader=True)
         if entry is None:
-            return Known()
+            return Known(), (await self._images.revision(image))[0]
         record = ImageRecord.decode(entry.value)
-        return Known(state=record.state, updated_at=record.updated_at)
+        removed_until = record.updated_at + REMOVING_S if record.state == REMOVING else 0.0
+        known = Known(state=record.state, updated_at=record.updated_at, removed_until=removed_until)
+        return known, entry.revision

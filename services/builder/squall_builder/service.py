@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 
+from squall.errors import ImageBuildError
 from squall.ids import new_id
 from squall_builder.engine import Engine
 from squall_builder.handlers import ACK_WAIT_S, Builder
+from squall_builder.pruning import Pruner
 from squall_builder.settings import BuilderSettings
 from squall_bus import Bus, BusError, ConsumerSpec, Delivery, connect
 from squall_contracts import roles, subjects, topology
 from squall_service.clock import Clock
 from squall_service.health import serve_health
 from squall_service.run import ServiceContext
+from squall_service.sealing import Sealer
 from squall_service.settings import BusConnection
 from squall_service.telemetry import log
 
@@ -39,7 +42,7 @@ async def run(settings: BuilderSettings, bus: Bus, context: ServiceContext[Build
     every_build = subjects.build(region, ">")
     await bus.ensure_consumer(stream, ConsumerSpec(name=CONSUMER, filter_subject=every_build, ack_wait_s=ACK_WAIT_S))
     engine = await asyncio.to_thread(Engine, settings, bus_url)
-    builder = Builder(bus, context.clock, engine, new_id("bu"))
+    builder = Builder(bus, context.clock, engine, new_id("bu"), Sealer(settings.secrets_key))
     builder.metrics.observe(context.telemetry.meter("squall_builder"), lambda: len(builder.building))
     context.health.check("bus", lambda: None if bus.connected else "the bus is not connected")
     running: set[asyncio.Task[None]] = set()
@@ -53,12 +56,14 @@ async def run(settings: BuilderSettings, bus: Bus, context: ServiceContext[Build
         running.discard(task)
         puller.want(settings.concurrency - len(running))
 
+    pruning = await Pruner(bus, context.clock, engine, builder).listen(context)
     puller = await bus.pull(stream, CONSUMER, on_delivery)
     puller.want(settings.concurrency)
     if settings.formats != "environments":
         context.start(_sweep(engine, context.clock), "sweep of layers")
     context.ready()
     await context.stopping.wait()
+    await pruning.close()
     await puller.close()
     await _drain(running, settings.drain_s)
 
@@ -67,7 +72,7 @@ async def _sweep(engine: Engine, clock: Clock) -> None:
     while True:
         try:
             freed = await engine.sweep(clock.now())
-        except OSError as error:
+        except (OSError, ImageBuildError) as error:
             log.warning("layers_not_swept", reason=str(error))
         else:
             if freed.layers:

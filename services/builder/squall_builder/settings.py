@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from squall_images.egress import networks
+from squall_service.sealing import check_keys
 from squall_service.settings import ServiceSettings, settings_config
 
 
@@ -28,9 +29,20 @@ class BuilderSettings(ServiceSettings):
     """`[http://]host[/prefix]` of an OCI registry: where images go so that agents on other machines get them, and where
     names without a host are looked for. Empty: images stay in `images_dir`."""
     registry_auth: str = ""
-    """A file of credentials for registries, as `docker login` writes it."""
+    """A file of credentials for registries, as `docker login` writes it. They are the platform's: for its own images
+    and `debian_slim`."""
+    registry_shared: list[str] = Field(default_factory=list)
+    """`host[/prefix]` that every user may pull from with these credentials, as a JSON list. For other names users give
+    their own (`from_registry(secret=)`)."""
+    docker_host: str = ""
+    """A Docker engine for Dockerfiles: `unix:///var/run/docker.sock` or `tcp://host:port`. Its builds
+    run as that engine's containers do, not in a build room. Empty: images of Dockerfiles cannot be built."""
+    docker_network: Literal["none", "default"] = "none"
+    """Network of RUN lines of Dockerfiles: `default` is the engine's own, which may reach your control plane."""
     keep_gib: float = Field(default=100.0, gt=0)
     """Most that layers may take on this disk; what was used least recently leaves first, and never what runs."""
+    cache_gib: float = Field(default=20.0, ge=0)
+    """Most that caches of uv, byte-code and apt may take, apart from what layers share with them."""
     allowed: list[str] = Field(default_factory=list)
     """Private networks (CIDR) that builds may reach, as a JSON list: where the mirror of your packages is. Builds reach
     public addresses by HTTP and HTTPS, and nothing else."""
@@ -39,10 +51,18 @@ class BuilderSettings(ServiceSettings):
     addresses. The bus of this builder is always denied."""
     step_timeout_s: float = Field(default=3600.0, gt=0)
     """Most that one step of an image may take."""
+    step_memory_mib: int = Field(default=8192, ge=0)
+    """Most memory of one step, files in memory included; 0 = no limit."""
+    step_processes: int = Field(default=4096, ge=0)
+    """Most processes and threads of one step; 0 = no limit."""
+    step_disk_mib: int = Field(default=51200, ge=0)
+    """Most that one step may write; 0 = no limit."""
     gateway_url: str = "http://127.0.0.1:8700"
     """Where files that images copy are fetched."""
     token: str = ""
     """What authenticates this builder at the gateway (scope `service`)."""
+    secrets_key: Annotated[str, AfterValidator(check_keys)] = ""
+    """Key with which secrets are encrypted, as gateways and agents have it. Empty: build steps cannot have secrets."""
     blob_dir: str = ""
     """The gateway's local blob folder, when it is on this machine."""
     concurrency: int = 2

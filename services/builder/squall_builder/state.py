@@ -10,5 +10,7 @@ class Known:
     """What is stored of an image."""
 
     state: str = ""
-    """"building", "ready" or "failed"; empty = nothing."""
+    """See `ImageRecord.state`; empty = nothing."""
     updated_at: float = 0.0
+    removed_until: float = 0.0
+    """Until then a builder may be removing it; 0 = none does."""

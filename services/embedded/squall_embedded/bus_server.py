@@ -16,6 +16,8 @@ from squall_embedded.children import Child
 from squall_embedded.staging import Staging
 
 READY_TIMEOUT_S = 15.0
+CONNECT_TIMEOUT_S = 30.0
+"""Servers that replicate listen long before they have agreed who leads; on a busy machine that took more than 5 s."""
 STOP_GRACE_S = 5.0
 _POLL_S = 0.002
 BATCH_FROM_IN_MEMORY = 5
@@ -41,6 +43,7 @@ class BusServers:
             inbox_prefix=roles.inbox_prefix(role, node),
             name=f"squall-{user}",
             replicas=len(self._servers),
+            connect_timeout_s=CONNECT_TIMEOUT_S,
             batch_from=BATCH_FROM_IN_MEMORY if self._servers[0].staging.in_memory else BATCH_FROM,
         )
 

@@ -57,10 +57,13 @@ def keywords(name: str, site: Site, number: int = 0) -> dict[str, Any]:
             }
         case "gpu-agent":
             return {**_agent(site, number), **drain}
+        case "scheduler":
+            return {"shrink_larger": True}
         case "builder":
-            own = {"images_dir": str(site.images), "blob_dir": str(site.blobs), **drain}
+            folders = {"images_dir": str(site.images), "blob_dir": str(site.blobs)}
+            own = {**folders, "secrets_key": site.secrets_key, **drain}
             # What agents use: "auto" may turn out to be either.
-            formats = {"sandbox": "layers", "auto": "both"}.get(_backend(site))
+            formats = {"process": "", "auto": "both"}.get(_backend(site), "layers")
             return {**own, "formats": formats} if formats else own
         case _:
             return {}

@@ -46,7 +46,9 @@ async def run_services(site: Site, bus: Bus, publish: Publish) -> AsyncIterator[
                 await asyncio.gather(*(part.stop() for part in parts if part.program.service == "gpu-agent"))
 
             yield end_containers
-            # Gateways first: they stop taking calls while everything that answers them is still there.
+            # Containers first: what they still answer, and commit at their end, goes through gateways. Then these:
+            # they stop taking calls while everything else is still there.
+            await end_containers()
             await asyncio.gather(*(part.stop() for part in parts if part.program.url))
             await asyncio.gather(*(part.stop() for part in parts))
             for task in keeping:

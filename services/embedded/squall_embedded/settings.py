@@ -49,7 +49,7 @@ class EmbeddedSettings:
     simulate_gpus: str = ""
     """Devices that each agent offers without having them."""
     backend: str = ""
-    """How agents make containers: "process", "sandbox" or "auto"; empty = as SQUALL_GPU_AGENT_BACKEND says."""
+    """How agents make containers: "process", "sandbox", "gvisor", "docker", "auto"; empty: SQUALL_GPU_AGENT_BACKEND."""
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -128,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--backend",
-        choices=("process", "sandbox", "auto"),
+        choices=("process", "sandbox", "gvisor", "docker", "auto"),
         default="",
         help="how containers are made (default: as SQUALL_GPU_AGENT_BACKEND says)",
     )

@@ -15,6 +15,7 @@ import uvloop
 
 from squall.errors import SquallError
 from squall_contracts import topology
+from squall_contracts.subjects import kv_stream
 from squall_embedded.announcing import Announcer
 from squall_embedded.bus_program import BusProgram
 from squall_embedded.bus_server import BusServer, BusServers
@@ -24,6 +25,7 @@ from squall_embedded.site import Form
 from squall_embedded.staging import Staging
 from squall_embedded.state import remove_folder
 from squall_service.memory import keep_freed_memory
+from squall_service.open_files import allow_many_open_files
 from squall_service.telemetry import configure_logging, current_service, log
 
 IMPORT_SWITCH_INTERVAL_S = 0.001
@@ -38,6 +40,7 @@ def run_platform(
 ) -> int:
     """Runs the platform around the started server processes; its exit status. Raises what kept it from starting."""
     keep_freed_memory()
+    allow_many_open_files()
     configure_logging()
     current_service.set("embedded")
     if settings.sync_interval != ALWAYS:
@@ -66,6 +69,7 @@ def run_platform(
 def _server(settings: EmbeddedSettings, program: BusProgram, process: subprocess.Popen[bytes]) -> BusServer:
     layout = topology.build(REGION, SHARDS, settings.bus_servers)
     alone = [spec.name for spec in layout.streams if spec.allow_atomic and spec.replicas == 1]
+    alone += [kv_stream(spec.name) for spec in layout.buckets if spec.allow_atomic and spec.replicas == 1]
     staging = Staging(program.folder, alone)
     staging.open()
     return BusServer(program, process, staging)

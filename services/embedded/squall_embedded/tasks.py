@@ -64,6 +64,8 @@ async def run_services(site: Site, bus: Bus, publish: Publish) -> AsyncIterator[
                     await asyncio.gather(*(readies[name].wait() for name in needed))
                 publish([_part(service.name, site) for service in services])
                 yield end_containers
+                # First: what they still answer, and commit at their end, goes through the gateway.
+                await end_containers()
             finally:
                 if not stop.done():
                     stop.set_result(None)

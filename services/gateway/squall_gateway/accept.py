@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from squall.http_api import parse_blob_ref
+from squall.errors import ConflictError, ResourceExhaustedError, StorageFullError
+from squall.http_api.protocol import parse_blob_ref
+from squall.ids import shard_of
 from squall.spec import Kind
 from squall_bus import Bus, BusError, Published, Record, SubjectTaken
 from squall_contracts import spans, subjects
@@ -24,6 +26,7 @@ from squall_gateway.load import Loads
 from squall_gateway.policy.admission import Limits, Refused, Situation, Wanted, admit
 from squall_gateway.pools import Pools
 from squall_gateway.targets import Target, is_waited_for
+from squall_gateway.webhooks.users import WebhookUsers
 from squall_service.clock import Clock
 from squall_service.failpoints import failpoint
 
@@ -31,6 +34,9 @@ PUBLISH_S = 5.0
 """How long the journal write may take; beyond it the caller is told to ask again with the same id."""
 SLICE = 100
 """Inputs of a map that are encoded in one turn of the event loop (about 3 ms): calls of others go on in between."""
+
+OF_NEW_ONES = (ConflictError, ResourceExhaustedError, StorageFullError)
+"""Refusals that say nothing about inputs which were accepted before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +71,7 @@ class Acceptor:
     condition: Condition
     limits: Limits
     clock: Clock
+    webhooks: WebhookUsers
     trace_ratio: float
     """Of calls whose caller says nothing about a trace."""
 
@@ -85,7 +92,7 @@ class Acceptor:
         received_ns: int,
     ) -> list[Accepted]:
         """Calls of one target, sorted by shard, with one input each. Raises if any of them is not in the journal."""
-        deadline = await self._admit(calls[0], target, given)
+        deadline = await self._admit(calls[0], target, given, calls)
         began_ns = now_ns(self.clock)
         traces, batches = [trace_of(call, self.trace_ratio) for call in calls], dict[str, list[Record]]()
         for call, each, trace in zip(calls, given, traces, strict=True):
@@ -123,7 +130,10 @@ class Acceptor:
         something else first."""
         return await self._admit(call, target, given)
 
-    async def _admit(self, call: CallHeaders, target: Target, given: Sequence[Input]) -> float:
+    async def _admit(
+        self, call: CallHeaders, target: Target, given: Sequence[Input], calls: Sequence[CallHeaders] = ()
+    ) -> float:
+        """`calls`: one for each input, where they are of several."""
         now = self.clock.now()
         pool = target.pool.pool
         load = await self.loads.of(pool, len(given), now)
@@ -144,9 +154,26 @@ class Acceptor:
             now=now,
         )
         if isinstance(decision, Refused):
+            if isinstance(decision.error, OF_NEW_ONES) and await self._were_accepted(
+                calls or [call] * len(given), target, given
+            ):
+                return now + target.queue_limit_s
             raise decision.error
+        if webhook := webhook_of(call, target):
+            self.webhooks.check(webhook)
+            await self.webhooks.open(target.function.workspace)
         await self._require_blobs(given)
         return decision.deadline
+
+    async def _were_accepted(self, calls: Sequence[CallHeaders], target: Target, given: Sequence[Input]) -> bool:
+        """Whether the journal has all of them: then this is a request whose answer was lost, repeated."""
+        region = self.bus.topology.region
+        for call, each in zip(calls, given, strict=True):
+            stream = subjects.journal_stream(region, shard_of(call.call))
+            subject = subjects.call(region, target.pool.pool, call.call, each.index)
+            if await self.bus.get_last(stream, subject, from_leader=True) is None:
+                return False
+        return True
 
     async def _require_blobs(self, given: Sequence[Input]) -> None:
         """A record never names a blob that is not there."""
@@ -179,6 +206,7 @@ class Acceptor:
             parameters=target.pool.parameters if call.kind is Kind.SPAWN else "",
             redriven_from=given.redriven_from,
             keyed=bool(call.idempotency_key),
+            webhook=webhook_of(call, target),
         )
         return Record(
             subjects.call(self.bus.topology.region, asked.pool, asked.call, asked.index),
@@ -213,6 +241,11 @@ class Acceptor:
             return await self.bus.publish_batch(batches[0], deadline_s=PUBLISH_S)
         written = await asyncio.gather(*(self.bus.publish_batch(batch, deadline_s=PUBLISH_S) for batch in batches))
         return [outcome for outcomes in written for outcome in outcomes]
+
+
+def webhook_of(call: CallHeaders, target: Target) -> str:
+    """Where the end of a call is told: its own webhook, else its function's; empty for none."""
+    return call.webhook or target.function.spec.webhook
 
 
 def largest(given: Sequence[Input]) -> tuple[int, int]:

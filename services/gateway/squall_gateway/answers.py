@@ -8,7 +8,7 @@ from typing import Any
 
 from squall import errors
 from squall.errors import SquallError
-from squall.http_api import FRAMES_CONTENT_TYPE, FrameKind, frames
+from squall.http_api.protocol import FRAMES_CONTENT_TYPE, FrameKind, frames
 from squall_bus import BusError, BusUnavailable, PublishUnknown, StreamFull
 from squall_contracts.calls import CallResult
 from squall_contracts.envelope import BadMessage
@@ -50,7 +50,7 @@ def error_body(error: SquallError, request_id: str = "") -> bytes:
 def error_headers(error: SquallError) -> list[tuple[bytes, bytes]]:
     """Content type, and when to come back."""
     headers = [JSON]
-    if error.retryable and error.http_status in (429, 503, 507):
+    if error.retryable and error.http_status in (429, 502, 503, 507):
         headers.append((b"retry-after", RETRY_AFTER_S))
     return headers
 

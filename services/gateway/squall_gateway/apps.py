@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from squall.errors import ConflictError, InvalidError
-from squall.http_api import PublishApp, PublishedApp
+from squall.http_api.apps import PublishApp, PublishedApp
 from squall.ids import check_name, check_tag, new_id
 from squall.spec import FunctionSpec, digest, to_wire, validate
 from squall_bus import Bus, KeyExists, WrongRevision
+from squall_contracts.builds import scoped
 from squall_contracts.functions import (
     APPS,
     SPECS,
@@ -28,11 +29,16 @@ from squall_contracts.functions import (
 from squall_contracts.retention import SPAWNED_S
 from squall_gateway.blobs import Blobs
 from squall_gateway.directory import Directory, KnownApp
+from squall_gateway.image_records import ImageRecords
+from squall_gateway.objects import Objects
 from squall_gateway.policy.schedules import check_schedule
 from squall_gateway.policy.web_names import check_web, owner_label, web_names
 from squall_gateway.pools import Pools
+from squall_gateway.pruning import check_images
 from squall_gateway.secrets import Secrets
 from squall_gateway.web.addresses import Addresses
+from squall_gateway.web.name_claims import NameClaims
+from squall_gateway.webhooks.users import WebhookUsers
 from squall_service.clock import Clock
 
 ALIVE_S = 25.0
@@ -64,13 +70,23 @@ class Apps:
     clock: Clock
     secrets: Secrets
     addresses: Addresses
+    names: NameClaims
+    webhooks: WebhookUsers
+    objects: Objects
+    images: ImageRecords
 
     # ------------------------------------------------------------------ publish
 
     async def publish(self, wanted: PublishApp, workspace: str) -> PublishedApp:
         """Make or change an app. Raises `InvalidError` for a bad declaration, `ConflictError` for a lost race."""
         await self._check(wanted)
+        functions = tuple(
+            replace(spec, image=scoped(spec.image, workspace, wanted.environment)) for spec in wanted.functions
+        )
+        wanted = replace(wanted, functions=functions)
         await self.secrets.check(wanted.functions, workspace)
+        await self.webhooks.declared(wanted.functions, workspace)
+        await self.objects.check_volumes(wanted.functions, workspace)
         for _ in range(TRIES):
             known = await self._present(wanted, workspace)
             if wanted.only_new and known is not None and known.record.version and known.record.state != "stopped":
@@ -80,6 +96,8 @@ class Apps:
             if known is not None and record is known.record:
                 return published(record, unchanged=True)
             await self._write_functions(wanted.functions, record)
+            await check_images(self.images, {spec.image.id for spec in wanted.functions})
+            await self.names.claim(record)
             try:
                 await self._write_app(record, known)
             except WrongRevision:
@@ -177,7 +195,7 @@ class Apps:
 
     async def open_pool_if_kept_warm(self, function: FunctionRecord) -> None:
         """Containers that are wanted without any call: the pool must be known before its first input."""
-        if function.spec.scaling.min_containers == 0 or function.spec.is_class:
+        if function.spec.scaling.min_containers == 0 or function.spec.parameters:
             return
         pool = PoolRecord(
             pool=pool_id(function.function_id),
@@ -230,6 +248,7 @@ class Apps:
                 return record
             if record.web != known.record.web:
                 self._check_web_names(record)
+                await self.names.claim(record)
             try:
                 return (await self._write_app(record, known)).record
             except WrongRevision:

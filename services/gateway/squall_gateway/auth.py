@@ -8,13 +8,14 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from squall.errors import AuthError, InvalidError, PermissionDeniedError, ProxyAuthError
-from squall.http_api import Route
+from squall.http_api.routes import Route
 from squall_bus import Bus, KeyExists
 from squall_contracts.functions import TOKENS, TokenRecord, token_key
+from squall_gateway.policy import access
 from squall_service.clock import Clock
 from squall_service.telemetry import log
 
-CACHE_S = 10.0
+CACHE_S = 5.0
 """A revoked token works for so long at most."""
 UNKNOWN_CACHE_S = 1.0
 MAX_CACHED = 20_000
@@ -27,9 +28,10 @@ CONTAINER = "container"
 """The only scope that an agent may give."""
 _BEARER = b"bearer "
 
-# Paths by scope; a workspace token may do everything. User code makes calls as itself, agents move blobs.
+# Paths by scope; a workspace token may do what its role may (policy/access.py). User code makes calls as itself, agents
+# move blobs.
 _CALLING = ("/v1/info", "/v1/calls", "/v1/blobs/", "/v1/functions", "/v1/spans", "/v1/spawns")
-_STATE = ("/v1/objects/", "/v1/object-ids/", "/v1/dicts/", "/v1/queues/", "/v1/volumes/")
+_STATE = ("/v1/objects/", "/v1/object-ids/", "/v1/dicts/", "/v1/queues/", "/v1/volumes/", "/v1/volume-blocks/")
 _IN_CONTAINERS = (*_CALLING, *_STATE, Route.SECRET_VALUES)
 """Containers use dicts and queues as any program of the workspace does. They may give their calls options with values
 that they have; they can neither list nor change secrets."""
@@ -59,7 +61,7 @@ class Tokens:
         self._clock = clock
         self._cache: OrderedDict[bytes, _Cached] = OrderedDict()
 
-    async def check(self, authorization: bytes | None, path: str) -> TokenRecord:
+    async def check(self, authorization: bytes | None, method: str, path: str) -> TokenRecord:
         """The rights behind an `Authorization` header. Raises `AuthError` or `PermissionDeniedError`."""
         if authorization is None or authorization[:7].lower() != _BEARER:
             raise AuthError("the request has no bearer token")
@@ -75,6 +77,11 @@ class Tokens:
         allowed = _ALLOWED.get(record.scope)
         if allowed is not None and not _may(record.scope, path, allowed):
             raise PermissionDeniedError(f"a token of scope {record.scope!r} does not allow {path}")
+        if allowed is None and not access.allows(record.role, wanted := access.needed(method, path)):
+            raise PermissionDeniedError(
+                f"a token of role {record.role!r} does not allow {method} {path}",
+                fix=f"Use a token of role {wanted!r}; an admin makes one with `squall token create --role {wanted}`.",
+            )
         return record
 
     async def check_proxy(self, credentials: bytes | None, workspace: str) -> None:
@@ -116,7 +123,15 @@ def _may_call(scope: str, path: str) -> bool:
 
 
 async def create_token(  # noqa: PLR0913 — the fields of its record
-    bus: Bus, workspace: str, scope: str, name: str, *, now: float, token: str | None = None, expires_at: float = 0.0
+    bus: Bus,
+    workspace: str,
+    scope: str,
+    name: str,
+    *,
+    now: float,
+    token: str | None = None,
+    expires_at: float = 0.0,
+    role: str = "",
 ) -> str:
     """A new token (256 random bits), or `token` made known; safe to repeat. What is returned is stored nowhere."""
     if scope not in SCOPES:
@@ -124,7 +139,7 @@ async def create_token(  # noqa: PLR0913 — the fields of its record
     if token is None and scope == PROXY:
         token = f"wk-{secrets.token_hex(8)}.ws-{secrets.token_urlsafe(32)}"
     token = token or "sq-" + secrets.token_urlsafe(32)
-    record = TokenRecord(workspace=workspace, name=name, scope=scope, created_at=now, expires_at=expires_at)
+    record = TokenRecord(workspace=workspace, name=name, scope=scope, created_at=now, expires_at=expires_at, role=role)
     try:
         await bus.kv(TOKENS).create(token_key(token.encode()), record.encode())
     except KeyExists:

@@ -6,20 +6,23 @@ A blob is there in full, verified and on disk, or not at all.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import hashlib
 import os
 import re
 import shutil
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, cast
 from uuid import uuid4
 
 import obstore
+from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
-from squall.errors import InvalidError, NotFoundError, RequestSizeError, StorageFullError
+from squall.errors import InvalidError, NotFoundError, RequestSizeError, ServiceError, StorageFullError
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 CHUNK_BYTES = 1 << 20
@@ -63,6 +66,8 @@ class Blobs:
     def __init__(
         self, where: str, options: Mapping[str, str], limit_bytes: int, *, reserve_bytes: int = RESERVE_BYTES
     ) -> None:
+        self._where = where
+        self._options = options
         self._limit_bytes = limit_bytes
         self._reserve_bytes = reserve_bytes
         self._known: OrderedDict[str, int] = OrderedDict()
@@ -78,14 +83,26 @@ class Blobs:
             self._store = remote_store(where, options)
             self._sink = StoreSink(self._store)
 
+    def within(self, path: str) -> tuple[str, Mapping[str, str], int]:
+        """Where a store below this one is, its options, and the room to be left on its disk."""
+        return f"{self._where.rstrip('/')}/{path}", self._options, self._reserve_bytes
+
+    async def folders(self, path: str) -> list[str]:
+        """The names of stores below this one."""
+        with in_our_words():
+            found = await obstore.list_with_delimiter_async(self._store, f"{path}/")
+        return sorted(each.strip("/").rpartition("/")[2] for each in found["common_prefixes"])
+
     async def put(self, sha256: str, chunks: AsyncIterator[bytes]) -> int:
-        """Store a blob and verify it; its size. Raises `InvalidError` when the content has another hash."""
+        """Store a blob and verify it; its size. Raises `InvalidError` when the content has another hash,
+        `StorageFullError`, and `ServiceError` while the store does not answer."""
         check_sha256(sha256)
         held, size = await _start_of(chunks, min(WHOLE_BYTES, self._limit_bytes))
-        if self._folder_sink is not None and size <= min(WHOLE_BYTES, self._limit_bytes):
-            await asyncio.to_thread(self._put_whole, self._folder_sink, held, sha256)
-        else:
-            size = await self._put_streamed(_after(held, chunks), sha256)
+        with in_our_words():
+            if self._folder_sink is not None and size <= min(WHOLE_BYTES, self._limit_bytes):
+                await asyncio.to_thread(self._put_whole, self._folder_sink, held, sha256)
+            else:
+                size = await self._put_streamed(_after(held, chunks), sha256)
         self._remember(sha256, size)
         return size
 
@@ -112,7 +129,8 @@ class Blobs:
         if known is not None:
             return known
         try:
-            meta = await obstore.head_async(self._store, blob_path(sha256))
+            with in_our_words():
+                meta = await obstore.head_async(self._store, blob_path(sha256))
         except FileNotFoundError:
             return None
         self._remember(sha256, meta["size"])
@@ -129,7 +147,8 @@ class Blobs:
     async def get(self, sha256: str) -> tuple[int, AsyncIterator[bytes]]:
         """Size and content of a blob. Raises `NotFoundError`."""
         try:
-            found = await obstore.get_async(self._store, blob_path(check_sha256(sha256)))
+            with in_our_words():
+                found = await obstore.get_async(self._store, blob_path(check_sha256(sha256)))
         except FileNotFoundError:
             raise self._missing(sha256) from None
         return found.meta["size"], _as_bytes(found)
@@ -162,6 +181,23 @@ class Blobs:
         self._known[sha256] = size
         if len(self._known) > MAX_KNOWN:
             self._known.popitem(last=False)
+
+
+@contextlib.contextmanager
+def in_our_words() -> Iterator[None]:
+    """What stores and disks say. Whoever asked tries again for a while: a store comes back, a disk has room again."""
+    try:
+        yield
+    except BaseError as error:
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise ServiceError(
+            f"the blob store does not do what it should: {lines[0][:300]}",
+            fix="Try again; the operator sees to what SQUALL_GATEWAY_BLOBS names, and to its keys.",
+        ) from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise StorageFullError(f"the disk of the blobs is full: {error.strerror}") from error
 
 
 async def _as_bytes(found: obstore.GetResult) -> AsyncIterator[bytes]:
@@ -299,10 +335,13 @@ def open_folder(folder: Path) -> None:
 def remove_abandoned(scratch: Path) -> None:
     """Make the folder of unfinished uploads, without those of a gateway that was killed."""
     scratch.mkdir(parents=True, exist_ok=True)
-    newest = max((file.stat().st_mtime for file in scratch.iterdir()), default=0.0)
+    changed: dict[Path, float] = {}
     for file in scratch.iterdir():
-        # Compared with each other, not with our clock: another gateway may be writing here now.
-        if file.stat().st_mtime < newest - ABANDONED_S:
+        with contextlib.suppress(FileNotFoundError):  # another gateway is writing here now, and has finished it
+            changed[file] = file.stat().st_mtime
+    newest = max(changed.values(), default=0.0)
+    for file, at in changed.items():
+        if at < newest - ABANDONED_S:  # compared with each other, not with our clock
             file.unlink(missing_ok=True)
 
 

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from urllib.parse import parse_qsl
 
 from squall.errors import InvalidError, RequestSizeError
-from squall.http_api import frames
+from squall.http_api.protocol import frames
 from squall.spec import CHUNK_INPUTS
 from squall_gateway.waits import Receive
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from squall import errors
 from squall.errors import InvalidError, SquallError
-from squall.http_api import CancelMany
+from squall.http_api.calls import CancelMany
 from squall_gateway.answers import public
 from squall_gateway.cancels import Cancels, Tally
 from squall_gateway.directory import Directory

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from squall.errors import InvalidError, RequestSizeError, VersionError
-from squall.http_api import (
+from squall.http_api.protocol import (
     MAX_HEADER_OPTIONS_BYTES,
     MAX_HEADER_PARAMETERS_BYTES,
     MAX_IDEMPOTENCY_KEY_CHARS,
@@ -41,6 +41,7 @@ _KINDS = {kind.value.encode(): kind for kind in Kind}
 )
 _IDEMPOTENCY_KEY = Header.IDEMPOTENCY_KEY.lower().encode()
 _OPTIONS = Header.OPTIONS.lower().encode()
+_WEBHOOK = Header.WEBHOOK.lower().encode()
 _CLIENT_VERSION = Header.CLIENT_VERSION.lower().encode()
 
 RawHeaders = Mapping[bytes, bytes]
@@ -67,6 +68,8 @@ class CallHeaders(NamedTuple):
     idempotency_key: str = ""
     options: str = ""
     """What of the declaration is different for this call."""
+    webhook: str = ""
+    """In place of the function's."""
 
 
 def read_call_headers(found: RawHeaders, shards: int, call: str | None = None) -> CallHeaders:
@@ -83,6 +86,7 @@ def read_call_headers(found: RawHeaders, shards: int, call: str | None = None) -
         sent_ns(_text(get(_SENT))),
         check_idempotency_key(_text(get(_IDEMPOTENCY_KEY))),
         _options(get(_OPTIONS)),
+        _text(get(_WEBHOOK)),
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from squall.errors import ConflictError, NotFoundError, ServiceError, SquallError
 from squall_bus import Bus, Message
@@ -89,14 +89,7 @@ class NodeCommands:
         inbox = self.bus.new_inbox()
         listening = await self.bus.subscribe(inbox, on_answer)
         try:
-            wanted = NodeCommand(
-                command.command,
-                inbox,
-                container=command.container,
-                graceful=command.graceful,
-                words=command.words,
-                timeout_s=command.timeout_s,
-            )
+            wanted = replace(command, reply_to=inbox)
             self.bus.send(subjects.command(self.bus.topology.region, node), wanted.encode())
             yield answers
         finally:

@@ -1,22 +1,25 @@
 """Dicts: operations on single keys, and looks at all of them. Owns the bucket `dicts`; values are opaque here.
 
 A key is one message: the server orders its writes, so `put` with `absent` has one winner among any number of callers.
+What a request did that cannot be done twice (`pop`, `put` with `absent`) is written together with its receipt, so that
+the same request, repeated because its answer was lost, is told the same.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from base64 import b64decode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from squall.errors import InvalidError, RequestSizeError
-from squall.http_api import frames
+from squall.http_api.protocol import frames
 from squall.spec import INLINE_LIMIT_BYTES
-from squall_bus import Bus, Entry, KeyExists, WrongRevision
+from squall_bus import GRAVE_S, Bus, Entry, KeyExists, KeyWrite, PublishUnknown, WrongRevision
 from squall_contracts import subjects
-from squall_contracts.objects import DICTS, DictEntry, dict_key, dict_keys
+from squall_contracts.objects import DICTS, RECEIPT_S, DictEntry, dict_key, dict_keys, receipt_key
 from squall_gateway.blobs import Blobs
 from squall_gateway.call_headers import blob_size, check_blob_ref
 from squall_service.clock import Clock
@@ -29,6 +32,8 @@ MAX_VALUE_BYTES = 100 << 20
 MAX_KEY_BYTES = 16 * 1024
 MAX_OPS = 10_000
 AT_ONCE = 256
+REQUEST = re.compile(r"[A-Za-z0-9-]{0,64}")
+"""A request's own id: part of a key."""
 TRIES = 16
 PAGE = 500
 
@@ -64,17 +69,21 @@ class Dicts:
         outcomes: list[Outcome] = []
         for first in range(0, len(ops), AT_ONCE):
             part = ops[first : first + AT_ONCE]
-            outcomes += await asyncio.gather(*(self._one(dict_key(workspace, object_id, op.key), op) for op in part))
+            outcomes += await asyncio.gather(*(self._one(workspace, object_id, op) for op in part))
         return outcomes
 
-    async def _one(self, key: str, op: Op) -> Outcome:
+    async def _one(self, workspace: str, object_id: str, op: Op) -> Outcome:
+        key = dict_key(workspace, object_id, op.key)
+        # With the key: some clients have one id for all operations of a request.
+        own = f"{op.request}-{key[-16:]}"
+        receipt = receipt_key(workspace, object_id, own) if op.request else ""
         match op.what:
             case "get":
                 return await self._get(key)
             case "put":
-                return await self._put(key, op)
+                return await self._put(key, receipt, op)
             case "pop":
-                return await self._pop(key)
+                return await self._pop(key, receipt)
             case _:
                 raise InvalidError(f"a dict has no operation {op.what!r}")
 
@@ -92,35 +101,67 @@ class Dicts:
         except WrongRevision:
             pass  # it was changed meanwhile, and is kept by that
 
-    async def _put(self, key: str, op: Op) -> Outcome:
+    async def _put(self, key: str, receipt: str, op: Op) -> Outcome:
         if op.blob is not None:
             await self.blobs.require(*frame_blob(op.blob))
         data = DictEntry(op.key, op.value, op.blob, op.request).encode()
         bucket = self.bus.kv(DICTS)
         if not op.absent:
-            await bucket.put(key, data, KEPT_S)
+            await bucket.put(key, data, KEPT_S, msg_id=receipt or None)
             return Outcome({"put": True})
+        if receipt:
+            return Outcome({"put": await self._put_once(key, receipt, data)})
         try:
             await bucket.create(key, data, KEPT_S)
         except KeyExists:
-            # Or it is ours: the answer to the same request was lost on its way.
-            present = await bucket.get(key, from_leader=True)
-            ours = present is not None and bool(op.request) and DictEntry.decode(present.value).request == op.request
-            return Outcome({"put": ours})
+            return Outcome({"put": False})
         return Outcome({"put": True})
 
-    async def _pop(self, key: str) -> Outcome:
+    async def _put_once(self, key: str, receipt: str, data: bytes) -> bool:
+        """Whether this request has set the key, now or when it was sent before."""
+        bucket, revision = self.bus.kv(DICTS), 0
+        proof = DictEntry(b"", b"").encode()
+        for _ in range(TRIES):
+            try:
+                await bucket.write_together(
+                    [KeyWrite(key, data, revision, KEPT_S), KeyWrite(receipt, proof, 0, RECEIPT_S)]
+                )
+            except (WrongRevision, PublishUnknown):
+                pass
+            else:
+                return True
+            revision, there = await bucket.revision(key)
+            # After it: a write without an answer may have set the key just now.
+            if await bucket.get(receipt, from_leader=True) is not None:
+                return True
+            if there:
+                return False
+        raise _always_changed()
+
+    async def _pop(self, key: str, receipt: str) -> Outcome:
         bucket = self.bus.kv(DICTS)
         for _ in range(TRIES):
             entry = await bucket.get(key, from_leader=True)
+            try:
+                if entry is not None:
+                    await self._remove(entry, receipt)
+                    return _told(DictEntry.decode(entry.value))
+            except (WrongRevision, PublishUnknown):
+                pass
+            popped = await bucket.get(receipt, from_leader=True) if receipt else None
+            if popped is not None:
+                return _told(DictEntry.decode(popped.value))  # by this request, whose answer was lost
             if entry is None:
                 return Outcome({"found": False})
-            try:
-                await bucket.delete(key, entry.revision)
-            except WrongRevision:
-                continue
-            return _told(DictEntry.decode(entry.value))
-        raise InvalidError("the key was changed by others all the time", fix="Try again.")
+        raise _always_changed()
+
+    async def _remove(self, entry: Entry, receipt: str) -> None:
+        bucket = self.bus.kv(DICTS)
+        if not receipt:
+            await bucket.delete(entry.key, entry.revision)
+            return
+        removed = KeyWrite(entry.key, b"", entry.revision, GRAVE_S, removes=True)
+        await bucket.write_together([removed, KeyWrite(receipt, entry.value, 0, RECEIPT_S)])
 
     # ------------------------------------------------------------------ all keys
 
@@ -151,6 +192,10 @@ class Dicts:
         """Remove every key."""
         wanted = subjects.kv_subject(DICTS, dict_keys(workspace, object_id) + "*")
         await self.bus.purge(subjects.kv_stream(DICTS), wanted)
+
+
+def _always_changed() -> InvalidError:
+    return InvalidError("the key was changed by others all the time", fix="Try again.")
 
 
 def _told(entry: DictEntry) -> Outcome:
@@ -189,6 +234,7 @@ def _op(frame: frames.Frame) -> Op:
         raise RequestSizeError(f"an inline value has {len(frame.payload)} bytes, more than {INLINE_LIMIT_BYTES}")
     if blob is not None and not isinstance(blob, str):
         raise ValueError("blob is not text")
-    return Op(
-        str(meta["op"]), key, bytes(frame.payload), blob, meta.get("absent") is True, str(meta.get("request", ""))
-    )
+    request = str(meta.get("request", ""))
+    if not REQUEST.fullmatch(request):
+        raise ValueError("a request's id has letters, digits and hyphens, 64 at most")
+    return Op(str(meta["op"]), key, bytes(frame.payload), blob, meta.get("absent") is True, request)

@@ -15,10 +15,10 @@ from itertools import count
 from typing import Any
 
 from squall.errors import InternalError, NotFoundError, PermissionDeniedError, SquallError
-from squall.http_api import Header
+from squall.http_api.protocol import Header
 from squall_contracts.functions import TokenRecord
 from squall_gateway.answers import Send, error_body, error_headers, public, send_whole
-from squall_gateway.auth import CALLER, Tokens
+from squall_gateway.auth import CALLER, CONTAINER, Tokens
 from squall_gateway.bodies import ClientGone
 from squall_gateway.call_headers import check_client_version
 from squall_gateway.condition import Condition
@@ -26,6 +26,7 @@ from squall_gateway.metrics import Requests
 from squall_gateway.waits import Receive
 from squall_gateway.web.door import WebDoor
 from squall_gateway.web.forward import Cut
+from squall_gateway.webhooks.containers import ContainerHooks
 from squall_service.telemetry import log
 
 Scope = MutableMapping[str, Any]
@@ -39,6 +40,7 @@ WEB_ROUTE = "/web"
 VERSION = version("squall")
 _OWN_VERSION = VERSION.encode()
 _OPTIONS = Header.OPTIONS.lower().encode()
+_WEBHOOK = Header.WEBHOOK.lower().encode()
 
 
 @dataclass(slots=True)
@@ -81,7 +83,7 @@ NOBODY = TokenRecord(workspace="", name="", scope="", created_at=0.0)
 class Edge:
     """The ASGI application."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 — what it puts together
         self,
         tokens: Tokens,
         condition: Condition,
@@ -89,6 +91,7 @@ class Edge:
         hot: dict[tuple[str, str], Handler],
         rest: App,
         web: WebDoor | None = None,
+        hooks: ContainerHooks | None = None,
     ) -> None:
         self._tokens = tokens
         self._condition = condition
@@ -97,6 +100,7 @@ class Edge:
         """By method and path; `*` stands for a call id."""
         self._rest = rest
         self._web = web
+        self._hooks = hooks
         self._prefix = secrets.token_hex(4)
         self._numbers = count()
 
@@ -124,6 +128,8 @@ class Edge:
             await self._refuse(exchange, InternalError(f"request {exchange.id} failed"))
         finally:
             self._requests.count(exchange.route or _fastapi_route(scope), exchange.status)
+            if self._web is not None and exchange.route == WEB_ROUTE:
+                self._web.ended(scope, exchange.status)
 
     async def _connect(self, scope: Scope, receive: Receive, send: Send) -> None:
         """A WebSocket: only web functions have any."""
@@ -132,8 +138,10 @@ class Edge:
             addressed = self._web and self._web.addressed(scope, dict(scope["headers"]))
             if not self._web or not addressed:
                 raise NotFoundError(f"there is no WebSocket at {scope['path']}")
-            await self._web.connect(addressed, scope, receive, send)
-            status = HTTPStatus.SWITCHING_PROTOCOLS
+            accepted = await self._web.connect(addressed, scope, receive, send)
+            status = HTTPStatus.SWITCHING_PROTOCOLS if accepted else HTTPStatus.FORBIDDEN
+        except ClientGone:
+            pass
         except SquallError as error:
             told = public(error)
             status = told.http_status
@@ -142,6 +150,8 @@ class Edge:
             await send({"type": "websocket.http.response.body", "body": error_body(told, number)})
         finally:
             self._requests.count(WEB_ROUTE, status)
+            if self._web is not None:
+                self._web.ended(scope, status)
 
     async def _answer(self, exchange: Exchange) -> None:
         if self._web and (addressed := self._web.addressed(exchange.scope, exchange.headers)):
@@ -152,12 +162,15 @@ class Edge:
         if path.startswith(PREFIX):
             check_client_version(exchange.headers, _OWN_VERSION)
             self._condition.require_bus()
-            exchange.token = await self._tokens.check(exchange.headers.get(b"authorization"), path)
+            method: str = exchange.scope["method"]
+            exchange.token = await self._tokens.check(exchange.headers.get(b"authorization"), method, path)
             if exchange.token.scope == CALLER and _OPTIONS in exchange.headers:
                 raise PermissionDeniedError(
                     f"a token of scope {CALLER!r} makes calls as they are declared, without options",
                     fix="Use a token of the scope 'workspace', or declare another function.",
                 )
+            if exchange.token.scope == CONTAINER and _WEBHOOK in exchange.headers and self._hooks:
+                await self._hooks.check(exchange.token)
         pattern, call = split_path(path)
         handler = self._hot.get((exchange.scope["method"], pattern))
         if handler is not None:

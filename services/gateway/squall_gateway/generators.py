@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from squall.errors import DataLossError, NotFoundError, ServiceError, SquallError
-from squall.http_api import FrameKind, frames
+from squall.http_api.protocol import FrameKind, frames
 from squall.spec import Outcome
 from squall_bus import Message
 from squall_bus.subscribing import Subscription

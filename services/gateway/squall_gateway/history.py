@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from squall.errors import NotFoundError
-from squall.http_api import CallSummary
+from squall.http_api.calls import CallSummary
 from squall.ids import created_at, shard_of
 from squall.spec import Outcome, to_wire
 from squall_bus import Bus

@@ -1,121 +1,41 @@
 """HTTP/1.1 on one connection: uvicorn's protocol with the parts replaced that each request pays for.
 
-Connections, keep-alive, pipelining and shutdown are uvicorn's. Ours are what becomes of a request's head, how its body
-is handed over (in the pieces it came in, not copied into a buffer and out of it again: two copies less of a large one)
-and how the head of an answer is written.
+Connections, keep-alive, pipelining and shutdown are uvicorn's. Ours are what becomes of a request's head, who is
+refused, and how long a connection may say nothing; bodies and answers are in `http_cycle`.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from http import HTTPStatus
 from typing import Any, cast
 from urllib.parse import unquote
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-JOIN_BYTES = 64 * 1024
-UNASKED_BYTES, UNREAD_BYTES = 64 * 1024, 1 << 20
-"""So much of a body waits for its handler before nothing more is read."""
+from squall_gateway.http_cycle import UNASKED_BYTES, Cycle, JoinedWrites
+
+HEAD_S = 30.0
+"""A connection has so long to bring the head of a request: who sends a byte now and then keeps none for ever."""
+_VERSIONS = ("1.0", "1.1")
 MAX_HEAD_BYTES, MAX_HEADERS = 64 * 1024, 128
 """Class parameters of a call, which are the largest headers of the API, take up to 32 KiB."""
 _TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: text/plain\r\ncontent-length: 16\r\n"
     b"connection: close\r\n\r\ntoo many headers"
 )
-_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
-_DISCONNECT = {"type": "http.disconnect"}
-
-
-class JoinedWrites:
-    """A transport whose writes of one turn of the event loop leave together.
-
-    Head and body of an answer are written one after the other: two system calls here, and the client wakes up twice.
-    """
-
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport = transport
-        self._loop = loop
-        self._parts: list[bytes] = []
-        self._size = 0
-
-    def write(self, data: bytes) -> None:
-        """Write at the end of the turn, or now if it is much: then the transport's own back-pressure must be felt."""
-        if not self._parts:
-            self._loop.call_soon(self._flush)
-        self._parts.append(data)
-        self._size += len(data)
-        if self._size > JOIN_BYTES:
-            self._flush()
-
-    def close(self) -> None:
-        """Close after what was written."""
-        self._flush()
-        self._transport.close()
-
-    def _flush(self) -> None:
-        if self._parts:
-            parts, self._parts, self._size = self._parts, [], 0
-            if not self._transport.is_closing():
-                self._transport.writelines(parts)
-
-    def __getattr__(self, name: str) -> Any:  # whatever else a transport has
-        return getattr(self._transport, name)
-
-
-class Cycle(RequestResponseCycle):
-    """One request and its answer."""
-
-    parts: deque[bytes]
-    """Of the body, as they came; not handed over yet."""
-    unread: int
-    """Bytes in `parts`."""
-    limit: int
-    """Of `unread`. Little until the handler asks for the body: thousands may be waiting for something else first."""
-
-    async def receive(self) -> Any:
-        """ASGI's receive."""
-        if self.waiting_for_100_continue and not self.transport.is_closing():
-            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            self.waiting_for_100_continue = False
-        self.limit = UNREAD_BYTES
-        if not self.disconnected and not self.response_complete:
-            self.flow.resume_reading()
-            await self.message_event.wait()
-            if len(self.parts) < 2:
-                self.message_event.clear()
-        if self.disconnected or self.response_complete:
-            return _DISCONNECT
-        body = self.parts.popleft() if self.parts else b""
-        self.unread -= len(body)
-        return {"type": "http.request", "body": body, "more_body": self.more_body or bool(self.parts)}
-
-    async def send(self, message: Any) -> None:
-        """ASGI's send. Answers without a length, or with headers of their own about the connection, are uvicorn's."""
-        if self.response_started or not self._begin(message):
-            await super().send(message)
-
-    def _begin(self, message: Any) -> bool:
-        """Write the head of an answer that has nothing unusual."""
-        if self.flow.write_paused or self.disconnected or not self.keep_alive:
-            return False
-        head = [_STATUS_LINES[message["status"]]]
-        length = None
-        for name, value in message["headers"]:
-            if name == b"content-length":
-                length = int(value)
-            elif name in (b"connection", b"transfer-encoding"):
-                return False
-            head += (name, b": ", value, b"\r\n")
-        text = b"".join(head)
-        if length is None or text.count(b"\n") != len(message["headers"]) + 1:  # a line break is uvicorn's to refuse
-            return False
-        self.response_started, self.waiting_for_100_continue = True, False
-        self.expected_content_length, self.chunked_encoding = length, False
-        self.transport.write(text + b"\r\n")
-        return True
+_TOO_SLOW = (
+    b"HTTP/1.1 408 Request Timeout\r\ncontent-type: text/plain\r\ncontent-length: 37\r\n"
+    b"connection: close\r\n\r\nthe head of the request took too long"
+)
+_BAD_SOCKET = (
+    b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\ncontent-length: 39\r\n"
+    b"connection: close\r\n\r\na WebSocket cannot be opened with these"
+)
+_LOOKED_AT = frozenset((b"expect", b"host", b"transfer-encoding"))
+_BODY = frozenset((b"content-length", b"transfer-encoding"))
 
 
 class Protocol(HttpToolsProtocol):
@@ -124,43 +44,169 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         super().connection_made(JoinedWrites(transport, self.loop))  # type: ignore[arg-type]  # all that it uses
 
+        self._head_timer = self.loop.call_later(HEAD_S, self._too_slow)
+
+    def data_received(self, data: bytes) -> None:
+        """From the client."""
+        self._unset_keepalive_if_required()
+        unread = memoryview(data)
+        try:
+            while unread:
+                unread = self._feed(unread)
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+        if self._is_answering() or self._is_socket or self.timeout_keep_alive_task is not None:
+            self._forget_timer()
+        else:  # in a head; or in bytes that begin none, and in the body of a request that has been answered already
+            self._head_timer = self._head_timer or self.loop.call_later(HEAD_S, self._too_slow)
+
+    def _feed(self, data: memoryview) -> memoryview:
+        """What is to be read again by another parser. The one that we have takes everything behind the head of a
+        request with `Upgrade` for another protocol, its body too: the next request could be hidden in it."""
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            if self._should_upgrade():
+                self.handle_websocket_upgrade()
+                return data[:0]
+            (read,) = upgrade.args
+            self._without_upgrade()
+            return data[read:]
+        return data[:0]
+
+    def _without_upgrade(self) -> None:
+        """Begin the request again, as one that wants nothing but HTTP, which any server may take it for."""
+        head = [self.parser.get_method(), b" ", self.url, b" HTTP/", self.parser.get_http_version().encode(), b"\r\n"]
+        for name, value in self.headers:
+            if name != b"upgrade":
+                head += (name, b": ", value, b"\r\n")
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
+        self.parser.feed_data(b"".join((*head, b"\r\n")))
+
+    def _should_upgrade(self) -> bool:
+        """Whether a WebSocket is wanted, by a request that may open one."""
+        opens = self.parser.get_method() == b"GET" and self.parser.get_http_version() == "1.1"
+        return opens and not any(name in _BODY for name, _ in self.headers) and super()._should_upgrade()
+
+    def handle_websocket_upgrade(self) -> None:
+        """The connection is a WebSocket from now on."""
+        self._is_socket = True
+        super().handle_websocket_upgrade()
+        socket = self.transport.get_protocol()
+        assert isinstance(socket, WebSocketsSansIOProtocol)
+        if (
+            not socket.handshake_initiated
+        ):  # its library has refused the head, for a line of 8 KiB: uvicorn says nothing
+            socket.close_sent = True
+            self.transport.write(_BAD_SOCKET)
+            self.transport.close()
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _is_answering(self) -> bool:
+        return self._running is not None and not self._running.response_complete
+
+    def _forget_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _too_slow(self) -> None:
+        self._head_timer = None
+        if self.transport.is_closing():
+            return
+        if self._is_answering():
+            self._head_timer = self.loop.call_later(HEAD_S, self._too_slow)  # the next one's, while this is answered
+            return
+        if self._in_head:
+            self.transport.write(_TOO_SLOW)
+        self.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has gone, or we have closed the connection."""
+        self._forget_timer()
+        super().connection_lost(exc)
+        cycle = self._running  # uvicorn tells the newest, which may wait behind it
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True
+            cycle.message_event.set()
+            if cycle.on_left is not None:
+                cycle.on_left()
+
     _head_bytes = 0
-    _too_large = False
+    _in_head = _too_large = _is_socket = False
+    _host: bytes | None = None
+    _head_timer: asyncio.TimerHandle | None = None
+    _running: Cycle | None = None
+    """The newest request whose turn has come. `cycle` is the newest of all."""
+
+    def on_url(self, url: bytes) -> None:
+        """A piece of the target."""
+        self._count(len(url))
+        super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header."""
-        self._head_bytes += len(name) + len(value)
-        if self._head_bytes > MAX_HEAD_BYTES or len(self.headers) >= MAX_HEADERS:
+        """One header; or one below the body, a trailer: that is nobody's, and a header must not come after the fact."""
+        self._count(len(name) + len(value))
+        if not self._in_head:
+            return
+        if len(self.headers) >= MAX_HEADERS:
+            self._count(MAX_HEAD_BYTES)
+        name = name.lower()
+        if name in _LOOKED_AT:
+            self._look_at(name, value)
+        self.headers.append((name, value))
+
+    def _look_at(self, name: bytes, value: bytes) -> None:
+        if name == b"expect":
+            self.expect_100_continue = value.lower() == b"100-continue"
+        elif name == b"host":
+            if self._host is not None:
+                raise ValueError("two hosts: a proxy in front may have believed the other one")
+            self._host = value
+        elif value.strip().lower() != b"chunked":
+            raise ValueError("a transfer coding that nobody here can undo")
+
+    def _count(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > MAX_HEAD_BYTES:
             self._too_large = True
             raise ValueError("too many headers")  # the parser stops, and `send_400_response` is called
-        super().on_header(name, value)
 
     def send_400_response(self, msg: str) -> None:
         """What is no HTTP, or has too much of it."""
-        if not self._too_large:
+        cycle = self._running
+        other = self._in_head or self.cycle is not cycle
+        if cycle is not None and not cycle.response_complete and (cycle.response_started or other):
+            self.transport.close()  # in the middle of an answer, or before it, there is no room for another
+        elif self._too_large:
+            self.transport.write(_TOO_LARGE)
+            self.transport.close()
+        else:
             super().send_400_response(msg)
-            return
-        self.transport.write(_TOO_LARGE)
-        self.transport.close()
 
     def on_message_begin(self) -> None:
         """A request begins."""
         self._head_bytes = 0
+        self._in_head, self._host = True, None
         self.url = b""
         self.expect_100_continue = False
         self.headers = []
 
     def on_headers_complete(self) -> None:
         """Its head is there: the application begins."""
-        if self.parser.should_upgrade() and self._should_upgrade():
-            # uvicorn hands the connection over to its WebSocket protocol, which reads this again.
-            self.scope = {"method": self.parser.get_method().decode("ascii"), "headers": self.headers}  # type: ignore[typeddict-item]
+        version, method = self.parser.get_http_version(), self.parser.get_method()
+        if version not in _VERSIONS or (self._host is None and version == "1.1") or method == b"CONNECT":
+            raise ValueError("a request that is not of HTTP/1.0, not one of HTTP/1.1 with a Host, or to be a tunnel")
+        if self.parser.should_upgrade():
+            self._on_upgrade(method)
             return
         path, _, query = self.url.partition(b"?")
         if not path.startswith(b"/") or b"#" in self.url:
-            parsed = httptools.parse_url(self.url)
-            path, query = parsed.path or b"/", parsed.query or b""
-        version = self.parser.get_http_version()
+            path, query = self._parsed()
         text = path.decode("ascii")
         self.scope = {
             "type": "http",
@@ -169,7 +215,7 @@ class Protocol(HttpToolsProtocol):
             "server": self.server,
             "client": self.client,
             "scheme": self.scheme or "http",
-            "method": self.parser.get_method().decode("ascii"),
+            "method": method.decode("ascii"),
             "root_path": "",
             "path": unquote(text) if "%" in text else text,
             "raw_path": path,
@@ -177,9 +223,29 @@ class Protocol(HttpToolsProtocol):
             "headers": self.headers,
             "state": {},
         }
+        self._in_head = False
         self._begin(keep_alive=version != "1.0" and self.parser.should_keep_alive())
 
+    def _on_upgrade(self, method: bytes) -> None:
+        """The parser stops behind this head; `_feed` has what follows."""
+        if self._is_answering() and self._should_upgrade():
+            raise ValueError("a WebSocket cannot be opened in the middle of an answer")
+        # uvicorn hands the connection over to its WebSocket protocol, which reads this again.
+        self.scope = {"method": method.decode("ascii"), "headers": self.headers}  # type: ignore[typeddict-item]
+
+    def _parsed(self) -> tuple[bytes, bytes]:
+        """Path and query of a target that is a whole address, or has a fragment."""
+        parsed = httptools.parse_url(self.url)
+        if parsed.host is not None and self._host is not None:  # type: ignore[redundant-expr]  # or none
+            authority = self.url.split(b"://", 1)[-1]
+            for end in (b"/", b"?", b"#"):
+                authority = authority.partition(end)[0]
+            if authority.lower() != self._host.strip().lower():
+                raise ValueError("two hosts: a proxy in front may have believed the one of the address")
+        return parsed.path or b"/", parsed.query or b""
+
     def _begin(self, *, keep_alive: bool) -> None:
+        self._unset_keepalive_if_required()
         before = cast("Cycle | None", self.cycle)  # None before the first request
         self.cycle = Cycle(
             scope=self.scope,
@@ -215,7 +281,12 @@ class Protocol(HttpToolsProtocol):
         cycle.message_event.set()
 
     def on_message_complete(self) -> None:
-        """All of it is there. A first request that becomes a WebSocket has no cycle."""
-        if self.cycle is not None and not self.cycle.response_complete:  # type: ignore[redundant-expr]
+        """All of it is there."""
+        if self.cycle is None or self.parser.should_upgrade():  # type: ignore[redundant-expr]  # none before the first
+            return
+        if not self.cycle.response_complete:
             self.cycle.more_body = False
             self.cycle.message_event.set()
+        else:  # answered early: from now on the connection is idle
+            handler = self.timeout_keep_alive_handler
+            self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, handler)

@@ -10,7 +10,7 @@ import hashlib
 from typing import NamedTuple
 
 from squall.errors import ConflictError, IdempotencyConflictError, InvalidError
-from squall.http_api import Header
+from squall.http_api.protocol import Header
 from squall.spec import Kind, digest
 from squall_bus import Bus, KeyExists
 from squall_contracts.calls import IDEM, KeyedCall

@@ -20,7 +20,7 @@ from squall.errors import (
     SerializationError,
     SquallError,
 )
-from squall.http_api import FrameKind, frames, parse_blob_ref
+from squall.http_api.protocol import FrameKind, frames, parse_blob_ref
 from squall.spec import Encoding, Outcome
 from squall_contracts.calls import CallResult
 from squall_gateway.answers import public

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from squall.errors import InvalidError, NotFoundError, RequestSizeError
-from squall.http_api import MAX_HEADER_PARAMETERS_BYTES, encode_parameters
+from squall.http_api.protocol import MAX_HEADER_PARAMETERS_BYTES, encode_parameters
 from squall.spec import CHUNK_INPUTS, FunctionSpec, ParameterSpec
 
 MAX_BODY_BYTES = 16 << 20
@@ -23,8 +23,8 @@ THREAD_BYTES = 256 << 10
 """A body above this is parsed in a thread (1 MiB takes 10 ms)."""
 MAX_INPUTS = CHUNK_INPUTS
 """One atomic write: a request is taken as a whole or not at all."""
-CALL_FIELDS = ("args", "kwargs", "parameters")
-MAP_FIELDS = ("inputs", "kwargs", "parameters")
+CALL_FIELDS = ("args", "kwargs", "parameters", "webhook")
+MAP_FIELDS = ("inputs", "kwargs", "parameters", "webhook")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,8 @@ class JsonCall:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     many: bool = False
     """It has `inputs`, be it only one."""
+    webhook: str = ""
+    """In place of the function's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +64,11 @@ def parse(body: bytes, fields: Sequence[str]) -> JsonCall:
         raise InvalidError(f"the body has an unknown field {unknown[0]!r}", fix=_fix(fields))
     parameters = _expect(found.get("parameters", {}), dict, "parameters")
     kwargs = _expect(found.get("kwargs", {}), dict, "kwargs")
+    webhook = _expect(found.get("webhook", ""), str, "webhook")
     if "inputs" not in found:
         if "args" not in fields:
             raise InvalidError("the body has no `inputs`", fix=_fix(fields))
-        return JsonCall([_payload(_expect(found.get("args", []), list, "args"), kwargs)], parameters)
+        return JsonCall([_payload(_expect(found.get("args", []), list, "args"), kwargs)], parameters, webhook=webhook)
     if "args" in found:
         raise InvalidError("the body has both `args` and `inputs`", fix="Put the arguments into `inputs`.")
     inputs = _expect(found["inputs"], list, "inputs")
@@ -74,7 +77,7 @@ def parse(body: bytes, fields: Sequence[str]) -> JsonCall:
             f"{len(inputs)} inputs in one request; 1 to {MAX_INPUTS} are possible", fix="Make several requests."
         )
     payloads = [_of_input(each, number, kwargs) for number, each in enumerate(inputs)]
-    return JsonCall(payloads, parameters, many=True)
+    return JsonCall(payloads, parameters, many=True, webhook=webhook)
 
 
 def loaded(body: bytes) -> Any:

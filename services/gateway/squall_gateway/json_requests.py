@@ -9,8 +9,8 @@ from typing import Annotated, NamedTuple
 
 from fastapi import Depends, Header, Query, Request
 
-from squall.http_api import Header as HeaderName
-from squall.http_api import blob_ref
+from squall.http_api.protocol import Header as HeaderName
+from squall.http_api.protocol import blob_ref
 from squall.ids import is_sampled, new_call_id
 from squall.spec import INLINE_LIMIT_BYTES, Encoding, Kind
 from squall_contracts import spans
@@ -122,6 +122,7 @@ class JsonRequests:
             traceparent=within(at.traceparent, call_id),
             sent_ns=None,
             idempotency_key=at.key,
+            webhook=body.webhook,
         )
         target = await self.targets.of(call, workspace)
         if target.is_generator and kind is Kind.REMOTE:

@@ -7,7 +7,7 @@ time, and beyond `EMBED_BYTES`, the caller fetches the blob itself.
 from __future__ import annotations
 
 from squall.errors import NotFoundError
-from squall.http_api import parse_blob_ref
+from squall.http_api.protocol import parse_blob_ref
 from squall_contracts.calls import CallResult
 from squall_gateway.answers import FRAMES, result_frame, result_head, send_large, send_whole
 from squall_gateway.blobs import Blobs

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from squall.errors import NotFoundError
-from squall.http_api import LetterInfo
+from squall.http_api.calls import LetterInfo
 from squall.ids import created_at, shard_of
 from squall_bus import Bus
 from squall_contracts import subjects

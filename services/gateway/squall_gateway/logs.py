@@ -14,7 +14,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from squall.errors import InvalidError
-from squall.http_api import LogEntry
+from squall.http_api.traces import LogEntry
 from squall.spec import to_wire
 from squall_bus import Bus, Stored
 from squall_contracts import subjects

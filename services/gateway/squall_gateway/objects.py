@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from squall.errors import AlreadyExistsError, NotFoundError
-from squall.http_api import ObjectInfo
+from squall.http_api.storage import ObjectInfo
 from squall.ids import check_name, new_id
+from squall.spec import FunctionSpec
 from squall_bus import Bus, KeyExists
 from squall_contracts.objects import OBJECTS, PREFIXES, ObjectRecord, object_id_key, object_name_key, objects_of
 from squall_service.clock import Clock
@@ -88,6 +89,15 @@ class Objects:
         if known[1].kind != kind:
             raise _gone(kind, object_id)
         return known[1]
+
+    async def check_volumes(self, specs: Sequence[FunctionSpec], workspace: str) -> None:
+        """Refuse an app whose volumes are not there, or are another workspace's. Raises `NotFoundError`."""
+        for spec in specs:
+            for mount in spec.volumes:
+                try:
+                    await self.of_id("volumes", mount.volume, workspace)
+                except NotFoundError as error:
+                    raise NotFoundError(f"function {spec.name!r}: {error.message}", fix=error.hint) from None
 
     async def list(self, kind: str, environment: str, workspace: str) -> list[ObjectInfo]:
         """Those with names."""

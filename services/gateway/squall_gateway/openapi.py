@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from squall.http_api import FRAMES_CONTENT_TYPE, Header, Route
+from squall.http_api.protocol import FRAMES_CONTENT_TYPE, Header
+from squall.http_api.routes import Route
 from squall.spec import Encoding, Kind
 
 _FRAMES = {FRAMES_CONTENT_TYPE: {"schema": {"type": "string", "format": "binary"}}}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from squall.http_api import FRAMES_CONTENT_TYPE, Route
+from squall.http_api.protocol import FRAMES_CONTENT_TYPE
+from squall.http_api.routes import Route
 
 _FRAMES = {FRAMES_CONTENT_TYPE: {"schema": {"type": "string", "format": "binary"}}}
 _VALUES = {"description": "ENTRY frames: a head for each, and its value.", "content": _FRAMES}
@@ -50,7 +51,7 @@ ENTRY_PATHS: dict[str, dict[str, Any]] = {
         "get": _operation("queue_items", "Some items, which stay there", _VALUES, "partition", "after"),
     },
     Route.QUEUE_TAKEN: {
-        "post": _operation("queue_take", "Items out of a partition", _VALUES, "partition", "most", "wait")
+        "post": _operation("queue_take", "Items out of a partition", _VALUES, "partition", "most", "wait", "request")
     },
     Route.QUEUE_COUNT: {
         "get": _operation("queue_count", "How many items there are", _count("count"), "partition", "total"),

@@ -13,6 +13,11 @@ _PARAMETERS = {
     "description": "Of a class: values of its `squall.parameter()`; bytes as base64 text. Not given = their defaults.",
     "additionalProperties": {"anyOf": [{"type": "string"}, {"type": "integer"}, {"type": "boolean"}]},
 }
+_WEBHOOK = {
+    "type": "string",
+    "format": "uri",
+    "description": "Is told of the end of the call (docs/howto/webhooks.md).",
+}
 _INPUTS = {
     "type": "array",
     "minItems": 1,
@@ -34,8 +39,8 @@ def _body(required: list[str], **properties: Any) -> dict[str, Any]:
     return {"requestBody": {"required": bool(required), "content": {"application/json": {"schema": schema}}}}
 
 
-CALL_BODY = _body([], args=_ARGS, kwargs=_KWARGS, parameters=_PARAMETERS)
-MAP_BODY = _body(["inputs"], inputs=_INPUTS, kwargs=_KWARGS, parameters=_PARAMETERS)
+CALL_BODY = _body([], args=_ARGS, kwargs=_KWARGS, parameters=_PARAMETERS, webhook=_WEBHOOK)
+MAP_BODY = _body(["inputs"], inputs=_INPUTS, kwargs=_KWARGS, parameters=_PARAMETERS, webhook=_WEBHOOK)
 _SPAWN_ONE = CALL_BODY["requestBody"]["content"]["application/json"]["schema"]
 _SPAWN_MANY = MAP_BODY["requestBody"]["content"]["application/json"]["schema"]
 SPAWN_BODY = {"requestBody": {"content": {"application/json": {"schema": {"anyOf": [_SPAWN_ONE, _SPAWN_MANY]}}}}}

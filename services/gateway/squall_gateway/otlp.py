@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
-from squall.http_api import SpanInfo
+from squall.http_api.traces import SpanInfo
 from squall_bus import Bus, ConsumerSpec, Delivery
 from squall_contracts import subjects
 from squall_contracts.envelope import BadMessage

@@ -1,39 +1,60 @@
 """Queues: items in, items out, in order within a partition. Owns the streams of queues; items are opaque here.
 
-Taking items is removing everything up to the last of them: the server tells each of any number of takers how many it
-removed. An item whose taker dies before it has the answer is lost; the how-to says so.
+Taking items is moving the partition's front behind them (`takes`); they are removed a little later, those of many takes
+in one purge. Until then they are skipped by their front. What a gateway has left there when it died is removed by the
+next taker, and by who finds the partition full or counts it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
-from squall_bus import Bus, BusError, Message, Published, Record, Stored, SubjectTaken
+from squall.errors import ServiceError
+from squall.spec import digest
+from squall_bus import Bus, BusError, Message, Published, PublishUnknown, Record, Stored, SubjectTaken, WrongRevision
 from squall_contracts import subjects
 from squall_contracts.objects import QueueItem, partition_token
 from squall_contracts.topology import MAX_QUEUE_ITEMS
+from squall_gateway.takes import Front, Place, Takes
 from squall_service.clock import Clock
+from squall_service.telemetry import log
 
 PAUSE_S = 1.0
 """News of items is sent without a promise: at least so often a waiting request looks for itself."""
 FULL_PAUSE_S = 0.1
+REMOVE_AFTER_S = 0.1
+"""So long after a take what was taken is removed, with what others have taken meanwhile."""
 MOST_AT_ONCE = 500
+RECEIPT_BYTES = 512 << 10
+"""Of items that one request is given, the first one apart: its receipt is one message."""
+CONTENDED_S = 10.0
+"""So long a request competes with others for the front, then its client asks again."""
+TAKEN_MEANWHILE = 32
+KNOWN_FRONTS = 10_000
 
 
 class Queues:
     """The contents of all queues, as one gateway sees them."""
 
-    def __init__(self, bus: Bus, clock: Clock) -> None:
+    def __init__(self, bus: Bus, clock: Clock, start: Callable[[Coroutine[Any, Any, None], str], object]) -> None:
         self._bus = bus
         self._clock = clock
+        self._start = start
         self._region = bus.topology.region
         self._stream = subjects.queues_stream(self._region)
+        self._removing: set[str] = set()
+        """Partitions that have taken items, which are about to be removed."""
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._users: defaultdict[str, int] = defaultdict(int)
         self._waiting: dict[str, set[asyncio.Event]] = {}
+        self._takes = Takes(bus)
+        self._fronts: dict[Place, Front] = {}
+        """As we have moved them last. One that others have moved since is refused, and read again."""
 
     async def listen(self) -> None:
         """Hear of items that are put, here or at other gateways."""
@@ -56,14 +77,23 @@ class Queues:
     ) -> int:
         """Store items in order; how many there was room for within that time."""
         subject, until = self._subject(*place), self._clock.monotonic() + wait_s
+        # All queues of all workspaces are one stream: by a request's own id alone, the second of two with the same one
+        # would be taken for a repetition, and its items be lost.
+        whose = f"{digest(subject)[:24]}.{request}"
         records = [
-            Record(subject, item.encode(), None, f"{request}.{n}" if request else None, ttl_s)
+            Record(subject, item.encode(), None, f"{whose}.{n}" if request else None, ttl_s)
             for n, item in enumerate(items)
         ]
-        stored = 0
+        stored, refused = 0, False
         while True:
             stored += await self._put(records[stored:])
-            if stored == len(records) or self._clock.monotonic() >= until:
+            if stored == len(records):
+                return stored
+            removed = await self._remove_taken(_at(place), subject, await self._takes.front(_at(place)))
+            if removed or not refused:  # it was not that full; or another gateway has removed some just now
+                refused = True
+                continue
+            if self._clock.monotonic() >= until:
                 return stored
             await self._clock.sleep(FULL_PAUSE_S)
 
@@ -84,35 +114,102 @@ class Queues:
 
     # ------------------------------------------------------------------ out
 
-    async def take(self, place: tuple[str, str, str], most: int, wait_s: float, gone: asyncio.Event) -> list[Stored]:
-        """Up to so many items, in order; none if there is none within that time. Nothing is taken for who is gone."""
+    async def take(
+        self, place: tuple[str, str, str], most: int, wait_s: float, gone: asyncio.Event, request: str = ""
+    ) -> list[QueueItem]:
+        """Up to so many items, in order; none if there is none within that time. Nothing is taken for who is gone.
+        The same request a second time is given the same."""
         subject, until = self._subject(*place), self._clock.monotonic() + wait_s
+        asked, request = request, request or secrets.token_hex(8)
+        at = _at(place)
         async with self._news(subject) as event:
             while True:
                 event.clear()
                 async with self._alone(subject):
-                    taken = [] if gone.is_set() else await self._take(subject, most)
-                left_s = until - self._clock.monotonic()
-                if taken or left_s <= 0 or gone.is_set():
+                    taken = [] if gone.is_set() else await self._take(at, subject, most, request)
+                if taken:
+                    self._remove_taken_soon(at, subject)
                     return taken
+                if asked and (given := await self._takes.given(at, asked)) is not None:
+                    return given  # and nothing has come since
+                asked, left_s = "", until - self._clock.monotonic()
+                if left_s <= 0 or gone.is_set():
+                    return []
                 try:
                     async with asyncio.timeout(min(left_s, PAUSE_S)):
                         await event.wait()
                 except TimeoutError:
                     pass
 
-    async def _take(self, subject: str, most: int) -> list[Stored]:
-        """Everybody takes from the front: of items that were there when we looked, others can only have had the first,
-        so that as many of the last as we have removed are ours."""
-        heads = await self._heads(subject, most)
-        if not heads:
-            return []
-        removed = await self._bus.purge(self._stream, subject, below_seq=heads[-1].seq + 1)
-        return heads[len(heads) - min(removed, len(heads)) :]
+    async def _take(self, at: Place, subject: str, most: int, request: str) -> list[QueueItem]:
+        """Everybody takes from the front: whoever moves it has what lies between."""
+        front, after, until = self._fronts.pop(at, None), 0, self._clock.monotonic() + CONTENDED_S
+        looked = unknown = False
+        while self._clock.monotonic() < until:
+            if front is None:
+                front, heads = await self._look(at, subject, most, after)
+            else:
+                heads = await self._heads(subject, most, front.through + 1)
+            heads, after = _fitting(heads), front.through
+            if not heads:
+                self._know(at, front)
+                # A write without an answer may have taken the last ones after we had looked.
+                return (await self._takes.given(at, request) or []) if unknown else []
+            items = [QueueItem.decode(stored.data) for stored in heads]
+            try:
+                self._know(at, await self._takes.take(at, front, heads[-1].seq, request, items))
+            except (WrongRevision, PublishUnknown) as error:
+                # A refusal says that this request has a receipt from before, or none at all; without an answer it may
+                # still get one.
+                unknown = unknown or isinstance(error, PublishUnknown)
+                if not looked or unknown:
+                    looked = True
+                    if (given := await self._takes.given(at, request)) is not None:
+                        return given
+                front = None
+                continue
+            return items
+        raise ServiceError("others took from the partition at the same time, again and again")
 
-    async def _heads(self, subject: str, number: int) -> list[Stored]:
+    async def _look(self, at: Place, subject: str, most: int, after: int) -> tuple[Front, Sequence[Stored]]:
+        """The front and what lies behind it, in one round trip: a gateway that needs two never wins against one that
+        has just moved the front itself."""
+        front, found = await asyncio.gather(
+            self._takes.front(at), self._heads(subject, most + TAKEN_MEANWHILE, after + 1)
+        )
+        heads = [stored for stored in found if stored.seq > front.through][:most]
+        return front, heads or await self._heads(subject, most, front.through + 1)
+
+    def _know(self, at: Place, front: Front) -> None:
+        self._fronts[at] = front
+        if len(self._fronts) > KNOWN_FRONTS:
+            self._fronts.pop(next(iter(self._fronts)))
+
+    def _remove_taken_soon(self, at: Place, subject: str) -> None:
+        if subject not in self._removing:
+            self._removing.add(subject)
+            self._start(self._remove_taken_later(at, subject), "gateway queue removal")
+
+    async def _remove_taken_later(self, at: Place, subject: str) -> None:
+        try:
+            await self._clock.sleep(REMOVE_AFTER_S)
+        finally:
+            self._removing.discard(subject)
+        try:
+            await self._remove_taken(at, subject, self._fronts.get(at) or await self._takes.front(at))
+        except BusError as error:  # whoever comes next does it: nobody is given these items any more
+            log.debug("queue_items_left", subject=subject, error=error)
+
+    async def _remove_taken(self, at: Place, subject: str, front: Front) -> int:
+        """What lies before the front; how many that were."""
+        if not front.through:
+            return 0
+        return await self._bus.purge(self._stream, subject, below_seq=front.through + 1)
+
+    async def _heads(self, subject: str, number: int, start_seq: int) -> list[Stored]:
         found: list[Stored] = []
-        async for stored in self._bus.read(self._stream, subject, page=min(number, MOST_AT_ONCE)):
+        page = min(number, MOST_AT_ONCE)
+        async for stored in self._bus.read(self._stream, subject, start_seq=start_seq, page=page):
             found.append(stored)
             if len(found) >= number:
                 break
@@ -146,7 +243,10 @@ class Queues:
     async def page(self, place: tuple[str, str, str], after: int, most: int) -> tuple[list[Stored], int]:
         """Items from a position on, without taking them; where to go on (0 = that was all)."""
         found: list[Stored] = []
-        async for stored in self._bus.read(self._stream, self._subject(*place), start_seq=after + 1):
+        front = await self._takes.front(_at(place))
+        async for stored in self._bus.read(
+            self._stream, self._subject(*place), start_seq=max(after, front.through) + 1
+        ):
             found.append(stored)
             if len(found) >= most and stored.pending:
                 return found, stored.seq
@@ -157,6 +257,13 @@ class Queues:
         wanted = f"{self._queue(workspace, object_id)}.*"
         if partition is not None:
             wanted = self._subject(workspace, object_id, partition)
+        present = (await self._bus.stream_info(self._stream, wanted)).subjects
+        places = {subject: Place(workspace, object_id, subject.rpartition(".")[2]) for subject in present}
+        fronts = await asyncio.gather(*(self._takes.front(place) for place in places.values()))
+        if not any(front.through for front in fronts):
+            return sum(present.values())
+        for (subject, place), front in zip(places.items(), fronts, strict=True):
+            await self._remove_taken(place, subject, front)
         return sum((await self._bus.stream_info(self._stream, wanted)).subjects.values())
 
     async def clear(self, workspace: str, object_id: str, partition: str | None = None) -> None:
@@ -166,11 +273,31 @@ class Queues:
             wanted = self._subject(workspace, object_id, partition)
         await self._bus.purge(self._stream, wanted)
 
+    async def remove(self, workspace: str, object_id: str) -> None:
+        """The queue is gone."""
+        await self.clear(workspace, object_id)
+        await self._takes.forget(workspace, object_id)
+
     def _queue(self, workspace: str, object_id: str) -> str:
         return f"queues.{self._region}.{workspace}.{object_id}"
 
     def _subject(self, workspace: str, object_id: str, partition: str) -> str:
         return subjects.queue_items(self._region, workspace, object_id, partition_token(partition))
+
+
+def _at(place: tuple[str, str, str]) -> Place:
+    workspace, object_id, partition = place
+    return Place(workspace, object_id, partition_token(partition))
+
+
+def _fitting(heads: Sequence[Stored]) -> Sequence[Stored]:
+    """As many as one receipt has room for."""
+    size = 0
+    for number, stored in enumerate(heads):
+        size += len(stored.data)
+        if number and size > RECEIPT_BYTES:
+            return heads[:number]
+    return heads
 
 
 def _stored_before_the_first_refusal(outcomes: Sequence[Published | BusError]) -> int:

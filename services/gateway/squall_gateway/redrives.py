@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from squall import errors
 from squall.errors import ConflictError, InputExpiredError, NotFoundError, SquallError
-from squall.http_api import RedrivenInput, Redrives, RefusedRedrive, parse_blob_ref
+from squall.http_api.calls import RedrivenInput, Redrives, RefusedRedrive
+from squall.http_api.protocol import parse_blob_ref
 from squall.ids import new_call_id
 from squall.spec import Kind
 from squall_bus import Bus, SubjectTaken
@@ -158,6 +159,7 @@ class Redriving:
             traceparent="",
             sent_ns=None,
             options=await self.letters.options_of(asked.function, asked.workspace),
+            webhook=asked.webhook,
         )
 
     # ------------------------------------------------------------------ links

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from squall.errors import ConflictError, InvalidError, NotFoundError
-from squall.http_api import PoolOf, PoolStats, ScalingSettings, UpdateScaling
+from squall.http_api.apps import PoolOf, PoolStats, ScalingSettings, UpdateScaling
 from squall.spec import ScalingPolicy, validate
 from squall_bus import Bus, WrongRevision
 from squall_contracts.functions import SPECS, FunctionRecord, PoolRecord, pool_key

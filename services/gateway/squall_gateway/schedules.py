@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from squall.errors import ConflictError, NotFoundError
-from squall.http_api import RanSchedule, ScheduleInfo
+from squall.http_api.schedules import RanSchedule, ScheduleInfo
 from squall.ids import check_name, new_call_id
 from squall.spec import Encoding, Kind
 from squall_bus import Bus, WrongRevision

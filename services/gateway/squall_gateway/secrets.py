@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from squall.errors import AlreadyExistsError, ConflictError, InvalidError, NotFoundError, RequestSizeError
-from squall.http_api import PutSecret, SecretInfo, SecretValues, UpdateSecret
+from squall.http_api.storage import PutSecret, SecretInfo, SecretValues, UpdateSecret
 from squall.ids import check_name, new_id
 from squall.spec import FunctionSpec, SecretRef
 from squall_bus import Bus, Entry, KeyExists, WrongRevision
@@ -123,7 +123,8 @@ class Secrets:
     async def check(self, specs: Sequence[FunctionSpec], workspace: str) -> None:
         """Refuse an app whose secrets are not there: better now than when its containers start."""
         for spec in specs:
-            for wanted in spec.secrets:
+            of_buckets = [bucket.secret for bucket in spec.buckets if bucket.secret is not None]
+            for wanted in (*spec.secrets, *of_buckets):
                 await self._check(wanted, spec.name, workspace)
 
     async def _check(self, wanted: SecretRef, function: str, workspace: str) -> None:

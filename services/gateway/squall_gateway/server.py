@@ -13,6 +13,7 @@ import uvicorn
 from squall.errors import PortInUseError
 from squall_gateway.edge import App
 from squall_gateway.http_protocol import Protocol
+from squall_gateway.socket_protocol import SocketProtocol
 from squall_gateway.web.upstream import MAX_MESSAGE_BYTES
 
 BACKLOG = 2048
@@ -23,7 +24,9 @@ KEEP_ALIVE_S = 90.0
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket. Raises `PortInUseError` naming what is in the way."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # By name: of sockets without a protocol asyncio does not know that it should send at once what is short, and each
+    # answer whose head and body are written apart would wait 40 ms for the acknowledgement of its head.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         # A restarted gateway takes its port while connections of the last one are still closing.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -71,7 +74,7 @@ async def serving(app: App, listener: socket.socket, drain_s: float) -> AsyncIte
     config = uvicorn.Config(
         app,
         http=Protocol,
-        ws="websockets-sansio",
+        ws=SocketProtocol,
         ws_max_size=MAX_MESSAGE_BYTES,
         ws_per_message_deflate=False,
         proxy_headers=False,

@@ -9,8 +9,10 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from squall.http_api import Route
+from squall.errors import SquallError
+from squall.http_api.routes import Route
 from squall_bus import Bus, BusError, connect
 from squall_contracts import roles, topology
 from squall_gateway import app as application
@@ -21,6 +23,7 @@ from squall_gateway.api.calls import CallRoutes
 from squall_gateway.api.cancels import CancelRoutes
 from squall_gateway.api.commands import CommandRoutes
 from squall_gateway.api.entries import EntryRoutes
+from squall_gateway.api.environments import EnvironmentRoutes
 from squall_gateway.api.fleet import FleetRoutes
 from squall_gateway.api.functions import FunctionRoutes
 from squall_gateway.api.history import HistoryRoutes
@@ -36,18 +39,22 @@ from squall_gateway.api.secrets import SecretRoutes
 from squall_gateway.api.spawns import SpawnRoutes
 from squall_gateway.api.tokens import TokenRoutes
 from squall_gateway.api.versions import VersionRoutes
+from squall_gateway.api.volume_blocks import VolumeBlockRoutes
 from squall_gateway.api.volumes import VolumeRoutes
+from squall_gateway.api.webhooks import WebhookRoutes
 from squall_gateway.apps import Apps
 from squall_gateway.auth import Tokens
 from squall_gateway.blobs import Blobs
 from squall_gateway.bulk_cancels import BulkCancels
 from squall_gateway.caller_spans import TICK_S, CallerSpans
 from squall_gateway.cancels import Cancels
+from squall_gateway.collecting import Collector
 from squall_gateway.commands import NodeCommands
 from squall_gateway.condition import CHECK_EVERY_S, Condition
 from squall_gateway.dicts import Dicts
 from squall_gateway.directory import Directory
-from squall_gateway.edge import VERSION, Edge, Handler
+from squall_gateway.edge import VERSION, App, Edge, Handler
+from squall_gateway.environments import Environments, in_words
 from squall_gateway.fleet import Fleet
 from squall_gateway.generators import Generators
 from squall_gateway.history import History
@@ -65,6 +72,7 @@ from squall_gateway.objects import Objects
 from squall_gateway.pinning import Pinning
 from squall_gateway.policy.admission import Limits
 from squall_gateway.pools import Pools
+from squall_gateway.pruning import Pruning
 from squall_gateway.queues import Queues
 from squall_gateway.redrives import Redriving
 from squall_gateway.results import Results
@@ -75,15 +83,26 @@ from squall_gateway.server import listen, serving, url_of
 from squall_gateway.settings import GatewaySettings
 from squall_gateway.stopping import SWEEP_S, TIDY_S, Stopping
 from squall_gateway.targets import Targets
+from squall_gateway.trace_owners import TraceOwners
 from squall_gateway.traces import Traces
 from squall_gateway.variants import Variants
 from squall_gateway.versions import Versions
+from squall_gateway.volume_blocks import Rooms
 from squall_gateway.volumes import Volumes
 from squall_gateway.waiting import Waiting
 from squall_gateway.waits import Waits
 from squall_gateway.web.addresses import Addresses
-from squall_gateway.web.door import WebDoor
+from squall_gateway.web.door import DoorParts, WebDoor
+from squall_gateway.web.history import WebHistory
+from squall_gateway.web.name_claims import NameClaims
+from squall_gateway.web.records import WebRecords
 from squall_gateway.web.routes import TELL_S, Routes
+from squall_gateway.web.sockets import OpenSockets
+from squall_gateway.webhooks.containers import ContainerHooks
+from squall_gateway.webhooks.looking import Webhooks
+from squall_gateway.webhooks.sending import Sending
+from squall_gateway.webhooks.signing import Signing
+from squall_gateway.webhooks.users import WebhookUsers, rules_of
 from squall_service.run import ServiceContext
 from squall_service.sealing import Sealer
 from squall_service.settings import BusConnection
@@ -152,12 +171,28 @@ class Gateway:
         self.pools = Pools(bus, self.directory, clock)
         self.cancels = Cancels(bus, self.directory, self.results, clock)
         self.objects = Objects(bus, clock)
-        self.dicts, self.queues = Dicts(bus, self.blobs, clock), Queues(bus, clock)
-        self.volumes = Volumes(bus, self.blobs, clock)
-        self.objects.clears.update(dicts=self.dicts.clear, queues=self.queues.clear, volumes=self.volumes.clear)
+        self.dicts, self.queues = Dicts(bus, self.blobs, clock), Queues(bus, clock, context.start)
+        self.rooms = Rooms(self.blobs, bus, clock, settings.volume_grace_s)
+        self.volumes, self.collector = Volumes(bus, self.rooms, clock), Collector(bus, self.rooms, clock)
+        self.objects.clears.update(dicts=self.dicts.clear, queues=self.queues.remove, volumes=self.volumes.clear)
         self.secrets = Secrets(bus, Sealer(settings.secrets_key), clock)
-        self.apps = Apps(bus, self.directory, self.pools, self.blobs, clock, self.secrets, self.addresses)
-        self.targets = Targets(self.directory, Variants(bus, self.directory, clock, self.secrets))
+        names = NameClaims(bus, clock)
+        self.signing = Signing(bus, Sealer(settings.secrets_key), clock)
+        self.webhooks = WebhookUsers(bus, self.signing, rules_of(settings), clock)
+        self.apps = Apps(
+            bus=bus,
+            directory=self.directory,
+            pools=self.pools,
+            blobs=self.blobs,
+            clock=clock,
+            secrets=self.secrets,
+            addresses=self.addresses,
+            names=names,
+            webhooks=self.webhooks,
+            objects=self.objects,
+            images=ImageRecords(bus, clock),
+        )
+        self.targets = Targets(self.directory, Variants(bus, self.directory, clock, self.secrets, self.objects))
         self.stopping = Stopping(self.apps, self.cancels, clock)
         self.acceptor = self._acceptor()
         self.generators = Generators(
@@ -182,6 +217,7 @@ class Gateway:
             condition=self.condition,
             limits=self.limits,
             clock=self.context.clock,
+            webhooks=self.webhooks,
             trace_ratio=self.settings.trace_ratio,
         )
 
@@ -192,6 +228,8 @@ class Gateway:
         context = self.context
         self.addresses.listens_at(url_of(listener))
         await self._open()
+        sending = Sending(self.settings, self.bus, self.results, self.directory, self.webhooks, context)
+        await sending.open()
         async with serving(self._edge(), listener, self.settings.drain_s):
             log.info("listening", url=url_of(listener))
             context.ready()
@@ -199,6 +237,9 @@ class Gateway:
             # Whoever waits is told to ask again, and asks another gateway, or this one when it is back.
             self.draining.set()
             self.waits.drain()
+            self.routes.drain()
+        self.routes.close()
+        await sending.close()
         await self.waits.close()
         self.caller_spans.close()
         self.condition.close()
@@ -218,6 +259,7 @@ class Gateway:
         context.start(self._every(TELL_S, self.routes.tick), "gateway web demand")
         context.start(self._every(SWEEP_S, self.stopping.sweep), "gateway sweep")
         context.start(self._every(TIDY_S, self.stopping.tidy), "gateway tidy")
+        context.start(self._every(self.settings.volume_collect_s, self._collect), "gateway volume blocks")
         context.start(self._every(CHECK_EVERY_S, self.condition.tick), "gateway condition")
         if exporter := self._exporter():
             context.start(exporter.run(), "gateway otlp")
@@ -234,6 +276,12 @@ class Gateway:
             except BusError as error:
                 log.warning("tick_failed", tick=tick.__qualname__, reason=error.message)
 
+    async def _collect(self) -> None:
+        try:
+            await self.collector.tick()
+        except (SquallError, OSError) as error:
+            log.warning("volume_blocks_not_collected", reason=str(error))
+
     def _exporter(self) -> OtlpExport | None:
         settings, common = self.settings, TelemetrySettings.load()
         endpoint, protocol = settings.otlp_endpoint, settings.otlp_protocol
@@ -247,20 +295,32 @@ class Gateway:
 
     # ------------------------------------------------------------------ routes
 
-    def _edge(self) -> Edge:
+    def _edge(self) -> App:
         context = self.context
         app = application.build(self.version, self._routers(), context.health, context.telemetry.exposition)
         tokens = Tokens(self.bus, context.clock)
-        web = WebDoor(
-            self.settings,
-            self.directory,
-            self.pools,
-            tokens,
-            self.routes,
-            self.addresses,
-            self.bus.topology.shards,
+        hooks = ContainerHooks(self.directory)
+        edge = Edge(tokens, self.condition, self.requests, self._hot(), app, self._door(tokens), hooks)
+        proxies = self.settings.trusted_proxies
+        return ProxyHeadersMiddleware(edge, proxies.split(",")) if proxies else edge  # type: ignore[arg-type, return-value]  # its ASGI types are narrower
+
+    def _door(self, tokens: Tokens) -> WebDoor:
+        settings = self.settings
+        parts = DoorParts(
+            settings=settings,
+            directory=self.directory,
+            pools=self.pools,
+            tokens=tokens,
+            routes=self.routes,
+            addresses=self.addresses,
+            sockets=OpenSockets(self.directory, self.fleet),
+            records=WebRecords(self.bus, settings.trace_ratio),
+            clock=self.context.clock,
+            shards=self.bus.topology.shards,
         )
-        return Edge(tokens, self.condition, self.requests, self._hot(), app, web)
+        door = WebDoor(parts)
+        self.context.start(self._every(TELL_S, door.tick), "gateway web door")
+        return door
 
     def _hot(self) -> dict[tuple[str, str], Handler]:
         targets = Pinning(self.targets, self.results, self.context.clock)
@@ -305,8 +365,10 @@ class Gateway:
 
     def _routers(self) -> list[APIRouter]:
         bus, directory, fleet, clock = self.bus, self.directory, self.fleet, self.context.clock
-        logs, traces = Logs(bus, directory), Traces(bus, self.results, self.caller_spans, self.settings.trace_ratio)
-        letters = Letters(bus, directory)
+        logs, letters, images = Logs(bus, directory), Letters(bus, directory), ImageRecords(bus, clock)
+        owners = TraceOwners(bus, directory, images)
+        traces = Traces(bus, self.results, self.caller_spans, owners, self.settings.trace_ratio)
+        environments = Environments(bus, directory, clock, in_words(directory, self.objects, self.secrets, images))
         scaling = Scaling(bus, directory, self.targets, self.pools, fleet, clock)
         commands = NodeCommands(bus, fleet)
         history = History(bus, directory, self.results, self.waiting, letters)
@@ -315,22 +377,37 @@ class Gateway:
         return [
             FunctionRoutes(bus, directory, self.version, self.settings, scaling, self.addresses).router(),
             AppRoutes(
-                bus, self.apps, self.stopping, directory, fleet, self.waiting, clock, scaling, commands, self.addresses
+                bus,
+                self.apps,
+                self.stopping,
+                directory,
+                fleet,
+                self.waiting,
+                clock,
+                scaling,
+                commands,
+                self.addresses,
+                environments,
             ).router(),
+            EnvironmentRoutes(environments).router(),
             VersionRoutes(Versions(self.apps, directory)).router(),
             BlobRoutes(self.blobs, self.settings.max_payload_bytes).router(),
-            ImageRoutes(ImageRecords(bus, clock), logs, self.draining).router(),
+            ImageRoutes(
+                images, logs, self.draining, environments, Pruning(bus, clock, images, fleet, commands)
+            ).router(),
             LogRoutes(logs, Images(bus, logs, clock), directory, fleet, self.draining).router(),
-            HistoryRoutes(history, self.results, traces, self.cancels, directory).router(),
+            HistoryRoutes(history, WebHistory(bus, directory), self.results, traces, self.cancels, directory).router(),
             CancelRoutes(bulk, self.draining).router(),
             CommandRoutes(commands, self.draining).router(),
             *self._json_calls(),
             TokenRoutes(bus, clock).router(),
-            SecretRoutes(self.secrets).router(),
-            ObjectRoutes(self.objects).router(),
+            SecretRoutes(self.secrets, environments).router(),
+            ObjectRoutes(self.objects, environments).router(),
             VolumeRoutes(self.objects, self.volumes).router(),
+            VolumeBlockRoutes(self.rooms, self.collector).router(),
             ScheduleRoutes(Schedules(bus, self.acceptor, self.targets, clock)).router(),
             LetterRoutes(letters, redriving, self.results, directory).router(),
+            WebhookRoutes(Webhooks(bus), self.signing, self.results).router(),
             FleetRoutes(
                 bus, fleet, directory, self.condition, clock, self.version, self.settings.sync_interval
             ).router(),

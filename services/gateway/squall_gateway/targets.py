@@ -7,7 +7,7 @@ from binascii import Error as Base64Error
 from dataclasses import dataclass
 
 from squall.errors import InvalidError, NotFoundError
-from squall.http_api import decode_parameters, encode_parameters
+from squall.http_api.protocol import decode_parameters, encode_parameters
 from squall.spec import FunctionSpec, Kind
 from squall_contracts.functions import FunctionRecord, PoolRecord, pool_id
 from squall_contracts.retention import journal_ttl_s

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from squall.errors import NotFoundError
-from squall.http_api import PhaseInfo, SpanInfo, Trace
+from squall.http_api.traces import PhaseInfo, SpanInfo, Trace
 from squall.ids import is_sampled
 from squall.spec import Kind
 from squall_bus import Bus, Stored
@@ -17,6 +17,8 @@ from squall_contracts.spans import SpanBatch, expand
 from squall_gateway.caller_spans import CallerSpans
 from squall_gateway.policy.critical_path import CriticalPath, Interval, critical_path
 from squall_gateway.results import Results, closing
+from squall_gateway.trace_owners import TraceOwners
+from squall_gateway.web.records import trace_of
 from squall_service.telemetry import log
 
 MAX_SPANS = 5000
@@ -30,6 +32,7 @@ class Traces:
     bus: Bus
     results: Results
     caller_spans: CallerSpans
+    owners: TraceOwners
     ratio: float
     """Of the traces that begin here."""
 
@@ -37,6 +40,8 @@ class Traces:
         """The trace of one input. Raises `NotFoundError` also when it was never recorded, `OutputExpiredError`."""
         asked = await self.results.journal_record(call, index, workspace)
         if asked is None:
+            if (trace := await self._of_web_request(call, workspace)) is not None:
+                return trace
             raise self.results.missing(call, index)
         if asked.traceparent and not is_sampled(asked.traceparent):
             raise not_sampled(call, self.ratio)
@@ -44,12 +49,31 @@ class Traces:
         found = await self._read(trace_id)
         if (held := self.caller_spans.held(call)) is not None:
             found += expand(held)
+        found = await self.owners.own(found, workspace)
         everything = with_own_rows(found, asked, trace_id, root)
         mine = of_input(everything, asked, root)
         path = path_of(mine, asked, root)
         return Trace(
             call=call,
             trace_id=trace_id,
+            spans=tuple(sorted(mine, key=lambda span: (span.start_ns, -span.end_ns))),
+            phases=tuple(PhaseInfo(p.name, p.start_ns, p.end_ns - p.start_ns) for p in path.pieces),
+            wall_ns=path.wall_ns,
+        )
+
+    async def _of_web_request(self, call: str, workspace: str) -> Trace | None:
+        """The trace of a web request that began with it: one within its client's trace is found by that one's id."""
+        mine = [span for span in await self._read(trace_of(call)) if input_of(span)[0] == call]
+        mine = await self.owners.own(mine, workspace)
+        root = next((span for span in mine if span.name == spans.WEB_REQUEST), None)
+        if root is None:
+            return None
+        intervals = [Interval(span.name, span.start_ns, span.end_ns) for span in mine]
+        whole = Interval(root.name, root.start_ns, root.end_ns)
+        path = critical_path(intervals, spans.CRITICAL_PHASES, spans.FILLING_PHASES, whole)
+        return Trace(
+            call=call,
+            trace_id=root.trace_id,
             spans=tuple(sorted(mine, key=lambda span: (span.start_ns, -span.end_ns))),
             phases=tuple(PhaseInfo(p.name, p.start_ns, p.end_ns - p.start_ns) for p in path.pieces),
             wall_ns=path.wall_ns,

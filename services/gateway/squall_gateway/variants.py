@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from squall.http_api import decode_options
+from squall.http_api.protocol import decode_options
 from squall_bus import Bus, KeyExists
 from squall_contracts.functions import SPECS, FunctionRecord
 from squall_gateway.apps import function_id
 from squall_gateway.directory import Directory
+from squall_gateway.objects import Objects
 from squall_gateway.policy.variants import applied
 from squall_gateway.secrets import Secrets
 from squall_service.clock import Clock
@@ -17,11 +18,12 @@ from squall_service.clock import Clock
 class Variants:
     """Writes the records of variants."""
 
-    def __init__(self, bus: Bus, directory: Directory, clock: Clock, secrets: Secrets) -> None:
+    def __init__(self, bus: Bus, directory: Directory, clock: Clock, secrets: Secrets, objects: Objects) -> None:
         self._specs = bus.kv(SPECS)
         self._directory = directory
         self._clock = clock
         self._secrets = secrets
+        self._objects = objects
 
     async def of(self, function: FunctionRecord, options: str) -> FunctionRecord:
         """The variant of a version. Raises `InvalidError` for options that do not fit its declaration."""
@@ -34,6 +36,7 @@ class Variants:
         if known is not None:
             return known
         await self._secrets.check([spec], function.workspace)
+        await self._objects.check_volumes([spec], function.workspace)
         record = replace(
             function,
             function_id=made,

@@ -1,7 +1,7 @@
 """Versions of deployed apps: the history, and the way back. Writes app records as `apps` does, by compare-and-set.
 
-A rollback is a new version with the functions of an earlier one: the pointer moves, nothing is built or uploaded, and
-containers of that version that are still there serve at once.
+A rollback is a new version with the functions of an earlier one: the pointer moves, nothing is uploaded, nothing built
+but images that were pruned, and containers of that version that are still there serve at once.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from squall.errors import ConflictError, NotFoundError
-from squall.http_api import AppVersion
+from squall.http_api.apps import AppVersion
 from squall_contracts.functions import AppRecord, DeployedVersion
 from squall_gateway.apps import HISTORY, Apps
 from squall_gateway.directory import Directory
+from squall_gateway.images import ask_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +30,28 @@ class Versions:
 
     async def rollback(self, app: str, workspace: str, environment: str, version: int | None) -> AppRecord:
         """Make an earlier version the present one. Raises `NotFoundError`, `ConflictError`."""
-        app_id = (await self.directory.find_app(app, workspace, environment)).record.app_id
+        found = (await self.directory.find_app(app, workspace, environment)).record
         now = self.apps.clock.now()
-        record = await self.apps.change(app_id, workspace, lambda present: rolled_back(present, version, now))
+        await self._check_images(rolled_back(found, version, now), workspace)
+        record = await self.apps.change(found.app_id, workspace, lambda present: rolled_back(present, version, now))
         for function_id in record.functions.values():
             await self.apps.open_pool_if_kept_warm(await self.directory.function(function_id, workspace))
         return record
+
+    async def _check_images(self, wanted: AppRecord, workspace: str) -> None:
+        """While an app is stopped, nothing needs images of its versions. Has those built that were pruned then, and
+        raises `ConflictError` for them."""
+        gone = set()
+        for function_id in wanted.functions.values():
+            image = (await self.directory.function(function_id, workspace)).spec.image
+            if not await self.apps.images.is_there(image.id):
+                await ask_for(self.apps.bus, image, workspace, self.apps.clock.now())
+                gone.add(image.id)
+        if gone:
+            raise ConflictError(
+                f"{', '.join(sorted(gone))} of that version of {wanted.name!r} was pruned while the app was stopped",
+                fix="It is being built again: roll back once `squall image show` says that it is ready.",
+            )
 
 
 def history_of(record: AppRecord) -> list[AppVersion]:

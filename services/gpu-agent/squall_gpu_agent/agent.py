@@ -7,11 +7,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from squall.errors import SquallError
 from squall_bus import Bus
 from squall_contracts.calls import CancelRequested
 from squall_contracts.nodes import CONTAINERS, ContainerClaim
 from squall_gpu_agent.attempts import AttemptParts, Attempts
-from squall_gpu_agent.backend import Backend
+from squall_gpu_agent.backend import Backend, Isolation
+from squall_gpu_agent.buckets.mounts import Buckets, Reach
 from squall_gpu_agent.cancels import CancelListener, Cancels
 from squall_gpu_agent.capacity import Capacity
 from squall_gpu_agent.claims import Claims
@@ -37,13 +39,15 @@ from squall_gpu_agent.pool import PoolWork
 from squall_gpu_agent.pools import Pools
 from squall_gpu_agent.preemption import EXIT_S, NOTICE_LOOK_S, Notice
 from squall_gpu_agent.records import Records
-from squall_gpu_agent.secrets import Secrets
-from squall_gpu_agent.settings import AgentSettings
+from squall_gpu_agent.settings import AgentSettings, networks
 from squall_gpu_agent.settlement import Settlement
 from squall_gpu_agent.splice import Splice
 from squall_gpu_agent.tasks import Tasks
 from squall_gpu_agent.tenancy import Tenancy, TenancyParts
 from squall_gpu_agent.tokens import ContainerTokens
+from squall_gpu_agent.volumes.mounts import Mounts
+from squall_gpu_agent.volumes.trees import Trees
+from squall_gpu_agent.watermarks import Watermarks
 from squall_gpu_agent.web.door import Door
 from squall_gpu_agent.web.lines import Lines
 from squall_service.blobs import Blobs, FolderStore, GatewayStore
@@ -51,12 +55,16 @@ from squall_service.bundles import Bundles
 from squall_service.clock import Clock
 from squall_service.run import ServiceContext
 from squall_service.sealing import Sealer
+from squall_service.secrets import Secrets
 from squall_service.telemetry import log
 
 SYNC_S = 30.0
 SETTLE_S = 5.0
 """How long results of inputs that have ended may still take to be recorded when the agent stops."""
 FLUSH_S = 3.0
+KEEP_LISTS_S = 1800.0
+"""Far shorter than the grace period of the gateway's `volume_grace_s`."""
+SWEEP_S = 300.0
 
 
 class Agent:
@@ -86,7 +94,7 @@ class Agent:
 
     def _build_calls(self) -> None:
         bus, identity, clock = self.bus, self.identity, self.clock
-        history = History(bus, identity)
+        history = History(bus, identity, Watermarks(bus, identity, self.tasks))
         self.settlement = Settlement(bus, identity, clock, history=history, events=self.events)
         items = ItemStreams(bus, identity, self.blobs)
         self.execution = Execution(clock, self.blobs, items, self.cancels, self.settings.stop_grace_s)
@@ -148,6 +156,8 @@ class Agent:
             bus, agent.identity, context.clock, agent.capacity, settings.zone, settings.can_be_taken_away()
         )
         agent.facts.web = lambda: (agent.door.address, agent.door.key)
+        agent.facts.images = backend.images
+        agent._backend = backend
         agent.notice = Notice(settings, context.clock)
         agent.socket_path = sockets / "api.sock"
         agent._build_containers(backend)
@@ -158,18 +168,24 @@ class Agent:
     facts: NodeFacts
     notice: Notice
     socket_path: Path
+    mounts: Mounts
+    _backend: Backend
 
     def _build_containers(self, backend: Backend) -> None:
+        self.mounts = Mounts(self._trees(), self.settings.gateway_url, self.tasks)
         bundles = Bundles(Path(self.settings.data) / "bundles", self.blobs)
+        secrets = Secrets(self.bus, Sealer(self.settings.secrets_key))
         launcher = Launcher(
             backend,
             bundles,
             self.tokens,
             self.logs,
-            secrets=Secrets(self.bus, Sealer(self.settings.secrets_key)),
+            secrets=secrets,
             clock=self.clock,
             socket_path=self.socket_path,
             lines=self.lines,
+            mounts=self.mounts,
+            buckets=self._buckets(secrets),
         )
         bucket = self.bus.kv(CONTAINERS)
         pending = PendingCalls(
@@ -196,6 +212,16 @@ class Agent:
             return Tenancy(key, claim, revision, parts)
 
         self.claims = Claims(bucket, self.identity.node, self.tasks, make)
+
+    def _buckets(self, secrets: Secrets) -> Buckets:
+        settings = self.settings
+        isolates = self.capacity.capabilities.isolation is not Isolation.PROCESS
+        reach = Reach(networks(settings.sandbox_allowed), networks(settings.sandbox_refused), settings.sandbox_network)
+        spool = Path(settings.data) / "buckets"
+        return Buckets(secrets, self.socket_path.parent, spool, self.tasks, reach if isolates else None)
+
+    def _trees(self) -> Trees:
+        return Trees(Path(self.settings.data) / "volumes", self.blobs, self.settings.volume_cache_mib)
 
     # ------------------------------------------------------------------ life
 
@@ -225,6 +251,8 @@ class Agent:
             facts=self.facts,
             claims=self.claims,
             tasks=self.tasks,
+            backend=self._backend,
+            clock=self.clock,
         )
 
     async def _start_loops(self, group: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
@@ -235,6 +263,8 @@ class Agent:
             group.create_task(self._every(STATS_S, self._tell)),
             group.create_task(self._renew_fact()),
             group.create_task(self._read_gpus()),
+            group.create_task(self._sweep_images()),
+            group.create_task(self._keep_volume_lists()),
             group.create_task(self.claims.watch(synced.set)),
         ]
         if self.notice.expected:
@@ -262,6 +292,19 @@ class Agent:
         while True:
             await self.clock.sleep(NODE_FACT_S)
             await self.facts.publish()
+
+    async def _keep_volume_lists(self) -> None:
+        while True:
+            await self.clock.sleep(KEEP_LISTS_S)
+            await self.mounts.keep_lists()
+
+    async def _sweep_images(self) -> None:
+        while True:
+            await self.clock.sleep(SWEEP_S)
+            try:
+                await self._backend.sweep_images(self.clock.now())
+            except (OSError, SquallError) as error:
+                log.warning("images_not_swept", reason=str(error))
 
     async def _read_gpus(self) -> None:
         while interval_s := self.capacity.gpus.read_again_s:

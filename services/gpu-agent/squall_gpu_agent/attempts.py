@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from squall import errors
-from squall.http_api import blob_ref
+from squall.http_api.protocol import blob_ref
 from squall.spec import INLINE_LIMIT_BYTES, MAX_PAYLOAD_BYTES, Outcome
 from squall_bus import BusError
 from squall_contracts.calls import CallRequested, CallResult
@@ -80,9 +80,11 @@ class Attempts:
         try:
             try:
                 if await self._may_start(held, pool.function):
-                    end = await parts.execution.run(held, container)
+                    end = await parts.execution.run(held, container, self._is_open)
             finally:
                 pool.slot_free(container, held.run_s)
+            if isinstance(end, Failed) and _stays_full(end):
+                pool.retire(container)  # whatever comes next would fail for the same reason
             if isinstance(end, NotBegun):
                 if end.exit is not None:
                     pool.retire(container)  # before anything else is given to it
@@ -108,6 +110,19 @@ class Attempts:
                 return False
         failpoint("agent.history_read")
         return await self._judge(held, past, function)
+
+    async def _is_open(self, held: Held) -> bool:
+        """Asked once more: a queue that has forgotten its leases in a crash gave it to somebody else meanwhile, and
+        confirms ours all the same."""
+        if not self._parts.history.needed(held, self._parts.clock.now()):
+            return True
+        try:
+            recorded = await self._parts.history.result(held.request)
+        except BusError:
+            return True
+        if recorded is not None:
+            self._parts.settlement.skip(held, recorded)
+        return recorded is None
 
     async def _judge(self, held: Held, past: Past, function: FunctionRecord) -> bool:
         request, now = held.request, self._parts.clock.now()
@@ -145,7 +160,7 @@ class Attempts:
                 return True
             self._parts.settlement.abandon(held)
             return False
-        error = results.infra_error(decision.reason, [*held.earlier, failure.detail])
+        error = results.infra_error(decision.reason, [*held.earlier, failure.detail], out_of_memory=False)
         result = results.without_attempt(held.request, Outcome.FAILED, error, self._parts.clock.now())
         await self._end_unstarted(held, result, function, "finished")
         return False
@@ -201,6 +216,8 @@ class Attempts:
             ttl_s = kept_s(function, held.request)
             await self._parts.settlement.record(held, result, ttl_s, "cancelled")
             return
+        if await self._parts.settlement.superseded(held):
+            return
         failure = classify(held, end)
         decision = decide(function.spec.retry, held.totals, failure, now=self._parts.clock.now())
         if isinstance(decision, GiveUp):
@@ -213,9 +230,10 @@ class Attempts:
         if held.timed_out:
             error = results.timed_out_error(function.spec.timeout_s)
         elif isinstance(end, Failed) and end.kind is not FailureKind.INFRA:
-            error, payload = results.user_error(end), results.exception_payload(end.pickled)
+            error, payload = results.user_error(end), _exception(end)
         else:
-            error = results.infra_error(decision.reason, held.earlier)
+            out_of_memory = isinstance(end, Lost) and end.exit.oom
+            error = results.infra_error(decision.reason, held.earlier, out_of_memory=out_of_memory)
         items = _items(held, end.items) if isinstance(end, Failed) else None
         await self._record(
             held, self._result(held, decision.outcome, (payload, None), error=error, items=items), function
@@ -267,10 +285,9 @@ def classify(held: Held, end: Failed | Lost) -> Failure:
     if held.container is not None and held.container.taken_away:
         return Failure(cause=Cause.INFRA, detail=held.container.taken_away)
     if isinstance(end, Lost):
-        detail = "its container ran out of memory" if end.exit.oom else f"its container ended: {end.exit.reason}"
-        return Failure(cause=Cause.INFRA, detail=detail)
+        return Failure(cause=Cause.INFRA, detail=f"its container ended: {end.exit.reason}")
     match end.kind:
-        case FailureKind.USER | FailureKind.CANCELLED:
+        case FailureKind.USER | FailureKind.CANCELLED | FailureKind.DISK_FULL:
             return Failure(cause=Cause.EXCEPTION, detail=f"raised {end.type_name}: {end.message[:200]}")
         case FailureKind.DESERIALIZATION | FailureKind.SERIALIZATION:
             return Failure(cause=Cause.DATA, detail=end.message[:200])
@@ -278,9 +295,19 @@ def classify(held: Held, end: Failed | Lost) -> Failure:
             return Failure(cause=Cause.INFRA, detail=end.message[:200])
 
 
+def _stays_full(end: Failed) -> bool:
+    ours = end.kind in (FailureKind.DISK_FULL, FailureKind.INFRA)
+    return ours and end.disk is not None and end.disk.still
+
+
 def _was_cancelled(held: Held, end: Failed) -> bool:
     """Whether it ended because the caller cancelled it, not because of its time limit or by itself."""
     return held.cancelled and end.kind is FailureKind.CANCELLED
+
+
+def _exception(end: Failed) -> bytes:
+    """What callers raise, unless it is an error of the platform's."""
+    return b"" if end.kind is FailureKind.DISK_FULL else results.exception_payload(end.pickled)
 
 
 def _items(held: Held, count: int) -> int | None:

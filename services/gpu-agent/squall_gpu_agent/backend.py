@@ -13,10 +13,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from squall.spec import Encoding, FunctionSpec, ImageSpec
+from squall.spec import Encoding, FunctionSpec, ImageSpec, VolumeMount
+from squall_images.eviction import Freed, Unwanted
 
 EXIT_GRACE_S = 30.0
 """How long `@exit` hooks may take."""
+COMMIT_S = 300.0
+"""How long the last commit of its volumes may take after that."""
 ITEM_WINDOW = 256
 """Items a generator may be ahead of the credits that its reader granted."""
 
@@ -41,6 +44,8 @@ class Capabilities:
     """Whether bundles with files at absolute paths can be shown there."""
     huge_pages: bool
     """Whether templates get huge pages, which makes forks of large heaps cheap."""
+    no_disks: str = ""
+    """Why containers cannot have an `ephemeral_disk` of more than `DISK_IN_MEMORY_MIB`; "" = they can."""
     notes: tuple[str, ...] = ()
     """What an operator should know, each with what to do about it."""
 
@@ -60,13 +65,16 @@ class Root:
     """For isolating backends: folders that are stacked to the container's root, bottom first, never written to."""
     workdir: str = ""
     """Folder that containers start in; empty for /root."""
+    pulled: bool = False
+    """Something of it came from a registry just now."""
 
 
 class Phase(NamedTuple):
     """One part of a cold start. Phases of a container do not overlap and are in order."""
 
     name: str
-    """image.ensure, sandbox.create, runner.connect, code.import, enter.snap or enter. The start that also makes the
+    """image.ensure (image.pull, if it came from a registry), sandbox.create,
+    runner.connect, code.import, enter.snap or enter. The start that also makes the
     template has sandbox.create twice: the template's, then the container's."""
     start_ns: int
     """Wall clock, nanoseconds since the epoch."""
@@ -86,6 +94,8 @@ class FailureKind(StrEnum):
     """The function returned, but its result cannot be sent."""
     INFRA = "infra"
     """The platform failed; the user's code is not to blame."""
+    DISK_FULL = "disk_full"
+    """What the container may write to is full: its code let the error pass, or its result found no room."""
 
 
 class StartFailureKind(StrEnum):
@@ -193,6 +203,20 @@ class Output:
     """arguments.load, user code, result.dump as measured in the container."""
 
 
+class FullDisk(NamedTuple):
+    """A file system that was full, as a runner saw it."""
+
+    place: str
+    """Where it is mounted."""
+    used_bytes: int
+    files: int
+    """How many there are, if it is the number of files that has come to its end."""
+    still: bool
+    """Nothing has been removed since."""
+    limit_mib: int = 0
+    """What it holds: the agent's word."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed:
     """The input ended with an error; the container lives on."""
@@ -211,6 +235,9 @@ class Failed:
     started_ns: int = 0
     ended_ns: int = 0
     spans: tuple[Phase, ...] = ()
+    disk: FullDisk | None = None
+    """What an OSError "no space left" was about, if it was about a disk. Any, unless `kind` says that it is the
+    container's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,6 +278,27 @@ OnText = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MountedVolume:
+    """A volume that a container is to see as a folder."""
+
+    mount: VolumeMount
+    lower: Path
+    """Its files, as they are when the container starts. Never written to."""
+    version: int
+    manifest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountedBucket:
+    """A bucket that a container is to see as a folder."""
+
+    path: str
+    read_only: bool
+    server: Path
+    """Socket of the process that serves it, to one mount."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerRequest:
     """Everything that makes one container."""
 
@@ -275,6 +323,11 @@ class ContainerRequest:
     """What authenticates those calls; SQUALL_TOKEN in the container."""
     gpu_env: Mapping[str, str] = field(default_factory=dict)
     """Per-container variables that arrive after a fork (CUDA_VISIBLE_DEVICES and the like)."""
+    gpus: tuple[str, ...] = ()
+    """Devices that are its own; not those that exist in name only."""
+    volumes: tuple[MountedVolume, ...] = ()
+    """Shown as folders that can be written to; what is written stays apart until the container commits it."""
+    buckets: tuple[MountedBucket, ...] = ()
     web_key: str = ""
     """With which the container offers connections for web requests at `socket_path`; empty: it has no web function."""
 
@@ -287,6 +340,8 @@ class NoTemplate:
     """For the trace and for `squall container list`: "import left 2 threads running (pool-1)"."""
     lasting: bool = False
     """It will be the same next time."""
+    of_volumes: bool = False
+    """And whatever its volumes hold then."""
 
 
 OnCommandEnd = Callable[[int | None], None]
@@ -364,6 +419,10 @@ class Container(Protocol):
         """Why not, in words for users."""
 
     @property
+    def disk_mib(self) -> int:
+        """Of the disk that its payloads share with what its code writes; 0 = it has none of its own."""
+
+    @property
     def running(self) -> frozenset[tuple[str, int]]:
         """Inputs that were given to it and have not ended: (call, index)."""
 
@@ -402,8 +461,9 @@ class Container(Protocol):
     async def drain(self) -> None:
         """Returns when no input runs. The caller sends no more inputs."""
 
-    async def stop(self, grace_s: float = EXIT_GRACE_S) -> Exit:
-        """Interrupt running inputs, run `@exit` hooks, end. Killed after `grace_s`."""
+    async def stop(self, grace_s: float = EXIT_GRACE_S, commit_s: float = COMMIT_S) -> Exit:
+        """Interrupt running inputs, run `@exit` hooks, end. Killed after `grace_s`; if only the last commit of its
+        volumes is left then, after `commit_s` more."""
 
     def kill(self, reason: str = "killed") -> None:
         """SIGKILL to everything in the container, now. `reason` goes into its `Exit`."""
@@ -420,6 +480,15 @@ class Backend(Protocol):
 
     async def ensure_root(self, image: ImageSpec, on_log: OnText) -> Root:
         """The image, made if it is not here yet; equal images are made once. Raises `StartFailed(image)`."""
+
+    def images(self) -> tuple[str, ...]:
+        """Ids of images that are on this machine, those used last first."""
+
+    async def sweep_images(self, now: float) -> None:
+        """Keep images within their share of the disk; those that something runs of stay. Raises `OSError`."""
+
+    async def prune_images(self, unwanted: Unwanted, now: float, *, dry_run: bool) -> Freed:
+        """Remove images that nothing needs; those that something runs of stay. Raises `OSError`."""
 
     async def template(self, request: ContainerRequest, on_log: OnLog) -> Template | NoTemplate:
         """The template for such containers, made if needed (once for any number of callers)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from squall.spec import DISK_IN_MEMORY_MIB, Resources
 from squall_contracts.functions import FunctionRecord
 from squall_contracts.nodes import ContainerClaim
 from squall_gpu_agent.backend import Capabilities
@@ -84,6 +85,7 @@ class Capacity:
             gpus_required=bool(resources.gpus),
             isolation=function.spec.isolation,
             python_version=function.spec.image.python_version,
+            disk_mib=disk_mib if (disk_mib := resources.ephemeral_disk_mib or 0) > DISK_IN_MEMORY_MIB else 0,
         )
         decision = decide(wanted, self._machine())
         if isinstance(decision, Accept):
@@ -112,4 +114,15 @@ class Capacity:
             isolation=self.capabilities.isolation.value,
             python_versions=self.capabilities.python_versions,
             draining=self.draining or self.leaving_at > 0,
+            no_disks=self.capabilities.no_disks,
         )
+
+
+def smaller(claim: ContainerClaim, asked: Resources) -> list[str]:
+    """Of what the container is given less than its function asks for, in words for its log."""
+    said = []
+    if 0 < claim.cpu < asked.cpu:
+        said.append(f"asks for {asked.cpu:g} cores, more than this machine has; kept for it: {claim.cpu:g}")
+    if 0 < claim.memory_mib < asked.memory_mib:
+        said.append(f"asks for {asked.memory_mib} MiB, more than this machine has; kept for it: {claim.memory_mib} MiB")
+    return said

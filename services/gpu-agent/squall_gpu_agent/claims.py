@@ -111,7 +111,7 @@ class Claims:
     async def drain(self, grace_s: float, exit_grace_s: float = EXIT_GRACE_S) -> None:
         """End every container: what runs may take `grace_s` to finish, and its `@exit` hooks so long after that."""
         for tenancy in list(self.tenancies.values()):
-            tenancy.drain()
+            tenancy.leave()
         try:
             async with asyncio.timeout(grace_s):
                 await self._idle.wait()

@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from squall.errors import SquallError
 from squall_bus import Bus, Message, Subscription
 from squall_contracts import subjects
 from squall_contracts.envelope import BadMessage
 from squall_contracts.nodes import Command, NodeAnswer, NodeCommand
+from squall_gpu_agent.backend import Backend
 from squall_gpu_agent.claims import Claims
 from squall_gpu_agent.drained import Drained
 from squall_gpu_agent.executing import Executing
@@ -19,14 +21,25 @@ from squall_gpu_agent.facts import NodeFacts
 from squall_gpu_agent.identity import Identity
 from squall_gpu_agent.tasks import Tasks
 from squall_gpu_agent.tenancy import Tenancy
+from squall_images.eviction import Unwanted
+from squall_service.clock import Clock
 from squall_service.telemetry import log
 
 
 class Commands:
     """Carries out commands."""
 
-    def __init__(
-        self, bus: Bus, identity: Identity, *, drained: Drained, facts: NodeFacts, claims: Claims, tasks: Tasks
+    def __init__(  # noqa: PLR0913 — its parts
+        self,
+        bus: Bus,
+        identity: Identity,
+        *,
+        drained: Drained,
+        facts: NodeFacts,
+        claims: Claims,
+        tasks: Tasks,
+        backend: Backend,
+        clock: Clock,
     ) -> None:
         self._bus = bus
         self._identity = identity
@@ -34,12 +47,15 @@ class Commands:
         self._facts = facts
         self._claims = claims
         self._tasks = tasks
+        self._backend = backend
+        self._clock = clock
         self._executing = Executing()
         self._do: dict[str, Callable[[NodeCommand], Coroutine[Any, Any, None]]] = {
             Command.DRAIN: self._drain,
             Command.RESUME: self._resume,
             Command.STOP_CONTAINER: self._stop_container,
             Command.EXECUTE: self._execute,
+            Command.PRUNE_IMAGES: self._prune_images,
         }
 
     async def listen(self) -> Subscription:
@@ -74,6 +90,18 @@ class Commands:
         await self._drained.record(False)
         await self._facts.publish()
         self._answer(command)
+
+    async def _prune_images(self, command: NodeCommand) -> None:
+        unwanted = Unwanted(images=frozenset(command.images), since=command.since)
+        try:
+            freed = await self._backend.prune_images(unwanted, self._clock.now(), dry_run=command.dry_run)
+        except (OSError, SquallError) as error:
+            self._refuse(command, f"its images could not be removed: {error}", "Look at its disk.")
+            return
+        if freed.images and not command.dry_run:
+            await self._facts.publish()
+        counts = {"images": len(freed.images), "layers": len(freed.layers), "kept_bytes": freed.kept_bytes}
+        self._answer(command, bytes=freed.bytes, **counts)
 
     # ------------------------------------------------------------------ a container
 

@@ -7,13 +7,18 @@ Decides nothing about what the end means.
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 from squall.errors import DataLossError, SquallError
+from squall.http_api.protocol import parse_blob_ref
 from squall.ids import is_sampled
 from squall.spec import Kind
 from squall_contracts.spans import ATTEMPT, parse_traceparent, span_id, traceparent
-from squall_gpu_agent.backend import End, Failed, FailureKind, InputRequest, NotBegun, OnItem
+from squall_gpu_agent.backend import End, Failed, FailureKind, FullDisk, InputRequest, NotBegun, OnItem
 from squall_gpu_agent.cancels import Cancels
 from squall_gpu_agent.containers import PooledContainer
 from squall_gpu_agent.held import ENCODINGS, Held
@@ -25,6 +30,8 @@ from squall_service.failpoints import failpoint_written
 from squall_service.telemetry import log
 
 CANCEL_GRACE_S = 2.0
+LONG_S = 1.0
+"""What was known of an input before its arguments were fetched may be different after so long."""
 GENERATOR = Kind.GENERATOR.value
 
 
@@ -132,9 +139,12 @@ class Execution:
             held.told_started = True
         return fresh
 
-    async def run(self, held: Held, container: PooledContainer) -> End | NotBegun:
+    async def run(
+        self, held: Held, container: PooledContainer, is_open: Callable[[Held], Awaitable[bool]]
+    ) -> End | NotBegun | None:
         """Run it to its end. Never raises for what user code or its data do. Of one that is `NotBegun` nothing has run,
-        and it is held as it was before."""
+        and it is held as it was before. None: its arguments were long in coming, and then it was not `is_open` any
+        more."""
         request = held.request
         path: Path | None = None
         incoming: Path | None = None
@@ -142,6 +152,7 @@ class Execution:
             if request.blob:
                 path = container.container.scratch / f"in-{request.call}-{request.index}-{held.attempt}"
                 incoming = container.container.incoming / path.name
+                asked_at = self._clock.monotonic()
                 try:
                     await self._blobs.fetch(request.blob, incoming)
                     incoming.rename(path)
@@ -149,7 +160,9 @@ class Execution:
                     held.started_at = self._clock.now()
                     held.started_ns = held.ended_ns = int(held.started_at * 1e9)
                     held.advance(Event.SETTLED_UNSTARTED)
-                    return _arguments_failed(error)
+                    return no_room(error, container, request.blob) or _arguments_failed(error)
+                if self._clock.monotonic() - asked_at > LONG_S and not await is_open(held):
+                    return None
             if request.kind != GENERATOR:
                 return await self._run(held, container, path, self._items.unread(held, container))
             async with self._items.open(held, container) as on_item:
@@ -192,6 +205,30 @@ class Execution:
         by_index.pop(held.request.index, None)
         if not by_index:
             del self._running[held.request.call]
+
+
+def no_room(error: SquallError | OSError, container: PooledContainer, ref: str) -> Failed | None:
+    """If it is the container's own disk that has no room for the arguments. What inputs before it have left there is
+    not this one's fault: another container has room."""
+    limit_mib = container.container.disk_mib
+    if not limit_mib or not isinstance(error, OSError) or error.errno != errno.ENOSPC:
+        return None
+    try:
+        disk = os.statvfs(container.container.incoming)
+    except OSError:
+        return None  # it has ended
+    _, size = parse_blob_ref(ref)
+    free = disk.f_bavail * disk.f_frsize
+    if size <= free:
+        return None
+    never = size > limit_mib << 20 or container.served <= 1
+    failed = _arguments_failed(error)
+    return replace(
+        failed,
+        kind=FailureKind.DISK_FULL if never else FailureKind.INFRA,
+        message=f"{failed.message}: {size >> 20} MiB, and {free >> 20} of {limit_mib} MiB are free in its container",
+        disk=FullDisk("/", (limit_mib << 20) - free, 0, still=True, limit_mib=limit_mib),
+    )
 
 
 def _arguments_failed(error: SquallError | OSError) -> Failed:

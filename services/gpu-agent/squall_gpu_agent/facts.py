@@ -28,6 +28,8 @@ class NodeFacts:
     ) -> None:
         self.web: Callable[[], tuple[str, str]] = lambda: ("", "")
         """Address and key of the door for web requests."""
+        self.images: Callable[[], tuple[str, ...]] = tuple
+        """Images that are on this machine: one that has a function's image is preferred for its containers."""
         self._nodes = bus.kv(NODES)
         self._identity = identity
         self._clock = clock
@@ -51,8 +53,9 @@ class NodeFacts:
             gpus=capacity.gpus.facts(),
             gpus_used=capacity.gpus_used,
             gpu_note=capacity.gpus.note,
-            backends=(capacity.capabilities.isolation.value,),
+            backends=(capacity.capabilities.backend,),
             backend_notes=capacity.capabilities.notes,
+            images=self.images(),
             max_containers=capacity.max_containers,
             containers=len(capacity.reserved),
             draining=capacity.draining or capacity.leaving_at > 0,

@@ -15,11 +15,10 @@ from squall_contracts.envelope import BadMessage
 from squall_gpu_agent.held import Held
 from squall_gpu_agent.identity import Identity
 from squall_gpu_agent.policy.retry import Totals
+from squall_gpu_agent.watermarks import Watermarks
 
 NEW_S = 1.0
 """A killed server is not back within this."""
-CONNECT_MARGIN_S = 2.0
-"""Calls accepted so shortly after our (re)connect are looked up too: the gateway's clock is not ours."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,9 +44,10 @@ NO_PAST = Past()
 class History:
     """Reads what is recorded."""
 
-    def __init__(self, bus: Bus, identity: Identity) -> None:
+    def __init__(self, bus: Bus, identity: Identity, watermarks: Watermarks) -> None:
         self._bus = bus
         self._identity = identity
+        self._watermarks = watermarks
         self._clustered = any(spec.replicas > 1 for spec in bus.topology.streams)
 
     def needed(self, held: Held, now: float) -> bool:
@@ -60,9 +60,9 @@ class History:
             return True
         if held.delivery.header(REQUEUED_HEADER) is not None:  # put back by the reconciler: somebody may have had it
             return True
-        if self._clustered and now - held.request.accepted_at > NEW_S:
+        if self._clustered and abs(now - held.request.accepted_at) > NEW_S:
             return True
-        return held.request.accepted_at < self._bus.connected_at + CONNECT_MARGIN_S
+        return not self._watermarks.passed(shard_of(held.request.call), held.delivery)
 
     async def read(self, held: Held) -> Past:
         """Everything that decides whether and how it may start. Raises `BusUnavailable`."""

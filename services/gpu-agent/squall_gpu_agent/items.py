@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from squall.errors import SquallError
-from squall.http_api import blob_ref
+from squall.http_api.protocol import blob_ref
 from squall.spec import INLINE_LIMIT_BYTES
 from squall_bus import Bus, Message
 from squall_contracts import subjects

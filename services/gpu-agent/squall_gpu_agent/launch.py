@@ -9,19 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from squall.http_api import decode_parameters
+from squall.http_api.protocol import decode_parameters
 from squall_contracts.calls import SpanVector
 from squall_contracts.functions import FunctionRecord, PoolRecord
 from squall_contracts.nodes import ContainerClaim
 from squall_contracts.spans import AGENT_ACCEPT, CODE_FETCH, CONTAINER_START, row, span_id
 from squall_gpu_agent.backend import Backend, Container, ContainerRequest, Log, Phase
+from squall_gpu_agent.buckets.mounts import Buckets
 from squall_gpu_agent.logs import Logs
 from squall_gpu_agent.metering import SERVICE
-from squall_gpu_agent.secrets import Secrets
 from squall_gpu_agent.tokens import ContainerTokens
+from squall_gpu_agent.volumes.mounts import Mounts
 from squall_gpu_agent.web.lines import Lines
 from squall_service.bundles import Bundles
 from squall_service.clock import Clock
+from squall_service.secrets import Secrets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +49,8 @@ class Launcher:
         clock: Clock,
         socket_path: Path,
         lines: Lines,
+        mounts: Mounts,
+        buckets: Buckets,
     ) -> None:
         self._backend = backend
         self._bundles = bundles
@@ -56,6 +60,8 @@ class Launcher:
         self._clock = clock
         self._socket_path = socket_path
         self._lines = lines
+        self._mounts = mounts
+        self._buckets = buckets
 
     async def launch(
         self,
@@ -63,6 +69,7 @@ class Launcher:
         function: FunctionRecord,
         pool: PoolRecord,
         gpu_env: dict[str, str],
+        gpus: tuple[str, ...] = (),
         said: str = "",
     ) -> Launched:
         """Fetch the code, then start; its log begins with `said`. Raises `StartFailed`, `SquallError`."""
@@ -70,7 +77,10 @@ class Launcher:
         async with asyncio.TaskGroup() as group:
             code = group.create_task(self._bundles.ensure(function.spec.code))
             token = group.create_task(self._tokens.of(function))
-            opened = group.create_task(self._secrets.of(function))
+            opened = group.create_task(self._secrets.of(function.spec.secrets, function.workspace))
+        on_log = self._logs.of(function.app_id, claim.pool, function.spec.name, claim.container)
+        volumes = await self._mounts.of(claim.container, function, token.result())
+        buckets = await self._buckets.of(claim.container, function, on_log)
         fetched_ns = self._now_ns()
         secrets, version = opened.result()
         request = ContainerRequest(
@@ -85,9 +95,11 @@ class Launcher:
             socket_path=self._socket_path,
             token=token.result(),
             gpu_env=gpu_env,
+            gpus=gpus,
+            volumes=volumes,
+            buckets=buckets,
             web_key=self._lines.expect(claim.container) if has_web(function) else "",
         )
-        on_log = self._logs.of(function.app_id, claim.pool, function.spec.name, claim.container)
         if said:
             on_log(Log(container=claim.container, stream="system", text=said + "\n"))
         container = await self._backend.start(request, on_log)
@@ -98,10 +110,13 @@ class Launcher:
 
     def forget(self, container: str) -> None:
         """It has ended, or did not start."""
+        self._mounts.forget(container)
+        self._buckets.forget(container)
         self._lines.forget(container)
 
     def _env(self, function: FunctionRecord) -> dict[str, str]:
         return {
+            "MODAL_ENVIRONMENT": function.environment,
             **function.spec.env,
             "SQUALL_SERVER_URL": f"unix:{self._socket_path}",
             "SQUALL_ENVIRONMENT": function.environment,

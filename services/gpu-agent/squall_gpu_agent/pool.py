@@ -129,9 +129,13 @@ class Pool:
         self._dispatch()
         self.refresh()
 
-    def lend(self) -> PooledContainer | None:
-        """A slot for a web request, if one is free: the least loaded container's."""
-        container = None if self.closed else self._least_loaded()
+    def lend(self, wanted: str = "") -> PooledContainer | None:
+        """A slot for a web request, if one is free: of the container that is wanted, or of the least loaded one."""
+        container = self.containers.get(wanted)
+        if container is None or not container.free:
+            container = self._least_loaded()
+        if self.closed:
+            return None
         if container is not None:
             self._busy += 1
             container.give()

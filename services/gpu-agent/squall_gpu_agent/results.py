@@ -11,7 +11,7 @@ from typing import Any
 from squall import errors
 from squall.spec import INLINE_LIMIT_BYTES, Encoding, Outcome
 from squall_contracts.calls import CallRequested, CallResult
-from squall_gpu_agent.backend import Failed, FailureKind, StartFailed, StartFailureKind
+from squall_gpu_agent.backend import Failed, FailureKind, FullDisk, StartFailed, StartFailureKind
 
 MAX_MESSAGE_CHARS = 8 * 1024
 MAX_TRACEBACK_CHARS = 32 * 1024
@@ -23,6 +23,7 @@ _CODES = {
     FailureKind.DESERIALIZATION: errors.DeserializationError.code,
     FailureKind.SERIALIZATION: errors.SerializationError.code,
     FailureKind.INFRA: errors.InternalFailure.code,
+    FailureKind.DISK_FULL: errors.DiskFullError.code,
 }
 
 
@@ -32,6 +33,8 @@ def _cut(text: str, limit: int) -> str:
 
 def user_error(failed: Failed) -> dict[str, Any]:
     """`error` of a result for what user code raised, or what went wrong with its data."""
+    if failed.kind is FailureKind.DISK_FULL:
+        return _disk_full(failed)
     return {
         "kind": _CODES[failed.kind],
         "type": _cut(failed.type_name, MAX_NAME_CHARS),
@@ -39,6 +42,13 @@ def user_error(failed: Failed) -> dict[str, Any]:
         "message": _cut(failed.message, MAX_MESSAGE_CHARS),
         "traceback": _cut(failed.traceback, MAX_TRACEBACK_CHARS),
     }
+
+
+def _disk_full(failed: Failed) -> dict[str, Any]:
+    disk = failed.disk or FullDisk("", 0, 0, still=True)
+    used_mib = min(max(disk.used_bytes, 0) >> 20, disk.limit_mib)
+    error = errors.DiskFullError(failed.message, used_mib=used_mib, limit_mib=disk.limit_mib, place=disk.place)
+    return {**platform_error(error), "traceback": _cut(failed.traceback, MAX_TRACEBACK_CHARS)}
 
 
 def platform_error(error: errors.SquallError, **more: Any) -> dict[str, Any]:
@@ -119,7 +129,8 @@ def timed_out_error(timeout_s: float) -> dict[str, Any]:
     return platform_error(errors.FunctionTimeoutError(message, timeout_s=timeout_s))
 
 
-def infra_error(reason: str, history: list[str]) -> dict[str, Any]:
-    """`error` of an input that was lost too often, with every loss."""
+def infra_error(reason: str, history: list[str], *, out_of_memory: bool) -> dict[str, Any]:
+    """`error` of an input that was lost too often, with every loss; `out_of_memory`: the last one was for that."""
     message = "\n".join([reason, *(f"  {line}" for line in history)])
-    return platform_error(errors.InternalFailure(message, attempts=len(history)))
+    error = errors.OutOfMemoryError if out_of_memory else errors.InternalFailure
+    return platform_error(error(message, attempts=len(history)))

@@ -69,6 +69,8 @@ class RunnerLink(asyncio.Protocol):
         """Done when nothing more can come from the runner's socket."""
         self.ending = ""
         """Why the runner said that it ends by itself."""
+        self.committing = False
+        """Its code has ended; what it wrote to volumes is on its way."""
 
     def settle(self, scratch: Path, results: Path) -> None:
         """Other folders for payload files, before the runner has started."""
@@ -225,10 +227,16 @@ class RunnerLink(asyncio.Protocol):
                 self._on_started(frame)
             case FromRunner.BEGUN:
                 self._on_begun(frame)
+            case FromRunner.COMMITTING:
+                self.committing = True
             case FromRunner.ENDING:
                 self.ending = str(frame.meta.get("reason", ""))[:1000]
             case _:
                 pass  # a newer runner's
+
+    def say(self, text: str, call: str, index: int) -> None:
+        """A line of the platform's in the log of a call."""
+        self._on_log(Log(container=self._container, stream="system", text=f"{text}\n", call=call, index=index))
 
     def _on_text(self, frame: Frame) -> None:
         given = self._line.get((frame.meta.get("call", ""), frame.meta.get("index", 0)))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from squall.spec import Encoding
-from squall_gpu_agent.backend import Failed, FailureKind, InputRequest, Output, Phase
+from squall_gpu_agent.backend import Failed, FailureKind, FullDisk, InputRequest, Output, Phase
 from squall_runner.frames import Frame, FromRunner
 
 Key = tuple[str, int]
@@ -98,7 +98,12 @@ def failed_of(frame: Frame) -> Failed:
         started_ns=int(meta["started_ns"]),
         ended_ns=int(meta["ended_ns"]),
         spans=_phases(meta["spans"]),
+        disk=_disk(meta["disk"]) if meta.get("disk") else None,
     )
+
+
+def _disk(told: Mapping[str, Any]) -> FullDisk:
+    return FullDisk(str(told["place"]), int(told["used"]), int(told["files"]), bool(told["full"]))
 
 
 def output_of(frame: Frame, encoding: Encoding, items: int, payload: Payload) -> Output:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator
 
+from squall_gpu_agent.cdi import DIRECTORIES
 from squall_service.sealing import check_keys
 from squall_service.settings import ServiceSettings, settings_config
 
@@ -26,14 +27,24 @@ class AgentSettings(ServiceSettings):
     """Folder for code, images and containers' scratch files."""
     images_dir: str = ""
     """Folder of Python environments, which a builder on this machine may share; empty = below `data`."""
-    backend: Literal["process", "sandbox", "auto"] = "process"
+    backend: Literal["process", "sandbox", "gvisor", "docker", "auto"] = "process"
     """How containers are made: as plain processes, which isolates nothing; in sandboxes, which needs root and Linux
-    5.19; "auto" = in sandboxes if one can be made here, else as processes."""
+    5.19; in sandboxes with a kernel of their own, which needs gVisor's `runsc` besides; by a container engine, which
+    needs root too; "auto" = in sandboxes if one can be made here, else as processes."""
+    docker_socket: str = "/var/run/docker.sock"
+    """Socket of the container engine of this machine, for the backend `docker`."""
+    runsc: str = "runsc"
+    """gVisor's program, by its name on the PATH or by its path."""
+    gvisor_platform: Literal["", "systrap", "ptrace"] = ""
+    """How gVisor catches system calls; empty = systrap where `runsc` has it, else ptrace."""
     registry: str = ""
     """`[http://]host[/prefix]` of the OCI registry that builders put layered images into; empty = only images in
     `images_dir`."""
     registry_auth: str = ""
-    """A file of credentials for registries, as `docker login` writes it."""
+    """A file of credentials for registries, as `docker login` writes it; they need no more than to read."""
+    keep_gib: float = Field(default=100.0, gt=0)
+    """Most that layered images may take on this disk; what was used least recently leaves first, and never what
+    runs."""
     sandbox_processes: int = Field(default=2048, ge=16)
     """Most processes and threads of one sandbox."""
     sandbox_network: bool = True
@@ -57,6 +68,8 @@ class AgentSettings(ServiceSettings):
     simulated_gpus: str = ""
     """Devices to report instead of the machine's own, for trying out placement: `H100:2,L4:1`. They exist in name only,
     and are marked as simulated wherever they are shown."""
+    cdi_dirs: str = DIRECTORIES
+    """Folders of CDI files, with colons between: what containers in sandboxes are given of the host to use a device."""
     preemptible: bool = False
     """Whoever owns this machine may take it away at short notice (a spot machine): functions that are declared
     `nonpreemptible` are never placed on it."""
@@ -74,6 +87,9 @@ class AgentSettings(ServiceSettings):
     secrets_key: Annotated[str, AfterValidator(check_keys)] = ""
     """Key with which secrets are encrypted: base64 of 32 bytes, the same for gateways and agents. Several, separated by
     commas: the first encrypts, all decrypt. Empty: secrets cannot be used."""
+    volume_cache_mib: int = Field(default=0, ge=0)
+    """Files of volumes that are kept on this machine for the next container; what is mounted is never removed, and does
+    not count against it. When the disk has no room for another volume, less is kept. 0 = a fifth of the disk."""
     blob_dir: str = ""
     """The gateway's local blob folder, when it is on this machine: blobs then do not travel over HTTP."""
     web_host: str = ""

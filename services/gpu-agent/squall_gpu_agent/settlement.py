@@ -136,6 +136,27 @@ class Settlement:
 
     # ------------------------------------------------------------------ failed attempts
 
+    async def superseded(self, held: Held) -> bool:
+        """Before a failure counts for anything: whether the call has a result by now, which is then told. A queue that
+        has forgotten its leases in a crash gave it to somebody else, and confirms ours all the same."""
+        recorded = await self._ended_elsewhere(held)
+        if recorded is None:
+            return False
+        held.advance(Event.ALREADY_RECORDED)
+        self._events.tell(held, "superseded", f"a result was recorded before: {_attempt_of(recorded)}")
+        self._answer(held, recorded)
+        return True
+
+    async def _ended_elsewhere(self, held: Held) -> bytes | None:
+        """The recorded result; None when there is none, or when nobody could say while the call was ours."""
+        while self._fence_left_s(held) > 0:
+            try:
+                return await self._history.result(held.request)
+            except BusError as error:
+                log.warning("result_not_readable_yet", call=held.request.call, reason=error.message)
+                await self._clock.sleep(AGAIN_S)
+        return None
+
     async def retry(self, held: Held, decision: RetryAt | HandBack) -> None:
         """Count the failure, then give the call back: after the delay of its policy, or at once."""
         if await self.count(held, decision, attempt=held.attempt):

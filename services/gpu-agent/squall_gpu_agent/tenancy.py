@@ -15,10 +15,10 @@ from squall_bus import BusError, KeyValue, WrongRevision
 from squall_contracts.functions import FunctionRecord
 from squall_contracts.nodes import ClaimState, ContainerClaim
 from squall_gpu_agent import results
-from squall_gpu_agent.backend import EXIT_GRACE_S, Exit, StartFailed, StartFailureKind
-from squall_gpu_agent.capacity import Capacity
+from squall_gpu_agent.backend import COMMIT_S, EXIT_GRACE_S, Exit, Log, StartFailed, StartFailureKind
+from squall_gpu_agent.capacity import Capacity, smaller
 from squall_gpu_agent.containers import PooledContainer
-from squall_gpu_agent.launch import Launched, Launcher, phase_rows
+from squall_gpu_agent.launch import Launched, Launcher, has_web, phase_rows
 from squall_gpu_agent.logs import Logs
 from squall_gpu_agent.metrics import Metrics
 from squall_gpu_agent.pending import PendingCalls
@@ -31,6 +31,9 @@ from squall_service.telemetry import log
 
 CRASHED_EARLY_S = 10.0
 """A container that dies so soon without having served anything counts as a failed start: the scheduler backs off."""
+
+LEAVING_COMMIT_S = 15.0
+"""With 25 s for inputs and 30 s for `@exit` hooks less than the time in which the agent must have ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +61,7 @@ class Tenancy:
         self._parts = parts
         self._drain = asyncio.Event()
         self._hurry = asyncio.Event()
-        self._exit_grace_s = EXIT_GRACE_S
+        self._exit_grace_s, self._commit_s = EXIT_GRACE_S, COMMIT_S
         self._moving = asyncio.Lock()
         self._lost = False
         self.pooled: PooledContainer | None = None
@@ -71,9 +74,15 @@ class Tenancy:
         """Take no more inputs, finish what runs, end."""
         self._drain.set()
 
+    def leave(self) -> None:
+        """The same, and the agent ends too: the last commit of its volumes cannot take as long as it likes."""
+        self._commit_s = LEAVING_COMMIT_S
+        self.drain()
+
     def hurry(self, exit_grace_s: float = EXIT_GRACE_S) -> None:
         """Do not wait for what runs; `@exit` hooks may take so long."""
         self._exit_grace_s = exit_grace_s
+        self._commit_s = min(self._commit_s, LEAVING_COMMIT_S, exit_grace_s)
         self._drain.set()
         self._hurry.set()
 
@@ -160,8 +169,11 @@ class Tenancy:
         parts, claim = self._parts, self.claim
         pool = await parts.records.pool(claim.pool)
         in_name_only = [uuid for uuid in claim.gpus if parts.capacity.gpus.is_simulated(uuid)]
-        said = f"its GPUs are simulated: {', '.join(in_name_only)}" if in_name_only else ""
-        return await parts.launcher.launch(claim, function, pool, parts.capacity.gpu_env(claim.gpus), said)
+        said = [f"its GPUs are simulated: {', '.join(in_name_only)}"] if in_name_only else []
+        said += smaller(claim, function.spec.resources)
+        env = parts.capacity.gpu_env(claim.gpus)
+        gpus = tuple(uuid for uuid in claim.gpus if uuid not in in_name_only)
+        return await parts.launcher.launch(claim, function, pool, env, gpus, "; ".join(said))
 
     async def _serve(self, function: FunctionRecord, launched: Launched) -> None:
         """Take inputs until told to drain, or until the container ends by itself."""
@@ -190,7 +202,7 @@ class Tenancy:
                 drained.cancel()
                 if not ended.done():
                     pooled.take_away()
-                exit = ended.result() if ended.done() else await container.stop(self._exit_grace_s)
+                exit = ended.result() if ended.done() else await container.stop(self._exit_grace_s, self._commit_s)
                 ended.cancel()
             # Before the claim goes: whoever sees it gone may give its room and its devices to another container.
             self._parts.capacity.release(self.claim.container)
@@ -207,15 +219,25 @@ class Tenancy:
         return {"gpus": ", ".join(said)} if said else {}
 
     async def _drained(self, pooled: PooledContainer) -> None:
-        """Told to drain, and nothing runs any more (or there is no time to wait for it); or its one input has ended."""
-        if pooled.single_use:
-            await self._first_of(self._drain, pooled.emptied)
-        else:
-            await self._drain.wait()
+        """Told to drain, and nothing runs any more (or there is no time to wait for it); or it takes no more inputs,
+        and the last one has ended."""
+        await self._first_of(self._drain, pooled.emptied)
         pool = self._parts.pools.get(self.claim.pool)
         if pool is not None:
             pool.retire(pooled)
+        if has_web(pooled.function) and not pooled.emptied.is_set() and not self._hurry.is_set():
+            await self._tell_gateways(pooled)
         await self._first_of(pooled.emptied, self._hurry)
+
+    async def _tell_gateways(self, pooled: PooledContainer) -> None:
+        """Gateways have their WebSockets come again elsewhere when the claim says that the container is to end; if
+        it is the machine that drains, nobody else would say so."""
+        if self.claim.state != ClaimState.READY:
+            return
+        async with asyncio.TaskGroup() as group:
+            telling = group.create_task(self._move(ClaimState.DRAINING, reason="its node is drained"))
+            await self._first_of(pooled.emptied, self._hurry)
+            telling.cancel()
 
     async def _first_of(self, *events: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as group:
@@ -240,12 +262,22 @@ class Tenancy:
         log.warning("container_start_failed", claim=self.key, kind=failure.kind.value, reason=reason)
         self._parts.metrics.container_failed(failure.kind.value)
         error = results.start_error(failure)
+        if has_web(function) or not function.ephemeral:  # else whoever waits for a call is told, and it runs no longer
+            self._log_failure(function, reason, failure)
         spans = [*self.claim.spans, *phase_rows(failure.phases)]
         await self._parts.logs.flush_container(self.claim.container)
         await self._end_as(ClaimState.FAILED, reason=reason, error=error, user_error=user_error, spans=spans)
         if user_error and function.ephemeral:
             await self._parts.pending.fail(self.claim.pool, function, error, failure.pickled)
         await self._parts.pools.close_if_empty(self.claim.pool)
+
+    def _log_failure(self, function: FunctionRecord, reason: str, failure: StartFailed) -> None:
+        """For the function's owner; clients of web functions are told no more than that it does not start."""
+        claim = self.claim
+        on_log = self._parts.logs.of(function.app_id, claim.pool, function.spec.name, claim.container)
+        if failure.traceback:
+            on_log(Log(container=claim.container, stream="stderr", text=failure.traceback.rstrip("\n") + "\n"))
+        on_log(Log(container=claim.container, stream="system", text=f"the container did not start: {reason}\n"))
 
     # ------------------------------------------------------------------ the claim
 
@@ -330,7 +362,7 @@ def _start_failure(group: ExceptionGroup[Exception]) -> StartFailed:
                 return _start_failure(error)
             case SquallError():
                 return StartFailed(StartFailureKind.INFRA, error.message)
-            case OSError():
+            case OSError() | ValueError() | OverflowError():
                 return StartFailed(StartFailureKind.INFRA, str(error))
             case _:
                 pass

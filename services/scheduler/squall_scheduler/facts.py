@@ -33,6 +33,8 @@ class Facts:
         self._refusals: dict[PoolId, dict[NodeId, Refusal]] = {}
         self._evicted: dict[PoolId, tuple[str, float, int]] = {}
         """(decision, when, how many)"""
+        self._claims_heard = 0
+        """The newest revision of claims that the watch has told: it tells all of them in order."""
 
     # ------------------------------------------------------------------ views
 
@@ -104,8 +106,18 @@ class Facts:
 
     # ------------------------------------------------------------------ claims
 
+    def claim_written(self, message: ContainerClaim, revision: int, now: float) -> None:
+        """A claim as we have written it. What the watch has told beyond that is newer, also if it is that there is no
+        such claim any more: the answer to a write may come long after it (it got lost, and the write was repeated)."""
+        if revision > self._claims_heard:
+            self._fold(message, revision, now)
+
     def claim_changed(self, message: ContainerClaim, revision: int, now: float) -> bool:
-        """A claim as it is now. False for what was known already."""
+        """A claim as the watch tells it. False for what was known already."""
+        self._claims_heard = max(self._claims_heard, revision)
+        return self._fold(message, revision, now)
+
+    def _fold(self, message: ContainerClaim, revision: int, now: float) -> bool:
         claim = Claim(message=message, revision=revision)
         pool = PoolId(message.pool)
         old = self._claims.setdefault(pool, {}).get(claim.key)
@@ -118,8 +130,16 @@ class Facts:
         self._learn(pool, claim, now)
         return True
 
+    def claim_forgotten(self, claim: Claim) -> None:
+        """We have deleted a claim."""
+        self._remove(claim.key, claim.revision)
+
     def claim_gone(self, key: str, revision: int) -> bool:
-        """A claim was deleted. False if a newer one has its place already."""
+        """The watch tells that a claim was deleted. False if a newer one has its place already."""
+        self._claims_heard = max(self._claims_heard, revision)
+        return self._remove(key, revision)
+
+    def _remove(self, key: str, revision: int) -> bool:
         pool = PoolId(key.rpartition(".")[0])
         claims = self._claims.get(pool, {})
         old = claims.get(key)
@@ -188,7 +208,9 @@ class Facts:
         if verdict.failures and pool not in self._trouble:
             reason = verdict.message.rpartition("; next try")[0]
             failed_at = verdict.retry_at - backoff.pause_s(verdict.failures)
-            self._trouble[pool] = Trouble(failures=verdict.failures, failed_at=failed_at, reason=reason)
+            self._trouble[pool] = Trouble(
+                failures=verdict.failures, failed_at=failed_at, reason=reason, user_error=verdict.user_error
+            )
 
     def pool_declared(self, pool: PoolId, record: PoolRecord | None) -> None:
         """The gateway made a pool, or it was cleaned up, and what was learned about it is of no use any more."""

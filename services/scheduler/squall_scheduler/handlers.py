@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 
 from squall_bus import Bus, Change, Message
-from squall_contracts.builds import IMAGE_NAMES, ImageRecord
+from squall_contracts.builds import IMAGE_IDS, ImageRecord
 from squall_contracts.functions import AppRecord, FunctionRecord, PoolRecord, pool_key
 from squall_contracts.nodes import ContainerClaim, ContainerStats, NodeFact
 from squall_contracts.scaling import Desired, Verdict
@@ -29,10 +29,10 @@ MOST_BEFORE = 32
 """Pools that wait for room and are served first; more would make every decision slow."""
 
 
-def seeker(pool: Pool) -> sharing.Seeker:
+def seeker(pool: Pool, cluster: Cluster) -> sharing.Seeker:
     """What the pool's next container would be. Only for a pool whose declaration is known."""
     assert pool.record is not None
-    wanted = pool.wanted(first=not any(claim.live for claim in pool.claims))
+    wanted = cluster.wanted(pool, first=not any(claim.live for claim in pool.claims))
     return sharing.Seeker(workspace=pool.record.workspace, wanted=wanted)
 
 
@@ -108,7 +108,7 @@ class Scheduler:
 
     def on_image(self, change: Change) -> None:
         """A build began or ended."""
-        if change.key.startswith(IMAGE_NAMES):
+        if not change.key.startswith(IMAGE_IDS):
             return
         record = None if change.value is None else ImageRecord.decode(change.value)
         self.facts.declared.image_changed(change.key, record)
@@ -171,7 +171,10 @@ class Scheduler:
         no_room = any(isinstance(action, Note) and action.rejected for action in actions)
         if no_room:
             await self._make_room(self.facts.pool(pool_id, now), missing, now)
-        self._remember(self.facts.pool(pool_id, now), no_room, written)
+        after = self.facts.pool(pool_id, now)
+        self._remember(after, no_room, written)
+        if after.claims == pool.claims:
+            return  # nothing came of it: who was quicker is told by the watch, and brings the pool back
         if any(isinstance(action, Forget) for action in actions):
             self.look_at(pool_id, *self._waiting)  # its ordinals, and its room, are free now
         elif not missing and any(isinstance(action, Create) for action in actions):
@@ -182,12 +185,12 @@ class Scheduler:
         cluster = self.facts.machines.cluster()
         if not self._waiting or pool.function is None or pool.record is None:
             return cluster
-        held, mine = sharing.shares(self.facts.claims(), cluster), seeker(pool)
+        held, mine = sharing.shares(self.facts.claims(), cluster), seeker(pool, cluster)
         for other_id in list(self._waiting)[:MOST_BEFORE]:
             other = self.facts.pool(other_id, now)
             if other_id == pool.id or other.function is None or other.record is None:
                 continue
-            if (theirs := seeker(other)).precedes(mine, held):
+            if (theirs := seeker(other, cluster)).precedes(mine, held):
                 match place(theirs.wanted, cluster, now):
                     case Placed(node=node, gpus=gpus):
                         cluster = cluster.with_container(node, theirs.wanted, gpus)
@@ -201,7 +204,7 @@ class Scheduler:
         cluster = self.facts.machines.cluster()
         for claim in self.facts.leaving():
             cluster = cluster.without_container(claim)
-        mine = seeker(pool)
+        mine = seeker(pool, cluster)
         if await self._drain_some(pool, missing, mine.wanted, cluster, self.facts.idle(now), now):
             return
         claims = self.facts.claims()

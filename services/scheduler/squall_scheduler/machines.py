@@ -19,6 +19,8 @@ class Machines:
     """Everything that is known by node."""
 
     def __init__(self) -> None:
+        self.shrink_larger = False
+        """See the setting of that name."""
         self.heard_since = 0.0
         """Since when nodes can be heard without a break."""
         self._clock_offset: float | None = None
@@ -38,7 +40,7 @@ class Machines:
             if (node := self._nodes.get(node_id)) is not None:
                 self._nodes[node_id] = replace(node, used=self._usage(node_id))
         self._stale_usage.clear()
-        return Cluster(nodes=dict(self._nodes), heard_since=self.heard_since)
+        return Cluster(nodes=dict(self._nodes), heard_since=self.heard_since, shrink_larger=self.shrink_larger)
 
     def pools_on(self, node: NodeId) -> set[PoolId]:
         """The pools that have a claim on a node."""

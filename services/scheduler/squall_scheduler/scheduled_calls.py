@@ -48,6 +48,7 @@ class ScheduledCalls:
             deadline=deadline,
             payload=NO_ARGUMENTS,
             traceparent=_trace_of(call),
+            webhook=function.spec.webhook,
         )
         try:
             await self._bus.publish(

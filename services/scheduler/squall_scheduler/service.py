@@ -48,9 +48,10 @@ async def serve(context: ServiceContext[SchedulerSettings]) -> None:
 
 async def run(settings: SchedulerSettings, bus: Bus, context: ServiceContext[SchedulerSettings]) -> None:
     """Schedule until the context stops; also in a process shared with other services."""
-    await bus.await_topology()
     bus.keep_memory_streams()
+    await bus.await_topology()
     scheduler = Scheduler(bus, context.clock)
+    scheduler.facts.machines.shrink_larger = settings.shrink_larger
     scheduler.on_connected()
     stop_listening = bus.on_reconnect(scheduler.on_connected)
     scheduler.metrics.observe(context.telemetry.meter("squall_scheduler"), scheduler.facts)

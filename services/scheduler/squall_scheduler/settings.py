@@ -16,5 +16,8 @@ class SchedulerSettings(ServiceSettings):
     """Port of the health and metrics endpoint; 0 = any free one."""
     tick_s: float = 1.0
     """How often what waits for time to pass is looked at. Facts are acted on at once."""
+    shrink_larger: bool = False
+    """Give a container that asks for more than any machine has half of a machine, and say so in its log. For a platform
+    of one machine, where a program of a larger one shall run too. Otherwise such a container waits for a machine."""
     reconcile: bool = True
     """Take part in reconciling shards: expire calls, bring back what the queue has lost."""

@@ -218,6 +218,11 @@ class Pool:
         )
 
 
+def shrunk(wanted: int, largest: int) -> int:
+    """Half of what the largest machine has, for whoever wants more than all of it: others find room beside."""
+    return wanted if wanted <= largest else largest // 2
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
     """All nodes at one moment."""
@@ -225,6 +230,19 @@ class Cluster:
     nodes: Mapping[NodeId, Node]
     heard_since: float = 0.0
     """Since when we could hear nodes without a break; a node that is silent longer than that is really silent."""
+    shrink_larger: bool = False
+    """See the setting of that name."""
+
+    def wanted(self, pool: Pool, *, first: bool) -> Wanted:
+        """What the pool's next container needs: half of a machine if it asks for more than any has."""
+        wanted = pool.wanted(first=first)
+        if not self.shrink_larger or not self.nodes:
+            return wanted
+        return replace(
+            wanted,
+            cpu_milli=shrunk(wanted.cpu_milli, max(node.cpu_milli for node in self.nodes.values())),
+            memory_mib=shrunk(wanted.memory_mib, max(node.memory_mib for node in self.nodes.values())),
+        )
 
     def with_container(self, node: NodeId, wanted: Wanted, gpus: Iterable[str]) -> Cluster:
         """As it will be once `wanted` is on `node`."""

@@ -68,14 +68,14 @@ class Writer:
         key = Claim(message=claim, revision=0).key
         revision = await self._claims.create(key, claim.encode())
         failpoint("scheduler.claimed")
-        self._facts.claim_changed(claim, revision, self._clock.now())
+        self._facts.claim_written(claim, revision, self._clock.now())
         self._metrics.claims["placed"] += 1
         log.info("container_placed", pool=pool.id, container=claim.container, node=action.node, reason=action.reason)
 
     def _claim(self, pool: Pool, action: Create, need: Desired | None, began: float) -> ContainerClaim:
         assert pool.record is not None
         assert pool.function is not None
-        resources = pool.function.spec.resources
+        wanted = self._facts.machines.cluster().wanted(pool, first=False)
         now = self._clock.now()
         first = not any(claim.live for claim in pool.claims)
         return ContainerClaim(
@@ -91,8 +91,8 @@ class Writer:
             updated_at=now,
             decision=pool.desired.decision if pool.desired else "",
             gpus=action.gpus,
-            cpu=resources.cpu,
-            memory_mib=resources.memory_mib,
+            cpu=wanted.cpu_milli / 1000,
+            memory_mib=wanted.memory_mib,
             cold_call=need.cold_call if need is not None and first else "",
             spans=control_spans(need, began, now),
         )
@@ -102,7 +102,7 @@ class Writer:
             action.claim.message, state=ClaimState.DRAINING, reason=action.reason, updated_at=self._clock.now()
         )
         revision = await self._claims.update(action.claim.key, message.encode(), action.claim.revision)
-        self._facts.claim_changed(message, revision, self._clock.now())
+        self._facts.claim_written(message, revision, self._clock.now())
         self._metrics.claims["drained"] += 1
         log.info("container_draining", pool=message.pool, container=message.container, reason=action.reason)
 
@@ -111,7 +111,7 @@ class Writer:
         await self._claims.delete(claim.key, revision=claim.revision)
         if claim.proposed:
             self._facts.refused(PoolId(claim.message.pool), claim.node, "does not answer", self._clock.now())
-        self._facts.claim_gone(claim.key, claim.revision)
+        self._facts.claim_forgotten(claim)
         self._metrics.claims["forgotten"] += 1
         log.info("claim_forgotten", pool=claim.message.pool, container=claim.message.container, reason=action.reason)
 
@@ -133,6 +133,7 @@ class Writer:
             message=note.message,
             retry_at=note.retry_at,
             failures=note.failures,
+            user_error=note.user_error,
         )
         self._facts.verdict_changed(pool.id, verdict)
         await self._verdicts.put(pool.id, verdict.encode())

@@ -1,7 +1,7 @@
 """One caller of a run, as a process of its own: begins operations when the plan says, and logs what it sees of them.
 
 The log is written before a request is sent and after its answer has come, one line each, so that it tells the truth
-also when this process is killed. `python -m squall_verify.client PLAN CLIENT LOG STARTED SECONDS OTHER_URL`.
+also when this process is killed. `python -m squall_verify.client PLAN CLIENT LOG START SECONDS OTHER_URL`.
 """
 
 from __future__ import annotations
@@ -23,9 +23,13 @@ from squall import errors, session
 from squall_service.clock import SystemClock
 from squall_verify import prying
 from squall_verify.evidence import GUEST, MAIN
+from squall_verify.flooding import flood
 from squall_verify.plan import CLIENTS, FLOOD_OP, GUEST_CLIENT
+from squall_verify.stateful import NAME, Stateful, forms
+from squall_verify.stepping import StepLog, name_of_log
 
-THREADS = 8
+THREADS = 16
+"""A call, a web request or a commit may wait for a fault to end; the others go on meanwhile."""
 GET_S = 150.0
 """Longer than any fault and its repair; who waits longer has lost his call."""
 FLOOD_BEGINS_S = 30.0
@@ -72,7 +76,15 @@ def kind_of(error: BaseException) -> str:
 class Caller:
     """Carries out operations."""
 
-    def __init__(self, log: Log, other_url: str, workspace: str = MAIN, strangers: Sequence[Path] = ()) -> None:
+    def __init__(
+        self,
+        log: Log,
+        steps: StepLog,
+        other_url: str,
+        workspace: str = MAIN,
+        strangers: Sequence[Path] = (),
+        objects: str = NAME,
+    ) -> None:
         self._log = log
         self._other_url = other_url
         self._workspace = workspace
@@ -102,6 +114,7 @@ class Caller:
             "hog": self._hog,
             "lone": self._lone,
             "pry": self._pry,
+            **forms(Stateful(steps, workspace, objects)),
         }
 
     def carry_out(self, operation: Mapping[str, Any]) -> None:
@@ -137,15 +150,19 @@ class Caller:
     def _flood(self, op: str, job: Job) -> None:
         """More calls at once than the gateways take; each is an operation of its own."""
         crowd = self._function("crowd")
-        for number in range(job["n"]):
+
+        def send(number: int) -> bool:
             one = f"{op}.{number}"
             self._log.write(one, "invoke", form="forget")
             try:
                 self._log.write(one, "ack", call=crowd.spawn({"op": one, "s": job["s"]}).object_id)
             except squall.Error as error:
                 self._log.error(one, error)
-            else:
-                self._log.write(one, "done")
+                return kind_of(error) != "refused"
+            self._log.write(one, "done")
+            return True
+
+        flood(job["n"], job["refusals"], send)
 
     def _map(self, op: str, job: Job, *, starred: bool = False, **how: Any) -> None:
         plain, n = self._function("plain"), job["n"]
@@ -192,7 +209,8 @@ class Caller:
         from squall import invoke, tracing
         from squall.client import Client, query
         from squall.config import ServerAddress
-        from squall.http_api import Header, Route
+        from squall.http_api.protocol import Header
+        from squall.http_api.routes import Route
         from squall.ids import new_call_id
         from squall.spec import Kind
 
@@ -262,17 +280,23 @@ class Caller:
 
 def main() -> int:
     """Carries out one client's part of a plan."""
-    plan_file, number, log_file, started, seconds, other_url = sys.argv[1:7]
+    plan_file, number, log_file, start_file, seconds, other_url = sys.argv[1:7]
     plan = json.loads(Path(plan_file).read_text())
     folder, is_guest = Path(log_file).parent, int(number) == GUEST_CLIENT
     strangers = [folder / log_name(each) for each in range(CLIENTS + 1) if (each == GUEST_CLIENT) != is_guest]
-    caller = Caller(Log(Path(log_file)), other_url, GUEST if is_guest else MAIN, strangers)
+    workspace = GUEST if is_guest else MAIN
+    steps = StepLog(folder / name_of_log(int(number)), workspace)
+    caller = Caller(Log(Path(log_file)), steps, other_url, workspace, strangers)
     waiting: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
-    mine = [operation for operation in plan["operations"] if operation["client"] == int(number)]
-    for operation in mine:
-        waiting.put(operation)
+    flooding: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
+    for operation in plan["operations"]:
+        if operation["client"] == int(number):
+            (flooding if operation["form"] == "flood" else waiting).put(operation)
+    started = _started(Path(start_file), int(number))
+    # The flood has a thread to itself: on a busy machine the others may be late by more than the run takes.
     threads = [
-        threading.Thread(target=_work, args=(waiting, caller, float(started), float(seconds))) for _ in range(THREADS)
+        threading.Thread(target=_work, args=(each, caller, started, float(seconds)))
+        for each in [*[waiting] * THREADS, flooding]
     ]
     for thread in threads:
         thread.start()
@@ -282,6 +306,19 @@ def main() -> int:
         if reader == int(number):
             caller.reread(op, call)
     return 0
+
+
+def ready_name(start_file: Path, number: int) -> Path:
+    """The file that says that a client is ready."""
+    return start_file.with_name(f"{start_file.name}-{number}")
+
+
+def _started(start_file: Path, number: int) -> float:
+    """When everything begins: not before all callers are there, which takes seconds on a busy machine."""
+    ready_name(start_file, number).touch()
+    while not start_file.exists():
+        time.sleep(0.02)
+    return float(start_file.read_text())
 
 
 def _work(waiting: queue.SimpleQueue[Mapping[str, Any]], caller: Caller, started: float, seconds: float) -> None:

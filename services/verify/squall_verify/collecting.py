@@ -9,17 +9,18 @@ from random import Random
 from squall.client import Client
 from squall.config import ServerAddress
 from squall.errors import SquallError
-from squall.http_api import Route
+from squall.http_api.routes import Route
 from squall_bus import connect
 from squall_contracts import topology
-from squall_verify import reading, watching
+from squall_verify import reading, ticking, watching
 from squall_verify.evidence import Evidence
 from squall_verify.platform import Platform
+from squall_verify.state import State
 
 STATES = 40
 
 
-async def laws(platform: Platform, seen_before: Mapping[str, str]) -> Evidence:
+async def laws(platform: Platform, seen_before: Mapping[str, str], paused_at: Mapping[str, float]) -> Evidence:
     """What the streams hold; the rest of the evidence is for others to add."""
     blobs = platform.data / "blobs"
     async with connect(platform.bus_settings(), topology.build()) as bus:
@@ -35,6 +36,7 @@ async def laws(platform: Platform, seen_before: Mapping[str, str]) -> Evidence:
             functions=await reading.functions(bus),
             blobs={ref: reading.blob_state(blobs, ref) for ref in refs},
             vanished=tuple(await watching.vanished(bus, seen_before)),
+            state=State(schedules=await ticking.schedules(bus, paused_at)),
         )
 
 

@@ -1,8 +1,9 @@
 """Evidence: everything that the checkers may look at. Plain facts of one run, as they were found; no judgement.
 
-Five sources, each with its own trust: what the client saw (`seen`), what the streams hold at the end (`accepted`,
-`recorded`, `counted` are the law; `told` is a hint), what user code did (`effects`), what was metered (`used`), and
-what the harness itself did (`happened`, `deployed`, `settled`) and looked at while the run went on (`samples`).
+Five sources, each with its own trust: what the client saw (`seen`, `state.steps`), what the platform holds at the end
+(`accepted`, `recorded`, `counted` and `state.schedules` are the law; `told` is a hint), what user code did (`effects`,
+`state.web_runs`), what was metered (`used`), and what the harness itself did (`happened`, `deployed`, `settled`) and
+looked at while the run went on (`samples`).
 All times are unix seconds of one machine's clock.
 """
 
@@ -11,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from squall_verify.state import State
 
 Key = tuple[str, int]
 """Call and index of one input."""
@@ -227,6 +230,10 @@ class Settled:
     """Containers of each pool in the end."""
 
 
+INJECTING = ("late-call", "garbage-call")
+"""Faults whose detail is the id of a call."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
     """One run."""
@@ -256,5 +263,14 @@ class Evidence:
     """Call to what the gateway's API says of it, for some calls of one input."""
     samples: tuple[Sample, ...] = ()
     settled: Settled | None = None
+    state: State = field(default_factory=State)
+    """Dicts, queues, volumes, web functions and schedules."""
+    sandboxes: tuple[str, ...] | None = None
+    """What is left of them when the platform has stopped; None = containers were none."""
     notes: Mapping[str, Any] = field(default_factory=dict)
     """Facts that later checkers bring along with their faults."""
+
+    @property
+    def injected(self) -> set[str]:
+        """Calls that faults have put into the journal, copies of what clients and schedules had called."""
+        return {each.detail for each in self.happened if each.name in INJECTING}

@@ -7,6 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from squall_verify.evidence import Effect, Seen
+from squall_verify.state import WebRun
+
+EFFECTS, WEB = "effects", ".web"
 
 
 def seen(folder: Path) -> tuple[Seen, ...]:
@@ -24,6 +27,22 @@ def log_of(file: Path) -> list[Seen]:
     return found
 
 
+def make_effects(folder: Path) -> Path:
+    """The file that user code writes to, whoever it runs as, and the one of the web function beside it."""
+    folder.mkdir()
+    folder.chmod(0o777)
+    for name in (EFFECTS, f"{EFFECTS}{WEB}"):
+        (folder / name).touch()
+        (folder / name).chmod(0o666)
+    return folder / EFFECTS
+
+
 def effects(file: Path) -> tuple[Effect, ...]:
     """Every line that user code wrote."""
     return tuple(Effect(**json.loads(line)) for line in file.read_text().splitlines())
+
+
+def web_runs(file: Path) -> tuple[WebRun, ...]:
+    """Every line that the web function wrote, beside the others'."""
+    written = file.with_name(f"{file.name}{WEB}")
+    return tuple(WebRun(**json.loads(line)) for line in written.read_text().splitlines()) if written.exists() else ()

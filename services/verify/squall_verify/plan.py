@@ -31,10 +31,19 @@ STEADY_CALLS = 8
 STEADY_S = (1.0, 4.0)
 MAX_PENDING = 250
 """The gateways' limit for each pool: more than a map has inputs, so that a flood reaches it."""
-FLOOD_CALLS = 310
+FLOOD_CALLS = 3000
+"""At most; it ends when some were refused."""
+FLOOD_REFUSALS = 20
 FLOOD_S = 0.05
 HOGS, HOG_S = 50, 0.25
 """For each agent, which has room for two of them at once: six seconds of work in all."""
+STATE_STEPS: Mapping[str, int] = {"dict": 8, "queue": 6, "volume": 3, "web": 5}
+"""Requests of one operation."""
+MEETING = 4
+GROUP_S = 4.0
+"""Keys of dicts that are claimed once are those of operations that begin so close to each other."""
+EVERYBODYS = "all"
+"""In place of a group: of operations that claim the same key first of all."""
 LONE_AFTER_S = (0.5, 1.5, 3.0)
 """The first result of the flood."""
 FLOOD_OP = "share-flood"
@@ -58,6 +67,10 @@ FORMS: Mapping[str, float] = {
     "twice": 1.5,
     "keyed": 1,
     "pry": 0.5,
+    "dict": 2,
+    "queue": 2,
+    "volume": 1,
+    "web": 1.5,
 }
 """How an operation calls, and how often that is drawn."""
 
@@ -143,14 +156,21 @@ def _operations(dice: Random, seconds: float) -> list[Operation]:
         at_s = 0.0
         while (at_s := at_s + dice.expovariate(RATE)) < seconds:
             form = dice.choices(list(FORMS), list(FORMS.values()))[0]
-            found.append(Operation(f"op-{len(found)}", client, round(at_s, 3), form, given_for(form, dice)))
+            found.append(_drawn(f"op-{len(found)}", client, at_s, form, dice))
     # On both agents when one of them is stopped past its leases: see `_forced`.
     for _ in range(STEADY_CALLS):
         at_s = round(_forced_at(seconds)[0] - 1.0 + dice.random(), 3)
         steady = {"s": round(dice.uniform(*STEADY_S), 2)}
         found.append(Operation(f"op-{len(found)}", len(found) % CLIENTS, max(0.0, at_s), "steady", steady))
-    at_s = round(0.3 * seconds, 3)
-    found.append(Operation(f"op-{len(found)}", 0, at_s, "flood", {"n": FLOOD_CALLS, "s": FLOOD_S}))
+    # At the same time, so that commits meet.
+    for number in range(MEETING):
+        found.append(_drawn(f"op-{len(found)}", number % CLIENTS, 0.6 * seconds, "volume", dice))
+    # Who comes second is told that the key has an owner.
+    for client in range(CLIENTS):
+        claiming = {**given_for("dict", dice), "group": EVERYBODYS, "claims": True}
+        found.append(Operation(f"op-{len(found)}", client, round(0.1 * seconds, 3), "dict", claiming))
+    at_s, flood = round(0.3 * seconds, 3), {"n": FLOOD_CALLS, "refusals": FLOOD_REFUSALS, "s": FLOOD_S}
+    found.append(Operation(f"op-{len(found)}", 0, at_s, "flood", flood))
     return found
 
 
@@ -159,8 +179,15 @@ def _guests(dice: Random, seconds: float) -> list[Operation]:
     at_s = 0.0
     while (at_s := at_s + dice.expovariate(GUEST_RATE)) < seconds:
         form = dice.choices(list(FORMS), list(FORMS.values()))[0]
-        found.append(Operation(f"guest-{len(found)}", GUEST_CLIENT, round(at_s, 3), form, given_for(form, dice)))
+        found.append(_drawn(f"guest-{len(found)}", GUEST_CLIENT, at_s, form, dice))
     return found
+
+
+def _drawn(name: str, client: int, at_s: float, form: str, dice: Random) -> Operation:
+    given = given_for(form, dice)
+    if form in STATE_STEPS:
+        given["group"] = int(at_s // GROUP_S)
+    return Operation(name, client, round(at_s, 3), form, given)
 
 
 def sharing(agents: int) -> tuple[Operation, ...]:
@@ -199,6 +226,8 @@ def given_for(form: str, dice: Random) -> dict[str, Any]:
             }
         case "bulky":
             return {"bytes": dice.choice([66_000, 200_000, 1_000_000])}
+        case "dict" | "queue" | "volume" | "web":
+            return {"n": STATE_STEPS[form], "dice": dice.randrange(2**32)}
         case "method":
             return {"x": dice.randrange(1000), "start": dice.choice([0, 100]), "s": short}
         case _:

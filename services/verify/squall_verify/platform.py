@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -26,7 +26,7 @@ from squall import errors
 from squall.errors import LocalPlatformError
 from squall_bus import BusSettings
 from squall_contracts import roles
-from squall_verify.processes import Process, belonging_to, end_with_parent, process
+from squall_verify.processes import Process, belonging_to, descendants, end_with_parent, process
 from squall_verify.settings import neutral_environment
 from squall_verify.waiting import eventually
 
@@ -150,8 +150,14 @@ class Platform:
         return [part for part in self.parts() if part.name.startswith(prefix)]
 
     def owned(self) -> list[Process]:
-        """Every process of the platform: services, nats-server, templates, containers."""
-        return belonging_to(self.folder)
+        """Every process of the platform: services, nats-server, templates, containers. What is in a sandbox knows
+        nothing of the folder: it is found below its agent."""
+        named = belonging_to(self.folder)
+        if "sandbox" not in self.arguments:
+            return named
+        known = {each.pid for each in named}
+        below = [each for part in self.parts_named("gpu-agent") for each in descendants(part.pid)]
+        return [*named, *(each for each in below if each.pid not in known)]
 
     def runners(self) -> list[Process]:
         """Templates and containers."""
@@ -159,7 +165,13 @@ class Platform:
 
     def log(self) -> str:
         """What the services have logged."""
-        return "\n".join(file.read_text(errors="replace") for file in sorted(self.folder.rglob("*.log")))
+        return "\n".join(file.read_text(errors="replace") for file in sorted(self._log_files()))
+
+    def _log_files(self) -> Iterator[Path]:
+        """Not below the stores of nats-servers, which make and remove folders all the time."""
+        for folder, below, names in os.walk(self.folder):
+            below[:] = [name for name in below if name != "jetstream"]
+            yield from (Path(folder, name) for name in names if name.endswith(".log"))
 
     def bus_settings(self) -> BusSettings:
         """A connection of our own to its nats-server, with every right."""
@@ -264,6 +276,17 @@ class Platform:
             return present if present and present.pid != part.pid and process(present.pid) else None
 
         return eventually(again, within_s=within_s, what=f"{part.name} is not started again")
+
+    def ready_again(self, part: Part, *, within_s: float) -> Part:
+        """Waits until a part that was killed has been started again and says that it is ready."""
+
+        def again() -> Part | None:
+            present = {p.name: p for p in self.parts()}.get(part.name)
+            if present is None or present.pid == part.pid or process(present.pid) is None:
+                return None
+            return present if not present.health or answers(present.health) else None
+
+        return eventually(again, within_s=within_s, what=f"{part.name} is not ready again")
 
     def remove(self) -> None:
         """End what is left and delete the folder."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from squall.client import Client, query
 from squall.errors import SquallError
-from squall.http_api import Route
+from squall.http_api.routes import Route
 
 READ_BYTES = 64 * 1024
 LISTED = 200

@@ -107,6 +107,9 @@ def as_text(report: Report) -> str:
     lines += ["", "Invariants"]
     for verdict in report.verdicts:
         lines += _verdict(verdict)
+    # Once more at the end: whoever sees only the last lines of a long run sees what is wrong.
+    broken = [verdict for verdict in report.verdicts if verdict.state is State.VIOLATED]
+    lines += [line for verdict in broken for line in ["", *_verdict(verdict)]]
     lines += ["", f"{'Everything holds.' if report.holds else 'VIOLATED.'} Again: {report.command}"]
     return "\n".join(lines) + "\n"
 

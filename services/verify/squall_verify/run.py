@@ -21,8 +21,8 @@ from squall.errors import LocalPlatformError
 from squall_bus import connect
 from squall_contracts import topology
 from squall_service.clock import SystemClock
-from squall_verify import collecting, files, load, settling, watching
-from squall_verify.client import log_name
+from squall_verify import collecting, files, load, sandboxed, settling, stepping, ticking, watching
+from squall_verify.client import log_name, ready_name
 from squall_verify.evidence import GUEST, MAIN, Deployed, Evidence, Settled
 from squall_verify.failpoints import FailPoints
 from squall_verify.faults import Site
@@ -32,13 +32,14 @@ from squall_verify.operating import Operator
 from squall_verify.plan import CLIENTS, GUEST_CLIENT, MAX_PENDING, Operation, Plan, sharing
 from squall_verify.platform import Platform
 from squall_verify.processes import end_with_parent
-from squall_verify.settings import VerifySettings
+from squall_verify.settings import SANDBOX, VerifySettings
 from squall_verify.tenants import admit_guest
 from squall_verify.waiting import eventually
 
 PROGRAM = Path(__file__).with_name("program") / "work.py"
 DEPLOY_S = 90.0
 HEAL_S = 60.0
+READY_S = 60.0
 LIVE_S = 120.0
 CALLERS_S = 180.0
 """More than a caller waits for one result."""
@@ -58,26 +59,38 @@ class Run:
     say: Callable[[str], None]
     deployed: list[Deployed] = field(default_factory=list)
     guest_token: str = ""
+    paused: dict[str, float] = field(default_factory=dict)
+    """Schedules, and when they were."""
 
     def __post_init__(self) -> None:
+        self.effects = files.make_effects(self.folder / "shared")
         points = FailPoints(self.folder / POINTS_FOLDER)
         (self.folder / POINTS_FOLDER).mkdir()
         self.platform = Platform(
             processes=True,
             agents=self.settings.agents,
             gateways=self.settings.gateways,
-            environment={"SQUALL_GATEWAY_MAX_PENDING": str(MAX_PENDING), **points.environment},
+            environment={"SQUALL_GATEWAY_MAX_PENDING": str(MAX_PENDING), **points.environment, **self._shared()},
             bus_servers=self.settings.bus_servers,
+            arguments=("--backend", self.settings.backend) if self._sandboxed else (),
         )
         self.nemesis = Nemesis(Site(self.platform, self.folder))
         self.operator = Operator(self.platform, self._keep_deploying, self.deployed, self.nemesis)
         self.watcher = watching.Watcher(self.platform.bus_settings)
-        self.effects = self.folder / "effects"
-        self.effects.touch()
+
+    @property
+    def _sandboxed(self) -> bool:
+        return self.settings.backend == SANDBOX
+
+    def _shared(self) -> dict[str, str]:
+        """What sandboxes see of this machine: the folder that user code writes its effects to."""
+        return {sandboxed.SHARED: str(self.effects.parent)} if self._sandboxed else {}
 
     def evidence(self) -> Evidence:
         """Does everything, and hands over what was found."""
         (self.folder / "plan.json").write_text(json.dumps(self.plan.as_json(), indent=1))
+        if self._sandboxed:
+            sandboxed.make_base(self.platform.data / "images", self.folder)
         with self.platform:
             self.guest_token = asyncio.run(admit_guest(self.platform))
             for workspace in (MAIN, GUEST):
@@ -86,19 +99,24 @@ class Run:
             with _thread(self.watcher.run, self.watcher.stop), self._stalls():
                 self._attack()
                 healed_at = self._heal()
+                for token in (self.platform.token, self.guest_token):
+                    self.paused |= ticking.pause(ServerAddress(self.platform.url, token))
                 self.say("healed; waiting until everything has ended")
                 settled = asyncio.run(self._settle(healed_at))
             evidence = self._collect(settled)
             if self.plan.mixed:
                 evidence = replace(evidence, notes=self._notes(evidence))
             (self.folder / "platform.log").write_text(self.platform.log())
+            tags = sandboxed.tags(self.platform.data)
+        if not self._sandboxed:
             return evidence
+        return replace(evidence, sandboxes=sandboxed.left_behind(tags, self.platform.data))
 
     # ------------------------------------------------------------------ attack
 
     def _attack(self) -> None:
-        started = _CLOCK.now() + 1.0
-        callers = [self._caller(number, "plan.json", self.settings.seconds, started) for number in EVERYBODY]
+        callers = [self._caller(number, "plan.json", self.settings.seconds) for number in EVERYBODY]
+        started = self._start(callers, "plan.json")
         deploying = threading.Thread(target=self._deploy_again, args=(started,), daemon=True)
         operating = threading.Thread(target=self.operator.work, args=(self.plan.acts, started), daemon=True)
         deploying.start()
@@ -108,14 +126,31 @@ class Run:
         operating.join()
         self._wait_for(callers)
 
-    def _caller(self, number: int, plan: str, seconds: float, started: float) -> subprocess.Popen[bytes]:
+    def _start(self, callers: Sequence[subprocess.Popen[bytes]], plan: str) -> float:
+        """Lets them begin, all at once; when that is. One that has ended by itself is not waited for."""
+        file = self._start_file(plan)
+
+        def ready() -> bool:
+            return all(ready_name(file, n).exists() or each.poll() is not None for n, each in enumerate(callers))
+
+        eventually(ready, within_s=READY_S, what="the callers do not start")
+        started = _CLOCK.now() + 0.2
+        staged = file.with_suffix(".new")
+        staged.write_text(str(started))
+        staged.rename(file)
+        return started
+
+    def _start_file(self, plan: str) -> Path:
+        return self.folder / f"start-{Path(plan).stem}"
+
+    def _caller(self, number: int, plan: str, seconds: float) -> subprocess.Popen[bytes]:
         gateways = self.platform.parts_named("gateway")
         mine, other = gateways[number % len(gateways)], gateways[(number + 1) % len(gateways)]
         log = self.folder / log_name(number)
         workspace = GUEST if number == GUEST_CLIENT else MAIN
         command = [sys.executable, "-P", "-m", "squall_verify.client", str(self.folder / plan), str(number), str(log)]
         return subprocess.Popen(
-            [*command, str(started), str(seconds), other.url],
+            [*command, str(self._start_file(plan)), str(seconds), other.url],
             env=self.platform.client_environment(gateway=mine, SQUALL_TOKEN=self._token(workspace)),
             stdin=subprocess.DEVNULL,
             stderr=(self.folder / f"client-{number}.stderr").open("ab"),
@@ -185,7 +220,8 @@ class Run:
 
     def _collect(self, settled: Settled) -> Evidence:
         address = ServerAddress(self.platform.url, self.platform.token)
-        laws = asyncio.run(collecting.laws(self.platform, self.watcher.law))
+        laws = asyncio.run(collecting.laws(self.platform, self.watcher.law, self.paused))
+        steps, web_runs = stepping.steps(self.folder), files.web_runs(self.effects)
         calls = [each.call for each in laws.accepted if each.workspace == MAIN and each.kind != "map"]
         return replace(
             laws,
@@ -193,6 +229,7 @@ class Run:
             seconds=self.plan.seconds,
             effects=files.effects(self.effects),
             seen=files.seen(self.folder),
+            state=replace(laws.state, steps=steps, web_runs=web_runs),
             happened=tuple(sorted(self.nemesis.happened, key=lambda each: each.began)),
             skipped=tuple(self.nemesis.skipped),
             deployed=tuple(self.deployed),
@@ -240,6 +277,7 @@ class Run:
         dice = Random(f"{self.plan.seed} after")
         chosen = dice.sample(calls, min(READ_AGAIN, len(calls)))
         operations = [Operation(f"canary-{n}-{i}", n, 0.0, "remote") for n in EVERYBODY for i in range(3)]
+        operations += [Operation(f"final-{n}", n, 0.0, "final") for n in (0, GUEST_CLIENT)]
         asked = {line.op: number for number in EVERYBODY for line in files.log_of(self.folder / log_name(number))}
         owner = {line.call: line.op for line in seen if line.what == "ack"}
         # Those of the first workspace by another one than who asked, so through another gateway.
@@ -247,7 +285,8 @@ class Run:
         self._play("after.json", operations, [(reader[owner[call]], owner[call], call) for call in chosen])
         lines = [line for line in files.seen(self.folder) if line.op.startswith("canary-")]
         done = {line.op for line in lines if line.what == "done"}
-        return tuple(sorted(operation.id for operation in operations if operation.id not in done))
+        asked_for = {operation.id for operation in operations if operation.form != "final"}
+        return tuple(sorted(asked_for - done))
 
     def _share(self) -> None:
         """A flood of one workspace, and single calls of the other."""
@@ -256,7 +295,9 @@ class Run:
     def _play(self, name: str, operations: Sequence[Operation], reread: Sequence[tuple[int, str, str]]) -> None:
         plan = {"operations": [asdict(operation) for operation in operations], "reread": reread}
         (self.folder / name).write_text(json.dumps(plan))
-        self._wait_for([self._caller(number, name, CALLERS_S, _CLOCK.now()) for number in EVERYBODY])
+        callers = [self._caller(number, name, CALLERS_S) for number in EVERYBODY]
+        self._start(callers, name)
+        self._wait_for(callers)
 
 
 @contextmanager

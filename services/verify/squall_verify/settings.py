@@ -13,6 +13,7 @@ MAX_SECONDS = 24 * 3600.0
 MAX_SEED = 2**31
 DEFAULT_SECONDS = 60.0
 FAULTS, MIXED = "faults", "mixed"
+PROCESS, SANDBOX = "process", "sandbox"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +31,8 @@ class VerifySettings:
     bus_servers: int = 1
     keep: Path | None = None
     """Where the evidence stays; None = it is removed after a run without violation."""
+    backend: str = PROCESS
+    """Of the agents' containers."""
     load: str = FAULTS
     as_json: bool = False
     list_faults: bool = False
@@ -41,7 +44,8 @@ class VerifySettings:
         sizes = "" if (self.agents, self.gateways) == (2, 2) else f" --agents {self.agents} --gateways {self.gateways}"
         load = "" if self.load == FAULTS else f" --load {self.load}"
         bus = "" if self.bus_servers == 1 else f" --bus-servers {self.bus_servers}"
-        return f"squall verify --seed {self.seed} --seconds {self.seconds:g}{load}{chosen}{sizes}{bus}"
+        backend = "" if self.backend == PROCESS else f" --backend {self.backend}"
+        return f"squall verify --seed {self.seed} --seconds {self.seconds:g}{load}{chosen}{sizes}{bus}{backend}"
 
 
 def neutral_environment() -> dict[str, str]:
@@ -62,6 +66,8 @@ def parse(arguments: Sequence[str]) -> VerifySettings:
         seconds = given.minutes * 60
     if not 1 <= seconds <= MAX_SECONDS:
         parser.error(f"{seconds:g} seconds is not a duration of a run (1 s to 24 h)")
+    if given.backend == SANDBOX and os.geteuid():
+        parser.error("--backend sandbox needs root")
     if given.load == MIXED and given.faults:
         parser.error("a mixed load has faults of its own: --faults is for --load faults")
     return VerifySettings(
@@ -72,6 +78,7 @@ def parse(arguments: Sequence[str]) -> VerifySettings:
         gateways=given.gateways,
         bus_servers=given.bus_servers,
         keep=given.keep.absolute() if given.keep else None,
+        backend=given.backend,
         load=given.load,
         as_json=given.json,
         list_faults=given.list_faults,
@@ -102,6 +109,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--gateways", type=_count, default=2, metavar="N", help="default: %(default)s, at least 2")
     parser.add_argument(
         "--bus-servers", type=int, choices=(1, 3), default=1, help="nats-servers; 3 replicate (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--backend",
+        choices=(PROCESS, SANDBOX),
+        default=PROCESS,
+        help="of containers; sandbox needs root and Linux (default: %(default)s)",
     )
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave the evidence in this folder")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from itertools import combinations
 
 from squall_verify.evidence import Evidence, Key
+from squall_verify.invariants.dicts import YES, of_kind
 from squall_verify.invariants.histories import by_key
+from squall_verify.state import CUT, REFUSED
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,11 @@ def properties(evidence: Evidence) -> tuple[Met, ...]:
         Met("superseded result", len(superseded(evidence))),
         Met("agent loss", counts["kill-agent"]),
         Met("nats restart", counts["kill-bus"]),
+        Met("claim lost to another", len(lost_claims(evidence))),
+        Met("item got by another", len(got_by_others(evidence))),
+        Met("commits at the same time", commits_at_once(evidence)),
+        Met("tick while something was hurt", len(hurt_ticks(evidence))),
+        Met("web request without an answer", len(broken_requests(evidence))),
     )
 
 
@@ -46,3 +54,32 @@ def superseded(evidence: Evidence) -> set[Key]:
             ends[effect.key].add(effect.nonce)
     told = {(each.call, each.index) for each in evidence.told if each.event == "superseded"}
     return {key for key, nonces in ends.items() if len(nonces) > 1} | told
+
+
+def lost_claims(evidence: Evidence) -> list[str]:
+    """Who wanted a key of a dict for himself, and was told that another one has it."""
+    return [step.name for step in of_kind(evidence, "dict", "claim") if step.done and step.got != (YES,)]
+
+
+def got_by_others(evidence: Evidence) -> list[str]:
+    """Items of queues that another operation got than the one that put them."""
+    gets = of_kind(evidence, "queue", "get")
+    return [item for step in gets for item in step.got if not item.startswith(f"{step.op}.")]
+
+
+def commits_at_once(evidence: Evidence) -> int:
+    """Pairs of commits to one volume of which one began before the other was over."""
+    commits = [step for step in of_kind(evidence, "volume", "commit") if step.done]
+    return sum(one.workspace == other.workspace and other.began < one.ended for one, other in combinations(commits, 2))
+
+
+def hurt_ticks(evidence: Evidence) -> list[float]:
+    """Ticks whose time came while a scheduler or the bus was hurt."""
+    hurt = [each for each in evidence.happened if each.victim.startswith(("scheduler", "bus"))]
+    ticks = [tick for schedule in evidence.state.schedules for tick, _ in schedule.ticks]
+    return [tick for tick in ticks if any(each.began - 0.5 <= tick <= each.ended + 3.0 for each in hurt)]
+
+
+def broken_requests(evidence: Evidence) -> list[str]:
+    """Web requests that were refused, or whose answer did not come in full."""
+    return [step.name for step in of_kind(evidence, "web") if step.outcome in (CUT, REFUSED)]

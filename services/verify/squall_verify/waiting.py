@@ -14,7 +14,7 @@ class NotInTime(AssertionError):
     """It did not become true; the message says what was waited for."""
 
 
-def eventually(check: Callable[[], T | None], *, within_s: float = 10.0, what: object = "") -> T:
+def eventually(check: Callable[[], T | None], *, within_s: float = 30.0, what: object = "") -> T:
     """Call `check` until it returns something true, and hand that back. `what` or its answer explains a failure."""
     until = time.monotonic() + within_s
     while True:

@@ -296,6 +296,55 @@ def _(module, on):
         wrong(module.BatchWrite, "on_lost", many)
 
 
+@bug("claim-anyway", "squall_gateway.dicts", "put with skip_if_exists does not look whether the key is there")
+def _(module, on):
+    def version(right):
+        async def put_once(self, key, receipt, data):
+            if not on():
+                return await right(self, key, receipt, data)
+            await self.bus.kv(module.DICTS).put(key, data)
+            return True
+
+        return put_once
+
+    wrong(module.Dicts, "_put_once", version)
+
+
+@bug("pop-without-revision", "squall_gateway.dicts", "a key is removed whatever its value is by now")
+def _(module, on):
+    def version(right):
+        async def remove(self, entry, receipt):
+            await (self.bus.kv(module.DICTS).delete(entry.key) if on() else right(self, entry, receipt))
+
+        return remove
+
+    wrong(module.Dicts, "_remove", version)
+
+
+@bug("take-without-front", "squall_gateway.takes", "items are handed out, and who else has taken them is not looked at")
+def _(module, on):
+    def version(right):
+        async def take(self, place, front, through, request, items):
+            return front if on() else await right(self, place, front, through, request, items)
+
+        return take
+
+    wrong(module.Takes, "take", version)
+
+
+@bug("tick-without-id", "squall_scheduler.scheduled_calls", "the call of a tick gets any id, not the tick's own")
+def _(module, on):
+    from squall.ids import new_call_id
+
+    def version(right):
+        def call_of_tick(record, tick, shards):
+            return new_call_id(shards) if on() else right(record, tick, shards)
+
+        return call_of_tick
+
+    wrong(module, "call_of_tick", version)
+
+
 # ---------------------------------------------------------------------- autoscaler and scheduler
 
 

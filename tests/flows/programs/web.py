@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import os
 import subprocess
@@ -20,7 +21,7 @@ class Echo:
     def __init__(self, **more: Any) -> None:
         self.more = more
         self.lifespan = "none"
-        self.left = 0
+        self.left = self.polled = 0
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         await getattr(self, "on_" + scope["type"])(scope, receive, send)
@@ -36,7 +37,7 @@ class Echo:
 
     async def on_http(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         path = scope["path"][len(scope["root_path"]) :]
-        if path.startswith(("/stream", "/die", "/slow", "/raise", "/events")):
+        if path.startswith(("/stream", "/die", "/slow", "/raise", "/events", "/answer", "/polls")):
             await getattr(self, path[1:])(scope, receive, send)
             return
         size, message = 0, {"more_body": True}
@@ -53,6 +54,7 @@ class Echo:
             "lifespan": self.lifespan,
             "state": scope["state"].get("made"),
             "left": self.left,
+            "polled": self.polled,
             "call": squall.current_function_call_id(),
             **self.more,
         }
@@ -83,12 +85,28 @@ class Echo:
             await send({"type": "http.response.body", "body": b"data: %d\n\n" % number, "more_body": True})
             await asyncio.wait([leaving], timeout=0.02)
 
+    async def polls(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        """Asks from time to time whether its client is there still, as Starlette's `is_disconnected` does: at once."""
+        await receive()
+        self.polled += 1
+        while (message := at_once(receive())) is None:  # noqa: ASYNC110 - that is what such an app does
+            await asyncio.sleep(0.02)
+        self.left += message["type"] == "http.disconnect"
+
     async def die(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """The process ends in the middle of its answer."""
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"a part", "more_body": True})
         await asyncio.sleep(0.1)
         os.kill(os.getpid(), 9)
+
+    async def answer(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        """With the status that the query says; packed, but for the one that has no body."""
+        status, packed = int(scope["query_string"]), gzip.compress(b"packed")
+        cookies = [(b"set-cookie", b"a=1; Path=/"), (b"set-cookie", b"b=2; HttpOnly")]
+        about = [(b"content-encoding", b"gzip"), (b"content-length", str(len(packed)).encode()), (b"etag", b'"1"')]
+        await send({"type": "http.response.start", "status": status, "headers": [*cookies, *about]})
+        await send({"type": "http.response.body", "body": b"" if status == 304 else packed})
 
     async def slow(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """Answers after the seconds that the query says."""
@@ -116,6 +134,16 @@ class Echo:
             else:
                 await send({"type": "websocket.send", "bytes": data})
         self.left += 1
+
+
+def at_once(asked: Any) -> Any:
+    """What it returns without waiting; None if it would wait."""
+    try:
+        asked.send(None)
+    except StopIteration as returned:
+        return returned.value
+    asked.close()
+    return None
 
 
 async def answer(send: Any, status: int, body: bytes, headers: list[tuple[bytes, bytes]] | None = None) -> None:
@@ -162,10 +190,12 @@ def wsgi() -> Any:
 
 
 SERVER = """
-import http.server
+import http.server, time
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     def do_GET(self):
+        if self.path.startswith("/slow"):
+            time.sleep(1)
         body = f"{self.path} {self.headers['X-Forwarded-Prefix']}".encode()
         self.send_response(202)
         self.send_header("Content-Length", str(len(body)))
@@ -190,6 +220,19 @@ http.server.ThreadingHTTPServer(("0.0.0.0", 18753), Handler).serve_forever()
 @squall.web_server(18753, startup_timeout=30)
 def server() -> None:
     subprocess.Popen([sys.executable, "-c", SERVER])
+
+
+@app.server(port=18754, max_concurrency=1, unauthenticated=True)
+class Listener:
+    """A server that an enter hook starts."""
+
+    @squall.enter()
+    def start(self) -> None:
+        self.child = subprocess.Popen([sys.executable, "-c", SERVER.replace("18753", "18754")])
+
+    @squall.exit()
+    def stop(self) -> None:
+        self.child.kill()
 
 
 @app.cls()

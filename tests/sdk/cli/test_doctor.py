@@ -12,7 +12,7 @@ import pytest
 from tests.support.nvml import FakeMachine, h100s
 
 from squall.cli.doctor import bus_findings, fsync_ms, gpu_findings
-from squall.http_api import GpuInfo, NodeInfo
+from squall.http_api.fleet import GpuInfo, NodeInfo
 
 WELL: dict[str, Any] = {
     "bus_version": "2.15.1",

@@ -252,7 +252,7 @@ def test_images_are_published_listed_looked_at_and_found_by_name(depot: Shell) -
 def test_an_image_that_processes_cannot_have_says_which_containers_can(depot: Shell) -> None:
     depot.write(
         "apt.py",
-        "import squall\napp = squall.App()\n@app.function(image=squall.Image.debian_slim().apt_install('git'))\n"
+        "import squall\napp = squall.App()\n@app.function(image=squall.Image.debian_slim().apt_install('nothing'))\n"
         "def f(): pass\n",
     )
     depot.squall("run", "apt.py").refused("image_build", "sandbox")

@@ -154,6 +154,17 @@ def test_a_program_comes_from_standard_input(served: Shell) -> None:
     assert not [name for name in served.temporary_files() if "stdin" in name]
 
 
+def test_the_name_of_the_file_need_not_be_a_python_name(served: Shell) -> None:
+    served.write(
+        "01-my app.py",
+        "import squall\napp = squall.App('named')\nclass Mine(Exception): pass\n"
+        "@app.function()\ndef f():\n    raise Mine('it is me')\n"
+        "@app.local_entrypoint()\ndef go():\n    try:\n        f.remote()\n    except Mine as e:\n        print(e)\n",
+    )
+
+    assert served.squall("run", "01-my app.py").ok().out == "it is me\n"
+
+
 def test_the_program_may_import_its_neighbours_and_the_current_folder(served: Shell) -> None:
     served.write("sub/neighbour.py", "NAME = 'neighbour'\n")
     served.write("around.py", "NAME = 'around'\n")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from squall.cli.waterfall import phase_table, waterfall
-from squall.http_api import PhaseInfo, SpanInfo, Trace
+from squall.http_api.traces import PhaseInfo, SpanInfo, Trace
 
 MS = 1_000_000
 
@@ -68,3 +70,11 @@ def test_what_no_phase_covers_is_other() -> None:
         ["other", "2.00", "20.0", "%"],
         ["total", "10.00"],
     ]
+
+
+def test_a_start_tells_how_and_why_so() -> None:
+    why = "containers of gVisor cannot be forked"
+    started = replace(span("container.start", 0, 1), attributes={"how": "fresh", "why": why})
+    assert waterfall(trace(started))[1].endswith(f"█  fresh: {why}")
+    forked = replace(span("container.start", 0, 1), attributes={"how": "fork", "why": ""})
+    assert waterfall(trace(forked))[1].endswith("█  fork")

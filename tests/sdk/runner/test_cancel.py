@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 import pytest
 from tests.sdk.runner.containers import Workshop, call, request_of, value
@@ -193,16 +192,14 @@ async def test_stop_interrupts_running_inputs_and_drain_waits_for_them(workshop:
     container = await workshop.start(
         "import time\ndef f(s):\n    print('go', flush=True)\n    time.sleep(s)\n    return 'done'"
     )
-    async with asyncio.timeout(15), asyncio.TaskGroup() as tasks:
+    async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
         running = tasks.create_task(call(container, 0.2))
         await eventually(lambda: container.running)
         await container.drain()
         assert value(await running) == "done"
-        running = tasks.create_task(call(container, 60))
+        running = tasks.create_task(call(container, 600))
         await eventually(lambda: workshop.printed(container) == "go\ngo\n")
-        begun = time.monotonic()
         ended = await container.stop()
-        assert time.monotonic() - begun < 5
         end = await running
     assert isinstance(end, Failed)
     assert end.kind is FailureKind.CANCELLED

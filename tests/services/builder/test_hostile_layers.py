@@ -6,6 +6,7 @@ import base64
 import hashlib
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,22 @@ def making(staging: Path, *below: Path) -> PipStep:
         uv=Path("/bin/false"),
         installed=(),
     )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"index_url": "https://me:secret@pypi.example/simple"},
+        {"requirements": "--extra-index-url https://token@pypi.example/simple\nprivate"},
+        {"env": {"UV_INDEX_OURS_PASSWORD": "secret"}},
+    ],
+)
+def test_packages_of_an_index_with_a_password_do_not_come_to_the_cache_of_all(
+    tmp_path: Path, arguments: dict[str, object]
+) -> None:
+    step = replace(making(tmp_path), python=replace(PYTHON, libc="glibc 2.36"))
+    assert replace(step, arguments={"packages": ["a"], "index_url": "https://pypi.example/simple"})._safe()
+    assert not replace(step, arguments={"packages": ["a"], **arguments})._safe()
 
 
 async def test_what_was_built_in_a_room_is_not_compiled_behind_a_link(tmp_path: Path, outside: Path) -> None:

@@ -8,6 +8,7 @@ import shutil
 import stat
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,12 @@ from tests.support.layers import image, pip, step
 
 from squall.errors import ImageBuildError
 from squall.spec import ImageSpec
+from squall_images import base_bytecode, pythons
+from squall_images.build_limits import StepLimits
 from squall_images.build_room import Room, Work
 from squall_images.chain import PATH
-from squall_images.layered import LayeredImage, LayerFolder
-from squall_images.store import LayerStore
+from squall_images.layered import LayeredImage, LayerFolder, Python
+from squall_images.store import BuildSettings, LayerStore
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 
@@ -76,20 +79,45 @@ async def ensure(store: LayerStore, spec: ImageSpec) -> tuple[LayeredImage, list
     return await store.ensure(spec, lines.append), lines
 
 
+async def test_a_changed_library_of_the_interpreter_is_what_programs_get(store: LayerStore, home: Path) -> None:
+    where = "$(python3 -c 'import sysconfig; print(sysconfig.get_path(\"stdlib\"))')"
+    found, _ = await ensure(store, image(step("run_commands", commands=[f"echo changed = 1 >> {where}/colorsys.py"])))
+    assert any((layer / "usr").exists() for layer in found.layers[1:-1]), "byte-code of the base"
+    assert await run(found, home, "python3 -B -c 'import colorsys; print(colorsys.changed)'") == "1"
+
+
+async def test_byte_code_that_could_not_be_made_once_is_made_for_the_next_image(home: Path) -> None:
+    folder = LayerFolder(home)
+    base = folder.base(f"debian_slim:{layers.OWN}")
+    assert base is not None
+    above = base_bytecode.key_above(base.layers[-1])
+    shutil.rmtree(home / "layers" / above)
+    small = LayerStore(home, settings=BuildSettings(limits=StepLimits(disk_mib=1)))
+    found, lines = await ensure(small, image())
+    assert len(found.layers) == 1
+    assert any("tries again" in line for line in lines), lines
+    assert not folder.has(above)
+    found, _ = await ensure(LayerStore(home), image(step("env", variables={"A": "1"})))
+    assert [layer.parent.name for layer in found.layers] == [base.layers[-1], above]
+    assert int(folder.about(above)["bytes"]) > 1 << 20
+
+
 async def test_a_plain_image_is_its_base_and_names_its_interpreter(store: LayerStore, home: Path) -> None:
     found, _ = await ensure(store, image())
     assert found.python == f"/usr/local/bin/python{layers.OWN}"
     assert found.python_version == layers.OWN
-    assert len(found.layers) == 1
+    assert len(found.layers) == 2
     assert (await run(found, home, "python3 -c 'import ssl, sqlite3; print(1)'")) == "1"
+    compiled = "python3 -c 'import json, os; print(os.path.exists(json.__cached__))'"
+    assert (await run(found, home, compiled)) == "True", "a container would compile it at each start"
 
 
 async def test_packages_are_a_layer_with_byte_code_and_programs_of_the_image(
     store: LayerStore, home: Path, wheels: Path
 ) -> None:
     found, _ = await ensure(store, image(pip("alpha")))
-    assert len(found.layers) == 2
-    site = found.layers[1] / found.site_packages.lstrip("/")
+    assert len(found.layers) == 3
+    site = found.layers[2] / found.site_packages.lstrip("/")
     assert (site / "__pycache__" / f"alpha.cpython-{layers.OWN.replace('.', '')}.pyc").exists()
     assert await run(found, home, "run-alpha; python3 -c 'import beta; print(beta.version)'") == "1.0\n2.0"
 
@@ -100,15 +128,15 @@ async def test_a_later_layer_has_only_what_is_new_and_hides_what_is_gone(
     first, _ = await ensure(store, image(pip("alpha", "beta==1.0")))
     assert await run(first, home, "python3 -c 'import beta_old, beta; print(beta.version)'") == "1.0"
     second, _ = await ensure(store, image(pip("alpha", "beta==1.0"), pip("beta==2.0")))
-    assert second.layers[:2] == first.layers
-    new = second.layers[2] / second.site_packages.lstrip("/")
+    assert second.layers[:3] == first.layers
+    new = second.layers[3] / second.site_packages.lstrip("/")
     assert not (new / "alpha.py").exists()
     assert stat.S_ISCHR((new / "beta_old.py").lstat().st_mode)
     shown = "python3 -c 'import beta, alpha; print(beta.version)'; python3 -c 'import beta_old' || echo gone"
     assert (await run(second, home, shown)).splitlines()[0] == "2.0"
     assert (await run(second, home, shown)).splitlines()[-1] == "gone"
     same, lines = await ensure(store, image(pip("alpha", "beta==1.0"), pip("alpha")))
-    assert not list((same.layers[2]).rglob("alpha.py")), "what is there already is not installed again"
+    assert not list((same.layers[3]).rglob("alpha.py")), "what is there already is not installed again"
     assert lines == ["pip_install alpha"]
 
 
@@ -128,7 +156,7 @@ async def test_a_package_without_a_wheel_is_built_in_the_image_not_on_the_builde
     builder = LayerStore(home, fetch=fetch)
     found, _ = await ensure(builder, image(copied, pip("handmade", find_links="/wheels")))
     assert await run(found, home, "python3 -c 'import handmade; print(handmade.built_as)'") == "build"
-    site = found.layers[2] / found.site_packages.lstrip("/")
+    site = found.layers[3] / found.site_packages.lstrip("/")
     assert list((site / "__pycache__").glob("handmade.*.pyc"))
 
 
@@ -190,8 +218,8 @@ async def test_only_the_changed_step_and_those_after_it_are_made_again(store: La
     first = step("run_commands", commands=["echo first > /1"])
     one, _ = await ensure(store, image(first, step("run_commands", commands=["echo a > /2"])))
     two, lines = await ensure(store, image(first, step("run_commands", commands=["echo b > /2"])))
-    assert one.layers[:2] == two.layers[:2]
-    assert one.layers[2] != two.layers[2]
+    assert one.layers[:3] == two.layers[:3]
+    assert one.layers[3] != two.layers[3]
     assert lines == ["run_commands echo b > /2"]
     _, lines = await ensure(store, image(first, step("run_commands", commands=["echo b > /2"])))
     assert lines == []
@@ -202,8 +230,8 @@ async def test_a_variable_matters_to_what_runs_and_not_to_what_is_installed(stor
         return image(step("env", variables={"X": value}), pip("alpha"), step("run_commands", commands=["echo $X > /x"]))
 
     (one, _), (two, _) = await ensure(store, variants("1")), await ensure(store, variants("2"))
-    assert one.layers[1] == two.layers[1]
-    assert one.layers[2] != two.layers[2]
+    assert one.layers[2] == two.layers[2]
+    assert one.layers[3] != two.layers[3]
 
 
 async def test_two_stores_that_want_the_same_make_it_once(home: Path) -> None:
@@ -324,3 +352,21 @@ async def test_a_full_disk_ends_the_step_and_leaves_the_layers_before_it(root: P
         assert not list((small / "images" / "staging").iterdir())
     finally:
         subprocess.run(["umount", "-l", small], check=True)
+
+
+async def test_the_interpreter_of_a_prefix_is_asked_once_by_all_stores(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, asked, find = step("run_commands", commands=["echo asked > /asked"]), [], pythons.find
+
+    async def counted(room: Room, env: Mapping[str, str]) -> Python | None:
+        asked.append(room.staging)
+        return await find(room, env)
+
+    monkeypatch.setattr(pythons, "find", counted)
+    await asyncio.gather(
+        *(ensure(LayerStore(home), image(made, step("env", variables={"N": str(n)}))) for n in range(6))
+    )
+
+    assert len(asked) == 1
+    assert list((home / "staging").iterdir()) == []

@@ -34,6 +34,7 @@ TOPOLOGY = Topology(
     ),
     buckets=(
         BucketSpec(name="config"),
+        BucketSpec(name="state", allow_atomic=True),
         BucketSpec(name="beats", storage="memory", ttl_s=2),
         BucketSpec(name="leases", storage="memory", ttl_s=10),
     ),

@@ -8,7 +8,7 @@ import pytest
 from tests.support.eventually import eventually
 from tests.support.nats_server import NatsServer
 
-from squall_bus import Bus, Change, KeyExists, NotFound, Watch, WrongRevision
+from squall_bus import Bus, Change, KeyExists, KeyWrite, NotFound, Watch, WrongRevision
 from squall_bus.wire import BadMessage
 
 
@@ -47,6 +47,33 @@ async def test_a_deleted_key_can_be_created_again(bus: Bus) -> None:
     await kv.create("k", b"2")
     with pytest.raises(KeyExists):
         await kv.create("k", b"3")
+
+
+async def test_writes_that_are_made_together_are_all_made_or_none(bus: Bus) -> None:
+    kv = bus.kv("state")
+    first = await kv.create("a", b"1")
+
+    revisions = await kv.write_together([KeyWrite("a", b"2", first), KeyWrite("b", b"2", 0, ttl_s=60)])
+    for wrong in (KeyWrite("b", b"3", 0), KeyWrite("c", b"3", 7)):
+        with pytest.raises(WrongRevision):
+            await kv.write_together([KeyWrite("a", b"3", revisions[0]), wrong])
+    assert [await kv.revision(key) for key in "abc"] == [(revisions[0], True), (revisions[1], True), (0, False)]
+
+    [gone, _] = await kv.write_together([KeyWrite("a", b"", revisions[0], removes=True), KeyWrite("c", b"4", 0)])
+    assert await kv.get("a") is None
+    assert await kv.revision("a") == (gone, False)
+    assert [entry.value for entry in await kv.entries()] == [b"2", b"4"]
+
+
+async def test_a_put_with_the_same_id_is_made_once(bus: Bus) -> None:
+    kv = bus.kv("state")
+    await kv.put("k", b"1", msg_id="r1")
+    await kv.put("k", b"2")
+    await kv.put("k", b"1", msg_id="r1")
+
+    entry = await kv.get("k")
+    assert entry is not None
+    assert entry.value == b"2"
 
 
 async def test_an_update_needs_the_present_revision(bus: Bus) -> None:
@@ -219,13 +246,16 @@ async def test_a_watch_across_a_restart_gives_exactly_the_differences(bus: Bus, 
         await kv.put("changed", b"2")
         await kv.put("new", b"1")
         await kv.delete("deleted")
+        # The watch never gives this one, but its user may know it: from writes of his own.
+        await kv.put("short-lived", b"1")
+        await kv.delete("short-lived")
 
         seen: dict[str, bytes | None] = {}
         async with asyncio.timeout(5):
-            while len(seen) < 3:
+            while len(seen) < 4:
                 change = await anext(watch)
                 seen[change.key] = change.value
-    assert seen == {"changed": b"2", "new": b"1", "deleted": None}
+    assert seen == {"changed": b"2", "new": b"1", "deleted": None, "short-lived": None}
 
 
 @pytest.mark.slow

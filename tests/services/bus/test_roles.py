@@ -93,9 +93,9 @@ DENIED = {
         $JS.API.DIRECT.GET.KV_tokens $JS.API.STREAM.PURGE.{WORK} $JS.API.CONSUMER.MSG.NEXT.{WORK}.{POOL}
         $JS.API.CONSUMER.CREATE.{WORK}.{POOL}.calls.local.00.{POOL}.>""",
     roles.BUILDER: f"""
-        {RESULT} calls.local.00.po-1.x.0 builds.local.im-1 logs.local.00.app.po-1.x _INBOX_gateway.0123.i.1.x
+        {RESULT} calls.local.00.po-1.x.0 builds.local.im-1 logs.local.00.app.po-1.x prune.local.builders
         $KV.specs.fu-1 $KV.tokens.x $KV.containers.po-1.0
-        $KV.secrets.x $JS.API.DIRECT.GET.KV_secrets $JS.API.STREAM.MSG.GET.KV_secrets
+        $KV.secrets.x $JS.API.DIRECT.GET.KV_secrets
         $JS.API.DIRECT.GET.{JOURNAL} $JS.API.DIRECT.GET.{RESULTS} $JS.API.DIRECT.GET.KV_tokens""",
     roles.AGENT: f"""
         calls.local.00.po-1.x.0 requeue.local.00.po-1.x.0 cancel.local.po-1 stats.local.n2
@@ -103,7 +103,7 @@ DENIED = {
         $KV.nodes.n2 $KV.tokens.x $KV.tokens.containers.n2.x $KV.specs.fu-1 $KV.desired.po-1 $KV.leases.reconciler-00
         $KV.secrets.x $JS.API.DIRECT.GET.KV_secrets
         $JS.API.DIRECT.GET.KV_tokens $JS.API.CONSUMER.CREATE.KV_tokens.r1.$KV.tokens.>
-        $JS.API.DIRECT.GET.{JOURNAL} $JS.API.DIRECT.GET.{WORK} $JS.API.STREAM.INFO.{JOURNAL}
+        $JS.API.DIRECT.GET.{JOURNAL} $JS.API.DIRECT.GET.{WORK}
         $JS.API.CONSUMER.CREATE.{WORK}.{POOL}.calls.local.00.{POOL}.> $JS.API.CONSUMER.DELETE.{WORK}.{POOL}
         $JS.API.STREAM.PURGE.{WORK} $JS.API.STREAM.CREATE.NEW""",
 }
@@ -235,3 +235,14 @@ async def test_a_service_whose_streams_are_missing_says_what_to_do(tmp_path: Pat
         with pytest.raises(TopologyMissing, match="streams are missing") as caught:
             await bus.await_topology(timeout_s=0.2)
         assert "squall-bus topology" in caught.value.hint
+
+
+async def test_what_a_server_forgot_before_anybody_was_connected_the_scheduler_makes_again(server: NatsServer) -> None:
+    """Machines that start after a power cut: services find a server without its streams in memory, and no reconnect."""
+    await server.restart()
+    async with as_user(server, roles.AGENT, "n1") as agent, as_user(server, roles.SCHEDULER) as scheduler:
+        with pytest.raises(TopologyMissing, match="KV_health, KV_nodes"):
+            await agent.await_topology(0)
+        scheduler.keep_memory_streams()
+        await scheduler.await_topology()
+        await agent.await_topology()

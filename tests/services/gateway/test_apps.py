@@ -13,7 +13,7 @@ from tests.services.gateway.world import SHARDS, World, a_function, a_world, cal
 from tests.support.clock import FakeClock
 from tests.support.eventually import eventually
 
-from squall.http_api import Header
+from squall.http_api.protocol import Header
 from squall.ids import new_call_id, shard_of
 from squall.spec import CodeRef, ScalingPolicy, to_wire
 from squall_contracts import subjects
@@ -24,11 +24,17 @@ from squall_gateway.auth import create_token
 from squall_gateway.blobs import Blobs
 from squall_gateway.cancels import Cancels
 from squall_gateway.directory import Directory
+from squall_gateway.image_records import ImageRecords
+from squall_gateway.objects import Objects
+from squall_gateway.policy.webhook_targets import TargetRules
 from squall_gateway.pools import Pools
 from squall_gateway.results import Results
 from squall_gateway.secrets import Secrets
 from squall_gateway.stopping import Stopping
 from squall_gateway.web.addresses import Addresses
+from squall_gateway.web.name_claims import NameClaims
+from squall_gateway.webhooks.signing import Signing
+from squall_gateway.webhooks.users import WebhookUsers
 from squall_service.sealing import Sealer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -198,6 +204,7 @@ async def state_of(world: World, app_id: str) -> str:
 
 
 async def test_apps_are_listed_with_what_they_have(world: World) -> None:
+    await world.http.post("/v1/environments", json={"name": "staging"})
     await deploy(world, "listed", a_function("one"), a_function("two"), environment="staging")
 
     apps = (await world.http.get("/v1/apps", params={"environment": "staging"})).json()["apps"]
@@ -311,6 +318,10 @@ async def tidy_after(world: World, days: int) -> None:
         clock,
         Secrets(bus, Sealer(""), clock),
         Addresses(directory.web, ""),
+        NameClaims(bus, clock),
+        WebhookUsers(bus, Signing(bus, Sealer(""), clock), TargetRules(), clock),
+        Objects(bus, clock),
+        ImageRecords(bus, clock),
     )
     async with asyncio.TaskGroup() as tasks:
         following = tasks.create_task(directory.run())

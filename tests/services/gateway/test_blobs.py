@@ -26,7 +26,7 @@ from tests.support.eventually import eventually
 
 from squall.errors import InvalidError, NotFoundError
 from squall_contracts.functions import pool_id
-from squall_gateway.blobs import Blobs
+from squall_gateway.blobs import Blobs, remove_abandoned
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -196,3 +196,13 @@ async def test_a_store_behind_a_url_keeps_the_same_promises() -> None:
     size, chunks = await blobs.get(sha256(large))
     assert (size, b"".join([chunk async for chunk in chunks])) == (6_000_000, large)
     assert await blobs.size(sha256(b"a")) is None
+
+
+async def test_an_upload_that_ends_while_another_gateway_opens_the_folder_keeps_nobody_from_it(tmp_path: Path) -> None:
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")  # listed, and not there when it is looked at
+    for name, at in (("abandoned", 1.0), ("present", 1e6)):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (at, at))
+    remove_abandoned(tmp_path)
+    assert not (tmp_path / "abandoned").exists()
+    assert (tmp_path / "present").exists()

@@ -21,7 +21,7 @@ from tests.services.gateway.world import (
 )
 from tests.support.eventually import eventually
 
-from squall.http_api import FrameKind, Header, encode_parameters
+from squall.http_api.protocol import FrameKind, Header, encode_parameters
 from squall.ids import new_call_id, shard_of
 from squall.spec import MethodSpec, ParameterSpec
 from squall_contracts import subjects

@@ -23,7 +23,8 @@ from tests.support.clock import FakeClock
 from tests.support.eventually import eventually
 
 from squall.errors import PortInUseError, SquallError, catalogue
-from squall.http_api import Header, Route
+from squall.http_api.protocol import Header
+from squall.http_api.routes import Route
 from squall.ids import new_call_id
 from squall_contracts.functions import TokenRecord, pool_id
 from squall_gateway.app import build

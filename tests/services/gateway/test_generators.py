@@ -12,7 +12,7 @@ from tests.services.gateway.world import TinyAgent, World, a_generator, a_world,
 from tests.support.clock import FakeClock
 from tests.support.eventually import eventually
 
-from squall.http_api import FrameKind, Header
+from squall.http_api.protocol import FrameKind, Header
 from squall_contracts.calls import CallRequested
 from squall_contracts.functions import pool_id
 

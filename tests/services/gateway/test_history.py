@@ -9,7 +9,7 @@ import pytest
 from tests.services.gateway.world import SHARDS, World, a_function, call_headers, input_frames, succeeded
 from tests.support.eventually import eventually
 
-from squall.http_api import Header
+from squall.http_api.protocol import Header
 from squall.ids import new_call_id
 from squall_contracts import subjects
 from squall_contracts.calls import AttemptFailed, CallEvent

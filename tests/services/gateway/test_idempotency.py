@@ -23,7 +23,7 @@ from tests.services.gateway.world import (
     sha256,
 )
 
-from squall.http_api import Header
+from squall.http_api.protocol import Header
 from squall.ids import new_call_id, shard_of
 from squall_contracts import subjects
 from squall_contracts.calls import KeyedCall

@@ -8,13 +8,14 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from tests.services.gateway.world import SHARDS, World
+from tests.services.gateway.world import SHARDS, World, a_function
 from tests.support.eventually import eventually
 
 from squall import errors
 from squall.spec import ImageSpec, ImageStep, from_wire, to_wire
 from squall_contracts import subjects
-from squall_contracts.builds import BuildImage, ImageRecord
+from squall_contracts.builds import BuildImage, ImageRecord, scoped
+from squall_contracts.functions import FunctionRecord
 from squall_contracts.logs import LogLines
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -78,6 +79,30 @@ async def test_an_image_that_is_there_is_answered_at_once(world: World) -> None:
     assert await ensure(world, image) == [{"image": image.id}]
 
 
+async def test_an_image_with_secrets_is_that_of_its_workspace_and_environment_whatever_the_client_says(
+    world: World,
+) -> None:
+    step = ImageStep("run_commands", {"commands": ["a"], "secrets": ["token"], "scope": "other/main"})
+    recipe = ImageSpec(steps=(step,))
+    # Another workspace, and another environment, have built the same recipe.
+    for image in (recipe, scoped(recipe, "other", "main"), scoped(recipe, "main", "prod")):
+        await Builder(world, image).answers(state="ready")
+    own = scoped(recipe, "main", "main")
+    builder = Builder(world, own)
+    async with asyncio.TaskGroup() as tasks:
+        lines = tasks.create_task(ensure(world, recipe))
+        command = await builder.asked()
+        await builder.answers(state="ready")
+    assert command.spec == own
+    assert command.workspace == "main"
+    assert lines.result() == [{"image": own.id}]
+
+    published = await world.publish(a_function("one", image=recipe))
+    found = await world.bus.kv("specs").get(published["functions"]["one"])
+    assert found is not None
+    assert FunctionRecord.decode(found.value).spec.image == own
+
+
 async def test_two_who_ask_share_one_build(world: World) -> None:
     image = an_image("scipy")
     builder = Builder(world, image)
@@ -124,11 +149,11 @@ async def test_images_are_listed_looked_at_and_called_by_names(world: World) -> 
     image = an_image("named")
     builder = Builder(world, image)
     path = f"/v1/image-names/{quote('team-base:1', safe='')}"
-    await builder.answers(state="failed", workspace="default", spec=image, error={"message": "no"})
+    await builder.answers(state="failed", workspace="main", spec=image, error={"message": "no"})
     refused = await world.http.put(path, json={"image": image.id})
     assert refused.status_code == 400
     assert "not ready" in refused.text
-    await builder.answers(state="ready", workspace="default", spec=image, lock=("named==1",), layers=("0" * 32,))
+    await builder.answers(state="ready", workspace="main", spec=image, lock=("named==1",), layers=("0" * 32,))
     assert (await world.http.put(path, json={"image": image.id})).status_code == 200
     found = (await world.http.get(path)).json()
     assert (found["image"], found["packages"], found["names"]) == (image.id, ["named==1"], ["team-base:1"])
@@ -141,6 +166,17 @@ async def test_images_are_listed_looked_at_and_called_by_names(world: World) -> 
     assert "built it" in lines
     other = (await world.http.get(path, params={"environment": "other"})).status_code
     assert other == 404, "a name belongs to an environment"
+
+
+async def test_files_of_a_workspace_are_not_told_to_another_that_asks_for_an_equal_image(world: World) -> None:
+    step = ImageStep("run_function", {"function": "get", "_code": {"sha256": "e" * 64, "bytes": 7}})
+    image = ImageSpec(steps=(step,))
+    for workspace in ("other", "main"):
+        await Builder(world, image).answers(state="ready", spec=image, workspace=workspace)
+        assert await ensure(world, image) == [{"image": image.id}]
+        shown = (await world.http.get(f"/v1/images/{image.id}")).json()["spec"]
+        assert from_wire(ImageSpec, shown).id == image.id
+        assert ("_code" in shown["steps"][0]["arguments"]) is (workspace == "main")
 
 
 async def test_images_of_other_workspaces_are_not_listed(world: World) -> None:

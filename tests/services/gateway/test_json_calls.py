@@ -114,7 +114,7 @@ async def test_class_parameters_are_those_of_the_sdk(world: World, agent: TinyAg
     spawned = await post(world, app, "Model.train/spawn", {"parameters": {"key": "AP8=", "on": False}})
     assert spawned.status_code == 202, spawned.text
     function = app["functions"]["Model"]
-    from squall.http_api import encode_parameters  # what the SDK would send
+    from squall.http_api.protocol import encode_parameters  # what the SDK would send
 
     await agent.serve(pool_id(function, encode_parameters({"key": b"\x00\xff", "on": False, "size": 3})))
     answer = await world.http.get(spawned.json()["output"], params={"wait": 20})

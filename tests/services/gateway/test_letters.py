@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.services.gateway.world import SHARDS, TinyAgent, World, a_function, call_headers, error_of, sha256, succeeded
 
-from squall.http_api import Header
+from squall.http_api.protocol import Header
 from squall.ids import new_call_id, shard_of
 from squall_contracts import subjects
 from squall_contracts.calls import AttemptFailed, CallRequested, CallResult

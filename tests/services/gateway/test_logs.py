@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tests.services.gateway.world import SHARDS, World, a_function, error_of
 
-from squall.http_api import LogEntry
+from squall.http_api.traces import LogEntry
 from squall.ids import new_call_id
 from squall_contracts import subjects
 from squall_contracts.functions import pool_id

@@ -18,7 +18,7 @@ from tests.services.gateway.world import (
 )
 from tests.support.eventually import eventually
 
-from squall.http_api import Header, encode_parameters
+from squall.http_api.protocol import Header, encode_parameters
 from squall.ids import new_call_id
 from squall_contracts import subjects
 from squall_contracts.functions import pool_id
@@ -140,6 +140,26 @@ async def test_a_pool_with_too_many_pending_inputs_takes_no_more_until_some_have
         assert error_of(full)["data"]["limit"] == 3
         await eventually(accepts_again)
         await agent.stop()
+
+
+async def test_a_repeated_request_about_an_accepted_call_is_not_refused(tmp_path: Path) -> None:
+    async with a_world(tmp_path, max_pending_sync=2) as world:
+        app = await world.publish()
+        chunk, one = new_call_id(2), call_headers(app)
+        inputs = {"url": f"/v1/calls/{chunk}/inputs", "headers": call_headers(app, kind="map")}
+        await world.http.post(**inputs, content=input_frames(b"1"))
+        await world.http.post("/v1/calls", headers=one)
+        await refused(world, call_headers(app))
+
+        again = await world.http.post("/v1/calls", headers=one)
+        chunk_again = await world.http.post(**inputs, content=input_frames(b"1"))
+        larger = await world.http.post(**inputs, content=input_frames(b"1", b"2"))
+        await world.http.post(f"/v1/apps/{app['app_id']}/stop", json={"reason": "done"})
+        after_the_end = await world.http.post("/v1/calls", headers=one)
+
+        assert (again.status_code, chunk_again.status_code, after_the_end.status_code) == (202, 200, 202)
+        assert larger.status_code == 429
+        assert await journal(world) == 2
 
 
 async def refused(world: World, headers: dict[str, str]) -> httpx.Response:

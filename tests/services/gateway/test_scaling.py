@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from tests.services.gateway.world import World, a_function, call_headers, error_of
 
-from squall.http_api import Header, Route, encode_options
+from squall.http_api.protocol import Header, encode_options
+from squall.http_api.routes import Route
 from squall.spec import Options, ScalingPolicy
 from squall_contracts.functions import FunctionRecord, PoolRecord, pool_id, pool_key
 from squall_gateway.auth import create_token

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.services.gateway.world import SHARDS, TinyAgent, World, a_function, error_of
 
-from squall.http_api import Route
+from squall.http_api.routes import Route
 from squall.ids import new_call_id
 from squall.spec import MethodSpec, ScheduleSpec, to_wire
 from squall_contracts.functions import pool_id

@@ -9,7 +9,8 @@ import pytest
 import pytest_asyncio
 from tests.services.gateway.world import World, a_function, a_world, error_of
 
-from squall.http_api import Header, Route, encode_options
+from squall.http_api.protocol import Header, encode_options
+from squall.http_api.routes import Route
 from squall.ids import new_call_id
 from squall.spec import Options, SecretRef, to_wire
 from squall_contracts.secrets import SecretRecord
@@ -164,6 +165,7 @@ async def test_another_workspace_sees_nothing(world: World) -> None:
 
 async def test_an_environment_shows_its_own_and_not_those_of_one_whose_name_goes_on(world: World) -> None:
     for environment in ("eu", "eu.west"):
+        await world.http.post(Route.ENVIRONMENTS, json={"name": environment})
         body = {"name": "place", "environment": environment, "values": {"A": environment}}
         assert (await world.http.post(Route.SECRETS, json=body)).status_code == 200
         await world.http.post("/v1/objects/dicts", json={"name": "place", "environment": environment})

@@ -9,7 +9,8 @@ import pytest
 from tests.services.gateway.world import SHARDS, TinyAgent, World, a_generator, a_world, call_headers, error_of
 from tests.support.eventually import eventually
 
-from squall.http_api import FrameKind, Header, Route, frames
+from squall.http_api.protocol import FrameKind, Header, frames
+from squall.http_api.routes import Route
 from squall.ids import new_call_id, shard_of
 from squall_contracts import spans, subjects
 from squall_contracts.functions import pool_id

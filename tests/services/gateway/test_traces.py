@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.services.gateway.world import TinyAgent, World, a_world, call_headers, error_of
+from tests.services.gateway.world import TinyAgent, World, a_function, a_world, call_headers, error_of
 from tests.support.eventually import eventually
 from tests.support.otlp_sink import OtlpSink, ReceivedSpan
 
-from squall.http_api import Header
+from squall.http_api.protocol import Header
 from squall.ids import new_call_id
+from squall.spec import to_wire
 from squall_contracts import spans, subjects
 from squall_contracts.functions import pool_id
 from squall_contracts.spans import SpanBatch, row
+from squall_gateway.auth import create_token
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -100,8 +102,10 @@ async def test_phases_do_not_overlap_and_the_rest_is_named_other(world: World) -
 async def test_other_inputs_of_a_map_are_left_out_and_calls_made_inside_are_not(world: World) -> None:
     app, trace = await world.publish(), "3" * 32
     headers = traced(app, trace)
-    call, inner = headers[Header.CALL], new_call_id(2)
-    await world.http.post("/v1/calls?wait=0.01", headers=headers, content=b"x")
+    call, made = headers[Header.CALL], traced(app, trace)
+    inner = made[Header.CALL]
+    for each in (headers, made):
+        await world.http.post("/v1/calls?wait=0.01", headers=each, content=b"x")
     attempt = spans.span_id(call, 0, "1-a", "attempt")
     await publish(world, call, row("attempt", "", "agent", 1, 2), attempt="1-a", trace=trace)
     other = SpanBatch(trace, ROOT, call, 1, "1-a", [row("attempt", "", "agent", 1, 2)])
@@ -113,6 +117,30 @@ async def test_other_inputs_of_a_map_are_left_out_and_calls_made_inside_are_not(
 
     attempts = [s["attributes"] for s in found["spans"] if s["name"] == "attempt"]
     assert sorted((a["call"] == inner, a["index"]) for a in attempts) == [(False, 0), (True, 0)]
+
+
+async def test_who_makes_a_call_within_anothers_trace_sees_nothing_of_the_others(world: World) -> None:
+    app, trace = await world.publish(), "e7" * 16
+    headers = traced(app, trace)
+    call, web = headers[Header.CALL], new_call_id(2)
+    await world.http.post("/v1/calls?wait=0.01", headers=headers, content=b"x")
+    await publish(world, call, row("attempt", "", "agent", 1, 2), row("canary", "attempt", "runner", 1, 2), trace=trace)
+    function = app["functions"]["double"]
+    await publish(world, web, row("web.request", "", "gateway", 1, 2, function_id=function), trace=trace)
+    await publish(world, f"im-{'0' * 24}", row("image.build", "", "builder", 1, 2), trace=trace)
+    token = await create_token(world.bus, "elsewhere", "workspace", "x", now=1.0)
+    stranger = await world.client(str(world.http.base_url), token)
+    body = {"name": "nosy", "mode": "detached", "functions": [to_wire(a_function())]}
+    theirs = (await stranger.post("/v1/apps", json=body)).json()
+
+    for own in (new_call_id(2), web):  # also under an id that is another's
+        nosy = traced(theirs, trace, call=own)
+        await stranger.post("/v1/calls?wait=0.01", headers=nosy, content=b"x")
+        found = await stranger.get(f"/v1/calls/{own}/trace")
+        assert found.status_code == 200, found.text
+        names = {span["name"] for span in found.json()["spans"]}
+        assert not names & {"attempt", "canary", "web.request", "image.build"}, names
+    assert (await world.http.get(f"/v1/calls/{call}/trace")).status_code == 200
 
 
 async def test_an_sdk_posts_its_own_rows(world: World) -> None:

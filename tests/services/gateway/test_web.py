@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, MutableMapping
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,20 +15,28 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
+from tests.services.gateway.test_images import Builder
 from tests.services.gateway.world import World, a_function, a_world, error_of
+from tests.support.eventually import eventually
 
-from squall.errors import WebFunctionError
-from squall.http_api import Route, frames
-from squall.spec import MethodSpec, WebSpec, to_wire
+from squall.errors import ConflictError, RequestLostError, ResourceExhaustedError, WebFunctionError
+from squall.http_api.protocol import frames
+from squall.http_api.routes import Route
+from squall.spec import MethodSpec, ParameterSpec, WebSpec, to_wire
 from squall_contracts.functions import AppRecord
 from squall_gateway.auth import create_token
-from squall_gateway.web.addresses import Addresses
-from squall_gateway.web.forward import answer_headers
+from squall_gateway.web.addresses import Addressed, Addresses
+from squall_gateway.web.forward import answer_headers, scope_of
+from squall_gateway.web.name_claims import NameClaims
 from squall_gateway.web.names import WebNames
+from squall_gateway.web.parking import send_away
+from squall_gateway.web.routes import Routes, Wanted
+from squall_gateway.web.server_http import request_head
 from squall_gateway.web.upstream import Busy, Unreachable, Upstream
 from squall_gateway.web.websocket import websocket
 from squall_gpu_agent.settings import AgentSettings
 from squall_gpu_agent.web.door import Door
+from squall_service.clock import SystemClock
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -74,11 +86,58 @@ async def test_requests_for_the_platform_stay_with_it_whatever_a_record_says() -
     assert found.name == "shop.example.com"
 
 
+async def test_below_the_host_of_one_function_there_is_no_other() -> None:
+    # Its page would be of the same origin: it got the cookies, and could do what the first one's page can.
+    names = WebNames()
+    record = AppRecord(
+        app_id="ap-1", name="shop", workspace="w", environment="main", state="deployed", version=1, functions={},
+        created_at=1.0, updated_at=1.0, web={"w--shop-page": "page", "shop.example.com": "page"},
+    )  # fmt: skip
+    names.saw(record)
+    addresses = Addresses(names, f"https://{OWN}")
+
+    for host, name in ((f"w--shop-page.{OWN}", "w--shop-page"), ("shop.example.com:443", "shop.example.com")):
+        assert addresses.addressed(host.encode(), "/web/evil--app-page/") == Addressed(name, "")
+    for host in (OWN, "127.0.0.1:8700", "gateway:8700"):
+        found = addresses.addressed(host.encode(), "/web/w--shop-page/x")
+        assert found == Addressed("w--shop-page", "/web/w--shop-page")
+
+
+async def test_without_an_address_of_the_platform_nobody_has_a_domain_that_may_be_its_own() -> None:
+    names = WebNames()
+    method = MethodSpec(web=WebSpec("asgi", custom_domains=("api.example.org",)))
+    record = AppRecord(
+        app_id="ap-1", name="thief", workspace="w", environment="main", state="deployed", version=1, functions={},
+        created_at=1.0, updated_at=1.0, web={"w--thief-page": "page", "api.example.org": "page"},
+    )  # fmt: skip
+    names.saw(record)
+    addresses = Addresses(names, "")
+    addresses.listens_at("http://127.0.0.1:8700")
+
+    assert addresses.addressed(b"api.example.org", "/v1/info") is None
+    [told] = addresses.of(record, a_function("page", methods=(method,)))
+    assert told.url == "http://w--thief-page.localhost:8700"
+
+
+async def test_what_a_client_says_about_proxies_is_not_passed_on() -> None:
+    said = (b"x-forwarded-host", b"x-forwarded-prefix", b"x-forwarded-user", b"x-real-ip", b"forwarded")
+    scope = {
+        "type": "http", "path": "/web/a--b/", "raw_path": b"/web/a--b/", "query_string": b"", "scheme": "http",
+        "client": ("9.9.9.9", 1), "method": "GET", "headers": [(name, b"6.6.6.6") for name in said],
+    }  # fmt: skip
+
+    sent = scope_of(scope, "/web/a--b")
+
+    assert sent["headers"] == [("x-forwarded-for", "9.9.9.9"), ("x-forwarded-proto", "http")]
+    assert request_head(sent, []).count(b"x-forwarded-prefix: /web/a--b\r\n") == 1
+
+
 async def test_no_workspace_takes_over_an_address_of_another(world: World) -> None:
     token = await create_token(world.bus, "main-eu", "workspace", "x", now=1.0)
     stranger = await world.client(str(world.http.base_url), token)
     assert (await publish(stranger, "till", mode="detached")).status_code == 200
 
+    await world.http.post(Route.ENVIRONMENTS, json={"name": "eu"})
     taken = await publish(world.http, "till", mode="detached", environment="eu")
 
     assert (taken.status_code, error_of(taken)["code"]) == (409, "conflict")
@@ -92,6 +151,7 @@ async def test_going_back_to_a_version_does_not_take_a_name_that_is_anothers_now
         assert answer.status_code == 200
     answer = await publish(world.http, "second", functions=[page(custom_domains=("a.example.com",))])
     assert answer.status_code == 200
+    await Builder(world, a_function().image).answers(state="ready")
 
     back = await world.http.post(Route.APP_ROLLBACK.format(app="first"), json={})
 
@@ -113,18 +173,159 @@ async def test_more_requests_than_may_wait_are_told_so(world: World) -> None:
     assert [("already" in message) for message in messages].count(True) == 2, messages
 
 
+async def test_who_has_left_waits_no_longer(world: World) -> None:
+    _, client = await world.start_gateway(web_hold_s=60.0, web_max_held=1)
+    assert (await publish(world.http, "left")).status_code == 200
+    host, port = client.base_url.host, client.base_url.port
+    _, writer = await asyncio.open_connection(host, port)
+    writer.write(b"GET /web/main--left-page/ HTTP/1.1\r\nHost: x\r\n\r\n")
+
+    async def waits() -> bool:
+        try:
+            answer = await client.get("/web/main--left-page/", timeout=0.3)
+        except httpx.ReadTimeout:
+            return True
+        assert "already" in error_of(answer)["message"]
+        return False
+
+    await eventually(lambda: refused(waits))
+    writer.close()
+    await eventually(waits)
+
+
+async def refused(waits: Callable[[], Awaitable[bool]]) -> bool:
+    return not await waits()
+
+
+async def test_urls_make_only_so_many_sets_of_parameters(world: World) -> None:
+    _, client = await world.start_gateway(web_hold_s=0.1, web_max_parameter_sets=2)
+    methods = (MethodSpec("page", web=WebSpec("asgi")),)
+    spec = a_function("Model", is_class=True, methods=methods, parameters=(ParameterSpec("x", "str"),))
+    assert (await publish(client, "sets", functions=[to_wire(spec)])).status_code == 200
+    answers = [await client.get("/web/main--sets-model-page/", params={"x": x}) for x in ("a", "b", "a", "c")]
+    assert [answer.status_code for answer in answers] == [503, 503, 503, 429]
+    assert "SQUALL_GATEWAY_WEB_MAX_PARAMETER_SETS" in error_of(answers[-1])["fix"]
+
+
+async def test_of_two_apps_that_take_a_name_at_the_same_time_one_is_told(world: World) -> None:
+    here, there = (NameClaims(world.bus, SystemClock()) for _ in range(2))
+    apps = world.bus.kv("apps")
+    mine, other = (
+        AppRecord(
+            app_id=f"ap-{name}", name=name, workspace="w", environment="main", state="deployed", version=1,
+            functions={}, created_at=1.0, updated_at=1.0, web={"raced.example.com": "page"},
+        )
+        for name in ("mine", "other")
+    )  # fmt: skip
+    await here.claim(mine)
+    with pytest.raises(ConflictError, match="being deployed"):
+        await there.claim(other)
+    revision = await apps.create(mine.app_id, mine.encode())
+    with pytest.raises(ConflictError, match="belongs to"):
+        await there.claim(other)
+    await apps.update(mine.app_id, replace(mine, web={}).encode(), revision)
+    await there.claim(other)  # given up
+
+
+async def test_a_redirect_stays_on_its_host() -> None:
+    sent: list[MutableMapping[str, Any]] = []
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message)
+
+    scope = {"scheme": "http", "raw_path": b"//evil.example/x", "query_string": b"a=1&__squall_function_call_id=fc-0"}
+    await send_away(scope, {b"host": b"good.example"}, send, "fc-1")
+    location = dict(sent[0]["headers"])[b"location"]
+    assert location == b"http://good.example//evil.example/x?a=1&__squall_function_call_id=fc-1"
+
+
 # --- agents ---
 
 
 async def test_an_agent_that_has_started_again_does_not_count_as_busy(tmp_path: Path) -> None:
     async with asyncio.timeout(20):
         door: Any = Door(AgentSettings(), SimpleNamespace(get=lambda pool: None), None, None)  # type: ignore[arg-type]
-        opening = {"type": "http"}
+        opening = frames.encode(frames.Web.OPEN, {"type": "http"})
         async with door.listen(tmp_path):
             with pytest.raises(Busy):
                 await Upstream.ask(door.address, {"pool": "p", "key": door.key}, opening)
             with pytest.raises(Unreachable):
                 await Upstream.ask(door.address, {"pool": "p", "key": "of its last life"}, opening)
+
+
+@asynccontextmanager
+async def agents_that_die(folder: Path) -> AsyncIterator[tuple[Routes, Counter[str]]]:
+    """Two machines whose agents end as soon as they have got a request; and how many each has got."""
+    got: Counter[str] = Counter()
+
+    async def die(name: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        got[name] += bool(await reader.read(1 << 16))
+        writer.close()
+
+    claims = [SimpleNamespace(node=name, container=f"ta-{name}", state="ready") for name in ("one", "other")]
+    fleet: Any = SimpleNamespace(claims_of=lambda pool: claims, verdicts={}, on_claims=None)
+    bus: Any = SimpleNamespace(send=lambda *_: None, topology=SimpleNamespace(region="local"))
+    routes = Routes(bus, fleet, SimpleNamespace(text=lambda pool: ""))  # type: ignore[arg-type]
+
+    async def known(name: str) -> tuple[str, str]:
+        return f"unix:{folder / name}", "key"
+
+    routes._node = known  # type: ignore[method-assign]
+    async with AsyncExitStack() as stack:
+        for claim in claims:
+            server = await asyncio.start_unix_server(partial(die, claim.node), str(folder / claim.node))
+            await stack.enter_async_context(server)
+        yield routes, got
+
+
+@pytest.mark.parametrize("reads", [True, False])
+async def test_a_request_that_a_container_may_have_is_repeated_only_if_it_reads(tmp_path: Path, reads: bool) -> None:
+    wanted = Wanted(
+        pool="p", ask={"pool": "p"}, first=b"", raw=False, repeatable=reads, hold_s=0.0, max_held=1, dev=False
+    )
+    async with asyncio.timeout(20), agents_that_die(tmp_path) as (routes, got):
+        with pytest.raises(ResourceExhaustedError if reads else RequestLostError):
+            await routes.open(wanted)
+    assert got.total() == (2 if reads else 1)
+
+
+async def test_a_request_that_an_agent_takes_at_the_end_of_its_time_is_not_refused(tmp_path: Path) -> None:
+    """It is told either way what became of it: a refusal says that nobody has it."""
+    hold_s, asked = 2.0, Counter[str]()
+
+    async def agent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1 << 16)
+        asked["times"] += 1
+        if asked["times"] == 1:
+            writer.write(frames.encode(frames.Web.BUSY, {"reason": "full"}))
+        else:
+            await asyncio.sleep(hold_s)  # it waits for its container
+            writer.write(frames.encode(frames.Web.GRANTED, {"container": "ta-one"}))
+            await reader.read()
+        writer.close()
+
+    wanted = Wanted(
+        pool="p", ask={"pool": "p"}, first=b"", raw=False, repeatable=False, hold_s=hold_s, max_held=1, dev=False
+    )
+    async with asyncio.timeout(60), agents_that_die(tmp_path) as (routes, _):
+        routes._fleet.claims_of("p").pop()
+        (tmp_path / "one").unlink()
+        async with await asyncio.start_unix_server(agent, str(tmp_path / "one")):
+            route = await routes.open(wanted)
+            assert route.upstream.container == "ta-one"
+            route.close()
+
+
+async def test_an_agent_that_broke_is_asked_last_for_a_while(tmp_path: Path) -> None:
+    wanted = Wanted(
+        pool="p", ask={"pool": "p"}, first=b"", raw=False, repeatable=False, hold_s=0.0, max_held=1, dev=False
+    )
+    async with asyncio.timeout(60), agents_that_die(tmp_path) as (routes, got):
+        for number in (1, 2):
+            with pytest.raises(RequestLostError):
+                await routes.open(wanted)
+            assert got.total() == number
+    assert set(got.values()) == {1}, "the second request must not go where the first was lost"
 
 
 # --- answers ---

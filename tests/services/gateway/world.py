@@ -15,7 +15,8 @@ import httpx
 from tests.support.eventually import eventually
 from tests.support.nats_server import NatsServer
 
-from squall.http_api import FrameKind, Header, Route, frames
+from squall.http_api.protocol import FrameKind, Header, frames
+from squall.http_api.routes import Route
 from squall.ids import new_call_id
 from squall.spec import CodeRef, FunctionSpec, MethodSpec, to_wire
 from squall_bus import Bus, BusSettings, Delivery, Puller, SubjectTaken, connect
@@ -49,7 +50,8 @@ class World:
     async def start_gateway(self, **settings: Any) -> tuple[Running, httpx.AsyncClient]:
         """One more gateway, and a client of it."""
         port = free_port()
-        chosen = GatewaySettings(port=port, blobs=str(self.folder / "blobs"), **{"drain_s": 1.0, **settings})
+        given = {"blobs": str(self.folder / "blobs"), "drain_s": 1.0, **settings}
+        chosen = GatewaySettings(port=port, **given)
         bus = await self.stack.enter_async_context(connect(self.bus_settings("gateway"), self.bus.topology))
 
         async def main(context: ServiceContext[Any]) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from squall.spec import Encoding, ImageSpec
 from squall_gpu_agent.backend import (
+    COMMIT_S,
     EXIT_GRACE_S,
     Capabilities,
     ContainerRequest,
@@ -34,6 +35,7 @@ from squall_gpu_agent.backend import (
     Root,
 )
 from squall_gpu_agent.line import Given, Line
+from squall_images.eviction import Freed, Unwanted
 
 NOW_NS = 1_700_000_000_000_000_000
 Program = Callable[["FakeContainer", InputRequest], Awaitable[End]]
@@ -118,6 +120,10 @@ class FakeContainer:
         return frozenset(self._tasks)
 
     @property
+    def disk_mib(self) -> int:
+        return 0
+
+    @property
     def lines_up(self) -> bool:
         return self.line.open
 
@@ -183,7 +189,7 @@ class FakeContainer:
         while self._tasks:
             await asyncio.wait(self._tasks.values())
 
-    async def stop(self, grace_s: float = EXIT_GRACE_S) -> Exit:
+    async def stop(self, grace_s: float = EXIT_GRACE_S, commit_s: float = COMMIT_S) -> Exit:
         self.end(Exit(code=0, signal=None, reason="stopped"))
         return await self.wait()
 
@@ -228,6 +234,14 @@ class FakeBackend:
 
     async def ensure_root(self, image: ImageSpec, on_log: OnText) -> Root:
         return Root(image_id=image.id, python=Path("/usr/bin/python3"), site_packages=None)
+
+    def images(self) -> tuple[str, ...]:
+        return ()
+
+    async def sweep_images(self, now: float) -> None: ...
+
+    async def prune_images(self, unwanted: Unwanted, now: float, *, dry_run: bool) -> Freed:
+        return Freed((), (), 0, 0)
 
     async def template(self, request: ContainerRequest, on_log: OnLog) -> NoTemplate:
         return NoTemplate(reason="it is a fake")

@@ -13,13 +13,16 @@ from tests.services.gpu_agent.fake_backend import FakeBackend, FakeContainer, fa
 from tests.services.gpu_agent.scene import FAST_RETRY, WORKSPACE, Scene, ShiftedClock
 from tests.support.eventually import eventually
 
+from squall import errors
 from squall.spec import ScalingPolicy
 from squall_contracts import subjects
 from squall_contracts.calls import AttemptFailed, CallRequested, CallResult
 from squall_contracts.envelope import Message
 from squall_contracts.nodes import ClaimState
 from squall_gpu_agent import poisoned
-from squall_gpu_agent.backend import End, Exit, FailureKind, InputRequest
+from squall_gpu_agent.backend import End, Exit, FailureKind, FullDisk, InputRequest
+from squall_gpu_agent.held import Held as HeldCall
+from squall_gpu_agent.history import History, Past
 from squall_gpu_agent.results import cancelled
 
 
@@ -111,6 +114,44 @@ async def test_a_redelivered_call_with_a_result_is_answered_and_not_run_again(sc
         await scene.told(request, "skipped")
 
 
+@pytest.mark.parametrize("gateways_clock_is_ahead_s", [0, 20])
+async def test_a_call_from_before_the_connection_is_looked_up_whatever_clocks_say(
+    scene: Scene, gateways_clock_is_ahead_s: int
+) -> None:
+    code = Script(output(b"second"))
+    function = await scene.function()
+    pool = await scene.pool(function)
+    # As after a crash of the server: the queue has again what it had given out, as if for the first time.
+    request = await scene.call(pool, function, accepted_at=time.time() + gateways_clock_is_ahead_s)
+    recorded = await scene.record(a_result(request.call, b"first"))
+    async with scene.agent(FakeBackend({"f": code})):
+        await scene.propose(pool, function)
+        assert (await scene.reply(request)).encode() == recorded
+        await scene.emptied(pool)
+        assert not code.began
+
+
+async def test_once_the_journals_ends_are_known_new_calls_are_not_looked_up(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_up: list[str] = []
+    read = History.read
+
+    async def noted(history: History, held: HeldCall) -> Past:
+        looked_up.append(held.request.call)
+        return await read(history, held)
+
+    monkeypatch.setattr(History, "read", noted)
+    async with scene.agent(FakeBackend({"f": Script(output(b"x"))})):
+        pool, function = await scene.ready()
+        for _ in range(20):
+            last = await scene.call(pool, function)
+            await scene.result(last)
+            if last.call not in looked_up:
+                break
+        assert last.call not in looked_up
+
+
 async def test_a_call_that_was_accepted_twice_runs_once(scene: Scene) -> None:
     code = Script(output(b"once"))
     async with scene.agent(FakeBackend({"f": code})):
@@ -147,6 +188,25 @@ async def test_a_result_that_another_agent_recorded_first_is_the_one_that_is_tol
         assert (await scene.reply(request)).encode() == recorded
         await scene.told(request, "superseded")
         await scene.emptied(pool)
+
+
+@pytest.mark.parametrize("kind", [FailureKind.USER, FailureKind.INFRA])
+async def test_a_failure_is_not_counted_when_another_agent_has_recorded_a_result(
+    scene: Scene, kind: FailureKind
+) -> None:
+    """A queue that has forgotten its leases in a crash gives an input out again, and confirms the first one's lease."""
+    code = Held(failed("too late", kind))
+    async with scene.agent(FakeBackend({"f": code})):
+        pool, function = await scene.ready(retry=FAST_RETRY)
+        request = await scene.call(pool, function)
+        await eventually(lambda: code.running)
+        recorded = await scene.record(a_result(request.call, b"early"))
+        code.go.set()
+        assert (await scene.reply(request)).encode() == recorded
+        await scene.told(request, "superseded")
+        await scene.emptied(pool)
+        assert await scene.attempts(request) == []
+        assert len(code.running) == 1
 
 
 async def test_an_unreadable_call_ends_failed_and_does_not_stop_the_queue(scene: Scene) -> None:
@@ -242,6 +302,24 @@ async def test_a_failed_attempt_is_counted_and_repeated_after_its_delay(scene: S
         await scene.emptied(pool)
 
 
+async def test_the_delay_of_a_retry_begins_when_it_is_known_that_there_is_no_result(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = History.result
+
+    async def slowly(history: History, request: CallRequested) -> bytes | None:
+        await asyncio.sleep(0.3)
+        return await read(history, request)
+
+    monkeypatch.setattr(History, "result", slowly)
+    async with scene.agent(FakeBackend({"f": Script(failed("one"), output())})):
+        pool, function = await scene.ready(retry=replace(FAST_RETRY, initial_delay_s=0.5))
+        request = await scene.call(pool, function)
+        await scene.result(request)
+        (counted,) = await scene.attempts(request)
+        assert counted.retry_at - counted.failed_at == pytest.approx(0.5, abs=0.2)
+
+
 async def test_a_retry_that_the_queue_delivers_too_early_waits_for_its_time(scene: Scene) -> None:
     code = Script(output(b"in time"))
     async with scene.agent(FakeBackend({"f": code})):
@@ -302,7 +380,7 @@ async def test_a_crash_is_counted_apart_and_the_input_runs_again_at_once(scene: 
 
 async def test_an_input_that_kills_every_container_ends_after_eight_losses_with_its_history(scene: Scene) -> None:
     async def deadly(container: FakeContainer, request: InputRequest) -> End:
-        container.end(Exit(code=None, signal=9, oom=True, reason="killed: out of memory"))
+        container.end(Exit(code=None, signal=9, oom=True, reason="killed: out of memory (limit 96 MiB)"))
         await asyncio.Event().wait()
         return output()
 
@@ -312,9 +390,37 @@ async def test_an_input_that_kills_every_container_ends_after_eight_losses_with_
         result = await scene.result(request, within_s=20)
         assert result.outcome == "failed"
         assert result.error is not None
-        assert result.error["kind"] == "infra"
-        assert result.error["message"].count("out of memory") >= 8
+        assert result.error["kind"] == "out_of_memory"
+        assert result.error["message"].count("out of memory (limit 96 MiB)") >= 8
         assert len(await scene.attempts(request)) == 7
+
+
+async def test_a_call_that_finds_its_containers_disk_full_says_so_and_a_container_that_stays_full_is_replaced(
+    scene: Scene,
+) -> None:
+    disk = FullDisk("/", 512 << 20, 0, still=True, limit_mib=512)
+
+    async def greedy(container: FakeContainer, request: InputRequest) -> End:
+        removed = request.payload == b"removed"
+        return replace(failed("full", FailureKind.DISK_FULL), disk=disk._replace(still=not removed))
+
+    async with scene.agent(FakeBackend({"f": greedy})):
+        function = await scene.function("f")
+        pool = await scene.pool(function)
+        key = await scene.propose(pool, function)
+        await scene.claim_in(key, ClaimState.READY)
+        first = await scene.result(await scene.call(pool, function, payload=b"removed"))
+        second = await scene.result(await scene.call(pool, function))
+        for result in (first, second):
+            assert (result.outcome, result.payload) == ("failed", b"")
+            assert result.error is not None
+            assert (result.error["kind"], result.error["traceback"]) == ("disk_full", "...")
+            assert result.error["data"] == {"used_mib": 512, "limit_mib": 512, "place": "/"}
+            error = errors.from_wire({**result.error, "code": result.error["kind"]})
+            assert isinstance(error, errors.DiskFullError)
+            assert isinstance(error, OSError), "callers who catch one still do"
+            assert (error.errno, str(error), "it has 512" in error.hint) == (28, "full", True)
+        await scene.gone(key)  # after the second: the first left room for it
 
 
 # ---------------------------------------------------------------- time limits

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.docker.sandboxes import sandbox_backend, shared_base_root
+from tests.docker.sandboxes import ISOLATING, isolating_backend, shared_base_root
 from tests.services.gpu_agent.fake_backend import FakeBackend, FakeContainer, failed, output
 from tests.support.eventually import eventually
 
@@ -67,15 +67,15 @@ async def g(container: FakeContainer, request: InputRequest) -> End:
     return output(pickle.dumps(None), items=3)
 
 
-@pytest.fixture(params=["fake", "process", pytest.param("sandbox", marks=pytest.mark.root)])
+@pytest.fixture(params=["fake", "process", *ISOLATING])
 async def backend(
     request: pytest.FixtureRequest, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Backend]:
     backend: Backend = FakeBackend({"f": f, "g": g})
     if request.param == "process":
         backend = open_process_backend(AgentSettings(data=str(tmp_path / "data")))
-    if request.param == "sandbox":
-        backend = sandbox_backend(tmp_path / "data", shared_base_root(tmp_path_factory))
+    elif request.param != "fake":
+        backend = isolating_backend(request.param, tmp_path / "data", shared_base_root(tmp_path_factory))
     yield backend
     await backend.close()
 

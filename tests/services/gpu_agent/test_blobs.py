@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
+import json
+import shutil
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,7 +16,12 @@ import pytest
 from tests.support.eventually import eventually
 
 from squall.errors import DataLossError, ServiceError
-from squall.http_api import blob_ref
+from squall.http_api.protocol import blob_ref
+from squall.spec import CodeRef, FunctionSpec, VolumeMount
+from squall_contracts.functions import FunctionRecord
+from squall_gpu_agent.tasks import Tasks
+from squall_gpu_agent.volumes.mounts import Mounts
+from squall_gpu_agent.volumes.trees import Trees
 from squall_service import blobs as blobs_module
 from squall_service import failpoints
 from squall_service.blobs import Blobs, BlobStore, FolderStore, GatewayStore
@@ -31,12 +38,18 @@ class FakeGateway:
         self.blobs: dict[str, bytes] = {}
         self.failures = 0
         self.seen: list[str] = []
+        self.heads: list[str] = []
         gateway = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 blob = gateway.blobs.get(self.path)
                 self._answer(200 if blob is not None else 404, blob or b"no such blob")
+
+            def do_HEAD(self) -> None:
+                gateway.heads.append(self.path)
+                self.send_response(200)
+                self.end_headers()
 
             def do_PUT(self) -> None:
                 gateway.blobs[self.path] = self.rfile.read(int(self.headers["Content-Length"]))
@@ -145,3 +158,43 @@ async def test_what_cannot_be_stored_is_no_blob(tmp_path: Path, monkeypatch: pyt
         failpoints.arm("")
 
     assert not any(file.is_file() for file in tmp_path.rglob("*"))
+
+
+async def test_blocks_of_volumes_are_the_workspaces_or_where_they_were_before(
+    store: BlobStore, gateway: FakeGateway, tmp_path: Path
+) -> None:
+    gateway.blobs[f"/v1/volume-blocks/{DIGEST}"] = CONTENT
+    folder = tmp_path / "blobs"
+    for place in (folder / "volumes" / "main", folder):
+        if isinstance(store, FolderStore):
+            (place / DIGEST[:2]).mkdir(parents=True, exist_ok=True)
+            (place / DIGEST[:2] / DIGEST).write_bytes(CONTENT)
+        await Blobs(store).of_volumes("main", "token").fetch(REF, tmp_path / "target")
+        assert (tmp_path / "target").read_bytes() == CONTENT
+        shutil.rmtree(folder / "volumes", ignore_errors=True)
+    if isinstance(store, FolderStore):
+        shutil.rmtree(folder / DIGEST[:2])
+        with pytest.raises(DataLossError):
+            await Blobs(store).of_volumes("main", "token").fetch(REF, tmp_path / "target")
+
+
+async def test_lists_of_mounted_versions_are_asked_for_as_long_as_they_are_mounted(
+    gateway: FakeGateway, tmp_path: Path
+) -> None:
+    listed = b'{"files": []}'
+    sha256 = hashlib.sha256(listed).hexdigest()
+    path = f"/v1/volume-blocks/{sha256}"
+    head = {"version": 1, "manifest": f"{sha256}:{len(listed)}"}
+    gateway.blobs.update({path: listed, "/v1/volumes/vo-1/head": json.dumps(head).encode()})
+    spec = FunctionSpec(name="f", code=CodeRef("", "m", "f"), volumes=(VolumeMount(path="/data", volume="vo-1"),))
+    function = FunctionRecord("fu-1", "ap-1", "app", "main", "main", 1, False, spec, 1.0)
+    async with asyncio.TaskGroup() as group:
+        trees = Trees(tmp_path / "volumes", Blobs(GatewayStore(gateway.url, "the agent's")), 0)
+        mounts = Mounts(trees, gateway.url, Tasks(group))
+        await mounts.of("co-1", function, "the container's")
+        assert gateway.seen == ["Bearer the container's"] * 2, "never with the agent's own rights"
+        await mounts.keep_lists()
+        assert gateway.heads == [path]
+        mounts.forget("co-1")
+        await mounts.keep_lists()
+    assert gateway.heads == [path]

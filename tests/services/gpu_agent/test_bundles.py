@@ -43,6 +43,11 @@ def test_a_path_that_leads_out_is_refused_and_nothing_is_left(tmp_path: Path, na
     assert not list(tmp_path.rglob("evil"))
 
 
+def test_a_path_too_deep_to_be_walked_through_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadBundle, match="folders"):
+        extract(archive(tmp_path, ("a/" * 1200 + "f.py", b"")), tmp_path / "out")
+
+
 @pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFCHR, stat.S_IFIFO, stat.S_IFSOCK])
 def test_links_and_devices_are_refused(tmp_path: Path, kind: int) -> None:
     path = archive(tmp_path, (special("link", kind), b"/etc/passwd"), ("link/x", b""))

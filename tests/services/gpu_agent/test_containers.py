@@ -11,7 +11,7 @@ from tests.services.gpu_agent.scene import APP, Scene
 from tests.services.gpu_agent.test_attempts import Held, echo
 from tests.support.eventually import eventually
 
-from squall.http_api import encode_parameters
+from squall.http_api.protocol import encode_parameters
 from squall.spec import GpuRequest, MethodSpec, Resources, ScalingPolicy
 from squall_bus import Message
 from squall_contracts import subjects

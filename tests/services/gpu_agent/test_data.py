@@ -12,7 +12,7 @@ from tests.services.gpu_agent.scene import APP, Scene
 from tests.services.gpu_agent.test_attempts import Held, echo
 from tests.support.eventually import eventually
 
-from squall.http_api import blob_ref
+from squall.http_api.protocol import blob_ref
 from squall.spec import MethodSpec, ScalingPolicy
 from squall_bus import Message
 from squall_contracts import subjects

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from pathlib import Path
 
 import pytest
 from tests.services.gpu_agent.fake_backend import FakeBackend, failed, output
@@ -11,9 +13,11 @@ from tests.services.gpu_agent.test_attempts import Held, Script, a_result
 from tests.support.eventually import eventually
 from tests.support.nats_server import NatsServer
 
+from squall.http_api.protocol import blob_ref
 from squall.spec import ScalingPolicy
 from squall_contracts import subjects
 from squall_contracts.calls import CallEvent, CallRequested
+from squall_service.blobs import Blobs
 
 
 async def started_elsewhere(scene: Scene, request: CallRequested, attempt: str) -> None:
@@ -120,6 +124,33 @@ async def test_calls_accepted_before_a_reconnect_are_looked_up_before_they_start
         await scene.result(first, within_s=15)
         await scene.emptied(pool)
         assert code.running == [first.call]
+
+
+async def test_a_call_that_waits_for_its_arguments_while_the_bus_restarts_is_looked_up_once_more(
+    scene: Scene, server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, asked, go = Held(output(b"again")), asyncio.Event(), asyncio.Event()
+    content = b"arguments"
+
+    async def slowly(blobs: Blobs, ref: str, path: Path) -> None:
+        asked.set()
+        await go.wait()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+    monkeypatch.setattr("squall_gpu_agent.execution.LONG_S", 0.0)
+    async with scene.agent(FakeBackend({"f": code})):
+        pool, function = await scene.ready()
+        monkeypatch.setattr(Blobs, "fetch", slowly)
+        request = await scene.call(pool, function, blob=blob_ref(scene.blob(content), len(content)))
+        await asked.wait()
+        await server.restart()
+        await eventually(lambda: scene.bus.connected)
+        await scene.record(a_result(request.call, b"early"))
+        go.set()
+        await scene.emptied(pool)
+        assert (await scene.result(request)).payload == b"early"
+        assert code.running == []
 
 
 @pytest.mark.slow

@@ -79,6 +79,12 @@ async def test_code_that_ends_its_process_or_has_no_function_fails_the_start(
     assert words in caught.value.message
 
 
+async def test_a_start_that_is_killed_is_not_blamed_on_the_code(workshop: Workshop) -> None:
+    with pytest.raises(StartFailed) as caught:
+        await workshop.start("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    assert (caught.value.kind, "killed by SIGKILL" in caught.value.message) == (StartFailureKind.INFRA, True)
+
+
 @pytest.mark.parametrize("use_template", [False, True])
 async def test_a_slow_import_is_stopped_at_the_startup_timeout(workshop: Workshop, use_template: bool) -> None:
     with pytest.raises(StartFailed) as caught:
@@ -120,6 +126,7 @@ async def test_the_environment_is_small_and_declared(workshop: Workshop, monkeyp
     assert "AGENT_SECRET" not in found
     assert (found["FROM_IMAGE"], found["BOTH"], found["SECRET"]) == ("i", "f", "s")
     assert (found["SQUALL_CONTAINER"], found["SQUALL_CONTAINER_ID"]) == ("1", container.id)
+    assert (found["MODAL_IS_REMOTE"], found["MODAL_TASK_ID"]) == ("1", container.id)
     assert (found["SQUALL_TOKEN"], found["SQUALL_SOCKET"]) == ("tk", str(workshop.folder / "agent.sock"))
     assert found["CUDA_VISIBLE_DEVICES"] == "3"
     assert (found["OMP_NUM_THREADS"], found["MKL_NUM_THREADS"]) == ("3", "3")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import shutil
 import sys
 import zipfile
 from pathlib import Path
@@ -51,6 +52,10 @@ def pip(folder: Path, *packages: str) -> ImageStep:
     )
 
 
+def apt(*packages: str) -> ImageStep:
+    return ImageStep("apt_install", {"packages": list(packages)})
+
+
 def image(*steps: ImageStep, python: str = OWN) -> ImageSpec:
     return ImageSpec(python, (ImageStep("base"), *steps))
 
@@ -76,8 +81,27 @@ def test_keys_are_equal_for_equal_prefixes_and_do_not_depend_on_variables() -> N
 
 
 def test_a_step_that_environments_cannot_have_is_named() -> None:
-    with pytest.raises(ImageBuildError, match="image step 2 is 'apt_install'"):
-        plan(image(ImageStep("apt_install", {"packages": ["jq"]})))
+    with pytest.raises(ImageBuildError, match="image step 2 is 'run_commands'"):
+        plan(image(ImageStep("run_commands", {"commands": ["true"]})))
+    with pytest.raises(ImageBuildError, match="'entrypoint'"):
+        plan(image(ImageStep("entrypoint", {"command": ["/bin/tini"]})))
+
+
+def test_steps_that_say_nothing_about_functions_change_nothing() -> None:
+    steps = (ImageStep("entrypoint", {"command": []}), ImageStep("cmd", {"command": ["x"]}), ImageStep("shell", {}))
+    assert plan(image(*steps)).key == plan(image()).key
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("dpkg-query") is None, reason="no dpkg here")
+async def test_packages_of_the_machine_are_asked_for_and_never_installed(tmp_path: Path) -> None:
+    store = EnvironmentStore(tmp_path / "images")
+    there, lacking = ["dpkg", "libc6:amd64", "base-files=1.0"], ["no-such-package", "nor-this/stable"]
+    plain = await store.ensure(image(), lambda _: None)
+    assert (await store.ensure(image(apt(*there)), lambda _: None)).prefix == plain.prefix
+    with pytest.raises(ImageBuildError, match="does not have no-such-package, nor-this/stable,") as caught:
+        await store.ensure(image(apt(*there, *lacking)), lambda _: None)
+    assert "apt-get install no-such-package" in caught.value.hint
 
 
 def test_package_options_become_arguments() -> None:

@@ -55,6 +55,16 @@ def test_only_files_that_are_not_imported_from_root_need_a_view(tmp_path: Path, 
     assert needs_view(str(tmp_path)) == found
 
 
+async def test_a_program_that_names_root_finds_its_python_files_there(workshop: Workshop) -> None:
+    if not (await workshop.backend.probe()).mount_namespaces:
+        pytest.skip("no mount namespaces here")
+    read = "def f(path):\n    with open(path) as file:\n        return file.read()\n"
+    plain = await workshop.start({"root/app.py": read, "root/page.py": "page"})
+    named = await workshop.start({"root/app.py": read + "PAGE = '/root/page.py'\n", "root/page.py": "page"})
+    assert value(await call(named, "/root/page.py")) == "page"
+    assert "FileNotFoundError" in str(await call(plain, "/root/page.py"))
+
+
 @pytest.mark.parametrize("use_template", [False, True])
 async def test_files_are_where_they_were_put(workshop: Workshop, use_template: bool) -> None:
     if not (await workshop.backend.probe()).mount_namespaces:
@@ -136,7 +146,11 @@ def test_an_agent_without_root_shows_the_files_too(tmp_path: Path) -> None:
             check=False,
         )
         assert answer.returncode == 0, answer.stderr
-        assert answer.stdout.split() == ["model", "settings"], answer.stdout
+        written, refused = (
+            ["weights0", "['weights.txt'] weights0"],
+            ["weights1", "Read-only file system", "[] weights1"],
+        )
+        assert answer.stdout.splitlines() == ["model settings", *written, *refused]
     finally:
         shutil.rmtree(home, ignore_errors=True)
     assert stat.S_ISDIR(os.stat("/root").st_mode)

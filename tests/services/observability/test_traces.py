@@ -15,7 +15,7 @@ from tests.support.otlp_sink import OtlpSink, ReceivedSpan
 from tests.support.platform import Platform, eventually
 
 import squall
-from squall.http_api import PhaseInfo, Trace
+from squall.http_api.traces import PhaseInfo, Trace
 from squall.spec import from_wire
 
 pytestmark = pytest.mark.slow

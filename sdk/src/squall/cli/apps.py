@@ -8,7 +8,7 @@ from typing import Optional
 
 from squall.cli import lookup, table
 from squall.cli.server import for_command
-from squall.http_api import Route
+from squall.http_api.routes import Route
 
 COLUMNS = (
     ("APP", "app_id"),

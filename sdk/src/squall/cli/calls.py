@@ -11,7 +11,8 @@ from squall import ids
 from squall.cli import lookup, table
 from squall.cli.server import for_command
 from squall.client import query
-from squall.http_api import CallSummary, Route
+from squall.http_api.calls import CallSummary
+from squall.http_api.routes import Route
 from squall.spec import from_wire
 
 COLUMNS = (

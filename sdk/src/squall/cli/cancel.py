@@ -12,7 +12,7 @@ from squall.cli import lookup
 from squall.cli.server import for_command
 from squall.client import BROKEN, Client, Retry
 from squall.errors import UsageError, from_wire
-from squall.http_api import Route
+from squall.http_api.routes import Route
 
 
 class Counts(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Any, Optional
 
 import typer
 
-from squall.cli import fleet_commands, image_commands, storage_commands
+from squall.cli import absent, environment_commands, fleet_commands, image_commands, storage_commands, webhook_commands
 from squall.cli.fleet_commands import CONTEXT, ENVIRONMENT, JSON
 from squall.errors import UsageError
 
@@ -33,10 +33,14 @@ MODULE: Any = typer.Option(False, "-m", help="The program is a module (pkg.mod),
 
 def dispatch(arguments: list[str]) -> int:
     """Runs one command; its exit status. Raises what went wrong, usage errors as `UsageError`."""
+    absent.refuse(arguments)
     try:
         result = app(arguments, standalone_mode=False)
     except Exception as error:
-        raise _as_ours(error) from error
+        ours = _as_ours(error)
+        if ours is error:
+            raise  # with its own cause: what the user's code raised, or what the container said
+        raise ours from error
     return result if isinstance(result, int) else 0
 
 
@@ -177,7 +181,9 @@ def up(
         help="GPUs that each agent offers without having them, to try things.",
     ),
     backend: str = typer.Option(
-        "", "--backend", help="How containers are made: process, sandbox (needs root), or auto (sandbox if possible)."
+        "",
+        "--backend",
+        help="How containers are made: process, sandbox (needs root), gvisor, docker, auto (sandbox if possible).",
     ),
 ) -> int:
     """Start a squall that stays on this machine; later commands use it."""
@@ -409,4 +415,6 @@ def trace(call: str = CALL, as_json: bool = JSON) -> int:
 
 fleet_commands.add_to(app)
 storage_commands.add_to(app)
+webhook_commands.add_to(app)
+environment_commands.add_to(app)
 image_commands.add_to(app)

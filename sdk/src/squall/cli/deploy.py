@@ -50,5 +50,6 @@ def deploy(text: str, options: DeployOptions) -> int:
     version = f"version {state.version}" + (f", {options.tag}" if options.tag else "")
     sys.stdout.write(f"✓ App deployed in {took:.3f} s: {shown_name}, {version} ({state.app_id}).\n")
     for function in state.functions:
-        sys.stdout.write(f'  squall.Function.from_name("{shown_name}", "{function}")\n')
+        kind = "Cls" if function in app.registered_classes else "Function"
+        sys.stdout.write(f'  squall.{kind}.from_name("{shown_name}", "{function}")\n')
     return 0

@@ -24,7 +24,7 @@ from typing import Any, Callable, Optional
 from squall import config, local
 from squall.cli.inventory import devices
 from squall.errors import ConnectionError, SquallError
-from squall.http_api import NodeInfo
+from squall.http_api.fleet import NodeInfo
 from squall.spec import from_wire
 
 OK, NOTE, BAD = "ok", "note", "bad"
@@ -33,6 +33,7 @@ MIN_NATS = (2, 15, 0)
 MIN_FREE_BYTES = 2 << 30
 SLOW_FSYNC_MS = 5.0
 FSYNC_TRIES = 100
+DOCKER_SOCKET = "/var/run/docker.sock"
 MAX_SKEW_S = 1.0
 
 
@@ -212,11 +213,20 @@ def _backends() -> Iterator[Finding]:
         fix = "Install iproute2, nftables and util-linux." if tools else ""
         text += f"; without a network, for want of {', '.join(tools)}" if tools else ""
         yield Finding("sandbox", NOTE if tools else OK, text, fix)
-    docker = shutil.which("docker")
-    text = "the docker command is here" if docker else "the docker command is not here"
-    yield Finding("docker", NOTE, f"not in this squall yet; {text}")
-    runsc = shutil.which("runsc")
-    yield Finding("gvisor", NOTE, f"not in this squall yet; runsc {'is at ' + runsc if runsc else 'is not here'}")
+    if not os.path.exists(DOCKER_SOCKET):
+        text = f"containers of an engine are not possible here: there is no {DOCKER_SOCKET}"
+        yield Finding("docker", NOTE, text, "Start Docker, or name its socket with SQUALL_GPU_AGENT_DOCKER_SOCKET.")
+    else:
+        root = os.geteuid() == 0
+        text = "an engine's socket is here, start squall with --backend docker" + ("" if root else ", as root")
+        yield Finding("docker", OK if root else NOTE, text)
+    if shutil.which("runsc") is None:
+        text = "containers with a kernel of their own are not possible here: there is no runsc"
+        yield Finding("gvisor", NOTE, text, "Install gVisor (Debian's package `runsc`).")
+    elif missing:
+        yield Finding("gvisor", NOTE, f"runsc is here, but sandboxes are not possible: {missing[0]}", missing[1])
+    else:
+        yield Finding("gvisor", OK, "containers with a kernel of their own are possible, with --backend gvisor")
     number = gpus()
     if number is None:
         yield Finding(

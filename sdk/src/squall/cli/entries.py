@@ -7,7 +7,7 @@ one best candidate is run; otherwise the error lists the choices.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Optional, Union
@@ -18,6 +18,7 @@ from squall.cli.reference import Reference
 from squall.cls import Cls
 from squall.errors import InvalidError, ProgramError, UsageError
 from squall.function import Function
+from squall.web import mark_of
 
 Target = Union[LocalEntrypoint, Function, Cls]
 
@@ -60,6 +61,13 @@ class Entry:
             return next(spec.is_generator for spec in self.target.method_specs() if spec.name == self.method)
         return isinstance(self.target, Function) and self.target.is_generator
 
+    @property
+    def is_web(self) -> bool:
+        """Whether it answers HTTP requests, and nothing else."""
+        if isinstance(self.target, Cls):
+            return next(spec.web is not None for spec in self.target.method_specs() if spec.name == self.method)
+        return isinstance(self.target, Function) and mark_of(self.target._origin.raw) is not None
+
     def parameters(self) -> dict[str, options.Option]:
         """The parameters of a class as options."""
         if not isinstance(self.target, Cls):
@@ -95,7 +103,8 @@ def choose(module: ModuleType, reference: Reference) -> Entry:
     """What the reference means. Raises `ProgramError` or `UsageError` listing the choices."""
     entries = list(find(module))
     if reference.target:
-        return _named(entries, module, reference)
+        return _not_web(_named(entries, module, reference), reference)
+    entries = [entry for entry in entries if not entry.is_web] or entries
     if not entries:
         raise ProgramError(
             f"{reference.text} has nothing to run: {_what_it_has(module)}",
@@ -108,7 +117,16 @@ def choose(module: ModuleType, reference: Reference) -> Entry:
             f"{reference.text} has several things to run:\n{_listed(candidates)}",
             fix=f"Say which, e.g. `squall run {reference.with_target(candidates[0].name)}`.",
         )
-    return candidates[0]
+    return _not_web(candidates[0], reference)
+
+
+def _not_web(entry: Entry, reference: Reference) -> Entry:
+    if entry.is_web:
+        raise InvalidError(
+            f"{entry.name} is a web function: it is called over HTTP",
+            fix=f"Use `squall serve {reference.text.partition('::')[0]}`, or `squall deploy`.",
+        )
+    return entry
 
 
 def find(module: ModuleType) -> Iterator[Entry]:
@@ -192,10 +210,14 @@ def _is_declared(value: Any) -> bool:
 
 def _named(entries: Sequence[Entry], module: ModuleType, reference: Reference) -> Entry:
     wanted = reference.target
-    exact = [entry for entry in entries if wanted in _spellings(entry)]
+    owners = apps(module)
+    if wanted in owners:
+        return _of_app(entries, owners[wanted], reference)
+    exact = [entry for entry in entries if wanted in _spellings(entry, owners)]
     if len(exact) == 1:
         return exact[0]
     of_class = [entry for entry in entries if entry.method and entry.name.partition(".")[0] == wanted]
+    of_class = [entry for entry in of_class if not entry.is_web] or of_class
     if len(of_class) == 1:
         return of_class[0]
     if of_class:
@@ -217,10 +239,25 @@ def _named(entries: Sequence[Entry], module: ModuleType, reference: Reference) -
     )
 
 
-def _spellings(entry: Entry) -> tuple[str, ...]:
+def _of_app(entries: Sequence[Entry], app: App, reference: Reference) -> Entry:
+    """The one thing of an app that can be run."""
+    own = [entry for entry in entries if entry.app is app and not entry.is_web]
+    best = [entry for entry in own if entry.rank == min(each.rank for each in own)]
+    if len(best) == 1:
+        return best[0]
+    raise UsageError(
+        f"{reference.text} has {'several things' if best else 'nothing'} to run:\n{_listed(best or entries)}",
+        fix=f"Say which, e.g. `squall run {reference.with_target((best or entries)[0].name)}`." if entries else "",
+    )
+
+
+def _spellings(entry: Entry, owners: Mapping[str, App]) -> tuple[str, ...]:
     """An app's function may be named with and without the app's variable."""
+    if entry.rank >= 2:
+        return entry.name, entry.name.partition(".")[2]
     own = entry.target.name if isinstance(entry.target, LocalEntrypoint) else ""
-    return (entry.name, own, f"app.{entry.name}") if entry.rank < 2 else (entry.name, entry.name.partition(".")[2])
+    variables = [variable for variable, app in owners.items() if app is entry.app]
+    return entry.name, own, f"app.{entry.name}", *(f"{variable}.{entry.name}" for variable in variables)
 
 
 def _listed(entries: Sequence[Entry]) -> str:

@@ -46,7 +46,7 @@ def report(error: BaseException, out: Optional[IO[str]] = None) -> int:
     if isinstance(error, SquallError):
         print_error(error.code, error.message, error.hint, out)
         return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
-    if not user_frames(error.__traceback__):
+    if not user_frames(error.__traceback__) and not remote_traceback(error):
         return _report_bug(error, out)
     out.write(format_user_error(error))
     if isinstance(error, ModuleNotFoundError) and remote_traceback(error):
@@ -138,6 +138,8 @@ def _report_import(error: UserCodeFailed, out: IO[str]) -> int:
     out.write(format_user_error(cause))
     fix = "Install the module beside this Python, or import it inside the function (`with image.imports():`)."
     is_missing = isinstance(cause, ModuleNotFoundError)
+    if "no known parent package" in str(cause):
+        fix, is_missing = "A file of a package is run as a module: `-m package.module`, not by its path.", True
     print_error(
         "program",
         f"{error.what} raised {type(cause).__name__}: {cause}",
@@ -156,7 +158,8 @@ def _report_bug(error: BaseException, out: IO[str]) -> int:
 
 def _innermost(trace: Optional[TracebackType]) -> str:
     """`file:line` of the user's own line that was running."""
-    frames = user_frames(trace)
+    # The __init__ of a dataclass or named tuple is "<string>": nobody can look there.
+    frames = [frame for frame in user_frames(trace) if not frame.filename.startswith("<")]
     return f"{shorten(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""
 
 

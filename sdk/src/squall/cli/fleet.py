@@ -11,7 +11,7 @@ from typing import Any, Optional
 from squall.cli.server import for_command
 from squall.client import Client
 from squall.errors import ConflictError, TimeoutError, UsageError, from_wire
-from squall.http_api import Route
+from squall.http_api.routes import Route
 
 POLL_S = 0.5
 

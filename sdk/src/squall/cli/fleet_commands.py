@@ -156,13 +156,16 @@ def token_create(
     scope: str = typer.Option(
         "workspace", "--scope", help="workspace: everything. caller: call functions over HTTP and read results."
     ),
+    role: Optional[str] = typer.Option(
+        None, "--role", help="viewer: look. member: and change. admin: and make tokens, drain nodes (the default)."
+    ),
     expires: Optional[str] = typer.Option(None, "--expires", help="It ends after 30m, 12h or 90d (default: never)."),
     as_json: bool = JSON,
 ) -> int:
     """Make a token and print it: for another machine, person or program. It is shown this one time."""
     import squall.cli.tokens as command
 
-    return command.create(name, scope=scope, expires=expires, as_json=as_json)
+    return command.create(name, scope=scope, role=role, expires=expires, as_json=as_json)
 
 
 @token_group.command("list")
@@ -178,7 +181,7 @@ def token_revoke(
     token: str = typer.Argument(..., metavar="ID", help="Id of the token (tk-...), as `squall token list` shows it."),
     as_json: bool = JSON,
 ) -> int:
-    """Make a token useless, within ten seconds."""
+    """Make a token useless, within five seconds."""
     import squall.cli.tokens as command
 
     return command.revoke(token, as_json=as_json)

@@ -12,7 +12,9 @@ from squall.cli import lookup, table
 from squall.cli.server import for_command
 from squall.client import Client, query
 from squall.errors import NotFoundError
-from squall.http_api import AppStatus, AppSummary, ContainerInfo, Route
+from squall.http_api.apps import AppStatus, AppSummary
+from squall.http_api.fleet import ContainerInfo
+from squall.http_api.routes import Route
 from squall.spec import from_wire
 
 STATS_COLUMNS = (
@@ -34,10 +36,12 @@ def info(app: str, function: str, *, environment: Optional[str], as_json: bool) 
         path = query(Route.FUNCTIONS, app=summary.app_id, name=function, spec=1)
         found = _found(session.client, path, summary, function)
         there = session.client.json("GET", query(Route.CONTAINERS, app=summary.app_id))
+        status = from_wire(AppStatus, session.client.json("GET", Route.APP_STATUS.format(app=summary.app_id)))
     own = [from_wire(ContainerInfo, row) for row in there["containers"]]
     found["containers"] = [
         {"container": each.container, "state": each.state, "how": each.how} for each in own if each.function == function
     ]
+    found["waiting"] = [pool.waiting for pool in status.pools if pool.function == function and pool.waiting]
     if as_json:
         sys.stdout.write(json.dumps(found, indent=2) + "\n")
         return 0
@@ -78,6 +82,7 @@ def lines(found: dict[str, Any], app: AppSummary) -> dict[str, str]:
         "containers": f"{kept}; idle ones end after {scaling['scaledown_window_s']:g} s",
         "start": _start(spec),
         "started as": "; ".join(f"{n} {how}" for how, n in Counter(each["how"] for each in started).items()),
+        "waits for": "; ".join(found.get("waiting", ())),
         "inputs": f"{scaling['max_inputs']} at once in a container" if scaling["max_inputs"] > 1 else "",
         "timeouts": f"{spec['timeout_s']:g} s a call, {spec['startup_timeout_s']:g} s to start",
         "retries": f"{retry['max_retries']}" if retry["max_retries"] else "none",

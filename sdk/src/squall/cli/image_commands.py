@@ -11,6 +11,11 @@ from squall.cli.fleet_commands import CONTEXT, ENVIRONMENT, JSON
 image_group = typer.Typer(help="Images that were built.", no_args_is_help=True, context_settings=CONTEXT)
 IMAGE: Any = typer.Argument(..., metavar="IMAGE", help="Id (im-...), or the name that it was published under.")
 
+DRY_RUN: Any = typer.Option(False, "--dry-run", help="Only say what would be removed.")
+OLDER_THAN: Any = typer.Option(
+    "1h", "--older-than", metavar="AGE", help="Only what was built and asked for before that: 30m, 12h, 7d; 0s for all."
+)
+
 
 def add_to(app: typer.Typer) -> None:
     """Make them commands of `squall`."""
@@ -31,6 +36,15 @@ def image_inspect(image: str = IMAGE, environment: Optional[str] = ENVIRONMENT, 
     import squall.cli.images as command
 
     return command.inspect(image, environment=environment, as_json=as_json)
+
+
+@image_group.command("prune")
+def image_prune(dry_run: bool = DRY_RUN, older_than: str = OLDER_THAN) -> int:
+    """Remove images that nothing needs: no version of an app, no call, no container, no name. Of builders, of nodes
+    and, where it can, of the registry."""
+    import squall.cli.image_pruning as command
+
+    return command.prune(dry_run=dry_run, older_than=older_than)
 
 
 @image_group.command("logs")

@@ -11,7 +11,8 @@ from urllib.parse import quote
 from squall.cli import table
 from squall.cli.server import for_command
 from squall.client import query
-from squall.http_api import ImageInfo, Route
+from squall.http_api.images import ImageInfo
+from squall.http_api.routes import Route
 from squall.published_images import checked_name
 from squall.spec import from_wire
 

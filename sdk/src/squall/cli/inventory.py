@@ -9,7 +9,8 @@ from typing import Any, Optional
 
 from squall.cli import lookup, table
 from squall.cli.server import for_command
-from squall.http_api import ContainerInfo, GpuInfo, NodeInfo, Route
+from squall.http_api.fleet import ContainerInfo, GpuInfo, NodeInfo
+from squall.http_api.routes import Route
 from squall.spec import from_wire
 
 CONTAINER_COLUMNS = (

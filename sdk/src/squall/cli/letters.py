@@ -12,7 +12,8 @@ from squall.cli import lookup, table
 from squall.cli.server import for_command
 from squall.client import Client, query
 from squall.errors import UsageError
-from squall.http_api import LetterInfo, Redrives, Route
+from squall.http_api.calls import LetterInfo, Redrives
+from squall.http_api.routes import Route
 from squall.spec import from_wire
 
 COLUMNS = (

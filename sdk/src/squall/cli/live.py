@@ -16,7 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from squall.cli.region import Redirected, Region
-from squall.http_api import AppStatus, LogEntry
+from squall.http_api.apps import AppStatus
+from squall.http_api.traces import LogEntry
 from squall.output import Output
 
 SYSTEM = "system"

@@ -14,7 +14,9 @@ from squall import ids
 from squall.cli import lookup
 from squall.cli.server import for_command
 from squall.errors import UsageError
-from squall.http_api import CallSummary, LogEntry, Route
+from squall.http_api.calls import CallSummary
+from squall.http_api.routes import Route
+from squall.http_api.traces import LogEntry
 from squall.logs import Wanted, entries
 from squall.spec import from_wire
 

@@ -6,7 +6,8 @@ from typing import Optional
 
 from squall.client import Client, query
 from squall.errors import NotFoundError
-from squall.http_api import AppSummary, Route
+from squall.http_api.apps import AppSummary
+from squall.http_api.routes import Route
 from squall.spec import from_wire
 
 _PREFERENCE = {"deployed": 0, "detached": 1, "ephemeral": 2, "stopped": 3}

@@ -13,11 +13,12 @@ from typing import Any, Optional
 
 from squall import config, gpu_types, local
 from squall.errors import ConflictError, ConnectionError, SquallError, UsageError
-from squall.http_api import NodeInfo, Route
+from squall.http_api.fleet import NodeInfo
+from squall.http_api.routes import Route
 from squall.spec import from_wire
 
 STATUS_PATIENCE_S = 1.0
-BACKENDS = ("process", "sandbox", "auto")
+BACKENDS = ("process", "sandbox", "gvisor", "docker", "auto")
 _FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 
 

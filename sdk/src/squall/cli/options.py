@@ -199,7 +199,7 @@ _NOUN = {int: "an integer", float: "a number", datetime.datetime: "a date like 2
 def _hints(function: Callable[..., Any]) -> Mapping[str, Any]:
     try:
         return typing.get_type_hints(inspect.unwrap(function))
-    except (NameError, TypeError, AttributeError) as error:
+    except (NameError, TypeError, AttributeError, SyntaxError) as error:
         raise InvalidError(
             f"an annotation of {function.__name__}() cannot be read: {error}",
             fix="Import what its annotations name; on Python 3.9 write Optional[int] for int | None.",

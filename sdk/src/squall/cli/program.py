@@ -110,11 +110,6 @@ def _check_stem(stem: str, path: Path) -> None:
             f"{shorten(str(path))} is named like {whose}, so neither could be imported",
             fix=f"Rename it, e.g. to {stem}_app.py.",
         )
-    if not stem.isidentifier():
-        raise ProgramError(
-            f"{path.name} cannot be imported: {stem!r} is not a Python name",
-            fix=f"Rename it, e.g. to {''.join(c if c.isalnum() else '_' for c in stem)}.py.",
-        )
 
 
 def _add_to_path(folder: str) -> None:

@@ -12,7 +12,8 @@ from squall.cli import table
 from squall.cli.server import for_command
 from squall.client import query
 from squall.errors import NotFoundError
-from squall.http_api import Route, ScheduleInfo
+from squall.http_api.routes import Route
+from squall.http_api.schedules import ScheduleInfo
 from squall.ids import new_call_id
 from squall.session import Session
 from squall.spec import from_wire

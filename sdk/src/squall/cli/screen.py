@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from typing import Optional, Protocol
 
 from squall import output
-from squall.http_api import AppStatus, LogEntry
+from squall.http_api.apps import AppStatus
+from squall.http_api.traces import LogEntry
 
 WAIT_TOLD_S = 2.0
 PROGRESS_S = 5.0

@@ -12,7 +12,8 @@ from squall.cli import table
 from squall.cli.server import for_command
 from squall.client import query
 from squall.errors import UsageError
-from squall.http_api import Route, SecretInfo
+from squall.http_api.routes import Route
+from squall.http_api.storage import SecretInfo
 from squall.objects import path_of
 from squall.spec import from_wire
 

@@ -22,7 +22,7 @@ from squall.cli import server
 from squall.cli.reference import Reference, parse
 from squall.cli.screen import PlainScreen
 from squall.errors import ProgramError, SquallError
-from squall.http_api import Route
+from squall.http_api.routes import Route
 from squall.running import STOP_TIMEOUT_S, Watch
 from squall.session import Session
 

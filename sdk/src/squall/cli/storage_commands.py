@@ -17,6 +17,7 @@ schedule_group = typer.Typer(
 dict_group = typer.Typer(help="Dicts: shared keys and values.", no_args_is_help=True, context_settings=CONTEXT)
 queue_group = typer.Typer(help="Queues: shared items in order.", no_args_is_help=True, context_settings=CONTEXT)
 volume_group = typer.Typer(help="Volumes: files on the server.", no_args_is_help=True, context_settings=CONTEXT)
+DRY_RUN: Any = typer.Option(False, "--dry-run", help="Only say what would be freed.")
 REMOTE: Any = typer.Argument("/", metavar="PATH", help="Path in the volume.")
 RECURSIVE: Any = typer.Option(False, "-r", "--recursive", help="Folders with all that is in them.")
 NAME: Any = typer.Argument(..., metavar="NAME", help="Its name.")
@@ -295,7 +296,9 @@ def volume_ls(
 def volume_put(
     name: str = NAME,
     local: str = typer.Argument(..., metavar="LOCAL", help="File or folder of this machine."),
-    path: str = typer.Argument("/", metavar="PATH", help="In the volume; with a slash at its end: a folder."),
+    path: str = typer.Argument(
+        "/", metavar="PATH", help="In the volume; with a slash at its end: the folder to put it into."
+    ),
     force: bool = typer.Option(False, "-f", "--force", help="Replace files that are there."),
     environment: Optional[str] = ENVIRONMENT,
 ) -> int:
@@ -343,6 +346,15 @@ def volume_rm(
     import squall.cli.volumes as command
 
     return command.rm(name, path, recursive=recursive, environment=environment)
+
+
+@volume_group.command("gc")
+def volume_gc(dry_run: bool = DRY_RUN, as_json: bool = JSON) -> int:
+    """Free the space of files that no volume of the workspace needs any more: removed, replaced, or of volumes that
+    were deleted. The server does it by itself every few hours."""
+    import squall.cli.volumes as command
+
+    return command.gc(dry_run=dry_run, as_json=as_json)
 
 
 @volume_group.command("rename")

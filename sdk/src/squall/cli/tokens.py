@@ -10,23 +10,33 @@ from typing import Optional
 from squall.cli import table
 from squall.cli.logs import seconds
 from squall.cli.server import for_command
-from squall.http_api import NewToken, Route, TokenInfo
+from squall.http_api.access import NewToken, TokenInfo
+from squall.http_api.routes import Route
 from squall.spec import from_wire
 
-COLUMNS = (("TOKEN", "id"), ("NAME", "name"), ("SCOPE", "scope"), ("MADE", "made"), ("EXPIRES", "expires"))
+COLUMNS = (
+    ("TOKEN", "id"),
+    ("NAME", "name"),
+    ("SCOPE", "scope"),
+    ("ROLE", "role"),
+    ("MADE", "made"),
+    ("EXPIRES", "expires"),
+)
 
 
-def create(name: str, *, scope: str, expires: Optional[str], as_json: bool) -> int:
+def create(name: str, *, scope: str, role: Optional[str], expires: Optional[str], as_json: bool) -> int:
     """Makes a token and prints it."""
     lifetime_s = None if expires is None else seconds(expires, "--expires")
-    body = {"name": name, "scope": scope, "lifetime_s": lifetime_s}
+    body = {"name": name, "scope": scope, "lifetime_s": lifetime_s, **({"role": role} if role else {})}
     with for_command() as session:
         made = from_wire(NewToken, session.client.json("POST", Route.TOKENS, body))
     if as_json:
         sys.stdout.write(json.dumps(dataclasses.asdict(made), indent=2) + "\n")
         return 0
     sys.stdout.write(f"{made.token}\n")
-    sys.stderr.write(f"✓ Made token {made.id} ({made.name}, scope {made.scope}). It is not shown again.\n")
+    sys.stderr.write(
+        f"✓ Made token {made.id} ({made.name}, scope {made.scope}{_role(made.role)}). It is not shown again.\n"
+    )
     return 0
 
 
@@ -56,12 +66,16 @@ def list_tokens(*, as_json: bool) -> int:
 
 
 def revoke(token: str, *, as_json: bool) -> int:
-    """Makes a token useless, within ten seconds."""
+    """Makes a token useless, within five seconds."""
     with for_command() as session:
         gone = session.client.json("DELETE", Route.TOKEN.format(token=token))
-    told = f"✓ Revoked {gone['id']} ({gone['name']}). Gateways that know it forget it within 10 s.\n"
+    told = f"✓ Revoked {gone['id']} ({gone['name']}). Gateways that know it forget it within 5 s.\n"
     sys.stdout.write(json.dumps(gone, indent=2) + "\n" if as_json else told)
     return 0
+
+
+def _role(role: str) -> str:
+    return f", role {role}" if role else ""
 
 
 def _until(row: dict[str, float]) -> str:

@@ -8,7 +8,8 @@ import sys
 from squall import ids
 from squall.cli.server import for_command
 from squall.cli.waterfall import phase_table, waterfall
-from squall.http_api import Route, Trace
+from squall.http_api.routes import Route
+from squall.http_api.traces import Trace
 from squall.spec import from_wire
 
 

@@ -11,7 +11,8 @@ from typing import Optional
 from squall.cli import lookup, table
 from squall.cli.server import for_command
 from squall.errors import UsageError
-from squall.http_api import AppVersion, PublishedApp, Route
+from squall.http_api.apps import AppVersion, PublishedApp
+from squall.http_api.routes import Route
 from squall.spec import from_wire
 
 COLUMNS = (

@@ -8,10 +8,16 @@ from collections.abc import Sequence
 from typing import Callable, Optional, TypeVar
 
 from squall.cli import table
+from squall.cli.image_pruning import mebibytes
 from squall.cli.server import for_command
 from squall.errors import UsageError
+from squall.http_api.routes import Route
+from squall.http_api.storage import CollectedBlocks
+from squall.spec import from_wire
 from squall.volume import FileEntry, Volume
 
+COLLECTING_S = 3600.0
+COLLECTED = (("BLOCKS", "what"), ("NUMBER", "blocks"), ("SIZE", "size"))
 COLUMNS = (("PATH", "path"), ("TYPE", "type"), ("SIZE", "size"), ("CHANGED", "changed"))
 
 
@@ -35,13 +41,19 @@ def put(name: str, local: str, path: str, *, force: bool, environment: Optional[
     try:
         with for_command(), volume.batch_upload(force=force) as batch:
             if os.path.isdir(local):
-                batch.put_directory(local, path)
+                batch.put_directory(local, path := _folder_target(local, path))
             else:
                 batch.put_file(local, path)
     except FileExistsError as error:
         raise UsageError(str(error), fix="Use --force to replace what is there.") from None
     sys.stdout.write(f"✓ Uploaded {local} to {path} of volume {name} (version {batch.version}).\n")
     return 0
+
+
+def _folder_target(local: str, path: str) -> str:
+    """Into a folder (`/`, `/data/`) a folder goes with its name, as files do; `local/` means what is in it."""
+    name = os.path.basename(local)
+    return path + name if path.endswith("/") and name not in (".", "..") else path
 
 
 def get(name: str, path: str, local: str, *, force: bool, environment: Optional[str]) -> int:
@@ -110,6 +122,24 @@ def rename(name: str, new_name: str, *, environment: Optional[str]) -> int:
         Volume.rename(name, new_name, environment_name=environment)
     sys.stdout.write(f"✓ Volume {name} is called {new_name} now.\n")
     return 0
+
+
+def gc(*, dry_run: bool, as_json: bool) -> int:
+    """Prints what was freed; 1 if that was not all."""
+    with for_command() as session:
+        body = {"dry_run": dry_run}
+        answer = session.client.json("POST", Route.VOLUME_COLLECTIONS, body, timeout_s=COLLECTING_S)
+    found = from_wire(CollectedBlocks, answer)
+    lines = (
+        ("would be freed" if dry_run else "freed", found.removed, found.removed_bytes),
+        ("not needed, but not for long enough", found.waiting, found.waiting_bytes),
+        ("needed", found.needed, found.needed_bytes),
+    )
+    rows = [{"what": what, "blocks": blocks, "size": mebibytes(size)} for what, blocks, size in lines]
+    table.show([answer] if as_json else rows, COLLECTED, as_json=as_json, empty="")
+    if not found.is_complete:
+        sys.stderr.write("Not all was freed: another gateway is at it, or it took too long. Try again later.\n")
+    return 0 if found.is_complete else 1
 
 
 R = TypeVar("R")

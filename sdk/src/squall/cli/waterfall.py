@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from squall.http_api import PhaseInfo, SpanInfo, Trace
+from squall.http_api.traces import PhaseInfo, SpanInfo, Trace
 
 BAR_WIDTH = 40
 NAME_WIDTH = 30
@@ -21,7 +21,7 @@ def waterfall(trace: Trace, bar_width: int = BAR_WIDTH) -> list[str]:
     for depth, span in in_order(trace.spans):
         name = _cut("  " * depth + span.name, NAME_WIDTH)
         bar = _bar(span.start_ns - begin, span.end_ns - begin, end - begin, bar_width)
-        mark = f"  ✗ {span.error}" if span.error else ""
+        mark = f"  ✗ {span.error}" if span.error else _how(span)
         times = f"{_ms(span.start_ns - begin)} {_ms(span.end_ns - span.start_ns)}"
         lines.append(f"{name:<{NAME_WIDTH}} {_cut(span.service, 11):<11} {times} {bar}{mark}")
     return [line.rstrip() for line in lines]
@@ -55,6 +55,12 @@ def in_order(spans: Sequence[SpanInfo]) -> Iterator[tuple[int, SpanInfo]]:
         seen.add(span.span_id)
         yield depth, span
         stack.extend((depth + 1, child) for child in reversed(children.get(span.span_id, [])))
+
+
+def _how(span: SpanInfo) -> str:
+    """How a container was started, and why so if there was a better way."""
+    how, why = (str(span.attributes.get(name) or "") for name in ("how", "why"))
+    return f"  {how}: {why}" if why else f"  {how}" if how else ""
 
 
 def _bar(start_ns: int, end_ns: int, whole_ns: int, width: int) -> str:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 from squall_runner.load import LoadError
 from squall_runner.web.port import Port
 
 
-async def build(function: Callable[..., Any], declared: dict[str, Any], max_inputs: int) -> Any:
+async def build(function: Optional[Callable[..., Any]], declared: dict[str, Any], max_inputs: int) -> Any:
     """What answers the requests of this function. Raises what user code raises, and `LoadError`."""
     kind = declared["kind"]
+    if kind == "server":
+        port = Port(declared["port"], declared["startup_timeout_s"])
+        return await (port.start(function) if function is not None else port.until_listening())
+    assert function is not None
     if kind == "fastapi":
         return _fastapi(function, declared)
-    if kind == "server":
-        return await Port(declared["port"], declared["startup_timeout_s"]).start(function)
     app = function()
     if asyncio.iscoroutine(app):
         app = await app

@@ -7,11 +7,12 @@ import sys
 import traceback
 from typing import Any, Callable
 
-from squall_runner.frames import Web
+from squall_runner.frames import Web, encode
 from squall_runner.web.line import Line
 
 PIECE_BYTES = 1 << 20
 """Of a body in one frame."""
+_END = encode(Web.END, {})
 _DISCONNECT = {"type": "http.disconnect"}
 
 
@@ -57,6 +58,11 @@ class HttpExchange:
         self._ended = False
         self._over = asyncio.Event()
 
+    @property
+    def answered(self) -> bool:
+        """The answer is complete."""
+        return self._ended
+
     async def run(self, app: Callable[..., Any]) -> None:
         """To the end of the app. Never raises for what it does."""
         try:
@@ -81,7 +87,8 @@ class HttpExchange:
 
     async def _receive(self) -> dict[str, Any]:
         if self._read_all or self._ended:
-            if not self._ended:
+            # Without waiting if it is so already: Starlette's `is_disconnected` asks, and cancels at the first wait.
+            if not self._ended and not self._line.gone:
                 await self._until_gone()
             return _DISCONNECT
         frame = await self._line.receive()
@@ -117,14 +124,24 @@ class HttpExchange:
             raise AppBroke("a body without a head, or after its end")
         if self._line.gone:
             raise OSError("the client is gone")
+        parts = []
         if not self._started:
             self._started = True
-            self._line.send_now(Web.START, self._head)
+            parts.append(encode(Web.START, self._head))
         body, more = message.get("body", b""), message.get("more_body", False)
         for start in range(0, len(body), PIECE_BYTES):
-            self._line.send_now(Web.DATA, {}, bytes(body[start : start + PIECE_BYTES]))
-            await self._line.drain()
+            parts.append(encode(Web.DATA, {}, bytes(body[start : start + PIECE_BYTES])))
+            if start + PIECE_BYTES < len(body):
+                await self._write(parts)
         if not more:
             self._ended = True
-            self._line.send_now(Web.END, {})
+            parts.append(_END)
+        await self._write(parts)
+        if not more:
             self._over.set()
+
+    async def _write(self, parts: list[bytes]) -> None:
+        """Together: each write wakes up the agent and the gateway."""
+        self._line.write(b"".join(parts))
+        parts.clear()
+        await self._line.drain()

@@ -26,10 +26,14 @@ class Port:
 
     async def start(self, function: Callable[..., Any]) -> Port:
         """Have the server started; returns when it listens. Raises `LoadError` if it does not."""
-        self._check_free()
+        check_free(self.port)
         started = function()
         if asyncio.iscoroutine(started):
             await started
+        return await self.until_listening()
+
+    async def until_listening(self) -> Port:
+        """Wait for the server. Raises `LoadError` if it does not come."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._startup_timeout_s
         while not await self._listens():
@@ -40,17 +44,6 @@ class Port:
                 )
             await asyncio.sleep(LOOK_S)
         return self
-
-    def _check_free(self) -> None:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("0.0.0.0", self.port))
-            except OSError as error:
-                raise LoadError(
-                    f"port {self.port} is taken: containers without isolation share the ports of their machine; "
-                    "use max_containers=1, another port, or a node with isolation"
-                ) from error
 
     async def _listens(self) -> bool:
         try:
@@ -76,6 +69,19 @@ class Port:
         finally:
             up.cancel()
             writer.close()
+
+
+def check_free(port: int) -> None:
+    """Raise `LoadError` if something else listens there: its answers would be taken for the server's."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("0.0.0.0", port))
+        except OSError as error:
+            raise LoadError(
+                f"port {port} is taken: containers without isolation share the ports of their machine; "
+                "use max_containers=1, another port, or a node with isolation"
+            ) from error
 
 
 async def _upwards(line: Line, writer: asyncio.StreamWriter) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 from squall_runner import context, tracing
 from squall_runner.execute import Ground
@@ -30,7 +30,10 @@ class WebServer:
     """Everything that this container serves."""
 
     def __init__(
-        self, functions: dict[str, tuple[Callable[..., Any], dict[str, Any]]], settings: Settings, ground: Ground
+        self,
+        functions: dict[str, tuple[Optional[Callable[..., Any]], dict[str, Any]]],
+        settings: Settings,
+        ground: Ground,
     ) -> None:
         self._functions = functions
         self._settings = settings
@@ -45,6 +48,7 @@ class WebServer:
         self._lifespans: list[Lifespan] = []
         self._ready: set[Line] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._wanted = min(settings.max_inputs, READY_LINES)
         self._closing = False
 
     async def open(self) -> None:
@@ -56,7 +60,7 @@ class WebServer:
                 lifespan = Lifespan(app)
                 await lifespan.start()
                 self._lifespans.append(lifespan)
-        for _ in range(min(self._settings.max_inputs, READY_LINES)):
+        for _ in range(self._wanted):
             await self._dial()
 
     async def close(self) -> None:
@@ -74,8 +78,10 @@ class WebServer:
         line.on_lost = self._on_lost
 
     def _on_lost(self, line: Line) -> None:
-        if line in self._ready:  # the agent did not want it; or it is gone, and this process will be soon
-            self._ready.discard(line)
+        if line not in self._ready:
+            return
+        self._ready.discard(line)
+        if len(self._ready) < self._wanted:  # the agent did not want it; or it is gone, and this process will be soon
             self._start(self._dial_again())
 
     async def _dial_again(self) -> None:
@@ -90,7 +96,7 @@ class WebServer:
     def _on_open(self, line: Line, frame: Frame) -> None:
         """A request has come on a line."""
         self._ready.discard(line)
-        if len(self._ready) < min(self._settings.max_inputs, READY_LINES):
+        if len(self._ready) < self._wanted:
             self._start(self._replace())
         self._start(self._serve(line, frame))
 
@@ -112,6 +118,7 @@ class WebServer:
         app = self._apps[meta["method"]]
         state = next((span.state for span in self._lifespans if span.app is app), {})
         current = context.CurrentInput(meta["id"], 0, 0, meta["traceparent"])
+        keep = False
         try:
             with tracing.parent(meta["traceparent"], self._ground.alone), context.running(current):
                 if isinstance(app, Port):
@@ -119,7 +126,13 @@ class WebServer:
                 elif meta["type"] == "websocket":
                     await WebSocketExchange(line, meta["scope"], state).run(app)
                 else:
-                    await HttpExchange(line, meta["scope"], state).run(app)
+                    exchange = HttpExchange(line, meta["scope"], state)
+                    await exchange.run(app)
+                    keep = meta.get("keep") is True and exchange.answered
         finally:
             self._ground.capture.flush()
-            line.close()
+            following = await line.again() if keep else None
+            if following is not None:
+                self._ready.add(following)
+            else:
+                line.close()

@@ -12,6 +12,8 @@ from squall_builder.state import Known
 TRIES = 3
 """Builds of one request that may end because of the machine rather than of the image."""
 PAUSE_S = 5.0
+REMOVED_AGAIN_S = 1.0
+"""Removing an image takes milliseconds, and as long as the registry does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +27,14 @@ class Build:
 class Answered:
     """There is an answer that is newer than the request."""
 
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Later:
+    """A builder removes the image just now."""
+
+    after_s: float
     reason: str
 
 
@@ -43,7 +53,7 @@ class GiveUp:
     reason: str
 
 
-def judge(requested_at: float, known: Known) -> Build | Answered:
+def judge(requested_at: float, known: Known, now: float) -> Build | Answered | Later:
     """Whether an image must be built for a request.
 
     A failure is only an answer to requests from before it: who asks again wants to know whether it works now."""
@@ -51,6 +61,8 @@ def judge(requested_at: float, known: Known) -> Build | Answered:
         return Answered(reason="the image is there")
     if known.state == "failed" and known.updated_at >= requested_at:
         return Answered(reason="this request has failed already")
+    if now < known.removed_until:
+        return Later(after_s=REMOVED_AGAIN_S, reason="a builder removes it at the moment")
     return Build(reason="continued" if known.state == "building" else "new")
 
 

@@ -6,16 +6,9 @@ from dataclasses import dataclass, replace
 
 from fastapi import APIRouter, Request
 
-from squall.http_api import (
-    AppStatus,
-    AppSummary,
-    PoolStatus,
-    PublishApp,
-    PublishedApp,
-    Route,
-    WebAddress,
-    decode_parameters,
-)
+from squall.http_api.apps import AppStatus, AppSummary, PoolStatus, PublishApp, PublishedApp, WebAddress
+from squall.http_api.protocol import decode_parameters
+from squall.http_api.routes import Route
 from squall_bus import Bus
 from squall_contracts.functions import AppRecord, PoolRecord
 from squall_contracts.nodes import ClaimState
@@ -23,6 +16,7 @@ from squall_gateway.api.requests import workspace_of
 from squall_gateway.apps import Apps
 from squall_gateway.commands import NodeCommands
 from squall_gateway.directory import Directory
+from squall_gateway.environments import Environments
 from squall_gateway.fleet import Fleet
 from squall_gateway.load import backlog
 from squall_gateway.scaling import Scaling
@@ -77,6 +71,7 @@ class AppRoutes:
     scaling: Scaling
     commands: NodeCommands
     addresses: Addresses
+    environments: Environments
 
     def router(self) -> APIRouter:
         """The routes."""
@@ -92,6 +87,7 @@ class AppRoutes:
 
     async def publish(self, request: Request, wanted: PublishApp) -> PublishedApp:
         """Make an ephemeral app, add functions to one, or deploy a version of a named app."""
+        await self.environments.require(wanted.environment, workspace_of(request))
         published = await self.apps.publish(wanted, workspace_of(request))
         if published.unchanged and wanted.mode == "deployed" and not wanted.only_new:
             await self.scaling.reset(published.app_id)
@@ -166,6 +162,8 @@ class AppRoutes:
         stats = self.fleet.running(self.clock.now())
         running = sum(row.inputs for row in stats.values() if row.pool == pool.pool)
         waiting = max(0, await backlog(self.bus, pool.pool) - running)
+        # Web requests are in no queue: what keeps their containers from starting is told all the same.
+        in_the_way = waiting or pool.pool in self.fleet.verdicts
         return PoolStatus(
             pool=pool.pool,
             function=await self.directory.function_name(pool.function_id, pool.workspace),
@@ -176,5 +174,5 @@ class AppRoutes:
             starting=sum(claim.state in _STARTING for claim in claims),
             desired=desired.count if desired else 0,
             reason=desired.reason if desired else "",
-            waiting=self.waiting.text(pool.pool) if waiting else "",
+            waiting=self.waiting.text(pool.pool) if in_the_way else "",
         )

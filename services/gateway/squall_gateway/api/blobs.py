@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
 from squall.errors import NotFoundError, RequestSizeError
-from squall.http_api import Route
+from squall.http_api.routes import Route
 from squall_gateway.api.requests import exchange_of
 from squall_gateway.blobs import Blobs
 from squall_gateway.bodies import chunks

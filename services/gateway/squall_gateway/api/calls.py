@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from squall.http_api import parse_blob_ref
+from squall.http_api.protocol import parse_blob_ref
 from squall.ids import check_call_id
 from squall.spec import Kind
 from squall_contracts import spans

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from fastapi import APIRouter, Request, Response
 
-from squall.http_api import CancelMany, Route
+from squall.http_api.calls import CancelMany
+from squall.http_api.routes import Route
 from squall_gateway.api.requests import Lines, exchange_of, workspace_of
 from squall_gateway.bulk_cancels import BulkCancels
 from squall_gateway.feeds import Feed

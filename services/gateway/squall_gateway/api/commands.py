@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from fastapi import APIRouter, Request, Response
 
 from squall.errors import InvalidError
-from squall.http_api import DrainedNode, Execute, Route, StopContainer, StoppedContainer
+from squall.http_api.fleet import DrainedNode, Execute, StopContainer, StoppedContainer
+from squall.http_api.routes import Route
 from squall_contracts.nodes import Command, NodeCommand
 from squall_gateway.api.requests import Lines, exchange_of, workspace_of
 from squall_gateway.commands import ANSWER_S, NodeCommands, next_answer

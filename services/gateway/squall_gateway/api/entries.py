@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from squall.errors import InvalidError, RequestSizeError
-from squall.http_api import FRAMES_CONTENT_TYPE, FrameKind, Route, frames
+from squall.http_api.protocol import FRAMES_CONTENT_TYPE, FrameKind, frames
+from squall.http_api.routes import Route
 from squall.spec import INLINE_LIMIT_BYTES
 from squall_bus import Stored
 from squall_contracts.objects import QueueItem
 from squall_gateway.answers import send_json, send_whole
 from squall_gateway.bodies import integer, leaving, number, query_values, wait_s, whole
 from squall_gateway.call_headers import blob_size, check_blob_ref
-from squall_gateway.dicts import Dicts, Outcome, read_ops
+from squall_gateway.dicts import REQUEST, Dicts, Outcome, read_ops
 from squall_gateway.edge import Exchange, Handler
 from squall_gateway.objects import Objects
 from squall_gateway.queues import Queues
@@ -25,7 +25,6 @@ MAX_ITEM_BYTES = 1 << 20
 MIN_TTL_S, MAX_TTL_S = 1.0, 7 * 24 * 3600.0
 PAGE = 200
 HEADERS = ((b"content-type", FRAMES_CONTENT_TYPE.encode()),)
-_REQUEST = re.compile(r"[A-Za-z0-9-]{0,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +83,9 @@ class EntryRoutes:
     async def queue_put(self, exchange: Exchange, object_id: str) -> None:
         """Items into a partition, in order."""
         asked = query_values(exchange.query)
-        ttl_s, request = number(asked, "ttl", 86400.0), asked.get("request", "")
+        ttl_s, request = number(asked, "ttl", 86400.0), _request_of(asked)
         if not MIN_TTL_S <= ttl_s <= MAX_TTL_S:
             raise InvalidError(f"a partition's items live {MIN_TTL_S:g} to {MAX_TTL_S:g} seconds, not {ttl_s:g}")
-        if not _REQUEST.fullmatch(request):
-            raise InvalidError("request must be letters, digits and hyphens")
         items = _items(await whole(exchange.receive, MAX_BODY_BYTES))
         place = await self._place(exchange, object_id, asked)
         for item in items:
@@ -103,10 +100,11 @@ class EntryRoutes:
         most = integer(asked, "most", 1)
         if not 0 < most <= MAX_ITEMS:
             raise InvalidError(f"most must be 1 to {MAX_ITEMS}")
+        request = _request_of(asked)
         place = await self._place(exchange, object_id, asked)
         async with leaving(exchange.receive) as gone:
-            taken = await self.queues.take(place, most, wait_s(asked), gone)
-        await _answer(exchange, map(_taken, taken))
+            taken = await self.queues.take(place, most, wait_s(asked), gone, request)
+        await _answer(exchange, (Outcome({"blob": item.blob}, item.value) for item in taken))
 
     async def queue_items(self, exchange: Exchange, object_id: str) -> None:
         """Some items of a partition, which stay there."""
@@ -146,6 +144,14 @@ class EntryRoutes:
 async def _answer(exchange: Exchange, outcomes: Iterable[Outcome]) -> None:
     body = b"".join(frames.encode(FrameKind.ENTRY, outcome.meta, outcome.value) for outcome in outcomes)
     await send_whole(exchange.send, 200, body, HEADERS)
+
+
+def _request_of(asked: dict[str, str]) -> str:
+    """By which a repeated request is known."""
+    request = asked.get("request", "")
+    if not REQUEST.fullmatch(request):
+        raise InvalidError("request must be letters, digits and hyphens, 64 at most")
+    return request
 
 
 def _taken(stored: Stored) -> Outcome:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from fastapi import APIRouter, Request
 
-from squall.http_api import ContainerInfo, GpuInfo, NodeInfo
+from squall.http_api.fleet import ContainerInfo, GpuInfo, NodeInfo
 from squall_bus import Bus, StoreInfo
 from squall_contracts.health import HEALTH, StreamsChecked
 from squall_contracts.nodes import ClaimState, ContainerClaim, GpuFact, NodeFact

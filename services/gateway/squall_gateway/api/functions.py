@@ -7,16 +7,9 @@ from dataclasses import dataclass, replace
 from fastapi import APIRouter, Request
 
 from squall.errors import NotFoundError
-from squall.http_api import (
-    API_VERSION,
-    FunctionInfo,
-    PoolOf,
-    PoolStats,
-    Route,
-    ScalingSettings,
-    ServerInfo,
-    UpdateScaling,
-)
+from squall.http_api.apps import FunctionInfo, PoolOf, PoolStats, ScalingSettings, UpdateScaling
+from squall.http_api.protocol import ServerInfo
+from squall.http_api.routes import API_VERSION, Route
 from squall_bus import Bus
 from squall_contracts.functions import AppRecord
 from squall_gateway.api.requests import workspace_of
@@ -59,6 +52,7 @@ class FunctionRoutes:
             durability=durability(self.settings.sync_interval),
             blobs_with_calls=True,
             spawns_together=True,
+            webhooks=True,
             trace_ratio=self.settings.trace_ratio,
         )
 

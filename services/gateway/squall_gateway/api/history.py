@@ -7,13 +7,16 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 
-from squall.http_api import CallSummary, Route, Trace
+from squall.http_api.calls import CallSummary
+from squall.http_api.routes import Route
+from squall.http_api.traces import Trace
 from squall_gateway.api.requests import workspace_of
 from squall_gateway.cancels import Cancels
 from squall_gateway.directory import Directory
 from squall_gateway.history import History
 from squall_gateway.results import Results
 from squall_gateway.traces import Traces
+from squall_gateway.web.history import WebHistory
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class HistoryRoutes:
     """What happened to calls."""
 
     history: History
+    web: WebHistory
     results: Results
     traces: Traces
     cancels: Cancels
@@ -64,7 +68,7 @@ class HistoryRoutes:
         environment: str = "main",
         limit: Annotated[int, Query(ge=1, le=1000)] = 50,
     ) -> CallList:
-        """Recent calls, newest first: of the workspace, an app or a function of it."""
+        """Recent calls and web requests, newest first: of the workspace, an app or a function of it."""
         workspace = workspace_of(request)
         if app:
             apps = [(await self.directory.find_app(app, workspace, environment)).record]
@@ -74,7 +78,9 @@ class HistoryRoutes:
         if function:
             names = {p.function_id: await self.directory.function_name(p.function_id, workspace) for p in pools}
             pools = [pool for pool in pools if names[pool.function_id] == function]
-        return CallList(await self.history.recent(pools, workspace, limit))
+        calls = await self.history.recent(pools, workspace, limit)
+        calls += await self.web.recent(apps, function, workspace, limit)
+        return CallList(sorted(calls, key=lambda call: -call.accepted_at)[:limit])
 
     async def call(self, request: Request, call: str, index: int | None = None) -> dict[str, Any]:
         """A call in full: the fields of its summary, its failed attempts, its history."""

@@ -12,7 +12,8 @@ from fastapi import APIRouter, Request, Response
 from starlette.types import Receive, Scope, Send
 
 from squall.errors import InvalidError
-from squall.http_api import Header, Route
+from squall.http_api.protocol import Header
+from squall.http_api.routes import Route
 from squall.spec import Kind
 from squall_contracts import spans
 from squall_gateway.accept import Acceptor, Input

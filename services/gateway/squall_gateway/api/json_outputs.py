@@ -10,7 +10,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from squall.errors import SquallError
-from squall.http_api import Route
+from squall.http_api.routes import Route
 from squall_contracts.calls import CallResult
 from squall_gateway.answers import JSON
 from squall_gateway.api.requests import Lines, exchange_of, workspace_of

@@ -8,7 +8,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 
 from squall.errors import InvalidError
-from squall.http_api import LetterInfo, RedriveLetters, Redrives, Route
+from squall.http_api.calls import LetterInfo, RedriveLetters, Redrives
+from squall.http_api.routes import Route
 from squall_gateway.api.requests import workspace_of
 from squall_gateway.directory import Directory
 from squall_gateway.letters import Letters

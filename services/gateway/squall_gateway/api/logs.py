@@ -10,8 +10,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from squall.http_api import Route
-from squall.ids import check_call_id
+from squall.http_api.routes import Route
+from squall.ids import check_call_id, check_name
 from squall.spec import ImageSpec
 from squall_gateway.api.requests import Lines, exchange_of, workspace_of
 from squall_gateway.directory import Directory
@@ -26,6 +26,8 @@ class EnsureImage:
     """POST /v1/images."""
 
     image: ImageSpec
+    environment: str = "main"
+    """Whose secrets its steps mean."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,5 +106,7 @@ class LogRoutes:
     async def ensure_image(self, request: Request, wanted: EnsureImage) -> Response:
         """Build an image unless it is there: its build log, then `{"image": id}` or `{"error": ...}`."""
         traceparent = request.headers.get("traceparent", "")
-        lines = self.images.ensure(wanted.image, workspace_of(request), traceparent)
+        lines = self.images.ensure(
+            wanted.image, workspace_of(request), traceparent, check_name(wanted.environment, "environment")
+        )
         return Lines(Feed(exchange_of(request), self.draining), lines)

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 from squall.errors import InvalidError, RequestSizeError
-from squall.http_api import FrameKind, Header, frames
+from squall.http_api.protocol import FrameKind, Header, frames
 from squall.spec import CHUNK_INPUTS, Kind
 from squall_contracts.calls import CallResult
 from squall_gateway.accept import Acceptor, Input

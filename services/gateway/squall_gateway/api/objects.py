@@ -7,8 +7,10 @@ from enum import StrEnum
 
 from fastapi import APIRouter, Request
 
-from squall.http_api import MakeObject, ObjectInfo, RenameObject, Route
+from squall.http_api.routes import Route
+from squall.http_api.storage import MakeObject, ObjectInfo, RenameObject
 from squall_gateway.api.requests import workspace_of
+from squall_gateway.environments import Environments
 from squall_gateway.objects import Objects
 
 
@@ -32,6 +34,7 @@ class ObjectRoutes:
     """Makes, finds, lists and removes objects."""
 
     objects: Objects
+    environments: Environments
 
     def router(self) -> APIRouter:
         """The routes."""
@@ -51,6 +54,7 @@ class ObjectRoutes:
 
     async def create(self, request: Request, kind: Kind, wanted: MakeObject) -> ObjectInfo:
         """Make an empty one."""
+        await self.environments.require(wanted.environment, workspace_of(request))
         return await self.objects.create(
             kind.value, wanted.name, wanted.environment, workspace_of(request), ephemeral=wanted.ephemeral
         )

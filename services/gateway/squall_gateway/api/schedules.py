@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from fastapi import APIRouter, Request
 
-from squall.http_api import RanSchedule, Route, ScheduleInfo
+from squall.http_api.routes import Route
+from squall.http_api.schedules import RanSchedule, ScheduleInfo
 from squall_gateway.api.requests import workspace_of
 from squall_gateway.schedules import Schedules
 

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 from fastapi import APIRouter, Request
 
-from squall.http_api import PutSecret, Route, SecretInfo, SecretValues, UpdateSecret
+from squall.http_api.routes import Route
+from squall.http_api.storage import PutSecret, SecretInfo, SecretValues, UpdateSecret
 from squall_gateway.api.requests import workspace_of
+from squall_gateway.environments import Environments
 from squall_gateway.secrets import Secrets
 
 
@@ -23,6 +25,7 @@ class SecretRoutes:
     """Makes, changes, lists and removes secrets."""
 
     secrets: Secrets
+    environments: Environments
 
     def router(self) -> APIRouter:
         """The routes."""
@@ -41,6 +44,7 @@ class SecretRoutes:
 
     async def put(self, request: Request, wanted: PutSecret) -> SecretInfo:
         """Make a secret, or replace all of its values."""
+        await self.environments.require(wanted.environment, workspace_of(request))
         return await self.secrets.put(wanted, workspace_of(request))
 
     async def info(self, request: Request, name: str, environment: str = "main") -> SecretInfo:

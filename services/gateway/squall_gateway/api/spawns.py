@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from squall.errors import InvalidError
-from squall.http_api import FrameKind, Header, Route, frames
+from squall.http_api.protocol import FrameKind, Header, frames
+from squall.http_api.routes import Route
 from squall.spec import Kind
 from squall_gateway.accept import Acceptor, Input
 from squall_gateway.answers import send_json

@@ -1,4 +1,4 @@
-"""/v1/tokens: who may use the API. Only tokens of scope `workspace` get here."""
+"""/v1/tokens: who may use the API. Only tokens of scope `workspace` and role `admin` get here."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ from dataclasses import dataclass
 from fastapi import APIRouter, Request
 
 from squall.errors import ConflictError, InvalidError, NotFoundError
-from squall.http_api import MakeToken, NewToken, Route, TokenInfo
+from squall.http_api.access import ROLES, MakeToken, NewToken, TokenInfo
+from squall.http_api.routes import Route
 from squall.ids import check_name
 from squall_bus import Bus
 from squall_contracts.functions import TOKENS, TokenRecord, token_key
 from squall_gateway.api.requests import workspace_of
 from squall_gateway.auth import CONTAINER, PROXY, create_token
+from squall_gateway.policy.access import ADMIN
 from squall_service.clock import Clock
 
-GIVEN = ("workspace", "caller", PROXY)
+WORKSPACE = "workspace"
+GIVEN = (WORKSPACE, "caller", PROXY)
 """Scopes that people may give; the others are the platform's own."""
 MIN_LIFETIME_S, MAX_LIFETIME_S = 60.0, 10 * 365 * 86400.0
 ID_DIGITS = 16
@@ -55,14 +58,23 @@ class TokenRoutes:
         check_name(wanted.name, "token")
         if wanted.scope not in GIVEN:
             raise InvalidError(f"token scope {wanted.scope!r} cannot be given", fix=f"Use {' or '.join(GIVEN)}.")
+        if wanted.role not in ROLES:
+            raise InvalidError(f"token role {wanted.role!r} is not one of {', '.join(ROLES)}")
+        role = wanted.role if wanted.scope == WORKSPACE else ""
+        if not role and wanted.role != MakeToken("").role:
+            raise InvalidError(
+                f"a token of scope {wanted.scope!r} has no role", fix=f"Leave it out, or use scope {WORKSPACE!r}."
+            )
         now = self.clock.now()
         expires_at = 0.0 if wanted.lifetime_s is None else now + checked_lifetime(wanted.lifetime_s)
         workspace = workspace_of(request)
-        token = await create_token(self.bus, workspace, wanted.scope, wanted.name, now=now, expires_at=expires_at)
-        return NewToken(token, token_id(token_key(token.encode())), wanted.name, wanted.scope, expires_at)
+        token = await create_token(
+            self.bus, workspace, wanted.scope, wanted.name, now=now, expires_at=expires_at, role=role
+        )
+        return NewToken(token, token_id(token_key(token.encode())), wanted.name, wanted.scope, expires_at, role)
 
     async def revoke(self, request: Request, token: str) -> TokenInfo:
-        """Make a token useless; gateways that have seen it forget it within ten seconds."""
+        """Make a token useless; gateways that have seen it forget it within five seconds."""
         found = await self._records(workspace_of(request))
         key = next((key for key in found if token_id(key) == token), None)
         if key is None:
@@ -88,7 +100,8 @@ def token_id(key: str) -> str:
 
 def info_of(key: str, record: TokenRecord) -> TokenInfo:
     """What is told about a token."""
-    return TokenInfo(token_id(key), record.name, record.scope, record.created_at, record.expires_at)
+    role = (record.role or ADMIN) if record.scope == WORKSPACE else ""
+    return TokenInfo(token_id(key), record.name, record.scope, record.created_at, record.expires_at, role)
 
 
 def checked_lifetime(seconds: float) -> float:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from fastapi import APIRouter, Request
 
-from squall.http_api import AppVersion, PublishedApp, Rollback, Route
+from squall.http_api.apps import AppVersion, PublishedApp, Rollback
+from squall.http_api.routes import Route
 from squall_gateway.api.requests import workspace_of
 from squall_gateway.apps import published
 from squall_gateway.versions import Versions

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from fastapi import APIRouter, Request
 
-from squall.http_api import CommitVolume, Route, VolumeEntry, VolumeFile, VolumeVersion
+from squall.http_api.routes import Route
+from squall.http_api.storage import CommitVolume, VolumeEntry, VolumeFile, VolumeHead, VolumeVersion
 from squall_gateway.api.requests import workspace_of
 from squall_gateway.objects import Objects
 from squall_gateway.policy.volumes import listed
@@ -33,6 +34,7 @@ class VolumeRoutes:
         router = APIRouter(tags=["volumes"])
         router.get(Route.VOLUME_FILES)(self.files)
         router.get(Route.VOLUME_FILE)(self.file)
+        router.get(Route.VOLUME_HEAD)(self.head)
         router.post(Route.VOLUME_COMMITS)(self.commit)
         return router
 
@@ -44,6 +46,10 @@ class VolumeRoutes:
     async def file(self, request: Request, object: str, path: str) -> VolumeFile:
         """A file: the blobs that it consists of, in order."""
         return await self.volumes.file(await self._of(request, object), object, path)
+
+    async def head(self, request: Request, object: str) -> VolumeHead:
+        """The present version, and the blob that lists its files."""
+        return await self.volumes.head(await self._of(request, object), object)
 
     async def commit(self, request: Request, object: str, wanted: CommitVolume) -> VolumeVersion:
         """Make a new version: all changes, or none."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from squall.spec import FunctionSpec, Options, Resources, ScalingPolicy, validate
+from squall.errors import InvalidError
+from squall.spec import BucketMount, FunctionSpec, Options, Resources, ScalingPolicy, validate
 
 
 def applied(spec: FunctionSpec, options: Options) -> FunctionSpec:
@@ -18,9 +19,21 @@ def applied(spec: FunctionSpec, options: Options) -> FunctionSpec:
             timeout_s=spec.timeout_s if options.timeout_s is None else options.timeout_s,
             env={**spec.env, **(options.env or {})},
             secrets=spec.secrets if options.secrets is None else options.secrets,
+            volumes=spec.volumes if options.volumes is None else options.volumes,
+            buckets=spec.buckets if options.buckets is None else _buckets(spec, options.buckets),
             batching=options.batching or spec.batching,
         )
     )
+
+
+def _buckets(spec: FunctionSpec, wanted: tuple[BucketMount, ...]) -> tuple[BucketMount, ...]:
+    """Whoever calls may be a container without a network: it must not have one by a bucket of its own choice."""
+    if wanted and (spec.block_network or spec.outbound_cidr_allowlist is not None):
+        raise InvalidError(
+            f"{spec.name!r} may not use the network: options add no buckets to it",
+            fix="Declare the bucket in its `volumes=`.",
+        )
+    return wanted
 
 
 def _resources(declared: Resources, options: Options) -> Resources:

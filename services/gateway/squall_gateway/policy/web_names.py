@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from squall.errors import InvalidError
-from squall.spec import FunctionSpec
+from squall.spec import FunctionSpec, MethodSpec
 
 MAX_LABEL = 63
 """Of one label in DNS."""
@@ -63,6 +63,11 @@ def owner_label(workspace: str, environment: str) -> str:
     return slug(workspace if environment == DEFAULT_ENVIRONMENT else f"{workspace}-{environment}")
 
 
+def target_of(spec: FunctionSpec, method: MethodSpec) -> str:
+    """`function` or `Class.method`; a server, which has no method, is its class."""
+    return f"{spec.name}.{method.name}" if method.name else spec.name
+
+
 def web_names(owner: str, app: str, specs: Iterable[FunctionSpec], *, dev: bool) -> Mapping[str, str]:
     """All names of an app's web functions: `function` or `Class.method` by host label and by custom domain."""
     found: dict[str, str] = {}
@@ -70,8 +75,8 @@ def web_names(owner: str, app: str, specs: Iterable[FunctionSpec], *, dev: bool)
         for method in spec.methods:
             if method.web is None:
                 continue
-            target = f"{spec.name}.{method.name}" if spec.is_class else spec.name
-            plain = f"{app}-{spec.name}" + (f"-{method.name}" if spec.is_class else "")
+            target = target_of(spec, method)
+            plain = f"{app}-{spec.name}" + (f"-{method.name}" if method.name else "")
             found[host_label(owner, method.web.label or slug(plain), dev=dev)] = target
             if not dev:
                 found.update(dict.fromkeys(method.web.custom_domains, target))

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from squall.http_api import WebAddress
+from squall.http_api.apps import WebAddress
 from squall.spec import FunctionSpec
 from squall_contracts.functions import AppRecord
-from squall_gateway.policy.web_names import is_platforms
+from squall_gateway.policy.web_names import is_platforms, target_of
 from squall_gateway.web.names import WebNames
 
 PATH_PREFIX = "/web/"
@@ -32,6 +32,8 @@ class Addresses:
 
     def __init__(self, names: WebNames, web_url: str) -> None:
         self._names = names
+        self._has_own = bool(web_url)
+        """Without, nobody knows which host is the API's, and a custom domain could be it."""
         self.base = web_url.rstrip("/")
         """Replaced when the gateway listens, unless an operator has set it."""
 
@@ -43,10 +45,11 @@ class Addresses:
         """Where the web functions of a function or class answer."""
         found = []
         for method in spec.methods:
-            name = self._label(app.web, f"{spec.name}.{method.name}" if spec.is_class else spec.name)
+            name = self._label(app.web, target_of(spec, method))
             if method.web is None or not name:
                 continue
-            domain = next(iter(method.web.custom_domains), "") if app.state == "deployed" else ""
+            domains = method.web.custom_domains if self._has_own and app.state == "deployed" else ()
+            domain = next(iter(domains), "")
             found.append(
                 WebAddress(
                     function=spec.name,
@@ -67,6 +70,11 @@ class Addresses:
         return f"{parts.scheme}://{name}.{self.domain}{port}"
 
     @property
+    def secure(self) -> bool:
+        """Whether clients come by TLS, which a proxy in front ends."""
+        return self.base.startswith("https:")
+
+    @property
     def domain(self) -> str:
         """The platform's own: of its API, and the one that labels are below."""
         host = urlsplit(self.base).hostname or ""
@@ -74,14 +82,21 @@ class Addresses:
 
     def addressed(self, host: bytes, path: str) -> Addressed | None:
         """The web function's name in a request; None if it is one for the API."""
-        if path.startswith(PATH_PREFIX):
-            name = path[len(PATH_PREFIX) :].partition("/")[0]
-            return Addressed(name.lower(), PATH_PREFIX + name)
+        # A host of its own first: below it another's function would get its cookies, and speak in its name.
+        if name := self._name_in(host):
+            return Addressed(name, "")
+        if not path.startswith(PATH_PREFIX):
+            return None
+        name = path[len(PATH_PREFIX) :].partition("/")[0]
+        return Addressed(name.lower(), PATH_PREFIX + name)
+
+    def _name_in(self, host: bytes) -> str:
+        """The host label or custom domain; empty for the platform's own host."""
         # Every request of the API comes by here: names of hosts are looked at only where they may be ours.
         if b"--" not in host and not (b"." in host and not host[:1].isdigit()):
-            return None
+            return ""
         text = host.decode("latin-1").lower().rpartition(":")[0] or host.decode("latin-1").lower()
         label, _, domain = text.partition(".")
         if "--" in label and domain in (self.domain, LOCAL_DOMAIN):
-            return Addressed(label, "")
-        return Addressed(text, "") if text in self._names and not is_platforms(text, self.domain) else None
+            return label
+        return text if self._has_own and text in self._names and not is_platforms(text, self.domain) else ""

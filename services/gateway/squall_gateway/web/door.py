@@ -5,33 +5,42 @@ Owns the order of these steps and what clients are told. Forwarding is in `forwa
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import MutableMapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl
 
-from squall.errors import InvalidError, NotFoundError, RequestSizeError
-from squall.http_api import encode_parameters
+from squall.errors import NotFoundError, RequestSizeError
 from squall.ids import new_call_id
-from squall.spec import FunctionSpec, MethodSpec, WebSpec
-from squall_contracts.functions import AppRecord, FunctionRecord
+from squall.spec import MethodSpec, WebSpec
+from squall_contracts.functions import AppRecord, FunctionRecord, PoolRecord
 from squall_gateway.auth import Tokens
+from squall_gateway.bodies import ClientGone
 from squall_gateway.directory import Directory
+from squall_gateway.policy.web_pools import Allowance
 from squall_gateway.pools import Pools
 from squall_gateway.settings import GatewaySettings
 from squall_gateway.targets import pool_of
 from squall_gateway.waits import Receive
-from squall_gateway.web import forward
+from squall_gateway.web import forward, server_http
 from squall_gateway.web.addresses import Addressed, Addresses
 from squall_gateway.web.credentials import credentials_of
-from squall_gateway.web.routes import Routes, Wanted
+from squall_gateway.web.leaving import Leaving
+from squall_gateway.web.parameters import parameters_of
+from squall_gateway.web.parking import Parked, Parking, begins, parked_call, patience_of, send_away
+from squall_gateway.web.records import Asked, WebRecords
+from squall_gateway.web.routes import Route, Routes, Wanted
 from squall_gateway.web.server_http import ServerExchange
 from squall_gateway.web.server_socket import ServerLink
+from squall_gateway.web.sockets import OpenSockets
 from squall_gateway.web.websocket import FrameLink, websocket
+from squall_service.clock import Clock
 
 Scope = MutableMapping[str, Any]
-MAX_BODY_BYTES = 4 << 30
 HTTP, WEBSOCKET, RAW = "http", "websocket", "raw"
+ASKED = "squall.web"
+SAFE = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))
+_SESSIONS = (b"squall-session-id", b"modal-session-id", b"modal-routing-affinity-key")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,31 +52,49 @@ class Function:
     method: MethodSpec
     web: WebSpec
 
+    @property
+    def is_server(self) -> bool:
+        """Whether it answers by itself, on a port."""
+        return self.web.kind == "server"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DoorParts:
+    """What the door needs, built once in service.py."""
+
+    settings: GatewaySettings
+    directory: Directory
+    pools: Pools
+    tokens: Tokens
+    routes: Routes
+    addresses: Addresses
+    sockets: OpenSockets
+    records: WebRecords
+    clock: Clock
+    shards: int
+
 
 class WebDoor:
     """Answers requests for web functions."""
 
-    def __init__(  # noqa: PLR0913 — its parts
-        self,
-        settings: GatewaySettings,
-        directory: Directory,
-        pools: Pools,
-        tokens: Tokens,
-        routes: Routes,
-        addresses: Addresses,
-        shards: int,
-    ) -> None:
-        self._settings = settings
-        self._directory = directory
-        self._pools = pools
-        self._tokens = tokens
-        self._routes = routes
-        self._addresses = addresses
-        self._shards = shards
+    def __init__(self, parts: DoorParts) -> None:
+        self._parts = parts
+        self._parking = Parking(parts.settings.web_max_held)
+        self._allowed: dict[str, Allowance] = {}
+        """New pools, by function version."""
 
     def addressed(self, scope: Scope, headers: dict[bytes, bytes]) -> Addressed | None:
         """The web function's name in a request; None if it is one for the API."""
-        return self._addresses.addressed(headers.get(b"host", b""), scope["path"])
+        return self._parts.addresses.addressed(headers.get(b"host", b""), scope["path"])
+
+    async def tick(self) -> None:
+        """Twice a second: what has waited for long enough."""
+        now = self._parts.clock.monotonic()
+        self._parking.tick(now)
+        self._parts.sockets.tick(now)
+        self._parts.records.tick()
+        if len(self._allowed) > 10_000:
+            self._allowed.clear()
 
     async def answer(self, addressed: Addressed, scope: Scope, receive: Receive, send: forward.Send) -> None:
         """One HTTP request, to its end. Raises `SquallError` for what is answered by an error."""
@@ -75,34 +102,148 @@ class WebDoor:
         function = await self._function(addressed)
         await self._authorize(function, headers)
         check_length(headers.get(b"content-length"))
-        server = function.web.kind == "server"
-        wanted = await self._wanted(function, addressed, scope, RAW if server else HTTP)
-        async with self._routes.open(wanted) as upstream:
-            exchange = (
-                ServerExchange(upstream, receive, send, wanted.opening["scope"])
-                if server
-                else forward.FrameExchange(upstream, receive, send)
-            )
-            await exchange.run(function.record.spec.timeout_s)
+        self._as_clients_see_it(scope)
+        if call := parked_call(scope["query_string"]):
+            await self._answer_parked(call, addressed, scope, receive, send)
+            return
+        asked = self._begin(function, scope, headers)
+        with Leaving(receive):
+            await self._forward(function, addressed, asked, receive, send)
 
-    async def connect(self, addressed: Addressed, scope: Scope, receive: Receive, send: forward.Send) -> None:
-        """One WebSocket, to its end. Raises `SquallError` for what is answered by an error."""
+    def _begin(self, function: Function, scope: Scope, headers: dict[bytes, bytes]) -> Asked:
+        call = new_call_id(self._parts.shards)
+        asked = scope[ASKED] = self._parts.records.begin(function.record, call, scope, headers)
+        return asked
+
+    def ended(self, scope: Scope, status: int) -> None:
+        """A request is over, and how it was answered."""
+        asked = scope.pop(ASKED, None)
+        if asked is not None:
+            self._parts.records.end(asked, status)
+
+    async def _forward(
+        self, function: Function, addressed: Addressed, asked: Asked, receive: Receive, send: forward.Send
+    ) -> None:
+        scope, headers = asked.scope, asked.headers
+        body = await forward.small_body(headers, receive)
+        pool = await self._pool(function, scope["query_string"])
+        sent = forward.scope_of(scope, addressed.root_path, asked.traceparent)
+        opening = self._opening(function, asked, sent, RAW if function.is_server else HTTP)
+        whole = body is not None and not function.is_server
+        if whole:
+            opening["keep"] = True
+        if function.is_server:
+            first = forward.first_open(opening) + server_http.first_bytes(sent, body)
+        else:
+            first = forward.first_frames(opening, body)
+        route = await self._parts.routes.open(self._wanted(function, pool, asked, first, whole=whole))
+        asked.granted(pool.pool, route.upstream)
+        exchange: forward.Exchange
+        if function.is_server:
+            exchange = ServerExchange(route.upstream, receive, send, body_sent=body is not None, scope=sent)
+        else:
+            exchange = forward.FrameExchange(route.upstream, receive, send, body_sent=body is not None)
+        patience_s = patience_of(headers, self._parts.settings.web_redirect_s)
+        parked = None
+        try:
+            if not patience_s or self._parking.full:
+                await exchange.run(function.record.spec.timeout_s)
+            else:
+                parked = await self._patiently(exchange, route, function, patience_s, addressed.name)
+        finally:
+            if parked is None:
+                route.close()
+        if parked is not None:
+            self._parking.park(asked.call, parked)
+            await send_away(scope, headers, send, asked.call)
+
+    async def _patiently(
+        self, exchange: forward.Exchange, route: Route, function: Function, patience_s: float, name: str
+    ) -> Parked | None:
+        """Answer, or have it parked if the answer does not begin in time."""
+        now, timeout_s = self._parts.clock.monotonic(), function.record.spec.timeout_s
+        if exchange.body_sent and patience_s < timeout_s and not await begins(route, patience_s):
+            ends_at = now + timeout_s
+            return Parked(
+                name=name, route=route, exchange=exchange, ends_at=ends_at, patience_s=patience_s,
+                seen_at=self._parts.clock.monotonic(),
+            )  # fmt: skip
+        await exchange.run(max(0.0, timeout_s - (self._parts.clock.monotonic() - now)))
+        return None
+
+    async def _answer_parked(
+        self, call: str, addressed: Addressed, scope: Scope, receive: Receive, send: forward.Send
+    ) -> None:
+        clock = self._parts.clock
+        parked = self._parking.find(call, addressed.name, scope["method"])
+        parked.asking += 1
+        try:
+            with Leaving(receive):
+                left_s = max(0.0, parked.ends_at - clock.monotonic())
+                if parked.patience_s < left_s and not await begins(parked.route, parked.patience_s):
+                    await send_away(scope, dict(scope["headers"]), send, call)
+                    return
+                if not self._parking.take(call, parked):
+                    raise NotFoundError(f"the answer of {call} was given to another client")
+                try:
+                    parked.exchange.give_to(send)
+                    await parked.exchange.run(max(0.0, parked.ends_at - clock.monotonic()))
+                finally:
+                    parked.route.close()
+        finally:
+            parked.asking -= 1
+            parked.seen_at = clock.monotonic()
+
+    async def connect(self, addressed: Addressed, scope: Scope, receive: Receive, send: forward.Send) -> bool:
+        """One WebSocket, to its end; False if the app refused it. Raises `SquallError` for what is answered by an
+        error."""
+        headers = dict(scope["headers"])
         function = await self._function(addressed)
-        await self._authorize(function, dict(scope["headers"]))
-        server = function.web.kind == "server"
-        wanted = await self._wanted(function, addressed, scope, RAW if server else WEBSOCKET)
-        async with self._routes.open(wanted) as upstream:
-            link = ServerLink(upstream, wanted.opening["scope"]) if server else FrameLink(upstream)
-            await websocket(link, receive, send, function.record.spec.timeout_s)
+        await self._authorize(function, headers)
+        self._as_clients_see_it(scope)
+        return await self._talk(function, addressed, self._begin(function, scope, headers), receive, send)
+
+    async def _talk(
+        self, function: Function, addressed: Addressed, asked: Asked, receive: Receive, send: forward.Send
+    ) -> bool:
+        route, link = await self._link(function, addressed, asked, receive)
+        try:
+            grace_s, container = function.web.websocket_grace_s, route.upstream.container
+            with self._parts.sockets.opened(function.record, asked.pool, container, grace_s) as leave:
+                return await websocket(link, receive, send, function.record.spec.timeout_s, leave)
+        finally:
+            route.close()
+
+    async def _link(
+        self, function: Function, addressed: Addressed, asked: Asked, receive: Receive
+    ) -> tuple[Route, ServerLink | FrameLink]:
+        """Apart from the talk, for thousands may be silent for hours: what it was opened with is not kept."""
+        pool = await self._pool(function, asked.scope["query_string"])
+        sent = forward.scope_of(asked.scope, addressed.root_path, asked.traceparent)
+        opening = self._opening(function, asked, sent, RAW if function.is_server else WEBSOCKET)
+        wanted = self._wanted(function, pool, asked, forward.first_open(opening))
+        route = await unless_left(self._parts.routes, wanted, receive)
+        asked.granted(pool.pool, route.upstream)
+        asked.headers, asked.scope["headers"] = {}, []
+        try:
+            return route, ServerLink(route.upstream, sent) if function.is_server else FrameLink(route.upstream)
+        except BaseException:
+            route.close()
+            raise
 
     # ------------------------------------------------------------------ steps
 
+    def _as_clients_see_it(self, scope: Scope) -> None:
+        """Apps make addresses of themselves with the scheme that their clients use."""
+        if self._parts.addresses.secure and scope["scheme"] in ("http", "ws"):
+            scope["scheme"] += "s"
+
     async def _function(self, addressed: Addressed) -> Function:
-        app = self._directory.web.find(addressed.name)
+        app = self._parts.directory.web.find(addressed.name)
         if app is None:
             raise NotFoundError(f"there is no web function {addressed.name!r}")
         name, _, method = app.web[addressed.name].partition(".")
-        record = await self._directory.function(app.functions[name], app.workspace)
+        record = await self._parts.directory.function(app.functions[name], app.workspace)
         spec = record.spec.method(method)
         if spec.web is None:
             raise NotFoundError(f"there is no web function {addressed.name!r}")
@@ -110,69 +251,79 @@ class WebDoor:
 
     async def _authorize(self, function: Function, headers: dict[bytes, bytes]) -> None:
         if function.web.requires_proxy_auth:
-            await self._tokens.check_proxy(credentials_of(headers), function.app.workspace)
+            await self._parts.tokens.check_proxy(credentials_of(headers), function.app.workspace)
 
-    async def _wanted(self, function: Function, addressed: Addressed, scope: Scope, kind: str) -> Wanted:
-        spec = function.record.spec
-        pool = pool_of(function.record, parameters_of(spec, scope["query_string"]))
-        if not self._pools.is_ready(pool.pool):
-            await self._pools.ensure(pool)
-        call = new_call_id(self._shards)
-        opening = {
+    async def _pool(self, function: Function, query: bytes) -> PoolRecord:
+        """The pool of the parameters in the query. Raises `ResourceExhaustedError` for too many different ones."""
+        pools, record = self._parts.pools, function.record
+        pool = pool_of(record, parameters_of(record.spec, query))
+        if pools.is_ready(pool.pool):
+            return pool
+        directory = self._parts.directory
+        if pool.parameters and directory.pool(pool.pool) is None:
+            there = sum(other.function_id == record.function_id for other in directory.pools_of(record.app_id))
+            allowance = self._allowed.setdefault(record.function_id, Allowance())
+            most = self._parts.settings.web_max_parameter_sets
+            if refusal := allowance.take(self._parts.clock.monotonic(), there, most):
+                raise refusal
+        await pools.ensure(pool)
+        return pool
+
+    def _opening(self, function: Function, asked: Asked, sent: dict[str, Any], kind: str) -> dict[str, Any]:
+        return {
             "type": kind,
             "method": function.method.name,
-            "id": call,
-            "traceparent": "",
-            "scope": forward.scope_of(scope, addressed.root_path),
+            "id": asked.call,
+            "traceparent": asked.traceparent,
+            "scope": sent,
         }
+
+    def _wanted(
+        self, function: Function, pool: PoolRecord, asked: Asked, first: bytes, *, whole: bool = False
+    ) -> Wanted:
+        settings = self._parts.settings
+        session = next((asked.headers[name] for name in _SESSIONS if name in asked.headers), b"")
         return Wanted(
             pool=pool.pool,
-            ask={"pool": pool.pool, "id": call, "timeout_s": spec.timeout_s},
-            opening=opening,
-            hold_s=self._settings.web_hold_s,
-            max_held=self._settings.web_max_held,
+            ask={"pool": pool.pool, "id": asked.call, "timeout_s": function.record.spec.timeout_s},
+            first=first,
+            raw=function.is_server,
+            whole=whole,
+            repeatable=asked.scope.get("method", "GET") in SAFE,
+            hold_s=0.0 if function.web.stateless else settings.web_hold_s,
+            max_held=settings.web_max_held,
+            app=function.app.name,
             dev=function.app.state != "deployed",
+            session=session.decode("latin-1"),
         )
+
+
+async def unless_left(routes: Routes, wanted: Wanted, receive: Receive) -> Route:
+    """A way to a container for a WebSocket. Raises `ClientGone` if its client goes while it waits."""
+    await receive()  # websocket.connect
+    loop = asyncio.get_running_loop()
+    opening, leaving = loop.create_task(routes.open(wanted)), loop.create_task(_next(receive))
+    try:
+        await asyncio.wait([opening, leaving], return_when=asyncio.FIRST_COMPLETED)
+        if leaving.done():
+            raise ClientGone
+        return opening.result()
+    except BaseException:
+        opening.cancel()
+        (outcome,) = await asyncio.gather(opening, return_exceptions=True)
+        if isinstance(outcome, Route):
+            outcome.close()
+        raise
+    finally:
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+
+
+async def _next(receive: Receive) -> dict[str, Any]:
+    return await receive()
 
 
 def check_length(header: bytes | None) -> None:
     """Refuse bodies that are too large before anything is read of them."""
-    if header is not None and int(header) > MAX_BODY_BYTES:
-        raise RequestSizeError(f"a request may have {MAX_BODY_BYTES} bytes, not {int(header)}")
-
-
-def parameters_of(spec: FunctionSpec, query: bytes) -> str:
-    """Class parameters from the query, encoded; empty for a plain function. Raises `InvalidError`."""
-    if not spec.parameters:
-        return ""
-    given = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True))
-    values: dict[str, Any] = {}
-    for parameter in spec.parameters:
-        if parameter.name in given:
-            values[parameter.name] = _value(parameter.name, parameter.type, given[parameter.name])
-        elif parameter.has_default:
-            values[parameter.name] = _default(parameter.default)
-        else:
-            raise InvalidError(f"the query needs the parameter {parameter.name!r}")
-    return encode_parameters(values)
-
-
-def _value(name: str, kind: str, text: str) -> Any:
-    if kind == "int":
-        try:
-            return int(text)
-        except ValueError as error:
-            raise InvalidError(f"the parameter {name!r} must be a whole number, got {text!r}") from error
-    if kind == "bool":
-        if text.lower() not in ("true", "false", "1", "0"):
-            raise InvalidError(f"the parameter {name!r} must be true or false, got {text!r}")
-        return text.lower() in ("true", "1")
-    return text.encode() if kind == "bytes" else text
-
-
-def _default(value: Any) -> Any:
-    if isinstance(value, dict) and "b64" in value:
-        import base64
-
-        return base64.b64decode(value["b64"])
-    return value
+    if header is not None and int(header) > forward.MAX_BODY_BYTES:
+        raise RequestSizeError(f"a request may have {forward.MAX_BODY_BYTES} bytes, not {int(header)}")

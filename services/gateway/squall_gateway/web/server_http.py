@@ -10,9 +10,8 @@ from typing import Any
 
 import httptools
 
-from squall.errors import RequestSizeError
 from squall_gateway.waits import Receive
-from squall_gateway.web.forward import HOP_BY_HOP, MAX_BODY_BYTES, ClientLeft, Cut, Exchange, Send, broke
+from squall_gateway.web.forward import HOP_BY_HOP, Cut, Exchange, Send, broke
 from squall_gateway.web.upstream import Upstream
 
 MAX_HEAD_BYTES = 256 * 1024
@@ -23,59 +22,43 @@ def request_head(scope: dict[str, Any], more: list[tuple[str, str]]) -> bytes:
     root, path = scope["root_path"], scope["raw_path"]
     target = (path[len(root) :] if root and path.startswith(root) else path) or "/"
     query = f"?{scope['query_string']}" if scope["query_string"] else ""
-    client = (scope.get("client") or ("", 0))[0]
-    forwarded = [("x-forwarded-for", client), ("x-forwarded-proto", scope.get("scheme") or "http")]
-    if root:
-        forwarded.append(("x-forwarded-prefix", root))
-    ours = {"expect", *(name for name, _ in forwarded)}  # who expects 100 Continue has been answered
-    headers = [(name, value) for name, value in scope["headers"] if name not in ours]
-    lines = [f"{name}: {value}\r\n" for name, value in (*headers, *forwarded, *more)]
+    # Who expects 100 Continue has been answered.
+    headers = [(name, value) for name, value in scope["headers"] if name != "expect"]
+    prefix = [("x-forwarded-prefix", root)] if root else []
+    lines = [f"{name}: {value}\r\n" for name, value in (*headers, *prefix, *more)]
     return f"{scope['method']} {target}{query} HTTP/1.1\r\n{''.join(lines)}\r\n".encode("latin-1")
+
+
+def first_bytes(scope: dict[str, Any], body: bytes | None) -> bytes:
+    """What a server gets at once: the head, and the body if it is here."""
+    chunked = [] if body is not None or is_counted(scope) else [("transfer-encoding", "chunked")]
+    return request_head(scope, [*chunked, ("connection", "close")]) + (body or b"")
+
+
+def is_counted(scope: dict[str, Any]) -> bool:
+    """Whether the request says how long its body is."""
+    return any(name == "content-length" for name, _ in scope["headers"])
 
 
 class ServerExchange(Exchange):
     """One request and its answer."""
 
-    def __init__(self, upstream: Upstream, receive: Receive, send: Send, scope: dict[str, Any]) -> None:
-        super().__init__(upstream, receive, send)
-        self._scope = scope
+    def __init__(
+        self, upstream: Upstream, receive: Receive, send: Send, *, body_sent: bool, scope: dict[str, Any]
+    ) -> None:
+        super().__init__(upstream, receive, send, body_sent=body_sent)
+        self._method, self._chunked = scope["method"], not is_counted(scope)
         self._parser = httptools.HttpResponseParser(self)
         self._status = 0
         self._headers: list[tuple[bytes, bytes]] = []
         self._pieces: deque[bytes] = deque()
         self._head_bytes = 0
         self._head_complete = False
-        self._complete = False
+        self._complete = self._beyond = False
 
-    async def send_body(self) -> None:
-        """Head and body of the request, then wait until the client leaves."""
-        names = {name for name, _ in self._scope["headers"]}
-        message = await self._receive()
-        if message["type"] != "http.request":
-            raise ClientLeft
-        body, more = message.get("body", b""), message.get("more_body", False)
-        chunked = "content-length" not in names and (more or bool(body))
-        framing = [("transfer-encoding", "chunked")] if chunked else []
-        self._upstream.write(request_head(self._scope, [*framing, ("connection", "close")]))
-        sent = 0
-        while True:
-            sent += len(body)
-            if sent > MAX_BODY_BYTES:
-                raise RequestSizeError(f"a request may have {MAX_BODY_BYTES} bytes")
-            if body:
-                self._upstream.write(b"%x\r\n%s\r\n" % (len(body), body) if chunked else body)
-            await self._upstream.drain()
-            if not more:
-                break
-            message = await self._receive()
-            if message["type"] != "http.request":
-                raise ClientLeft
-            body, more = message.get("body", b""), message.get("more_body", False)
-        if chunked:
-            self._upstream.write(b"0\r\n\r\n")
-        while (await self._receive())["type"] == "http.request":
-            pass
-        raise ClientLeft
+    def pass_on(self, piece: bytes) -> None:
+        """A piece of the body, or its end."""
+        self._upstream.write(b"%x\r\n%s\r\n" % (len(piece), piece) if self._chunked else piece)
 
     async def read_answer(self) -> None:
         """The answer, to its end."""
@@ -108,6 +91,8 @@ class ServerExchange(Exchange):
 
     async def _pass_on(self) -> None:
         if self._head_complete and not self.begun:
+            if self._status >= 600:
+                raise broke(f"an answer with the status {self._status}")
             headers = [(name, value) for name, value in self._headers if name not in HOP_BY_HOP]
             self.begun = True
             await self._send({"type": "http.response.start", "status": self._status, "headers": headers})
@@ -116,20 +101,28 @@ class ServerExchange(Exchange):
 
     # --- httptools ---
 
+    def on_message_begin(self) -> None:
+        """An answer. One behind the first is nobody's: its head and body must not be added to those of the first."""
+        self._beyond = self._complete
+
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header of the answer."""
-        self._headers.append((name.lower(), value))
+        """One header of the answer; one below its body, a trailer, goes no further."""
+        if not self._head_complete:
+            self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """The head of an answer; one of `100 Continue` and its like is not the last."""
+        if self._beyond:
+            return
         self._status = self._parser.get_status_code()
         if self._status >= 200:
             self._head_complete = True
-            self._complete = self._scope["method"] == "HEAD"
+            self._complete = self._method == "HEAD"
 
     def on_body(self, body: bytes) -> None:
         """A piece."""
-        self._pieces.append(body)
+        if not self._beyond:
+            self._pieces.append(body)
 
     def on_message_complete(self) -> None:
         """All of it."""

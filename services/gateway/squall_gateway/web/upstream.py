@@ -1,6 +1,6 @@
 """The gateway's end of one web request: a connection to an agent, and through it to a container. Frames, both ways.
 
-Owns back-pressure and the question for a slot. Knows nothing of HTTP.
+Owns back-pressure, the question for a slot, and whether the connection may be used again. Knows nothing of HTTP.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections import deque
 from typing import Any, cast
 from urllib.parse import urlsplit
 
-from squall.http_api import frames
+from squall.http_api.protocol import frames
 
 CONNECT_S = 3.0
 GRANT_S = 10.0
@@ -18,10 +18,16 @@ GRANT_S = 10.0
 UNREAD_BYTES = 1 << 20
 MAX_MESSAGE_BYTES = 2 << 20
 """Of a WebSocket."""
+_LAST = (frames.Web.END, frames.Web.FAIL)
 
 
 class Unreachable(Exception):
     """The agent cannot be reached, or did not answer in order."""
+
+    def __init__(self, reason: str, *, passed_on: bool = False) -> None:
+        super().__init__(reason)
+        self.passed_on = passed_on
+        """It had the request: a container may have it."""
 
 
 class Busy(Exception):
@@ -36,37 +42,61 @@ class Upstream(asyncio.Protocol):
         self._head: bytearray | None = bytearray()
         """Until the agent has answered."""
         self._decoder: frames.Decoder | None = frames.Decoder()
-        self._frames: deque[frames.Frame] = deque()
-        self._raw: deque[bytes] = deque()
+        self._ready: deque[Any] = deque()
+        """Frames; or bytes, without a decoder."""
         self._unread = 0
         self._arrived = asyncio.Event()
-        self._writable = asyncio.Event()
-        self._writable.set()
+        self._writable: asyncio.Event | None = None
+        """While the container is slower than the client. Thousands of WebSockets never are."""
         self._refusal: Busy | Unreachable | None = None
+        self.address = ""
+        """Of the agent."""
+        self.container = ""
+        """Which one has the request, once the agent has said so."""
+        self.granted_ago_s = 0.0
+        """So much earlier than we heard of it."""
+        self._kept = False
+        """The agent takes another request here after this one."""
+        self._answered = False
+        """The last frame of the answer has come."""
         self.lost = False
 
     # ------------------------------------------------------------------ asking
 
     @classmethod
-    async def ask(cls, address: str, ask: dict[str, Any], opening: dict[str, Any]) -> Upstream:
-        """Ask an agent for a slot and pass the request's head on. Raises `Busy`, `Unreachable`."""
+    async def ask(
+        cls,
+        address: str,
+        ask: dict[str, Any],
+        first: bytes,
+        *,
+        raw: bool = False,
+        transport: asyncio.Transport | None = None,
+    ) -> Upstream:
+        """Ask an agent for a slot and pass the request on, as far as it is here. Raises `Busy`, `Unreachable`.
+
+        `transport`: a connection to it that is open already."""
         upstream = cls()
-        try:
-            async with asyncio.timeout(CONNECT_S):
-                await upstream._connect(address)
-        except (OSError, TimeoutError, ValueError) as error:
-            raise Unreachable(str(error) or "no answer") from error
-        raw = opening["type"] == "raw"
+        upstream.address = address
+        if transport is not None:
+            upstream.connection_made(transport)
+            transport.set_protocol(upstream)
+        else:
+            try:
+                async with asyncio.timeout(CONNECT_S):
+                    await upstream._connect(address)
+            except (OSError, TimeoutError, ValueError) as error:
+                raise Unreachable(str(error) or "no answer") from error
         if raw:
             upstream._decoder = None
         try:
-            upstream.write(frames.encode(frames.Web.ASK, ask) + frames.encode(frames.Web.OPEN, opening))
+            upstream.write(frames.encode(frames.Web.ASK, ask) + first)
             async with asyncio.timeout(GRANT_S):
                 await upstream._granted()
         except BaseException as error:
             upstream.close()
             if isinstance(error, TimeoutError):
-                raise Unreachable("the agent does not answer") from error
+                raise Unreachable("the agent does not answer", passed_on=True) from error
             raise
         return upstream
 
@@ -82,7 +112,7 @@ class Upstream(asyncio.Protocol):
             if self._refusal is not None:
                 raise self._refusal
             if self.lost:
-                raise Unreachable("the agent closed the connection")
+                raise Unreachable("the agent closed the connection", passed_on=True)
             self._arrived.clear()
             await self._arrived.wait()
 
@@ -103,6 +133,9 @@ class Upstream(asyncio.Protocol):
             self._arrived.set()
             self.close()
             return
+        self.container = str(frame.meta.get("container", ""))
+        self.granted_ago_s = int(frame.meta.get("ago_us", 0)) / 1e6
+        self._kept = frame.meta.get("kept") is True
         rest, self._head = bytes(self._head[size:]), None
         self._arrived.set()
         if rest:
@@ -124,13 +157,16 @@ class Upstream(asyncio.Protocol):
 
     def _take(self, data: bytes) -> None:
         if self._decoder is None:
-            self._raw.append(data)
+            self._ready.append(data)
         else:
             try:
-                self._frames.extend(self._decoder.feed(data))
+                came = self._decoder.feed(data)
             except frames.BadFrame:
                 self.abort()
                 return
+            if came:
+                self._answered = came[-1].kind in _LAST
+                self._ready.extend(came)
         self._unread += len(data)
         if self._unread > UNREAD_BYTES and self._transport is not None:
             self._transport.pause_reading()
@@ -145,40 +181,46 @@ class Upstream(asyncio.Protocol):
         self._transport = None
         self.lost = True
         self._arrived.set()
-        self._writable.set()
+        self.resume_writing()
 
     def pause_writing(self) -> None:
         """The container is slower than the client."""
-        self._writable.clear()
+        self._writable = self._writable or asyncio.Event()
 
     def resume_writing(self) -> None:
         """It has caught up."""
-        self._writable.set()
+        writable, self._writable = self._writable, None
+        if writable is not None:
+            writable.set()
 
     # ------------------------------------------------------------------ the request's side
 
+    async def answers(self) -> None:
+        """Returns as soon as something has come, or nothing will. Takes nothing away."""
+        await self._something()
+
     async def receive(self) -> frames.Frame | None:
         """The next frame; None when the connection has ended."""
-        if not await self._something(self._frames):
+        if not await self._something():
             return None
-        frame = self._frames.popleft()
-        self._consumed(len(frame.payload) if self._frames else self._unread)
+        frame: frames.Frame = self._ready.popleft()
+        self._consumed(len(frame.payload) if self._ready else self._unread)
         return frame
 
     def receive_now(self) -> frames.Frame | None:
         """The next frame if it is here already."""
-        return self._frames.popleft() if self._frames else None
+        return self._ready.popleft() if self._ready else None
 
     async def receive_raw(self) -> bytes:
         """The next bytes; none when the connection has ended."""
-        if not await self._something(self._raw):
+        if not await self._something():
             return b""
-        data = self._raw.popleft()
+        data: bytes = self._ready.popleft()
         self._consumed(len(data))
         return data
 
-    async def _something(self, queue: deque[Any]) -> bool:
-        while not queue:
+    async def _something(self) -> bool:
+        while not self._ready:
             if self.lost:
                 return False
             self._arrived.clear()
@@ -202,7 +244,17 @@ class Upstream(asyncio.Protocol):
 
     async def drain(self) -> None:
         """Until there is room again."""
-        await self._writable.wait()
+        if self._writable is not None:
+            await self._writable.wait()
+
+    def detach(self) -> asyncio.Transport | None:
+        """The connection, if another request may use it; from then on this object has none."""
+        whole = self._kept and self._answered and self._decoder is not None and not self._decoder.pending_bytes
+        if not whole or self._transport is None or self._transport.is_closing():
+            return None
+        transport, self._transport, self.lost = self._transport, None, True
+        transport.resume_reading()
+        return transport
 
     def close(self) -> None:
         """Nothing more is wanted."""

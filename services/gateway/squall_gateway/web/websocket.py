@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Protocol
 
-from squall.http_api import frames
+from squall.http_api.protocol import frames
 from squall_gateway.waits import Receive
 from squall_gateway.web.forward import Send, answer_headers
 from squall_gateway.web.upstream import Upstream
@@ -14,7 +14,7 @@ from squall_gateway.web.upstream import Upstream
 MAX_REASON = 40
 """Characters: a close frame has room for 123 bytes."""
 CLOSE_CODES = frozenset((1000, 1001, 1002, 1003, *range(1007, 1015)))
-INTERNAL_ERROR = 1011
+INTERNAL_ERROR, SERVICE_RESTART = 1011, 1012
 
 
 class Link(Protocol):
@@ -43,18 +43,24 @@ class FrameLink:
         await self._upstream.drain()
 
 
-async def websocket(link: Link, receive: Receive, send: Send, timeout_s: float) -> None:
-    """One WebSocket, from the handshake to its end."""
+async def websocket(
+    link: Link, receive: Receive, send: Send, timeout_s: float, leave: asyncio.Future[None] | None = None
+) -> bool:
+    """One WebSocket, from the handshake to its end; False if the app refused it. `leave`: its container is to end, the
+    client shall come again."""
     loop = asyncio.get_running_loop()
     down = loop.create_task(_to_client(link, send))
     up = loop.create_task(_to_container(link, receive))
     try:
-        done, _ = await asyncio.wait([down, up], timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        if not done:
-            await link.send(frames.Web.CLOSE, {"code": INTERNAL_ERROR, "reason": "timeout"})
-            await send({"type": "websocket.close", "code": INTERNAL_ERROR, "reason": "the function's timeout"})
-        for task in done:
-            task.result()
+        ends: list[asyncio.Future[Any]] = [down, up] if leave is None else [down, up, leave]
+        done, _ = await asyncio.wait(ends, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        for end in done:
+            end.result()
+        if down not in done and up not in done:
+            code, reason = (SERVICE_RESTART, "connect again") if done else (INTERNAL_ERROR, "the function's timeout")
+            await link.send(frames.Web.CLOSE, {"code": code, "reason": reason})
+            await send({"type": "websocket.close", "code": code, "reason": reason})
+        return down.result() if down in done else True
     finally:
         down.cancel()
         up.cancel()
@@ -62,7 +68,6 @@ async def websocket(link: Link, receive: Receive, send: Send, timeout_s: float) 
 
 
 async def _to_container(link: Link, receive: Receive) -> None:
-    await receive()  # websocket.connect
     while True:
         message = await receive()
         if message["type"] == "websocket.disconnect":
@@ -76,12 +81,14 @@ async def _to_container(link: Link, receive: Receive) -> None:
             await link.send(frames.Web.BINARY, {}, message["bytes"])
 
 
-async def _to_client(link: Link, send: Send) -> None:
+async def _to_client(link: Link, send: Send) -> bool:
+    """Whether it was accepted."""
+    accepted = False
     while True:
         frame = await link.receive()
         if frame is None:
             await send({"type": "websocket.close", "code": INTERNAL_ERROR, "reason": "the container ended"})
-            return
+            return accepted
         if frame.kind == frames.Web.TEXT:
             await send({"type": "websocket.send", "text": frame.payload.decode()})
         elif frame.kind == frames.Web.BINARY:
@@ -90,10 +97,11 @@ async def _to_client(link: Link, send: Send) -> None:
             headers, chosen = answer_headers(frame.meta["headers"]), frame.meta["subprotocol"]
             answer_headers([("sec-websocket-protocol", chosen or "")])
             await send({"type": "websocket.accept", "subprotocol": chosen, "headers": headers})
+            accepted = True
         else:
             code, reason = sendable(frame.meta.get("code")), str(frame.meta.get("reason", ""))[:MAX_REASON]
             await send({"type": "websocket.close", "code": code, "reason": reason})
-            return
+            return accepted
 
 
 def sendable(code: object) -> int:

@@ -9,14 +9,14 @@ import math
 import os
 import posixpath
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from squall.spec import FunctionSpec, to_wire
 from squall_gpu_agent.backend import CommandFailed, ContainerRequest
-from squall_gpu_agent.backends.bundle_view import View
+from squall_gpu_agent.backends.bundle_view import BucketView, View, VolumeView
 from squall_gpu_agent.backends.sdk_files import SdkFiles
 from squall_images.environments import Environment
 
@@ -110,6 +110,10 @@ class Wanted:
         """Where it will find things."""
         raise NotImplementedError
 
+    def volume_places(self, number: int) -> tuple[str, str]:
+        """Of a volume: the folder with what the container changed in it, and a view that is always writable."""
+        raise NotImplementedError
+
     @property
     def declared(self) -> dict[str, str]:
         """Variables that the image and the function declare."""
@@ -161,6 +165,11 @@ class ProcessWanted(Wanted):
         """Its folder."""
         return self.paths.containers / self.name
 
+    def volume_places(self, number: int) -> tuple[str, str]:
+        """See `Wanted.volume_places`."""
+        folder = self.scratch / "volumes" / str(number)
+        return str(folder / "upper"), str(folder / "all")
+
     @property
     def home_folder(self) -> str:
         """`/root` as the container sees it."""
@@ -177,8 +186,15 @@ class ProcessWanted(Wanted):
 
 def prepare_scratch(wanted: ProcessWanted) -> None:
     """Make the scratch folder. Without a view, `root` in it stands for /root: links to the bundle, own new files."""
-    for name in ("tmp", "root", "view"):
+    for name in ("tmp", "root", "view", "points"):
         (wanted.scratch / name).mkdir(parents=True)
+    for number, volume in enumerate(wanted.request.volumes):
+        for folder in ("upper", "work", "all"):
+            (wanted.scratch / "volumes" / str(number) / folder).mkdir(parents=True)
+        (wanted.scratch / "points" / volume.mount.path.lstrip("/")).mkdir(parents=True, exist_ok=True)
+    for number, bucket in enumerate(wanted.request.buckets):
+        (wanted.scratch / "buckets" / str(number)).mkdir(parents=True)
+        (wanted.scratch / "points" / bucket.path.lstrip("/")).mkdir(parents=True, exist_ok=True)
     if wanted.view_reason is None:
         source = wanted.request.code_dir / "root"
         if source.is_dir():
@@ -209,12 +225,38 @@ def view(wanted: ProcessWanted) -> View | None:
     ]
     if request.socket_path is not None:
         keep.append(request.socket_path.parent)
-    return View(str(request.code_dir), str(wanted.scratch / "view"), [str(path.absolute()) for path in keep])
+    return View(
+        code_dir=str(request.code_dir),
+        work=str(wanted.scratch / "view"),
+        keep=[str(path.absolute()) for path in keep],
+        points=str(wanted.scratch / "points"),
+        volumes=[
+            VolumeView(
+                lower=str(volume.lower.absolute()),
+                folder=str(wanted.scratch / "volumes" / str(number)),
+                target=volume.mount.path,
+                read_only=volume.mount.read_only,
+            )
+            for number, volume in enumerate(request.volumes)
+        ],
+        buckets=[
+            BucketView(
+                server=str(bucket.server),
+                folder=str(wanted.scratch / "buckets" / str(number)),
+                target=bucket.path,
+                read_only=bucket.read_only,
+            )
+            for number, bucket in enumerate(request.buckets)
+        ],
+    )
 
 
-def command(python: Path, sdk: str) -> list[str]:
-    """-I -S: nothing of the host's, and no time for it. A crash in C code prints the Python stack."""
-    return [str(python), "-I", "-S", "-X", "faulthandler", "-c", _BOOT, sdk]
+def command(python: Path, sdk: str, first: str = "") -> list[str]:
+    """-I -S: nothing of the host's, and no time for it. A crash in C code prints the Python stack.
+
+    `first`: statements before all others, for backends that cannot pass the socket as descriptor 3.
+    """
+    return [str(python), "-I", "-S", "-X", "faulthandler", "-c", f"{first}{_BOOT}", sdk]
 
 
 def shared_variables(wanted: Wanted) -> dict[str, str]:
@@ -225,11 +267,13 @@ def shared_variables(wanted: Wanted) -> dict[str, str]:
         "HOME": place.home,
         "LANG": LANG,
         "PYTHONPATH": f"{place.code_root}:{place.sdk}",  # for what user code starts with sys.executable
+        "MODAL_IS_REMOTE": "1",
+        "MODAL_IMAGE_ID": request.spec.image.id,
         **wanted.declared,
         "SQUALL_CONTAINER": "1",
         "SQUALL_APP_ID": request.app_id,
         "SQUALL_FUNCTION_ID": request.function_id,
-        "SQUALL_IMAGE_ID": request.spec.image.id,
+        "SQUALL_IMAGE_ID": request.spec.image.recipe_id,
     }
 
 
@@ -247,6 +291,7 @@ def own_variables(wanted: Wanted) -> dict[str, str]:
     own = {name: declared.get(name, count) for name in THREAD_VARIABLES}
     own |= {"TMPDIR": declared.get("TMPDIR", place.tmp), **request.gpu_env}
     own["SQUALL_CONTAINER_ID"] = wanted.name
+    own["MODAL_TASK_ID"] = declared.get("MODAL_TASK_ID", wanted.name)  # the name that programs know it by
     if place.socket:
         own["SQUALL_SOCKET"] = place.socket
     if request.token:
@@ -295,5 +340,25 @@ def setup(wanted: Wanted, env: Mapping[str, str], *, whole_env: bool, template: 
         "params": dict(request.params) if request.params is not None else None,
         "template": template,
         "snapshot": spec.memory_snapshot,
+        "volumes": list(volume_fields(wanted)),
         "web_key": "" if template else request.web_key,
     }
+
+
+def volume_fields(wanted: Wanted) -> Iterator[dict[str, Any]]:
+    """The fields of `squall_runner.volumes.Mount`, for each volume."""
+    for number, volume in enumerate(wanted.request.volumes):
+        upper, inner = wanted.volume_places(number)
+        mount = volume.mount
+        yield {
+            "path": mount.path,
+            "id": mount.volume,
+            "name": mount.name,
+            "environment": mount.environment,
+            "read_only": mount.read_only,
+            "sub_path": mount.sub_path,
+            "version": volume.version,
+            "manifest": volume.manifest,
+            "upper": upper,
+            "inner": inner,
+        }

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from squall_gpu_agent.backend import Phase
 
-IMAGE, SANDBOX, CONNECT = "image.ensure", "sandbox.create", "runner.connect"
+IMAGE, PULL, SANDBOX, CONNECT = "image.ensure", "image.pull", "sandbox.create", "runner.connect"
 
 
 class Timeline:

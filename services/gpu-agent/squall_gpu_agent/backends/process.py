@@ -27,7 +27,7 @@ from squall_gpu_agent.backend import (
     Root,
 )
 from squall_gpu_agent.backends import launch, sdk_files
-from squall_gpu_agent.backends.bundle_view import needs_view
+from squall_gpu_agent.backends.bundle_view import names_root, needs_view
 from squall_gpu_agent.backends.launch import Paths, ProcessWanted
 from squall_gpu_agent.backends.process_container import Limits, ProcessContainer
 from squall_gpu_agent.backends.process_starter import Ends, Starter, cleanup
@@ -136,15 +136,29 @@ class ProcessBackend(StartingBackend[ProcessWanted, ProcessContainer, ProcessTem
 
         environment = await self._environment(request.spec.image, on_line)
         if request.code_dir not in self._view_reasons:
-            self._view_reasons[request.code_dir] = await asyncio.to_thread(needs_view, str(request.code_dir))
+            self._view_reasons[request.code_dir] = await self._view_reason(str(request.code_dir))
         return ProcessWanted(
             name=request.container_id,
             request=request,
             environment=environment,
             sdk=sdk,
-            view_reason=self._view_reasons[request.code_dir],
+            view_reason=_mounted_at(request) or self._view_reasons[request.code_dir],
             paths=self._paths,
             path_variable=self._settings.path,
+        )
+
+    async def _view_reason(self, code_dir: str) -> str | None:
+        needed = await asyncio.to_thread(needs_view, code_dir)
+        if needed is None and (await self.probe()).mount_namespaces:
+            return await asyncio.to_thread(names_root, code_dir)
+        return needed
+
+    def _no_templates(self, wanted: ProcessWanted) -> str:
+        """See `StartingBackend._no_templates`."""
+        return (
+            "its volumes are mounted in a namespace of its own, which a fork would share"
+            if _mounted_at(wanted.request)
+            else ""
         )
 
     async def _new_container(
@@ -208,3 +222,9 @@ class ProcessBackend(StartingBackend[ProcessWanted, ProcessContainer, ProcessTem
         finally:
             ends.close_theirs()
         return template
+
+
+def _mounted_at(request: ContainerRequest) -> str | None:
+    """The first folder that is a mount; None if there is none."""
+    places = [*(volume.mount.path for volume in request.volumes), *(bucket.path for bucket in request.buckets)]
+    return places[0] if places else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from squall_gpu_agent.backend import Exit
 from squall_gpu_agent.backends import memory
 from squall_gpu_agent.backends.runner_container import RunnerContainer, code_and_signal
 from squall_gpu_agent.runner_link import RunnerLink
+from squall_gpu_agent.volumes.trees import remove
 
 MEMORY_POLL_S = 0.2
 
@@ -62,4 +62,4 @@ class ProcessContainer(RunnerContainer):
         return Exit(code=code, signal=number, oom=self._oom or by_machine, reason=reason)
 
     def _clean_up(self) -> None:
-        self._loop.run_in_executor(None, shutil.rmtree, self.scratch, True)
+        self._loop.run_in_executor(None, remove, self.scratch)

@@ -7,12 +7,24 @@ backend's (`process_container.py`, `sandbox/container.py`). Does not start anyth
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from squall_gpu_agent.backend import EXIT_GRACE_S, End, Exit, InputRequest, Inside, NotBegun, OnBegin, OnItem, Phase
+from squall_gpu_agent.backend import (
+    COMMIT_S,
+    EXIT_GRACE_S,
+    End,
+    Exit,
+    InputRequest,
+    Inside,
+    NotBegun,
+    OnBegin,
+    OnItem,
+    Phase,
+)
 from squall_gpu_agent.runner_link import RunnerLink
 
 LAST_WORDS_S = 0.5
@@ -50,6 +62,11 @@ class RunnerContainer:
         return self._link.running
 
     @property
+    def disk_mib(self) -> int:
+        """See `Container.disk_mib`."""
+        return 0
+
+    @property
     def lines_up(self) -> bool:
         """See `Container.lines_up`."""
         return self._link.lines_up
@@ -76,7 +93,7 @@ class RunnerContainer:
         """See `Container.drain`."""
         await self._link.drain()
 
-    async def stop(self, grace_s: float = EXIT_GRACE_S) -> Exit:
+    async def stop(self, grace_s: float = EXIT_GRACE_S, commit_s: float = COMMIT_S) -> Exit:
         """See `Container.stop`."""
         self._stopping = True
         self._link.request_stop()
@@ -84,8 +101,13 @@ class RunnerContainer:
             async with asyncio.timeout(grace_s):
                 return await self.wait()
         except TimeoutError:
-            self.kill(f"killed: it did not stop within {grace_s:g} s")
-            return await self.wait()
+            pass
+        if self._link.committing:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(commit_s):
+                    return await self.wait()
+        self.kill(f"killed: it did not stop within {grace_s:g} s")
+        return await self.wait()
 
     def kill(self, reason: str = "killed") -> None:
         """See `Container.kill`."""

@@ -7,23 +7,27 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import signal
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from squall.errors import ImageBuildError
+from squall.spec import digest
 from squall_gpu_agent.backend import (
     Container,
     ContainerRequest,
+    Exit,
+    MountedVolume,
     NoTemplate,
     OnLog,
     StartFailed,
     StartFailureKind,
     Template,
 )
-from squall_gpu_agent.backends import launch
+from squall_gpu_agent.backends import launch, phases
 from squall_gpu_agent.backends.control import ControlClosed
 from squall_gpu_agent.backends.launch import Wanted
 from squall_gpu_agent.backends.phases import Timeline
@@ -36,6 +40,7 @@ from squall_gpu_agent.policy import templates
 from squall_gpu_agent.policy.templates import Seen, StartPlainly, TemplateReport, template_key
 from squall_gpu_agent.runner_link import RunnerLink
 from squall_gpu_agent.runner_words import Ready, StartError
+from squall_images.eviction import Freed, Unwanted
 
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 W = TypeVar("W", bound=Wanted)
@@ -50,6 +55,10 @@ class StartingBackend(Generic[W, C, T]):
         self._templates: TemplatePool[T] = TemplatePool(max_templates)
         self._containers: set[RunnerContainer] = set()
         self._numbers = itertools.count(1)
+        self._states: dict[str, str] = {}
+        """Keys of templates by what they are without the versions of their volumes."""
+        self._writers: dict[str, NoTemplate] = {}
+        """Likewise, of code that writes to its volumes when it is imported."""
 
     async def template(self, request: ContainerRequest, on_log: OnLog) -> Template | NoTemplate:
         """See `Backend.template`."""
@@ -62,6 +71,17 @@ class StartingBackend(Generic[W, C, T]):
         timeline = Timeline(time.time_ns())
         async with _starting(request, timeline):
             return await self._start(request, on_log, timeline)
+
+    def images(self) -> tuple[str, ...]:
+        """See `Backend.images`. None where nobody would choose a machine for them."""
+        return ()
+
+    async def sweep_images(self, now: float) -> None:
+        """See `Backend.sweep_images`. Nothing, where a builder of the same machine does it."""
+
+    async def prune_images(self, unwanted: Unwanted, now: float, *, dry_run: bool) -> Freed:
+        """See `Backend.prune_images`. Environments of plain processes are not removed while they may be used."""
+        return Freed((), (), 0, 0)
 
     # --- what differs ---
 
@@ -85,12 +105,27 @@ class StartingBackend(Generic[W, C, T]):
         """A process that will import the code, and was told to."""
         raise NotImplementedError
 
+    def _image_phase(self, wanted: W) -> str:
+        """What was done about the image."""
+        return phases.IMAGE
+
     def _ended(self, container: RunnerContainer) -> None:
         """A container has ended."""
         raise NotImplementedError
 
+    def _no_templates(self, wanted: W) -> str:
+        """Why containers of this kind are never forked; "" where they may be."""
+        return ""
+
+    def _written_volume(self, wanted: W, template: T) -> str:
+        """A volume that a template has written to, by its mount point; "" if there is none."""
+        return ""
+
     def _running(self, container: C) -> None:
         """A container has its process."""
+
+    async def _limit(self, wanted: W, container: C) -> None:
+        """A container is ready: what was put off in order not to slow its start."""
 
     # --- a container ---
 
@@ -103,7 +138,7 @@ class StartingBackend(Generic[W, C, T]):
 
     async def _start(self, request: ContainerRequest, on_log: OnLog, timeline: Timeline) -> Container:
         wanted = await self._wanted(request, on_log)
-        timeline.until("image.ensure", time.time_ns())
+        timeline.until(self._image_phase(wanted), time.time_ns())
         found = await self._template(wanted, on_log, timeline)
         container, link = await self._new_container(wanted, found, on_log)
         self._containers.add(container)
@@ -113,6 +148,7 @@ class StartingBackend(Generic[W, C, T]):
             timeline.until("sandbox.create", time.time_ns())
             self._running(container)
             await self._ready(container, link, timeline)
+            await self._limit(wanted, container)
         except BaseException:
             container.kill("killed: its start was given up")
             if not container.pid:
@@ -161,7 +197,8 @@ class StartingBackend(Generic[W, C, T]):
                 raise _user_error(error)
             case None:
                 end = await container.wait()
-                raise StartFailed(StartFailureKind.USER_CODE, f"the container ended while it started: {end.reason}")
+                kind = StartFailureKind.INFRA if _was_hurt(end) else StartFailureKind.USER_CODE
+                raise StartFailed(kind, f"the container ended while it started: {end.reason}")
 
     def _forget(self, container: RunnerContainer) -> None:
         self._containers.discard(container)
@@ -174,6 +211,10 @@ class StartingBackend(Generic[W, C, T]):
         verdict = templates.wanted(request.spec)
         if isinstance(verdict, StartPlainly):
             return NoTemplate(reason=verdict.reason)
+        if request.buckets:
+            return NoTemplate(reason="its buckets are mounted in each container by itself")
+        if why := self._no_templates(wanted):
+            return NoTemplate(reason=why)
         seen = Seen(
             app=request.app_id,
             function=request.function_id,
@@ -183,7 +224,23 @@ class StartingBackend(Generic[W, C, T]):
             params=request.params,
         )
         key = template_key(request.spec, seen)
-        return await self._templates.get(key, lambda: self._make_template(key, wanted, on_log, timeline))
+        if request.volumes:
+            if key in self._writers:
+                return self._writers[key]
+            key = self._of_these_versions(key, request.volumes)
+        found = await self._templates.get(key, lambda: self._make_template(key, wanted, on_log, timeline))
+        if isinstance(found, NoTemplate) and found.of_volumes:
+            self._writers[key.partition(".")[0]] = found
+        return found
+
+    def _of_these_versions(self, key: str, volumes: Sequence[MountedVolume]) -> str:
+        """Imports may read what volumes hold: each state of them has a template of its own, and only the latest."""
+        versions = key + "." + digest([volume.manifest for volume in volumes])[:16]
+        before = self._states.get(key)
+        if before not in (None, versions):
+            self._templates.retire(before)
+        self._states[key] = versions
+        return versions
 
     async def _make_template(self, key: str, wanted: W, on_log: OnLog, timeline: Timeline) -> T | NoTemplate:
         template = await self._start_template(key, wanted, on_log)
@@ -195,10 +252,16 @@ class StartingBackend(Generic[W, C, T]):
             match answer:
                 case StartError() as error:
                     raise _user_error(error)
+                case Ready(report={"commits": True}):
+                    reason = "its import or @enter(snap=True) commits or reloads a volume"
+                    return NoTemplate(reason=reason, lasting=True, of_volumes=True)
                 case Ready(report=report):
                     verdict = templates.judge(_report(report), snapshot=wanted.request.spec.memory_snapshot)
                     if isinstance(verdict, StartPlainly):
                         return NoTemplate(reason=verdict.reason, lasting=True)
+                    if written := self._written_volume(wanted, template):
+                        reason = f"its import writes to its volume at {written}"
+                        return NoTemplate(reason=reason, lasting=True, of_volumes=True)
                 case None:
                     return NoTemplate(reason="the template ended while it imported")
             usable = True
@@ -240,6 +303,12 @@ def as_start_failure() -> Iterator[None]:
 
 def huge_pages() -> bool:
     return HUGE_PAGES.exists() and "[never]" not in HUGE_PAGES.read_text()
+
+
+def _was_hurt(end: Exit) -> bool:
+    """Code ends by itself, by a fault of its own, or for want of memory; who kills it otherwise, or takes its template
+    with it, is of the machine or its operator."""
+    return end.code is None and end.signal in (None, signal.SIGKILL) and not end.oom
 
 
 def _user_error(error: StartError) -> StartFailed:

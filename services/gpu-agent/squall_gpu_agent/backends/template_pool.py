@@ -47,6 +47,14 @@ class TemplatePool(Generic[T]):
                 return found
             return place.template
 
+    def retire(self, key: str) -> None:
+        """Nobody will ask for that one again."""
+        place = self._places.get(key)
+        if place is not None and place.template is not None:
+            place.template.retire()
+        if place is not None and not place.lock.locked():
+            del self._places[key]
+
     def all(self) -> list[T]:
         """Those that can be forked."""
         return [place.template for place in self._places.values() if place.template is not None]

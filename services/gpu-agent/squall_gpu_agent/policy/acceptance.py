@@ -24,6 +24,8 @@ class Wanted:
     gpus_required: bool
     isolation: str
     python_version: str
+    disk_mib: int = 0
+    """On disk, not in memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +46,8 @@ class Machine:
     """The strongest that its backend offers."""
     python_versions: tuple[str, ...]
     draining: bool
+    no_disks: str = ""
+    """Why its containers have no disk on disk; empty: they have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,8 @@ def _ability(wanted: Wanted, machine: Machine) -> str:
         return f"isolation {wanted.isolation!r} is not known here"
     if ISOLATION_ORDER.index(wanted.isolation) > ISOLATION_ORDER.index(machine.isolation):
         return f"needs isolation {wanted.isolation!r}, the node offers {machine.isolation!r}"
+    if wanted.disk_mib and machine.no_disks:
+        return f"needs ephemeral_disk={wanted.disk_mib}; {machine.no_disks}"
     asked = wanted.python_version
     if machine.python_versions and asked and asked not in machine.python_versions:
         return f"needs Python {wanted.python_version}, the node has {', '.join(machine.python_versions)}"

@@ -25,6 +25,13 @@ class Half(asyncio.Protocol):
         """From here on what comes on one goes out of the other."""
         self._other, other._other = other, self
 
+    def part(self) -> None:
+        """End that: what comes on either goes nowhere any more."""
+        other, self._other = self._other, None
+        if other is not None:
+            other._other = None
+        self.hold(False)
+
     def write(self, data: bytes) -> None:
         """Send, if somebody is there."""
         if self._transport is not None and not self._transport.is_closing():

@@ -55,6 +55,7 @@ class Note:
     rejected: Mapping[NodeId, str] = field(default_factory=dict)
     retry_at: float = 0.0
     failures: int = 0
+    user_error: bool = False
 
 
 Action = Create | Drain | Forget | Note
@@ -133,9 +134,9 @@ def _create(pool: Pool, live: list[Claim], missing: int, cluster: Cluster, now: 
         return [obstacle]
     ordinals = _free_ordinals(pool, min(missing, _allowed(pool, live)))
     # The first container of a pool may use what is kept for first ones, the others may not.
-    first = place_many(pool.wanted(first=True), 1 if ordinals and not live else 0, cluster, now)
+    first = place_many(cluster.wanted(pool, first=True), 1 if ordinals and not live else 0, cluster, now)
     further = len(ordinals) - len(first.placed) if first.no_room is None else 0
-    others = place_many(pool.wanted(first=False), further, first.cluster, now)
+    others = place_many(cluster.wanted(pool, first=False), further, first.cluster, now)
     placed = first.placed + others.placed
     actions: list[Action] = [
         Create(pool=pool.id, ordinal=ordinal, node=each.node, gpus=each.gpus, reason=each.reason)
@@ -199,4 +200,5 @@ def _in_trouble(pool: Pool, missing: int, now: float) -> Note:
         message=backoff.describe(trouble, now),
         retry_at=backoff.retry_at(trouble),
         failures=trouble.failures,
+        user_error=trouble.user_error,
     )

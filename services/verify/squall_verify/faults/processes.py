@@ -23,6 +23,7 @@ SERVICES = {
 """Name of a fault's victim, and how its parts are named."""
 WEIGHTS = {"builder": 0.4, "autoscaler": 0.7, "scheduler": 0.7, "bus": 0.8}
 ROLLED_S = 75.0
+READY_AGAIN_S = 60.0
 BUSIEST = 2.0
 """As `which`: the agent with the most containers."""
 
@@ -76,6 +77,8 @@ def _kill_part(prefix: str) -> Callable[[Site, Given], Iterator[Hit]]:
         part = chosen_part(site, prefix, given)
         send(part.pid, SIGKILL, part.name)
         yield hit(part)
+        # Until then what it did is missing: on a busy machine for longer than most limits.
+        site.platform.ready_again(part, within_s=READY_AGAIN_S)
 
     return inject
 

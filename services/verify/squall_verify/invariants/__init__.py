@@ -1,6 +1,18 @@
 """The invariants of docs/reliability.md, each a pure function over the evidence of a run."""
 
-from squall_verify.invariants import attempts, clients, ending, executions, platform, tenants
+from squall_verify.invariants import (
+    attempts,
+    clients,
+    dicts,
+    ending,
+    executions,
+    platform,
+    queues,
+    schedules,
+    tenants,
+    volumes,
+    web,
+)
 from squall_verify.invariants.verdict import Invariant
 
 INVARIANTS: tuple[Invariant, ...] = (
@@ -26,10 +38,24 @@ INVARIANTS: tuple[Invariant, ...] = (
     Invariant("I19", "records name blobs that are there", platform.blobs),
     Invariant("I21", "history is law", platform.history_is_law),
     Invariant("I22", "after healing everything ends", platform.liveness),
+    Invariant("I23", "a web request gets its own answer, and a POST runs once at most", web.once_at_most),
+    Invariant("I27", "each tick of a schedule makes one call", schedules.one_call),
+    Invariant("I28", "no tick comes early, nor late in calm", schedules.in_time),
+    Invariant("I31", "deploys and faults leave schedules alone, pauses end them", schedules.steady),
+    Invariant("I38", "a committed version lasts", volumes.lasting),
+    Invariant("I39", "versions are whole, and in order", volumes.atomic),
+    Invariant("I40", "files are one writer's, the last one's", volumes.whole_files),
     Invariant("I43", "never more containers than allowed", platform.max_containers),
     Invariant("I45", "idle pools go to zero", platform.to_zero),
     Invariant("I48", "no busy container is scaled down", platform.no_busy_kill),
     Invariant("I57", "one call, one version", clients.atomic_deploy),
     Invariant("L10", "no workspace starves another", tenants.fairness),
+    Invariant("D1", "a key of a dict has one order of writes", dicts.register),
+    Invariant("D2", "a key that is claimed has one winner", dicts.one_winner),
+    Invariant("D3", "a value of a dict is popped once", dicts.popped_once),
+    Invariant("Q1", "an item of a queue is got once", queues.got_once),
+    Invariant("Q2", "no item of a queue is lost", queues.none_lost),
+    Invariant("Q3", "first into a queue, first out", queues.first_out),
+    Invariant("S1", "nothing is left of sandboxes", platform.no_leaks),
     Invariant("T12", "no workspace sees another's calls", tenants.privacy),
 )

@@ -60,6 +60,17 @@ def liveness(evidence: Evidence) -> Findings:
     return look.findings()
 
 
+def no_leaks(evidence: Evidence) -> Findings:
+    """S1: of sandboxes nothing is left when their platform has stopped, however its agents died."""
+    if evidence.sandboxes is None:
+        return Findings(0, note="containers were no sandboxes")
+    look = Looking()
+    look.checked = 1
+    for what in evidence.sandboxes:
+        look.at(what, False, "is left of the sandboxes")
+    return look.findings()
+
+
 def max_containers(evidence: Evidence) -> Findings:
     """I43: a pool never has more live claims than containers allowed."""
     look = Looking()

@@ -17,6 +17,7 @@ VERSION = int(os.environ.get("VERIFY_VERSION", "1"))
 HOG_CPU = float(os.environ.get("VERIFY_HOG_CPU", "0.5"))
 """Half of what one agent has."""
 TICK_S = 0.1
+PERIOD_S = 2
 
 app = squall.App(
     "verify",
@@ -186,6 +187,47 @@ def outer(job):
     inner = [plain.remote({"op": job["op"] + "/0"})]
     inner += plain.map([{"op": job["op"] + "/map"}] * job["n"], range(job["n"]))
     return execution.end(inner=[[each["call"], each["index"], each["nonce"]] for each in inner])
+
+
+@app.function(timeout=60, max_containers=1, schedule=squall.Period(seconds=PERIOD_S), **SAME)
+def ticked():
+    """Called by nobody but its schedule."""
+    return Execution("ticked", "tick/").end()
+
+
+@app.function(timeout=60, max_containers=2, **SAME)
+@squall.concurrent(max_inputs=4)
+@squall.asgi_app()
+def page():
+    """Answers in pieces with what it was asked, and writes down that it was."""
+    import asyncio
+
+    async def answer(scope, receive, send):
+        if scope["type"] != "http":
+            return
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body, more = body + message.get("body", b""), message.get("more_body", False)
+        nonce = scope["path"].rpartition("/")[2]
+        write_web(nonce, scope["method"])
+        told = {"nonce": nonce, "method": scope["method"], "digest": hashlib.sha256(body).hexdigest()}
+        data = json.dumps({**told, "bytes": len(body)}).encode()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": data[:20], "more_body": True})
+        await asyncio.sleep(float(scope["query_string"].partition(b"=")[2] or 0))
+        await send({"type": "http.response.body", "body": data[20:]})
+
+    return answer
+
+
+def write_web(nonce, method):
+    line = {"nonce": nonce, "at": time.time(), "method": method, "pid": os.getpid(), "version": VERSION}
+    file = os.open(EFFECTS + ".web", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        os.write(file, (json.dumps(line) + "\n").encode())
+    finally:
+        os.close(file)
 
 
 @app.cls(timeout=60, max_containers=2, **SAME)

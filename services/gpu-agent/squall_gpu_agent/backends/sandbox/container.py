@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import signal
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from squall_gpu_agent.backend import End, Exit, Failed, InputRequest, NotBegun, OnBegin, OnItem
-from squall_gpu_agent.backends.runner_container import RunnerContainer, code_and_signal
+from squall_gpu_agent.backend import CommandFailed, Exit, OnCommandEnd
+from squall_gpu_agent.backends import launch
+from squall_gpu_agent.backends.payload_container import PayloadContainer
+from squall_gpu_agent.backends.runner_container import code_and_signal
 from squall_gpu_agent.backends.sandbox.slots import LauncherLink, Slot
-from squall_gpu_agent.backends.sandbox.wanted import SCRATCH
+from squall_gpu_agent.backends.sandbox.wanted import SCRATCH, SandboxWanted
+from squall_gpu_agent.backends.sandbox.words import Overlay
+from squall_gpu_agent.backends.warden_link import SpawnFailed
 from squall_gpu_agent.runner_link import RunnerLink
 
 REPORTED_S = 0.2
 """After its slot is gone: how long the template, which knows the status of a fork, may take to tell it."""
-_DISK_FULL = "[Errno 28]"
 
 
-class SandboxContainer(RunnerContainer):
+class SandboxContainer(PayloadContainer):
     """A slot with a runner in it."""
 
     def __init__(self, container_id: str, link: RunnerLink, slot: Slot | None, launcher: LauncherLink) -> None:
         super().__init__(container_id, Path("/nonexistent"), link)
         self.slot: Slot | None = None
-        self.not_inside = "commands in sandboxes are not built yet; have the function run it with `subprocess`"
         self._launcher = launcher
         if slot is not None:
             self.move(slot)
@@ -38,18 +41,51 @@ class SandboxContainer(RunnerContainer):
         self._link.settle(slot.scratch, slot.taken)
         slot.ended.add_done_callback(lambda ended: self._on_slot_ended(slot, ended.result()))
 
-    async def run(
-        self, request: InputRequest, on_item: OnItem | None = None, on_begin: OnBegin | None = None
-    ) -> End | NotBegun:
-        """See `Container.run`."""
-        if request.path is not None and request.path.parent == self.scratch:
-            request = replace(request, path=Path(SCRATCH, request.path.name))
-        end = await super().run(request, on_item, on_begin)
-        if isinstance(end, Failed) and _DISK_FULL in end.message and self.slot is not None:
-            plan = self.slot.plan
-            limits = f"files {plan.writable_mib} MiB, /dev/shm {plan.shared_memory_mib} MiB"
-            end = replace(end, message=f"{end.message} (limits of this container: {limits}; both count as memory)")
-        return end
+    @property
+    def disk_limits(self) -> str:
+        """See `PayloadContainer.disk_limits`."""
+        if self.slot is None:
+            return ""
+        plan = self.slot.plan
+        if plan.device:
+            return f"files {plan.writable_mib} MiB, /dev/shm {plan.shared_memory_mib} MiB, which count as memory"
+        return f"files {plan.writable_mib} MiB, /dev/shm {plan.shared_memory_mib} MiB; both count as memory"
+
+    def disks(self) -> dict[str, int]:
+        """See `PayloadContainer.disks`."""
+        return dict.fromkeys(("/", SCRATCH), self.slot.plan.writable_mib) if self.slot is not None else {}
+
+    async def enter(
+        self, wanted: SandboxWanted, words: Sequence[str], outputs: Sequence[int], on_end: OnCommandEnd
+    ) -> int:
+        """See `Inside.start`."""
+        if self.slot is None:
+            raise CommandFailed("the container has not started yet")
+        try:
+            return await self._launcher.enter(self.slot, self._command(wanted, words), outputs, on_end)
+        except SpawnFailed as error:
+            raise CommandFailed(str(error)) from error
+
+    def _command(self, wanted: SandboxWanted, words: Sequence[str]) -> dict[str, Any]:
+        """What the launcher, or the first process, is told about a command."""
+        env = {**launch.shared_variables(wanted), **launch.own_variables(wanted)}
+        return {"argv": list(words), "env": env, "cwd": wanted.place.cwd}
+
+    def volume_folders(self) -> list[tuple[str, str]]:
+        """See `PayloadContainer.volume_folders`."""
+        slot = self.slot
+        if slot is None:
+            return []
+        root = f"/proc/{slot.init}/root"
+        return [(each.above, root + self._volume_seen(n, each)) for n, each in enumerate(slot.plan.overlays)]
+
+    def _volume_seen(self, number: int, overlay: Overlay) -> str:
+        """Where a volume is in the root of the slot's first process."""
+        return overlay.inner
+
+    def processes(self) -> Sequence[int]:
+        """See `PayloadContainer.processes`."""
+        return self.slot.group.processes() if self.slot is not None else ()
 
     def _on_slot_ended(self, slot: Slot, status: int | None) -> None:
         if slot is not self.slot:
@@ -70,6 +106,10 @@ class SandboxContainer(RunnerContainer):
         if number == signal.SIGKILL and not self._kill_reason and self.slot and self.slot.group.oom_kills():
             return Exit(code=code, signal=number, oom=True, reason=self._out_of_memory())
         return Exit(code=code, signal=number, oom=False, reason=self._reason(code, number))
+
+    def oom_kills(self) -> tuple[int, int | None]:
+        """See `PayloadContainer.oom_kills`."""
+        return (self.slot.group.oom_kills(), self.slot.memory_mib) if self.slot is not None else (0, None)
 
     def _out_of_memory(self) -> str:
         limit = self.slot.memory_mib if self.slot else None

@@ -18,10 +18,11 @@ import socket
 import struct
 from typing import Any, NoReturn
 
-from squall_gpu_agent.backends.sandbox import filesystem, kernel, seccomp
+from squall_gpu_agent.backends.sandbox import filesystem, kernel
 from squall_gpu_agent.backends.sandbox.filesystem import Gathered
-from squall_gpu_agent.backends.sandbox.words import Run, SlotPlan
+from squall_gpu_agent.backends.sandbox.words import LDCONFIG, Run, SlotPlan
 from squall_gpu_agent.backends.standing import arrange, drain
+from squall_isolation import seccomp
 
 # chown, dac_override, fowner, fsetid, kill, setgid, setuid, setpcap, net_bind_service, setfcap: of the slot's own user
 # namespace, so over its own files, processes and network alone.
@@ -29,13 +30,19 @@ BASIC = frozenset((0, 1, 3, 4, 5, 6, 7, 8, 10, 31))
 # sys_chroot and sys_admin: what setns asks for. Its filter allows no other call that they would open.
 TEMPLATE = BASIC | {18, 21}
 _GET_FLAGS, _SET_FLAGS, _IFF_UP = 0x8913, 0x8914, 1
+SAID_BYTES, SAID_CHARACTERS = 4000, 300
+"""Most that the launcher reads at once, and characters of a text that fit into it whatever they are."""
 
 
 def say(told: socket.socket, words: dict[str, Any], pid: int = 0) -> None:
     """Tell the launcher, with the pid (the sender's, or one it answers for) as the kernel knows it."""
     credentials = struct.pack("3i", pid or os.getpid(), os.getuid(), os.getgid())
+    data = json.dumps(words).encode()
+    if len(data) > SAID_BYTES:  # names of users' programs are in it: half a JSON text would end the launcher
+        shorter = {name: word[:SAID_CHARACTERS] if isinstance(word, str) else word for name, word in words.items()}
+        data = json.dumps(shorter).encode()
     with contextlib.suppress(OSError):  # the launcher is gone, and this process with it
-        told.sendmsg([json.dumps(words).encode()[:4000]], [(socket.SOL_SOCKET, socket.SCM_CREDENTIALS, credentials)])
+        told.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_CREDENTIALS, credentials)])
 
 
 def live(plan: SlotPlan, found: Gathered, told: socket.socket, descriptors: list[int]) -> NoReturn:
@@ -49,18 +56,40 @@ def live(plan: SlotPlan, found: Gathered, told: socket.socket, descriptors: list
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         filesystem.build(plan, found)
         kernel.set_hostname(plan.hostname)
-        _loopback_up()
+        loopback_up()
+        _find_libraries(plan)
         say(told, {"who": "init"})
         main = _start(plan, plan.run, told, descriptors) if plan.run else 0
         if main:
             say(told, {"who": "program"}, main)
         kernel.keep_capabilities(frozenset())
-        _close_all_but(told.fileno(), wake_read, wake_write)
+        close_all_but(told.fileno(), wake_read, wake_write)
         _bury(main, told, wake_read)
     except (OSError, ValueError) as error:
         say(told, {"error": str(error)})
     finally:
         os._exit(1)
+
+
+def _find_libraries(plan: SlotPlan) -> None:
+    """Let programs find the libraries of devices. Reads what the image has, so it has no more rights than its code."""
+    if not plan.libraries:
+        return
+    pid = os.fork()
+    if pid == 0:
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            arrange([os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)] * 3)
+            limit(plan)
+            kernel.keep_capabilities(BASIC)
+            kernel.filter_system_calls(seccomp.program(kernel.MACHINE))
+            os.execve(LDCONFIG, [LDCONFIG, "-C", "/etc/ld.so.cache", *plan.libraries], {})
+        finally:
+            os._exit(127)
+    _, status = os.waitpid(pid, 0)
+    if status:
+        raise OSError(0, f"ldconfig could not find the libraries of its devices (status {status})")
 
 
 def _start(plan: SlotPlan, run: Run, told: socket.socket, descriptors: list[int]) -> int:
@@ -73,7 +102,7 @@ def _start(plan: SlotPlan, run: Run, told: socket.socket, descriptors: list[int]
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.setsid()
             arrange(descriptors)
-            _limit(plan)
+            limit(plan)
             kernel.keep_capabilities(TEMPLATE if run.may_fork_into_slots else BASIC)
             allowed = seccomp.program(kernel.MACHINE, may_join_slots=run.may_fork_into_slots)
             kernel.filter_system_calls(allowed)
@@ -90,7 +119,8 @@ def _start(plan: SlotPlan, run: Run, told: socket.socket, descriptors: list[int]
     return pid
 
 
-def _limit(plan: SlotPlan) -> None:
+def limit(plan: SlotPlan) -> None:
+    """Of this process and all that it starts."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     files = plan.open_files if most == resource.RLIM_INFINITY else min(plan.open_files, most)
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
@@ -117,14 +147,16 @@ def _bury(main: int, told: socket.socket, wake: int) -> NoReturn:
                     os._exit(0)
 
 
-def _loopback_up() -> None:
+def loopback_up() -> None:
+    """Of this network namespace."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         request = struct.pack("16sh14x", b"lo", 0)
         name, flags = struct.unpack("16sh14x", fcntl.ioctl(any_socket, _GET_FLAGS, request))
         fcntl.ioctl(any_socket, _SET_FLAGS, struct.pack("16sh14x", name, flags | _IFF_UP))
 
 
-def _close_all_but(*kept: int) -> None:
+def close_all_but(*kept: int) -> None:
+    """All descriptors of this process."""
     low = 0
     for descriptor in sorted(kept):
         os.closerange(low, descriptor)

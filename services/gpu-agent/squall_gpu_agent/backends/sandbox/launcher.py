@@ -23,7 +23,7 @@ import struct
 import sys
 from typing import Any, NoReturn
 
-from squall_gpu_agent.backends.sandbox import checks, filesystem, first, kernel
+from squall_gpu_agent.backends.sandbox import checks, enter, filesystem, first, kernel
 from squall_gpu_agent.backends.sandbox.kernel import (
     CLONE_NEWCGROUP,
     CLONE_NEWIPC,
@@ -63,6 +63,11 @@ class Slot:
 class Launcher(StandingParent):
     """The loop."""
 
+    gather = staticmethod(filesystem.gather)
+    """What a slot is given of the host."""
+    live = staticmethod(first.live)
+    """The life of a slot's first process."""
+
     def __init__(self, sock: socket.socket, stage: str) -> None:
         super().__init__(sock)
         self._stage = stage
@@ -80,6 +85,15 @@ class Launcher(StandingParent):
                 self._place(frame.meta)
             case ToLauncher.REMOVE:
                 self._remove(frame.meta["slot"])
+            case ToLauncher.ENTER:
+                descriptors = self.take_descriptors(3)
+                try:
+                    self._enter(frame.meta["ticket"], self._slots.get(frame.meta["slot"]), descriptors)
+                except OSError as error:
+                    self.send(FromLauncher.ENTERED, {"ticket": frame.meta["ticket"], "pid": 0, "message": str(error)})
+                finally:
+                    for descriptor in descriptors:
+                        os.close(descriptor)
             case _:
                 pass  # a newer agent's; it runs with this file, so there is none
 
@@ -87,12 +101,15 @@ class Launcher(StandingParent):
         """See `StandingParent.on_exit`. The ends of slots are seen at their pidfds, wherever their parents are."""
 
     def end(self) -> NoReturn:
-        """See `StandingParent.end`."""
+        """See `StandingParent.end`. All children are reaped, as they come, not only first processes: the first process
+        of a template does not end before everything that was on its way into its namespace is reaped, and that is ours
+        while a slot is being made."""
         for slot in self._slots.values():
             self._kill(slot)
-        for slot in self._slots.values():
-            if slot.pidfd >= 0:
-                self._wait_for(slot.pidfd)
+            slot.told.close()  # ends a first process that has not told its pid yet
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                os.wait()
         os._exit(0)
 
     # --- making ---
@@ -130,7 +147,7 @@ class Launcher(StandingParent):
                 with open(os.path.join(group, "cgroup.procs"), "w") as file:
                     file.write("0")
             kernel.unshare(CLONE_NEWNS)
-            found = filesystem.gather(plan, self._stage, userns)
+            found = self.gather(plan, self._stage, userns)
             if around >= 0:
                 kernel.setns(around, CLONE_NEWPID)
                 if os.fork() != 0:
@@ -141,7 +158,7 @@ class Launcher(StandingParent):
             os.setresuid(0, 0, 0)
             kernel.unshare(OWN_NAMESPACES)
             if os.fork() == 0:
-                first.live(plan, found, told, descriptors)
+                self.live(plan, found, told, descriptors)
         except (OSError, ValueError) as error:
             first.say(told, {"error": str(error)})
         finally:
@@ -162,21 +179,22 @@ class Launcher(StandingParent):
     # --- what first processes say ---
 
     def _on_said(self, slot: Slot) -> None:
-        try:
-            data, ancillary, _, _ = slot.told.recvmsg(SAID_BYTES, socket.CMSG_SPACE(12))
-        except OSError:
-            data, ancillary = b"", []
-        if not data:
+        said, pid = _read(slot.told)
+        if said is None:
             self._on_silent(slot)
-            return
-        said = json.loads(data)
-        pid = _sender(ancillary)
+        else:
+            self._hear(slot, said, pid)
+
+    def _hear(self, slot: Slot, said: dict[str, Any], pid: int) -> None:
         if "error" in said:
             slot.error = str(said["error"])
         elif "status" in said:
             slot.status = int(said["status"])
         elif said["who"] == "init":
-            slot.init, slot.pidfd = pid, os.pidfd_open(pid)
+            try:
+                slot.init, slot.pidfd = pid, os.pidfd_open(pid)
+            except ProcessLookupError:
+                return  # its template's first process has buried it already; its silence comes next
             if slot.doomed:
                 self._kill(slot)
             elif slot.plan.run is None:
@@ -223,13 +241,57 @@ class Launcher(StandingParent):
 
     def _remove(self, name: str) -> None:
         slot = self._slots.pop(name, None)
-        if slot is not None:
-            with contextlib.suppress(OSError):  # it was never mounted
-                kernel.unmount(slot.plan.folder)
+        if slot is None:
+            return
+        if slot.plan.device:
+            self._unmount_beside(slot.plan.folder)
+        else:
+            _unmount(slot.plan.folder)
 
-    def _wait_for(self, pidfd: int) -> None:
-        with contextlib.suppress(ChildProcessError):
-            os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+    def _unmount_beside(self, folder: str) -> None:
+        """The last user of a large disk waits until the host has its room back: not this loop."""
+        try:
+            child = os.fork()
+        except OSError:
+            _unmount(folder)
+            return
+        if child == 0:
+            try:
+                self.forget_signals()
+                _unmount(folder)
+            finally:
+                os._exit(0)
+
+    # --- commands beside the program ---
+
+    def _enter(self, ticket: int, slot: Slot | None, descriptors: list[int]) -> None:
+        if slot is None or slot.pidfd < 0:
+            raise OSError(0, "the container has ended")
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        with theirs:
+            try:
+                child = os.fork()
+            except OSError:
+                ours.close()
+                raise
+            if child == 0:
+                self.forget_signals()
+                enter.live(slot.plan, slot.pidfd, theirs, descriptors)
+        status: list[int | None] = [None]
+        self.watch(ours.fileno(), lambda: self._on_command(ticket, ours, status))
+
+    def _on_command(self, ticket: int, told: socket.socket, status: list[int | None]) -> None:
+        said, _ = _read(told)
+        if said is None:
+            self.unwatch(told.fileno())
+            told.close()
+            self.send(FromLauncher.LEFT, {"ticket": ticket, "status": status[0]})
+        elif "status" in said:
+            status[0] = int(said["status"])
+        else:
+            meta = {"ticket": ticket, "pid": int(said.get("pid", 0)), "message": str(said.get("error", ""))}
+            self.send(FromLauncher.ENTERED, meta)
 
     # --- forks of templates ---
 
@@ -250,13 +312,18 @@ class Launcher(StandingParent):
         self.send(FromLauncher.PLACED, {"ticket": request["ticket"], "pid": pid, "message": message})
 
 
-def main() -> NoReturn:
+def main(kind: type[Launcher] = Launcher) -> NoReturn:
     """Entry of the process."""
     sock = socket.socket(fileno=int(sys.argv[1]))
     sock.set_inheritable(False)
     kernel.unshare(CLONE_NEWNS)
     kernel.mount("none", "/", None, MS_REC | MS_PRIVATE)
-    Launcher(sock, sys.argv[2]).run()
+    kind(sock, sys.argv[2]).run()
+
+
+def _unmount(folder: str) -> None:
+    with contextlib.suppress(OSError):  # it was never mounted
+        kernel.unmount(folder)
 
 
 def _make_user_namespace(ids: int) -> int:
@@ -283,6 +350,15 @@ def _make_user_namespace(ids: int) -> int:
         os.close(ready[0])
         os.close(go[1])
         os.waitpid(pid, 0)
+
+
+def _read(told: socket.socket) -> tuple[dict[str, Any] | None, int]:
+    """What a process of ours says, and who it is; None when it has ended."""
+    try:
+        data, ancillary, _, _ = told.recvmsg(SAID_BYTES, socket.CMSG_SPACE(12))
+    except OSError:
+        return None, 0
+    return (json.loads(data) if data else None), _sender(ancillary)
 
 
 def _sender(ancillary: list[tuple[int, int, bytes]]) -> int:

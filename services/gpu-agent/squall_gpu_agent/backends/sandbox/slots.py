@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import os
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from squall_gpu_agent.backend import OnCommandEnd
 from squall_gpu_agent.backends.control import Control, ControlClosed
-from squall_gpu_agent.backends.sandbox.cgroups import Group
 from squall_gpu_agent.backends.sandbox.words import FromLauncher, SlotPlan, ToLauncher
 from squall_gpu_agent.backends.warden_link import SpawnFailed, reap
+from squall_isolation.cgroups import Group
 from squall_runner.frames import Frame
 
 END_TIMEOUT_S = 10.0
@@ -87,11 +91,13 @@ class Slot:
 class LauncherLink:
     """One launcher process."""
 
+    module = "squall_gpu_agent.backends.sandbox.launcher"
+
     def __init__(self, stage: Path) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-c", _START, str(theirs.fileno()), str(stage)],
+                [sys.executable, "-I", "-c", _START.format(self.module), str(theirs.fileno()), str(stage)],
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # Ctrl-C at the agent's terminal is the agent's business
                 stdin=subprocess.DEVNULL,
@@ -102,6 +108,7 @@ class LauncherLink:
         self._tickets = itertools.count(1)
         self._answers: dict[int, asyncio.Future[Frame]] = {}
         self._slots: dict[str, Slot] = {}
+        self._commands: dict[int, OnCommandEnd] = {}
         self._control = Control(ours, self._on_frame, self._on_closed)
         self._loop = asyncio.get_running_loop()
         self.alive = True
@@ -145,6 +152,25 @@ class LauncherLink:
             raise SpawnFailed(str(found.meta["message"]))
         return int(found.meta["pid"])
 
+    async def enter(self, slot: Slot, words: Mapping[str, Any], outputs: Sequence[int], on_end: OnCommandEnd) -> int:
+        """Run a command in a slot; its host pid. `outputs`: its stdout and stderr. Raises `SpawnFailed`."""
+        ticket = next(self._tickets)
+        answer = self._answers[ticket] = self._loop.create_future()
+        self._commands[ticket] = on_end
+        try:
+            with written(words) as file:
+                self._control.send(ToLauncher.ENTER, {"ticket": ticket, "slot": slot.name}, [file, *outputs])
+            found = await answer
+        except ControlClosed as error:
+            self._commands.pop(ticket, None)
+            raise SpawnFailed(_LOST) from error
+        finally:
+            self._answers.pop(ticket, None)
+        if not found.meta["pid"] or found.meta["message"]:
+            self._commands.pop(ticket, None)
+            raise SpawnFailed(str(found.meta["message"]))
+        return int(found.meta["pid"])
+
     def release(self, slot: Slot) -> None:
         """Let go of its disk and its groups, once it has ended and what the agent took over from it has been read."""
         if not slot.released:
@@ -177,10 +203,17 @@ class LauncherLink:
             pass  # then everything is being killed anyway
 
     def _on_frame(self, frame: Frame) -> None:
-        if frame.kind == FromLauncher.PLACED:
+        if frame.kind in (FromLauncher.PLACED, FromLauncher.ENTERED):
             answer = self._answers.get(int(frame.meta["ticket"]))
             if answer is not None and not answer.done():
                 answer.set_result(frame)
+            elif frame.kind == FromLauncher.ENTERED:
+                _kill_session(int(frame.meta["pid"]))  # whoever asked for the command has gone meanwhile
+            return
+        if frame.kind == FromLauncher.LEFT:
+            on_end = self._commands.pop(int(frame.meta["ticket"]), None)
+            if on_end is not None:
+                on_end(frame.meta["status"])
             return
         slot = self._slots.get(str(frame.meta["slot"]))
         if slot is None:
@@ -209,7 +242,21 @@ class LauncherLink:
                 answer.set_exception(ControlClosed())
         for slot in self._slots.values():
             self._lose(slot)
+        while self._commands:
+            self._commands.popitem()[1](None)
         reap(self._process)
+
+
+@contextmanager
+def written(words: Mapping[str, Any]) -> Iterator[int]:
+    """A descriptor of a file in memory, for what is too long or too secret for a control socket's frames."""
+    file = os.memfd_create("squall-words")
+    try:
+        with os.fdopen(os.dup(file), "wb") as writing:
+            writing.write(json.dumps(words).encode())
+        yield file
+    finally:
+        os.close(file)
 
 
 def _holds_payloads(folder: Path) -> bool:
@@ -230,6 +277,14 @@ def _take_away(slot: Slot) -> None:
         pass  # the next start of the agent tries again
 
 
+def _kill_session(pid: int) -> None:
+    if pid > 1:
+        try:
+            os.killpg(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # it has ended by itself
+
+
 def _seen(made: asyncio.Future[Any]) -> None:
     """An error that nobody waits for any more is no news."""
     if not made.cancelled():
@@ -237,4 +292,4 @@ def _seen(made: asyncio.Future[Any]) -> None:
 
 
 _LOST = "the agent's launcher process has ended; the next start makes a new one"
-_START = "from squall_gpu_agent.backends.sandbox.launcher import main; main()"
+_START = "from {} import main; main()"

@@ -20,12 +20,15 @@ class SandboxTemplate(ProcessTemplate):
         self.slot: Slot
         self.launcher: LauncherLink
         self.make_slot: Callable[[], Slot]
+        self.keeps_slots = True
+        """Whether one is made ahead."""
         self._spare: Slot | None = None
 
     def initialised(self) -> None:
         """See `ProcessTemplate.initialised`."""
         super().initialised()
-        self._spare = self.make_slot()
+        if self.keeps_slots:
+            self._spare = self.make_slot()
 
     def take_slot(self) -> Slot:
         """One for a fork: made ahead, unless several are asked for at once. The next is begun."""
@@ -49,7 +52,7 @@ class SandboxTemplate(ProcessTemplate):
         except SpawnFailed as error:
             raise ForkFailed(str(error)) from error
         finally:
-            if self._spare is None and not self._retired:
+            if self._spare is None and self.keeps_slots and not self._retired:
                 self._spare = self.make_slot()
 
     def retire(self) -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from squall_gpu_agent.backend import Root
 from squall_gpu_agent.backends.launch import Place, Wanted
-from squall_gpu_agent.backends.sandbox.words import Bind
+from squall_gpu_agent.backends.sandbox.words import LDCONFIG, Bind, Bucket, Overlay
 from squall_gpu_agent.backends.sdk_files import SdkFiles
+from squall_gpu_agent.cdi import NO_EDITS, Edits
 
 PLATFORM = "/run/squall"
 SCRATCH, SDK, PICKLERS, SOCKET = (f"{PLATFORM}/{name}" for name in ("scratch", "sdk", "picklers", "agent.sock"))
+VOLUMES = f"{PLATFORM}/volumes"
+# Ubuntu's /sbin/ldconfig is a script around this one. Both are linked statically: any image can run them.
+LDCONFIG_OF_HOST = next((path for path in ("/sbin/ldconfig.real", "/sbin/ldconfig") if os.path.exists(path)), "")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -22,6 +27,9 @@ class SandboxWanted(Wanted):
 
     root: Root
     sdk: SdkFiles
+    shared: str = ""
+    devices: Edits = NO_EDITS
+    """What its devices need of the host."""
 
     @property
     def image_env(self) -> Mapping[str, str]:
@@ -63,7 +71,28 @@ class SandboxWanted(Wanted):
         """The image's, and the bundle on top of them: its files are where they belong."""
         return [str(layer.absolute()) for layer in (*self.root.layers, self.request.code_dir)]
 
-    def binds(self, slot_folder: Path) -> list[Bind]:
+    def volume_places(self, number: int) -> tuple[str, str]:
+        """See `Wanted.volume_places`."""
+        return f"{VOLUMES}/{number}/changed", f"{VOLUMES}/{number}/all"
+
+    def overlays(self, changes: Path) -> list[Overlay]:
+        """Its volumes; what it changes goes to numbered folders below `changes`."""
+        return [
+            Overlay(
+                lower=str(volume.lower),
+                above=str(changes / str(number)),
+                target=volume.mount.path,
+                inner=self.volume_places(number)[1],
+                read_only=volume.mount.read_only,
+            )
+            for number, volume in enumerate(self.request.volumes)
+        ]
+
+    def buckets(self) -> list[Bucket]:
+        """Its buckets."""
+        return [Bucket(str(each.server), each.path, each.read_only) for each in self.request.buckets]
+
+    def binds(self, slot_folder: Path, changes: Path) -> list[Bind]:
         """What it sees of the host besides."""
         binds = [
             Bind(str(self.sdk.sdk), SDK),
@@ -72,4 +101,14 @@ class SandboxWanted(Wanted):
         ]
         if self.request.socket_path is not None:
             binds.append(Bind(str(self.request.socket_path), SOCKET, writable=True, mapped=False))
-        return binds
+        if self.shared:
+            binds.append(Bind(self.shared, self.shared, writable=True, mapped=False))
+        binds += [Bind(each.source, each.target, each.writable, mapped=False) for each in self.devices.mounts]
+        binds += [
+            Bind(each.source, each.target, writable=True, mapped=False, device=True) for each in self.devices.nodes
+        ]
+        if self.devices.libraries:
+            binds.append(Bind(LDCONFIG_OF_HOST, LDCONFIG, mapped=False))
+        volumes = range(len(self.request.volumes))
+        changed = [Bind(str(changes / str(n) / "upper"), self.volume_places(n)[0], mapped=False) for n in volumes]
+        return binds + changed

@@ -1,0 +1,217 @@
+"""The first call of a function scaled to zero, as its caller sees it, on a running platform; and its phases.
+
+    .venv/bin/python benchmarks/first_call.py                       containers are processes
+    .venv/bin/python benchmarks/first_call.py --backend sandbox     isolated containers (needs root)
+    .venv/bin/python benchmarks/first_call.py --kinds stdlib,numpy --calls 50 --fresh
+
+Pools of one function are called in turn; when a pool's turn comes again, its container is gone. A call that found one
+all the same is not counted. `--fresh`: without templates, each container imports for itself. `numpy`: in an image with
+that package, imported by the module. At the end: many containers of one function at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import squall
+from squall import config
+from squall.client import Client
+from squall.http_api.routes import Route
+
+if squall.is_local():  # a container has this file alone
+    from calls import commit, durability, machine, percentile
+    from hops import platform
+
+app = squall.App("bench-first-call")
+plain = squall.Image.debian_slim("3.11")
+with_numpy = plain.pip_install("numpy")
+WINDOW_S = 2
+POOLS = 8
+GAP_S = 0.75
+"""Eight of them: the window, the autoscaler's tick and the container's end."""
+HOLD_S = 2.0
+
+with with_numpy.imports():
+    import numpy as np
+
+
+@app.cls(image=plain, scaledown_window=WINDOW_S)
+class Stdlib:
+    """Nothing but Python."""
+
+    pool: int = squall.parameter(default=0)
+
+    @squall.method()
+    def first(self) -> str | None:
+        return squall.current_function_call_id()
+
+
+@app.cls(image=with_numpy, scaledown_window=WINDOW_S)
+class Numpy:
+    """With an import that takes a while."""
+
+    pool: int = squall.parameter(default=0)
+
+    @squall.method()
+    def first(self) -> str | None:
+        np.ones((64, 64)) @ np.ones((64, 64))
+        return squall.current_function_call_id()
+
+
+@app.cls(image=plain, scaledown_window=WINDOW_S, use_template=False)
+class StdlibFresh:
+    """A start of its own for each container."""
+
+    pool: int = squall.parameter(default=0)
+
+    @squall.method()
+    def first(self) -> str | None:
+        return squall.current_function_call_id()
+
+
+@app.cls(image=with_numpy, scaledown_window=WINDOW_S, use_template=False)
+class NumpyFresh:
+    """Imports in each container."""
+
+    pool: int = squall.parameter(default=0)
+
+    @squall.method()
+    def first(self) -> str | None:
+        np.ones((64, 64)) @ np.ones((64, 64))
+        return squall.current_function_call_id()
+
+
+@app.function(image=plain, scaledown_window=WINDOW_S)
+def hold(value: int) -> int:
+    time.sleep(HOLD_S)
+    return value
+
+
+KINDS: Mapping[str, tuple[Any, Any]] = {"stdlib": (Stdlib, StdlibFresh), "numpy": (Numpy, NumpyFresh)}
+
+
+class Phases:
+    """The spans of calls: when each begins after the call, and how long it takes."""
+
+    def __init__(self) -> None:
+        address = config.ServerAddress(os.environ["SQUALL_SERVER_URL"], os.environ["SQUALL_TOKEN"])
+        self._client = Client(address)
+
+    def of(self, call: str) -> dict[str, tuple[float, float]]:
+        """Milliseconds of begin and length, by name."""
+        spans = self._client.json("GET", Route.CALL_TRACE.format(call=call))["spans"]
+        began = min(int(span["start_ns"]) for span in spans if span["name"] == "call")
+        return {
+            str(span["name"]): (
+                (int(span["start_ns"]) - began) / 1e6,
+                (int(span["end_ns"]) - int(span["start_ns"])) / 1e6,
+            )
+            for span in spans
+        }
+
+
+def measure(title: str, cls: Any, calls: int) -> None:
+    """So many first calls, and where the time of the median one went."""
+    pools = [cls(pool=number) for number in range(POOLS)]
+    for pool in pools:
+        pool.first.remote()
+    time.sleep(POOLS * GAP_S)
+    took: list[tuple[float, str]] = []
+    while len(took) < calls + POOLS:
+        began = time.perf_counter()
+        call = pools[len(took) % POOLS].first.remote()
+        took.append(((time.perf_counter() - began) * 1000, call))
+        time.sleep(GAP_S)
+    time.sleep(1.0)
+    show(title, [(ms, phases) for ms, call in took if "container.start" in (phases := Phases().of(call))])
+
+
+def show(title: str, found: Sequence[tuple[float, Mapping[str, tuple[float, float]]]]) -> None:
+    """A row, and the phases."""
+    values = [ms for ms, _ in found]
+    if not values:
+        print(f"| {title} | every call found a container |")
+        return
+    print(
+        f"| {title} | p50 {percentile(values, 0.5):.0f} ms, p95 {percentile(values, 0.95):.0f} ms "
+        f"| {len(values)} calls, {min(values):.0f} to {max(values):.0f} ms |"
+    )
+    parts: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for _, phases in found:
+        for name, times in phases.items():
+            parts[name].append(times)
+    rows = [
+        (percentile([began for began, _ in times], 0.5), percentile([length for _, length in times], 0.5), name)
+        for name, times in parts.items()
+    ]
+    for began, length, name in sorted(rows):
+        print(f"    {name:24} begins at {began:7.1f} ms, takes {length:7.1f} ms")
+
+
+def burst(count: int) -> None:
+    """Until so many containers of one function run at the same time; each holds one input."""
+    hold.remote(0)
+    time.sleep(2 * WINDOW_S + 2)
+    began = time.perf_counter()
+    list(hold.map(range(count)))
+    took = time.perf_counter() - began - HOLD_S
+    print(f"| {count} inputs of {HOLD_S:g} s each, from zero | {took:.2f} s more than one of them takes | |")
+
+
+@contextmanager
+def with_base(folder: Path) -> Iterator[tuple[str, ...]]:
+    """Arguments of a platform of sandboxes that has a base root."""
+    from tests.support import base_root
+
+    from squall_images import bases
+    from squall_images.chain import Configuration
+    from squall_images.layered import LayerFolder
+
+    images = LayerFolder(folder / "data" / "images")
+    images.open()
+    bases.register(images, "debian_slim:3.11", base_root.make(folder / "root"), Configuration())
+    yield ("--backend", "sandbox", "--data", str(folder / "data"))
+
+
+def run(given: argparse.Namespace, arguments: tuple[str, ...]) -> None:
+    """All of it, on a platform of its own."""
+    with platform(("--processes", *arguments)), app.run():
+        print(f"{commit()}, {machine()}; {given.backend}; durability: {durability()}\n")
+        print("| first call of a function scaled to zero | | |\n|---|---|---|", flush=True)
+        for kind in given.kinds.split(","):
+            forked, fresh = KINDS[kind]
+            measure(f"{kind}, template", forked, given.calls)
+            if given.fresh:
+                measure(f"{kind}, fresh", fresh, given.calls)
+        if given.burst:
+            burst(given.burst)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backend", choices=("process", "sandbox"), default="process")
+    parser.add_argument("--kinds", default="stdlib")
+    parser.add_argument("--calls", type=int, default=50)
+    parser.add_argument("--fresh", action="store_true")
+    parser.add_argument("--burst", type=int, default=0, help="so many containers at once")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        if given.backend == "process":
+            run(given, ())
+        else:
+            with with_base(Path(folder)) as arguments:
+                run(given, arguments)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

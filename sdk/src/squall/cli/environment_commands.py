@@ -1,0 +1,53 @@
+"""The commands about environments, with their arguments and help."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from squall.cli.fleet_commands import CONTEXT, JSON
+
+environment_group = typer.Typer(
+    help="Environments: parts of a workspace in which names are apart.", no_args_is_help=True, context_settings=CONTEXT
+)
+NAME: Any = typer.Argument(..., metavar="NAME", help="Its name.")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make them commands of `squall`."""
+    app.add_typer(environment_group, name="environment")
+
+
+@environment_group.command("create")
+def environment_create(name: str = NAME, as_json: bool = JSON) -> int:
+    """Make an environment."""
+    import squall.cli.environments as command
+
+    return command.create(name, as_json=as_json)
+
+
+@environment_group.command("list")
+def environment_list(as_json: bool = JSON) -> int:
+    """List the environments of the workspace; every one has main."""
+    import squall.cli.environments as command
+
+    return command.list_environments(as_json=as_json)
+
+
+@environment_group.command("delete")
+def environment_delete(name: str = NAME, as_json: bool = JSON) -> int:
+    """Remove an environment. It must be empty: the refusal names what is in it."""
+    import squall.cli.environments as command
+
+    return command.delete(name, as_json=as_json)
+
+
+@environment_group.command("rename")
+def environment_rename(
+    name: str = NAME, new_name: str = typer.Argument(..., metavar="NEW", help="Its new name.")
+) -> int:
+    """Is not possible; the error says what to do instead."""
+    import squall.cli.environments as command
+
+    return command.rename(name, new_name)

@@ -1,0 +1,1 @@
+"""The Docker backend: containers of an engine, asked for over its socket."""
