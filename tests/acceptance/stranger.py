@@ -168,9 +168,7 @@ class Stranger:
 
     def left_nothing(self) -> None:
         """No process and no temporary file of this user is left."""
-        eventually(
-            lambda: not belonging_to(self.folder), within_s=10, what=lambda: f"processes: {belonging_to(self.folder)}"
-        )
+        eventually(lambda: not belonging_to(self.folder), what=lambda: f"processes: {belonging_to(self.folder)}")
         left = sorted(path.name for path in self.temporary.iterdir())
         assert not left, f"temporary files: {left}"
 

@@ -175,7 +175,7 @@ def test_a_killed_command_takes_its_platform_with_it(user: Shell) -> None:
     child.kill()
 
     user.finish(child)
-    user.nothing_left(within_s=15)
+    user.nothing_left()
 
 
 def test_a_command_that_is_killed_while_the_platform_starts_leaves_nothing(user: Shell) -> None:
@@ -186,7 +186,7 @@ def test_a_command_that_is_killed_while_the_platform_starts_leaves_nothing(user:
     child.kill()
 
     user.finish(child)
-    user.nothing_left(within_s=15)
+    user.nothing_left()
 
 
 def test_a_killed_platform_ends_the_command_with_an_error_and_leaves_nothing(user: Shell) -> None:
@@ -397,7 +397,7 @@ def test_services_and_containers_die_with_a_supervisor_that_is_killed(user: Shel
 
     (supervisor,) = user.processes("-m squall_embedded")
     supervisor.signal(signal.SIGKILL)
-    eventually(lambda: not [p for p in user.processes() if p.pid != child.pid], within_s=15, what=user.processes)
+    eventually(lambda: not [p for p in user.processes() if p.pid != child.pid], what=user.processes)
 
     os.killpg(child.pid, signal.SIGINT)
     assert user.finish(child).status == 130

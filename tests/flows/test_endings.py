@@ -133,11 +133,11 @@ def test_calls_that_wait_past_their_limit_expire_and_never_start(
     waiting = [hold.spawn(str(effects), str(gate), n) for n in range(12)]
 
     # The ones that an agent has leased ahead are looked at when a slot is free; the others at once.
-    eventually(lambda: any(has_expired(call) for call in waiting), within_s=15, what="none expired in time")
+    eventually(lambda: any(has_expired(call) for call in waiting), what="none expired in time")
     gate.touch()
 
     assert running.get(timeout=30) == "first", "the limit is for waiting, not for running"
-    eventually(lambda: all(has_expired(call) for call in waiting), within_s=15, what="some never expired")
+    eventually(lambda: all(has_expired(call) for call in waiting), what="some never expired")
     assert lines(effects) == ["started first", "finished first"]
 
 

@@ -217,6 +217,22 @@ def test_plain_output_writes_logs_to_the_streams_they_came_from(capsys: pytest.C
     assert capsys.readouterr() == ("out\n", "err\n")
 
 
+def test_a_log_line_does_not_come_between_a_printed_line_and_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = PlainOutput(steps=False)
+    printed = tmp_path / "printed"
+    with printed.open("w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        print("first")
+        shown.log(LogEntry(at=0, stream="stdout", text="log 1\n"))
+        stream.write("second")  # as far as `print` has come when another thread logs
+        shown.log(LogEntry(at=0, stream="stdout", text="log 2\n"))
+        stream.write("\n")
+        monkeypatch.undo()
+    assert printed.read_text().splitlines() == ["first", "log 1", "log 2", "second"]
+
+
 SCRIPT = """
 import squall
 

@@ -99,7 +99,7 @@ class OtlpSink:
         with self._lock:
             return [span for span in self._spans if trace_id in (None, span.trace_id)]
 
-    def wait_for(self, trace_id: str, *names: str, within_s: float = 15.0) -> list[ReceivedSpan]:
+    def wait_for(self, trace_id: str, *names: str, within_s: float = 30.0) -> list[ReceivedSpan]:
         """The spans of a trace once all these names are among them."""
         until = time.monotonic() + within_s
         while True:

@@ -6,9 +6,11 @@ Owns which output is active. The CLI and `enable_output()` put a real one in its
 from __future__ import annotations
 
 import contextlib
+import io
+import os
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Optional, TextIO
 
 if TYPE_CHECKING:
     from squall.http_api.apps import AppStatus
@@ -96,12 +98,32 @@ class PlainOutput(Output):
         self._reason = reason
 
     def log(self, entry: LogEntry) -> None:
-        stream = sys.stderr if entry.stream == "stderr" else sys.stdout
-        stream.write(entry.text)
-        stream.flush()
+        _write_beside(sys.stderr if entry.stream == "stderr" else sys.stdout, entry.text)
 
     def app_done(self, app_id: str, aborted: bool) -> None:
         self._step("App aborted." if aborted else "✓ App completed.")
+
+
+def _write_beside(stream: TextIO, text: str) -> None:
+    """Write past what the program prints meanwhile. `print` hands over a line and its end in two pieces, between which
+    text of another thread would come: so the stream keeps a line until it has its end, and `text` goes around it."""
+    descriptor = _descriptor(stream)
+    if descriptor is None or not isinstance(stream, io.TextIOWrapper):
+        stream.write(text)
+        stream.flush()
+        return
+    if not stream.line_buffering:
+        stream.reconfigure(line_buffering=True)
+    left = memoryview(text.encode(stream.encoding, stream.errors or "strict"))
+    while left:
+        left = left[os.write(descriptor, left) :]
+
+
+def _descriptor(stream: TextIO) -> Optional[int]:
+    try:
+        return stream.fileno()
+    except (AttributeError, OSError, ValueError):  # replaced by something in memory, or closed
+        return None
 
 
 _active: list[Output] = [Output()]

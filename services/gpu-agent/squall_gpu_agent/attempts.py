@@ -17,7 +17,7 @@ from squall_contracts.envelope import BadMessage
 from squall_contracts.functions import FunctionRecord
 from squall_contracts.retention import result_ttl_s
 from squall_gpu_agent import results
-from squall_gpu_agent.backend import End, Failed, FailureKind, Lost, NotBegun, Output
+from squall_gpu_agent.backend import End, Failed, FailureKind, FullDisk, Lost, NotBegun, Output
 from squall_gpu_agent.cancels import Cancels
 from squall_gpu_agent.events import Events
 from squall_gpu_agent.execution import Execution
@@ -81,13 +81,12 @@ class Attempts:
             try:
                 if await self._may_start(held, pool.function):
                     end = await parts.execution.run(held, container, self._is_open)
+                    held.taken_away = container.taken_away
+                    if end is not None and _is_useless_after(end):
+                        pool.retire(container)  # before anything else is given to it
             finally:
                 pool.slot_free(container, held.run_s)
-            if isinstance(end, Failed) and _stays_full(end):
-                pool.retire(container)  # whatever comes next would fail for the same reason
             if isinstance(end, NotBegun):
-                if end.exit is not None:
-                    pool.retire(container)  # before anything else is given to it
                 pool.wait_again(held)
             elif end is not None:
                 await self._settle(held, end, container.function)
@@ -282,8 +281,8 @@ def classify(held: Held, end: Failed | Lost) -> Failure:
     """What kind of failure an end was, for the retry policy."""
     if held.timed_out:
         return Failure(cause=Cause.TIMEOUT, detail="ran longer than its timeout")
-    if held.container is not None and held.container.taken_away:
-        return Failure(cause=Cause.INFRA, detail=held.container.taken_away)
+    if held.taken_away:
+        return Failure(cause=Cause.INFRA, detail=held.taken_away)
     if isinstance(end, Lost):
         return Failure(cause=Cause.INFRA, detail=f"its container ended: {end.exit.reason}")
     match end.kind:
@@ -295,9 +294,15 @@ def classify(held: Held, end: Failed | Lost) -> Failure:
             return Failure(cause=Cause.INFRA, detail=end.message[:200])
 
 
-def _stays_full(end: Failed) -> bool:
-    ours = end.kind in (FailureKind.DISK_FULL, FailureKind.INFRA)
-    return ours and end.disk is not None and end.disk.still
+def _is_useless_after(end: End | NotBegun) -> bool:
+    """Whether the next input in the same container would fail for the same reason."""
+    match end:
+        case NotBegun():
+            return end.exit is not None
+        case Failed(kind=FailureKind.DISK_FULL | FailureKind.INFRA, disk=FullDisk(still=still)):
+            return still
+        case _:
+            return False
 
 
 def _was_cancelled(held: Held, end: Failed) -> bool:

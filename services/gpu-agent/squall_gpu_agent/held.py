@@ -84,6 +84,7 @@ class Held:
         "started_at",
         "started_ns",
         "state",
+        "taken_away",
         "terminate",
         "timed_out",
         "told_started",
@@ -116,6 +117,8 @@ class Held:
         """It waited for its container, as the first of those that did."""
         self.terminate = False
         """The cancel asks for the container's end as well."""
+        self.taken_away = ""
+        """Why its container was being taken away when its code ended; what becomes of the container later is no cause."""
         self.timed_out = False
         self.told_started = False
         self.delivered_ns = now_ns

@@ -127,9 +127,9 @@ class Shell:
     def temporary_files(self) -> list[str]:
         return sorted(str(path.relative_to(self.temporary)) for path in self.temporary.iterdir())
 
-    def nothing_left(self, within_s: float = 10.0) -> None:
+    def nothing_left(self, within_s: float = 30.0) -> None:
         eventually(lambda: not self.processes(), within_s=within_s, what=lambda: f"left: {self.processes()}")
-        eventually(lambda: not self.temporary_files(), within_s=2, what=lambda: f"left: {self.temporary_files()}")
+        eventually(lambda: not self.temporary_files(), what=lambda: f"left: {self.temporary_files()}")
 
     def remove(self) -> None:
         for left in self.processes():

@@ -196,7 +196,7 @@ print(len(app.logs.fetch(search="no such words")), f.logs.fetch(since=4e9))
 print(f.info().spec.name, 0 < f.info().version <= app.info().version, app.info().name, app.info().functions[-1])
 print(f.stats().num_total_runners, app.stats()["release"].num_total_runners)
 """
-    eventually(lambda: "Release ONE" in depot.squall("logs", "depot").ok().out, within_s=10)
+    eventually(lambda: "Release ONE" in depot.squall("logs", "depot").ok().out)
     lines = depot.python(program).ok().out.splitlines()
     assert lines == ["['Release ONE\\n'] {'release'}", "0 []", "release True depot release", "1 1"]
 

@@ -258,7 +258,7 @@ async def test_spans_reach_a_collector_with_their_ids_and_services(tmp_path: Pat
                 row("user.code", "attempt", "runner", 6_500, 7_000),
                 attempt="1-a",
             )
-            await eventually(lambda: len(sink.spans(TRACE)) == 3, within_s=15)
+            await eventually(lambda: len(sink.spans(TRACE)) == 3)
             found: dict[str, ReceivedSpan] = {span.name: span for span in sink.spans(TRACE)}
 
     assert found["call"].span_id == ROOT

@@ -251,7 +251,7 @@ class Scene:
 
     # ------------------------------------------------------------------ what can be seen
 
-    async def result(self, request: CallRequested, *, within_s: float = 5.0) -> CallResult:
+    async def result(self, request: CallRequested, *, within_s: float = 30.0) -> CallResult:
         """The recorded result, once it is there."""
 
         async def check() -> list[CallResult]:
@@ -307,7 +307,7 @@ class Scene:
         async def check() -> bool:
             return await self.queued(pool) == number
 
-        await eventually(check, within_s=15)  # an acknowledgement that is lost with the server costs a lease
+        await eventually(check)  # an acknowledgement that is lost with the server costs a lease
 
     async def emptied(self, pool: str) -> None:
         """Wait until nothing of a pool is queued or leased."""

@@ -102,7 +102,7 @@ async def test_a_call_that_runs_while_the_bus_restarts_is_recorded_afterwards(sc
         await server.kill()
         code.go.set()
         await server.start()
-        assert (await scene.result(request, within_s=15)).payload == b"survived"
+        assert (await scene.result(request)).payload == b"survived"
         await eventually(lambda: scene.bus.connected)
         await scene.emptied(pool)
         assert len(code.running) == 1
@@ -121,7 +121,7 @@ async def test_calls_accepted_before_a_reconnect_are_looked_up_before_they_start
         await eventually(lambda: scene.bus.connected)
         await scene.record(a_result(waiting.call, b"early"))
         code.go.set()
-        await scene.result(first, within_s=15)
+        await scene.result(first)
         await scene.emptied(pool)
         assert code.running == [first.call]
 
@@ -185,5 +185,5 @@ async def test_an_agent_whose_lease_could_not_be_renewed_for_eight_seconds_recor
             server.resume()
         code.go.set()
         # The queue gave it to somebody else meanwhile: here to the same agent, which counts the lost attempt.
-        assert (await scene.result(request, within_s=15)).attempt.startswith("2-")
+        assert (await scene.result(request)).attempt.startswith("2-")
         assert [(a.kind, a.user_failures) for a in await scene.attempts(request)] == [("infra", 0)]

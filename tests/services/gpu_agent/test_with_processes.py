@@ -101,7 +101,7 @@ async def test_a_process_that_exits_is_counted_as_a_loss_and_its_claim_is_delete
 async def test_code_that_ignores_its_time_limit_is_killed(scene: Scene, tmp_path: Path) -> None:
     async with agent(scene, tmp_path):
         pool, function = await scene.ready("forever", code=CODE, timeout_s=0.2)
-        result = await scene.result(await scene.call(pool, function, arguments()), within_s=10)
+        result = await scene.result(await scene.call(pool, function, arguments()))
         assert result.outcome == "timed_out"
 
 
@@ -137,7 +137,7 @@ async def test_a_generator_yields_to_its_reader(scene: Scene, tmp_path: Path) ->
 async def test_a_result_of_20_mib_goes_through_the_blob_store(scene: Scene, tmp_path: Path) -> None:
     async with agent(scene, tmp_path):
         pool, function = await scene.ready("large", code=CODE)
-        result = await scene.result(await scene.call(pool, function, arguments(20 << 20)), within_s=15)
+        result = await scene.result(await scene.call(pool, function, arguments(20 << 20)))
         assert result.blob is not None
         sha256 = result.blob.partition(":")[0]
         assert len(pickle.loads((scene.blobs / sha256[:2] / sha256).read_bytes())) == 20 << 20

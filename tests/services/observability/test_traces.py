@@ -85,7 +85,7 @@ class Traced:
             found = self._get(call)
             return found if {"call", "result.return", "attempt"} <= {span.name for span in found.spans} else None
 
-        return eventually(complete, within_s=10, what=lambda: self._get(call))
+        return eventually(complete, what=lambda: self._get(call))
 
     def _get(self, call: str) -> Trace:
         request = urllib.request.Request(
@@ -136,7 +136,7 @@ def last_call(traced: Traced, function: str) -> str:
             rows: list[dict[str, Any]] = json.load(answer)["calls"]
         return next((str(row["call"]) for row in rows if function in row["function"]), None)
 
-    return eventually(found, within_s=10)
+    return eventually(found)
 
 
 def function(name: str) -> squall.Function:

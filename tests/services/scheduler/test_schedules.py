@@ -74,7 +74,7 @@ async def record(world: World) -> ScheduleRecord | None:
 
 
 async def there(world: World) -> ScheduleRecord:
-    return await eventually(lambda: record(world), within_s=10)
+    return await eventually(lambda: record(world))
 
 
 async def put(world: World, **changes: Any) -> ScheduleRecord:
@@ -104,7 +104,7 @@ async def test_each_tick_is_one_call_with_two_schedulers_one_of_which_is_killed(
         first = await stack.enter_async_context(world.scheduler())
         async with another_scheduler(world):
             await world.function(schedule=EVERY_SECOND)
-            await eventually(lambda: enough(world.bus, 3), within_s=15)
+            await eventually(lambda: enough(world.bus, 3))
             await first.stop()
             before = len(await calls(world.bus))
             await eventually(lambda: enough(world.bus, before + 3), within_s=20)
@@ -126,14 +126,14 @@ async def enough(bus: Bus, number: int) -> bool:
 async def test_a_tick_that_is_delivered_twice_or_was_made_before_a_crash_is_one_call(world: World) -> None:
     async with world.scheduler():
         await world.function(schedule=EVERY_SECOND)
-        await eventually(lambda: enough(world.bus, 1), within_s=15)
+        await eventually(lambda: enough(world.bus, 1))
     told = await there(world)
     made = len(await calls(world.bus))
     # As after a crash between the call and the note that it was made: the same tick is decided again.
     await put(world, handled=told.handled - 1, called=told.called - 1)
 
     async with world.scheduler():
-        await eventually(lambda: enough(world.bus, made + 1), within_s=15)
+        await eventually(lambda: enough(world.bus, made + 1))
     told = await there(world)
     assert len({call.call for call in await calls(world.bus)}) == len(await calls(world.bus))
     assert told.called <= len(await calls(world.bus)) <= told.called + told.missed
@@ -151,10 +151,10 @@ async def test_a_schedule_ticks_after_it_was_lost_on_the_bus(world: World) -> No
 async def test_after_a_stop_nothing_ticks_and_nothing_is_left(world: World) -> None:
     async with world.scheduler():
         await world.function(schedule=EVERY_SECOND)
-        await eventually(lambda: enough(world.bus, 1), within_s=15)
+        await eventually(lambda: enough(world.bus, 1))
         await set_app(world, state="stopped")
         stopped_at = world.clock.now()
-        await eventually(lambda: nothing_left(world), within_s=10)
+        await eventually(lambda: nothing_left(world))
     assert all(created_at(call.call) <= stopped_at for call in await calls(world.bus))
 
 
@@ -173,7 +173,7 @@ async def test_a_deploy_that_leaves_the_schedule_as_it_is_does_not_begin_it_anew
         assert await record(world) == first
 
         await world.function(schedule=DAILY, version=3)
-        changed = await eventually(lambda: of_generation(world, generation_of(DAILY)), within_s=10)
+        changed = await eventually(lambda: of_generation(world, generation_of(DAILY)))
         assert changed.since > first.since
 
 
@@ -185,9 +185,9 @@ async def of_generation(world: World, generation: str) -> ScheduleRecord | None:
 async def test_a_tick_runs_the_version_that_is_present_then(world: World) -> None:
     async with world.scheduler():
         await world.function(schedule=EVERY_SECOND)
-        await eventually(lambda: enough(world.bus, 1), within_s=15)
+        await eventually(lambda: enough(world.bus, 1))
         pool = await world.function(schedule=EVERY_SECOND, version=2, timeout_s=7.0)
-        await eventually(lambda: of_pool(world.bus, pool), within_s=15)
+        await eventually(lambda: of_pool(world.bus, pool))
 
 
 async def of_pool(bus: Bus, pool: str) -> bool:
@@ -197,7 +197,7 @@ async def of_pool(bus: Bus, pool: str) -> bool:
 async def test_a_paused_schedule_is_silent_and_makes_up_for_nothing(world: World) -> None:
     async with world.scheduler():
         await world.function(schedule=EVERY_SECOND)
-        await eventually(lambda: enough(world.bus, 1), within_s=15)
+        await eventually(lambda: enough(world.bus, 1))
         await put(world, paused=True)
         paused_at = world.clock.now()
         await asyncio.sleep(2.5)
@@ -205,7 +205,7 @@ async def test_a_paused_schedule_is_silent_and_makes_up_for_nothing(world: World
         resumed_at = world.clock.now()
         before = len(await calls(world.bus))
         await put(world, paused=False, handled=resumed_at, next_tick=0.0)
-        await eventually(lambda: enough(world.bus, before + 1), within_s=15)
+        await eventually(lambda: enough(world.bus, before + 1))
     made = await calls(world.bus)
     assert [call for call in made if paused_at + 0.5 < created_at(call.call) <= resumed_at] == []
     told = await there(world)
@@ -221,7 +221,7 @@ async def test_ticks_of_a_time_without_schedulers_are_missed_but_for_the_latest(
     await put(world, since=early, handled=early, next_tick=early + 60)
 
     async with world.scheduler():
-        await eventually(lambda: enough(world.bus, 1), within_s=15)
+        await eventually(lambda: enough(world.bus, 1))
     told = await there(world)
     assert (told.called, told.missed) == (1, 2)
     assert [round(tick - early) for tick, _, _ in told.recent] == [180, 120, 60]
@@ -234,7 +234,7 @@ async def test_a_clock_that_jumps_repeats_no_tick_and_makes_no_burst(world: Worl
     world.clock = clock
     async with world.scheduler():
         await world.function(schedule=EVERY_SECOND)
-        await eventually(lambda: enough(world.bus, 2), within_s=15)
+        await eventually(lambda: enough(world.bus, 2))
         before = await calls(world.bus)
         clock.shift_s = shift_s
         if shift_s > 0:
@@ -258,4 +258,4 @@ async def test_a_function_without_a_schedule_and_an_unreadable_record_disturb_no
     async with world.scheduler():
         await world.function("plain", app="ap-2")
         await world.function(schedule=EVERY_SECOND)
-        await eventually(lambda: enough(world.bus, 1), within_s=15)
+        await eventually(lambda: enough(world.bus, 1))
