@@ -118,7 +118,7 @@ class Held:
         self.terminate = False
         """The cancel asks for the container's end as well."""
         self.taken_away = ""
-        """Why its container was being taken away when its code ended; what becomes of the container later is no cause."""
+        """Why its container was being taken away when its code ended; what becomes of it later is no cause."""
         self.timed_out = False
         self.told_started = False
         self.delivered_ns = now_ns
