@@ -33,15 +33,15 @@ TEXT = (
 PAGE = """<!doctype html><meta charset="utf-8"><title>A small language model</title>
 <body style="font-family: sans-serif; max-width: 40em; margin: 3em auto">
 <h1>A small language model</h1>
-<form><input id="token" placeholder="KEY.SECRET" size="40"> <input id="prompt" value="the ">
+<form><input id="token" placeholder="KEY.SECRET" size="40"> <input id="start" value="the ">
 <button>Write</button></form>
 <p id="text" style="font-size: 1.4em"></p>
 <script>
 document.querySelector("form").onsubmit = async (event) => {
   event.preventDefault()
-  text.textContent = prompt.value
+  text.textContent = start.value
   const headers = {Authorization: "Bearer " + token.value}
-  const answer = await fetch("STREAM?prompt=" + encodeURIComponent(prompt.value), {headers})
+  const answer = await fetch("STREAM?prompt=" + encodeURIComponent(start.value), {headers})
   if (!answer.ok) { text.textContent = answer.status + ": " + await answer.text(); return }
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader()
   for (let piece = await reader.read(); !piece.done; piece = await reader.read()) text.textContent += piece.value
@@ -141,9 +141,11 @@ class Writer:
 def api() -> Any:
     """Only callers with a proxy token reach it, and without one no container starts."""
     from fastapi import FastAPI
+    from fastapi.middleware.cors import CORSMiddleware
     from fastapi.responses import StreamingResponse
 
     web = FastAPI()
+    web.add_middleware(CORSMiddleware, allow_origins=["*"])  # the page has another host
 
     async def pieces(prompt: str) -> AsyncIterator[str]:
         async for letter in Writer().write.remote_gen.aio(prompt):

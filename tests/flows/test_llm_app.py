@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 from tests.flows.conftest import nothing_was_forbidden, use
+from tests.support.browser import needs_browser, open_browser
 from tests.support.platform import ROOT, Platform, eventually
 
 import squall
@@ -65,6 +66,20 @@ def test_the_stream_is_behind_a_token_and_the_page_names_it(
     named = re.search(r'fetch\("([^"?]*/stream)', httpx.get(f"{page}/", timeout=60).text)
     assert named is not None
     assert httpx.get(named[1], headers={"Authorization": f"Bearer {token}"}, timeout=60).status_code == 200, named[1]
+
+
+@needs_browser
+def test_the_page_writes_in_a_browser(platform: Platform, token: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(platform, monkeypatch)
+    squall.Function.from_name("llm", "refresh").remote(20)
+    page = squall.Function.from_name("llm", "page").get_web_url()
+
+    with open_browser() as browser:
+        browser.open(f"{page}/")
+        browser.run("document.querySelector('form').requestSubmit()")
+        eventually(lambda: browser.run("text.textContent").startswith("401"), within_s=60)
+        browser.run(f"token.value = {json.dumps(token)}; document.querySelector('form').requestSubmit()")
+        eventually(lambda: LETTERS.fullmatch(browser.run("text.textContent").removeprefix("the ")), within_s=60)
 
 
 def test_it_is_deployed_again_under_load_without_a_failed_request(

@@ -24,6 +24,7 @@ from squall_gateway.call_headers import check_client_version
 from squall_gateway.condition import Condition
 from squall_gateway.metrics import Requests
 from squall_gateway.waits import Receive
+from squall_gateway.web.cross_origin import ANYBODY
 from squall_gateway.web.door import WebDoor
 from squall_gateway.web.forward import Cut
 from squall_gateway.webhooks.containers import ContainerHooks
@@ -184,8 +185,10 @@ class Edge:
         if exchange.status:
             log.warning("answer_broken", request=exchange.id, code=error.code, reason=error.message)
             raise error
-        body = error_body(error, exchange.id)
-        await send_whole(exchange.send, error.http_status, body, error_headers(error))
+        headers = error_headers(error)
+        if exchange.route == WEB_ROUTE:
+            headers.append(ANYBODY)  # a page of another origin may read why
+        await send_whole(exchange.send, error.http_status, error_body(error, exchange.id), headers)
 
 
 def _fastapi_route(scope: Scope) -> str:

@@ -159,6 +159,34 @@ async def test_going_back_to_a_version_does_not_take_a_name_that_is_anothers_now
     assert "a.example.com" in error_of(back)["message"]
 
 
+# --- pages of other origins ---
+
+
+async def test_a_page_of_another_origin_may_ask_for_what_is_behind_a_token_and_read_why_it_gets_nothing(
+    world: World,
+) -> None:
+    assert (await publish(world.http, "locked", functions=[page(requires_proxy_auth=True)])).status_code == 200
+    asked = {"Origin": "http://pages.example.com", "Access-Control-Request-Method": "POST"}
+    asked["Access-Control-Request-Headers"] = "authorization,x-own"
+
+    preflight = await world.http.options("/web/main--locked-page/some", headers={**asked, "Authorization": ""})
+    assert (preflight.status_code, preflight.content) == (200, b"")
+    allowed = {name: value for name, value in preflight.headers.items() if name.startswith("access-control-allow")}
+    assert allowed == {
+        "access-control-allow-origin": "*",
+        "access-control-allow-methods": "POST",
+        "access-control-allow-headers": "authorization,x-own",
+    }
+
+    for refused in (
+        await world.http.post("/web/main--locked-page/some", headers={"Authorization": "", "Origin": asked["Origin"]}),
+        await world.http.options("/web/main--locked-page/some", headers={"Authorization": ""}),
+    ):
+        assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (401, "*")
+    api = await world.http.get("/v1/apps", headers={"Authorization": "", "Origin": asked["Origin"]})
+    assert (api.status_code, "access-control-allow-origin" in api.headers) == (401, False)
+
+
 # --- who waits ---
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import MutableMapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 from squall.errors import NotFoundError, RequestSizeError
 from squall.ids import new_call_id
 from squall.spec import MethodSpec, WebSpec
 from squall_contracts.functions import AppRecord, FunctionRecord, PoolRecord
+from squall_gateway.answers import send_whole
 from squall_gateway.auth import Tokens
 from squall_gateway.bodies import ClientGone
 from squall_gateway.directory import Directory
@@ -25,6 +27,7 @@ from squall_gateway.waits import Receive
 from squall_gateway.web import forward, server_http
 from squall_gateway.web.addresses import Addressed, Addresses
 from squall_gateway.web.credentials import credentials_of
+from squall_gateway.web.cross_origin import is_preflight, preflight_answer
 from squall_gateway.web.leaving import Leaving
 from squall_gateway.web.parameters import parameters_of
 from squall_gateway.web.parking import Parked, Parking, begins, parked_call, patience_of, send_away
@@ -100,6 +103,9 @@ class WebDoor:
         """One HTTP request, to its end. Raises `SquallError` for what is answered by an error."""
         headers = dict(scope["headers"])
         function = await self._function(addressed)
+        if function.web.requires_proxy_auth and is_preflight(scope["method"], headers):
+            await send_whole(send, HTTPStatus.OK, b"", preflight_answer(headers))
+            return
         await self._authorize(function, headers)
         check_length(headers.get(b"content-length"))
         self._as_clients_see_it(scope)
