@@ -25,7 +25,7 @@ from squall.config import ServerAddress
 from squall_bus import connect
 from squall_contracts import topology
 from squall_verify import collecting, files, settling, stepping, ticking, watching
-from squall_verify.client import Caller, Log
+from squall_verify.client import Caller, Elsewhere, Log
 from squall_verify.evidence import Effect, Evidence, Happened, Key
 from squall_verify.faults.registry import Given, Site, node_name
 from squall_verify.processes import ancestors
@@ -160,7 +160,7 @@ class Scenario:
         gateways = self.stage.platform.parts_named("gateway")
         steps = StepLog(self.logs / name_of_log(0))
         log, objects = Log(self.logs / "client-0.jsonl"), f"verify-{self.logs.name}"
-        self.caller = Caller(log, steps, gateways[-1].url, objects=objects)
+        self.caller = Caller(log, steps, Elsewhere(gateways[-1].url, receiver=""), objects=objects)
         # Looked up once: with the bus away nobody could begin anything otherwise.
         self.caller._function = cache(self.caller._function)  # type: ignore[method-assign]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from squall_verify.evidence import Accepted, Deployed, Evidence, FunctionFacts, Happened
-from squall_verify.state import CONFLICT, CUT, FAILED, NEVER, REFUSED, UNKNOWN, Scheduled, State, Step, WebRun
+from squall_verify.evidence import Accepted, Deployed, Evidence, FunctionFacts, Happened, Recorded
+from squall_verify.state import CONFLICT, CUT, FAILED, NEVER, REFUSED, UNKNOWN, Heard, Scheduled, State, Step, WebRun
 
 
 def run(*steps: Step, **more: Any) -> Evidence:
-    state = {name: more.pop(name) for name in ("web_runs", "schedules") if name in more}
+    state = {name: more.pop(name) for name in ("web_runs", "schedules", "heard") if name in more}
     return Evidence(state=State(steps=steps, **state), **more)
 
 
@@ -247,6 +247,36 @@ I31_BAD = [
     scheduled(*CALLED, ("fc-4", 109.0)),
 ]
 
+# ---------------------------------------------------------------------- webhooks
+
+
+def hooked(*heard: Heard, outcome: str = "failed", webhook: str = "http://r/main/op") -> Evidence:
+    """One input that asked for a webhook and has ended, and what its receiver got."""
+    about: dict[str, Any] = {"call": "fc-1", "index": 2}
+    accepted = Accepted(**about, pool="p", function="f", kind="spawn", stored_at=1, deadline=99, webhook=webhook)
+    recorded = Recorded(**about, outcome=outcome, attempt="1-a", stored_at=2)
+    return run(accepted=(accepted,), recorded=(recorded,), heard=heard)
+
+
+def heard(**more: Any) -> Heard:
+    told: dict[str, Any] = {"id": "fc-1-2", "at": 3, "url": "http://r/main/op", "key": ("fc-1", 2), "outcome": "failed"}
+    return Heard(**{**told, **more})
+
+
+I25_GOOD = [hooked(heard()), hooked(heard(answer=500), heard(answer=0), heard(), heard())]
+I25_BAD = [
+    hooked(),
+    hooked(heard(answer=500), heard(answer=0)),
+    hooked(heard(signed=False)),
+    hooked(heard(outcome="succeeded")),
+    hooked(heard(), heard(url="http://r/guest/op")),
+    hooked(heard(), heard(digest="other")),
+    hooked(heard(), heard(id="fc-1-3")),
+    hooked(heard(), webhook=""),
+    hooked(heard(), heard(key=("fc-9", 0), id="fc-9-0", url="")),
+]
+
+
 STATE_GOOD: list[tuple[str, Evidence]] = [
     *(("D1", each) for each in D1_GOOD),
     *(("D2", each) for each in D2_GOOD),
@@ -254,6 +284,7 @@ STATE_GOOD: list[tuple[str, Evidence]] = [
     *((name, each) for each in QUEUE_GOOD for name in ("Q1", "Q2", "Q3")),
     *((name, each) for each in VOLUME_GOOD for name in ("I38", "I39", "I40")),
     *(("I23", each) for each in I23_GOOD),
+    *(("I25", each) for each in I25_GOOD),
     ("S1", run(sandboxes=())),
     *((name, each) for each in SCHEDULE_GOOD for name in ("I27", "I28", "I31")),
 ]
@@ -270,6 +301,7 @@ STATE_BAD: list[tuple[str, Evidence]] = [
         ("I39", I39_BAD),
         ("I40", I40_BAD),
         ("I23", I23_BAD),
+        ("I25", I25_BAD),
         ("I27", I27_BAD),
         ("I28", I28_BAD),
         ("I31", I31_BAD),
@@ -286,4 +318,5 @@ MET = [
         scheduled(happened=(Happened(name="kill-bus", began=106, ended=106, victim="bus"),)),
     ),
     ("web request without an answer", run(ask(CUT))),
+    ("webhook sent again", run(heard=(heard(), heard(answer=500)))),
 ]

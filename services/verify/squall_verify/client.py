@@ -1,7 +1,7 @@
 """One caller of a run, as a process of its own: begins operations when the plan says, and logs what it sees of them.
 
 The log is written before a request is sent and after its answer has come, one line each, so that it tells the truth
-also when this process is killed. `python -m squall_verify.client PLAN CLIENT LOG START SECONDS OTHER_URL`.
+also when this process is killed. `python -m squall_verify.client PLAN CLIENT LOG START SECONDS OTHER_URL RECEIVER`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import squall
 from squall import errors, session
@@ -73,6 +73,15 @@ def kind_of(error: BaseException) -> str:
     return "error"
 
 
+class Elsewhere(NamedTuple):
+    """URLs of what a caller knows beside its own gateway."""
+
+    other_url: str
+    """Of another gateway."""
+    receiver: str
+    """Of webhooks."""
+
+
 class Caller:
     """Carries out operations."""
 
@@ -80,13 +89,13 @@ class Caller:
         self,
         log: Log,
         steps: StepLog,
-        other_url: str,
+        elsewhere: Elsewhere,
         workspace: str = MAIN,
         strangers: Sequence[Path] = (),
         objects: str = NAME,
     ) -> None:
         self._log = log
-        self._other_url = other_url
+        self._elsewhere = elsewhere
         self._workspace = workspace
         self._strangers = strangers
         """Logs of the callers of the other workspace."""
@@ -136,16 +145,25 @@ class Caller:
     def _function(self, name: str) -> squall.Function:
         return squall.Function.from_name("verify", name)
 
+    def _called(self, name: str, job: Job) -> squall.Function:
+        """The function, with a webhook if the job says so."""
+        function = self._function(name)
+        return (
+            function.with_webhook(f"{self._elsewhere.receiver}/{self._workspace}/{job['op']}")
+            if job.get("tells")
+            else function
+        )
+
     def _remote(self, function: str, op: str, job: Job) -> None:
-        self._log.value(op, self._function(function).remote(job))
+        self._log.value(op, self._called(function, job).remote(job))
 
     def _spawn(self, function: str, op: str, job: Job) -> None:
-        call = self._function(function).spawn(job)
+        call = self._called(function, job).spawn(job)
         self._log.write(op, "ack", call=call.object_id)
         self._log.value(op, call.get(timeout=GET_S))
 
     def _forget(self, op: str, job: Job) -> None:
-        self._log.write(op, "ack", call=self._function("plain").spawn(job).object_id)
+        self._log.write(op, "ack", call=self._called("plain", job).spawn(job).object_id)
 
     def _flood(self, op: str, job: Job) -> None:
         """More calls at once than the gateways take; each is an operation of its own."""
@@ -165,7 +183,7 @@ class Caller:
         flood(job["n"], job["refusals"], send)
 
     def _map(self, op: str, job: Job, *, starred: bool = False, **how: Any) -> None:
-        plain, n = self._function("plain"), job["n"]
+        plain, n = self._called("plain", job), job["n"]
         results = (
             plain.starmap(((job, number) for number in range(n)), **how)
             if starred
@@ -178,7 +196,7 @@ class Caller:
                 self._log.value(op, value, int(value["number"]))
 
     def _generator(self, op: str, job: Job) -> None:
-        for item in self._function("stream").remote_gen(job):
+        for item in self._called("stream", job).remote_gen(job):
             self._log.write(op, "item", seq=item["number"], call=item["call"], nonce=item["nonce"])
 
     def _method(self, op: str, job: Job) -> None:
@@ -189,7 +207,7 @@ class Caller:
             raise AssertionError(f"{value['sum']} is not {job['start']} + {job['x']}")
 
     def _cancel(self, op: str, job: Job) -> None:
-        call = self._function("held").spawn(job)
+        call = self._called("held", job).spawn(job)
         self._log.write(op, "ack", call=call.object_id)
         time.sleep(job["after_s"])
         self._log.write(op, "cancelling", call=call.object_id)
@@ -220,7 +238,7 @@ class Caller:
         body = invoke.encode(target, (job,), {}).inline or b""
         headers = {**invoke.headers(target, Kind.SPAWN, tracing.begin()), Header.CALL: call}
         here = session.current().client
-        there = Client(ServerAddress(self._other_url, here.address.token), patient=True)
+        there = Client(ServerAddress(self._elsewhere.other_url, here.address.token), patient=True)
 
         def post(client: Client) -> str:
             answer = client.request("POST", query(Route.CALLS, wait=0), headers, body)
@@ -280,13 +298,13 @@ class Caller:
 
 def main() -> int:
     """Carries out one client's part of a plan."""
-    plan_file, number, log_file, start_file, seconds, other_url = sys.argv[1:7]
+    plan_file, number, log_file, start_file, seconds, other_url, receiver = sys.argv[1:8]
     plan = json.loads(Path(plan_file).read_text())
     folder, is_guest = Path(log_file).parent, int(number) == GUEST_CLIENT
     strangers = [folder / log_name(each) for each in range(CLIENTS + 1) if (each == GUEST_CLIENT) != is_guest]
     workspace = GUEST if is_guest else MAIN
     steps = StepLog(folder / name_of_log(int(number)), workspace)
-    caller = Caller(Log(Path(log_file)), steps, other_url, workspace, strangers)
+    caller = Caller(Log(Path(log_file)), steps, Elsewhere(other_url, receiver), workspace, strangers)
     waiting: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
     flooding: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
     for operation in plan["operations"]:

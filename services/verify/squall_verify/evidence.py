@@ -36,6 +36,8 @@ class Accepted:
     seq: int = 0
     blob: str = ""
     workspace: str = MAIN
+    webhook: str = ""
+    """Where its end is to be told."""
     readable: bool = True
     """False: the harness put bytes there that are no call."""
 
@@ -264,7 +266,7 @@ class Evidence:
     samples: tuple[Sample, ...] = ()
     settled: Settled | None = None
     state: State = field(default_factory=State)
-    """Dicts, queues, volumes, web functions and schedules."""
+    """Dicts, queues, volumes, web functions, schedules and webhooks."""
     sandboxes: tuple[str, ...] | None = None
     """What is left of them when the platform has stopped; None = containers were none."""
     notes: Mapping[str, Any] = field(default_factory=dict)

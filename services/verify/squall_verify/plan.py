@@ -73,6 +73,11 @@ FORMS: Mapping[str, float] = {
     "web": 1.5,
 }
 """How an operation calls, and how often that is drawn."""
+TELLING = frozenset(
+    {"remote", "spawn", "forget", "map", "exceptions", "retry", "timeout", "cancel", "many", "generator"}
+)
+TELLS_OF = 4
+"""One in so many operations of these forms has its ends told to a webhook."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +192,8 @@ def _drawn(name: str, client: int, at_s: float, form: str, dice: Random) -> Oper
     given = given_for(form, dice)
     if form in STATE_STEPS:
         given["group"] = int(at_s // GROUP_S)
+    if form in TELLING and int(name.rpartition("-")[2]) % TELLS_OF == 0:
+        given["tells"] = True
     return Operation(name, client, round(at_s, 3), form, given)
 
 

@@ -53,6 +53,7 @@ def accepted_of(stored: Stored) -> Accepted:
         seq=stored.seq,
         blob=(request.blob or "") if request else "",
         workspace=request.workspace if request else "",
+        webhook=request.webhook if request else "",
         readable=request is not None,
     )
 

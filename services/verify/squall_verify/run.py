@@ -21,7 +21,7 @@ from squall.errors import LocalPlatformError
 from squall_bus import connect
 from squall_contracts import topology
 from squall_service.clock import SystemClock
-from squall_verify import collecting, files, load, sandboxed, settling, stepping, ticking, watching
+from squall_verify import collecting, files, hearing, load, sandboxed, settling, stepping, ticking, watching
 from squall_verify.client import log_name, ready_name
 from squall_verify.evidence import GUEST, MAIN, Deployed, Evidence, Settled
 from squall_verify.failpoints import FailPoints
@@ -33,6 +33,7 @@ from squall_verify.plan import CLIENTS, GUEST_CLIENT, MAX_PENDING, Operation, Pl
 from squall_verify.platform import Platform
 from squall_verify.processes import end_with_parent
 from squall_verify.settings import SANDBOX, VerifySettings
+from squall_verify.state import Heard
 from squall_verify.tenants import admit_guest
 from squall_verify.waiting import eventually
 
@@ -44,6 +45,7 @@ LIVE_S = 120.0
 CALLERS_S = 180.0
 """More than a caller waits for one result."""
 EMPTY_S = 60.0
+TOLD_S = 60.0
 READ_AGAIN = 60
 EVERYBODY = range(GUEST_CLIENT + 1)
 _CLOCK = SystemClock()
@@ -66,11 +68,17 @@ class Run:
         self.effects = files.make_effects(self.folder / "shared")
         points = FailPoints(self.folder / POINTS_FOLDER)
         (self.folder / POINTS_FOLDER).mkdir()
+        self.receiver = hearing.Receiver()
         self.platform = Platform(
             processes=True,
             agents=self.settings.agents,
             gateways=self.settings.gateways,
-            environment={"SQUALL_GATEWAY_MAX_PENDING": str(MAX_PENDING), **points.environment, **self._shared()},
+            environment={
+                "SQUALL_GATEWAY_MAX_PENDING": str(MAX_PENDING),
+                **hearing.PLATFORM,
+                **points.environment,
+                **self._shared(),
+            },
             bus_servers=self.settings.bus_servers,
             arguments=("--backend", self.settings.backend) if self._sandboxed else (),
         )
@@ -91,7 +99,7 @@ class Run:
         (self.folder / "plan.json").write_text(json.dumps(self.plan.as_json(), indent=1))
         if self._sandboxed:
             sandboxed.make_base(self.platform.data / "images", self.folder)
-        with self.platform:
+        with self.receiver.listening(), self.platform:
             self.guest_token = asyncio.run(admit_guest(self.platform))
             for workspace in (MAIN, GUEST):
                 self._keep_deploying(1, workspace)
@@ -150,7 +158,7 @@ class Run:
         workspace = GUEST if number == GUEST_CLIENT else MAIN
         command = [sys.executable, "-P", "-m", "squall_verify.client", str(self.folder / plan), str(number), str(log)]
         return subprocess.Popen(
-            [*command, str(self._start_file(plan)), str(seconds), other.url],
+            [*command, str(self._start_file(plan)), str(seconds), other.url, self.receiver.url],
             env=self.platform.client_environment(gateway=mine, SQUALL_TOKEN=self._token(workspace)),
             stdin=subprocess.DEVNULL,
             stderr=(self.folder / f"client-{number}.stderr").open("ab"),
@@ -229,7 +237,7 @@ class Run:
             seconds=self.plan.seconds,
             effects=files.effects(self.effects),
             seen=files.seen(self.folder),
-            state=replace(laws.state, steps=steps, web_runs=web_runs),
+            state=replace(laws.state, steps=steps, web_runs=web_runs, heard=self._heard()),
             happened=tuple(sorted(self.nemesis.happened, key=lambda each: each.began)),
             skipped=tuple(self.nemesis.skipped),
             deployed=tuple(self.deployed),
@@ -237,6 +245,10 @@ class Run:
             samples=tuple(self.watcher.samples),
             settled=settled,
         )
+
+    def _heard(self) -> tuple[Heard, ...]:
+        addresses = {each: ServerAddress(self.platform.url, self._token(each)) for each in (MAIN, GUEST)}
+        return self.receiver.heard({each: hearing.secret_of(address) for each, address in addresses.items()})
 
     def _notes(self, evidence: Evidence) -> dict[str, Any]:
         """Of a mixed load: what the operator did, and where the time of the slowest call went."""
@@ -257,6 +269,7 @@ class Run:
             canaries = await asyncio.to_thread(self._after)
             await asyncio.to_thread(self._share)
             await settling.until_empty(bus, settling.unended, LIVE_S if settled_at is not None else 0.0)
+            await settling.until_empty(bus, hearing.untold, TOLD_S)
             idle_at = _CLOCK.now()
             empty_at, left = await settling.until_empty(bus, settling.containers, EMPTY_S)
         shift = idle_at - settled_at if settled_at is not None else 0.0

@@ -33,6 +33,7 @@ def properties(evidence: Evidence) -> tuple[Met, ...]:
         Met("commits at the same time", commits_at_once(evidence)),
         Met("tick while something was hurt", len(hurt_ticks(evidence))),
         Met("web request without an answer", len(broken_requests(evidence))),
+        Met("webhook sent again", len(sent_again(evidence))),
     )
 
 
@@ -83,3 +84,9 @@ def hurt_ticks(evidence: Evidence) -> list[float]:
 def broken_requests(evidence: Evidence) -> list[str]:
     """Web requests that were refused, or whose answer did not come in full."""
     return [step.name for step in of_kind(evidence, "web") if step.outcome in (CUT, REFUSED)]
+
+
+def sent_again(evidence: Evidence) -> set[str]:
+    """Webhooks that their receiver got more than once."""
+    times = Counter(heard.id for heard in evidence.state.heard)
+    return {webhook for webhook, count in times.items() if count > 1}

@@ -1,4 +1,5 @@
-"""What callers saw of state and of web functions, and what the platform says of schedules, as evidence. No judging."""
+"""What callers saw of state and of web functions, what the platform says of schedules, and what came of webhooks, as
+evidence. No judging."""
 
 from __future__ import annotations
 
@@ -77,9 +78,33 @@ class Scheduled:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """One request that the receiver of webhooks got."""
+
+    id: str
+    """`webhook-id`."""
+    at: float
+    url: str
+    key: tuple[str, int]
+    """Call and index that it tells of."""
+    outcome: str
+    digest: str = ""
+    """Of the body."""
+    signed: bool = True
+    """As the workspace signs that its path names."""
+    answer: int = 204
+    """0 = none: the connection was cut."""
+
+    @property
+    def taken(self) -> bool:
+        return self.answer == 204
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class State:
     """All of it."""
 
     steps: tuple[Step, ...] = ()
     web_runs: tuple[WebRun, ...] = ()
     schedules: tuple[Scheduled, ...] = ()
+    heard: tuple[Heard, ...] = ()

@@ -12,6 +12,7 @@ from squall_verify.invariants import (
     tenants,
     volumes,
     web,
+    webhooks,
 )
 from squall_verify.invariants.verdict import Invariant
 
@@ -39,6 +40,7 @@ INVARIANTS: tuple[Invariant, ...] = (
     Invariant("I21", "history is law", platform.history_is_law),
     Invariant("I22", "after healing everything ends", platform.liveness),
     Invariant("I23", "a web request gets its own answer, and a POST runs once at most", web.once_at_most),
+    Invariant("I25", "the end of a call is told to its webhook", webhooks.told),
     Invariant("I27", "each tick of a schedule makes one call", schedules.one_call),
     Invariant("I28", "no tick comes early, nor late in calm", schedules.in_time),
     Invariant("I31", "deploys and faults leave schedules alone, pauses end them", schedules.steady),
