@@ -35,6 +35,8 @@ class BuildImage(Message):
     traceparent: str = ""
     workspace: str = ""
     """Whose request it is; the image itself belongs to everybody who knows its recipe."""
+    lost: bool = False
+    """A machine could not get the image although its record says "ready": it is built again unless it is there."""
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,8 @@ class ContainerClaim(Message):
     """state failed: see `squall.http_api.protocol.ResultMeta.error`."""
     user_error: bool = False
     """state failed: the user's import or @enter raised."""
+    image_lost: bool = False
+    """state failed: its image was built, and is to be had nowhere any more; the scheduler has it built again."""
 
 
 def claim_key(pool: str, ordinal: int) -> str:

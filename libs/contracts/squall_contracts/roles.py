@@ -243,7 +243,8 @@ def _scheduler(n: _Names) -> Permissions:
     return Permissions(
         publish=_join(
             # The reconciler records `expired`, with its dead letter, and puts lost inputs back. Ticks become calls.
-            n.to("results", "letters", "requeue", "calls", "sched"),
+            # Images that were lost are built again.
+            n.to("results", "letters", "requeue", "calls", "sched", "builds"),
             [f"{_API}.CONSUMER.CREATE.{ticks}.ticks.fire.{n.region}.>", *_take(ticks, "ticks")],
             _purge(ticks),
             _set("specs", "pool.*"),

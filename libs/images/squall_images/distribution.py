@@ -197,8 +197,23 @@ class Distribution:
             part.unlink()
         return {"digest": name, "size": len(content)}
 
+    async def whole(self, image_id: str, manifest: str) -> bool:
+        """Whether the registry has one of our own images with all of its parts. Raises `ImageBuildError`."""
+        if not self.default or not manifest:
+            return False
+        return await asyncio.to_thread(self._whole, replace(self._own(image_id), reference=manifest))
+
+    def _whole(self, place: Place) -> bool:
+        try:
+            found = self.registry.manifest(place, os.uname().machine)
+        except NotThere:
+            return False
+        parts = [found.config, *found.layers]
+        return all(self.registry.has_blob(place, str(part["digest"])) for part in parts)
+
     async def take(self, image_id: str, on_line: OnLine, pinned: str | None = None) -> Description | None:
-        """An image that another machine pushed, with the layers that are missing here; None if there is none.
+        """An image that another machine pushed, with the layers that are missing here; None if it, or a part of it, is
+        not there.
 
         `pinned`: digest of the only manifest that will do (empty: there is none). Without, the one with its name."""
         if not self.default or pinned == "":
@@ -207,9 +222,12 @@ class Distribution:
         if pinned is not None:
             place = replace(place, reference=pinned)
         try:
-            manifest: Manifest = await asyncio.to_thread(self.registry.manifest, place, os.uname().machine)
+            return await self._take(image_id, place, on_line)
         except NotThere:
             return None
+
+    async def _take(self, image_id: str, place: Place, on_line: OnLine) -> Description:
+        manifest: Manifest = await asyncio.to_thread(self.registry.manifest, place, os.uname().machine)
         text = await asyncio.to_thread(self.registry.text, place, str(manifest.config["digest"]))
         found = Description.of_json(text)
         by_key = {str(layer.get("annotations", {}).get(KEY)): layer for layer in manifest.layers}

@@ -45,6 +45,10 @@ Timed = Callable[[str, str, int, int], None]
 """Hears of a part of a build when it has ended: kind ("pull", "base" or "step"), title, from and to in nanoseconds."""
 
 
+class ImageLost(ImageBuildError):
+    """An image was built, and is neither on this machine nor in the registry: a builder has to make it again."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildSettings:
     """How images are made here."""
@@ -84,18 +88,15 @@ class LayerStore:
         self._uv = program
         self._locks: dict[str, asyncio.Lock] = {}
         self._installed: list[Interpreter] | None = None
-        self._open = False
 
     async def ensure(
         self, image: ImageSpec, on_line: OnLine, secrets: Secrets = no_secrets, timed: Timed | None = None
     ) -> LayeredImage:
         """The image, made if needed; `secrets` opens those of its steps. Raises `ImageBuildError` with the step, its
         output and exit code."""
-        if not self._open:
-            await asyncio.to_thread(self.folder.open)
-            self._open = True
         found = self.folder.described(image.id)
         if found is None:
+            await asyncio.to_thread(self.folder.open)  # each time: somebody may have removed all of it
             async with self._locks.setdefault(image.id, asyncio.Lock()):
                 found = self.folder.described(image.id) or await self._made(
                     image, _Asked(on_line, secrets, timed or _untimed)
@@ -179,10 +180,9 @@ class LayerStore:
             if taken is not None:
                 return taken
         if not self._settings.builds:
-            raise ImageBuildError(
-                f"image {image.id} is not on this machine, and it builds none",
-                fix="Agents get images from SQUALL_BUILDER_REGISTRY, or share the builder's folder. What was built "
-                "before the registry was set is stored there by a new build: run it with SQUALL_FORCE_BUILD=1.",
+            raise ImageLost(
+                f"image {image.id} is not on this machine, which builds none, and a builder was asked for it",
+                fix="If it stays so: agents get images from SQUALL_BUILDER_REGISTRY, or share the builder's folder.",
             )
         return None
 

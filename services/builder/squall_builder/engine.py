@@ -32,6 +32,7 @@ from squall_images.step_secrets import Secrets
 from squall_images.store import BuildSettings, LayerStore, Timed
 from squall_service import bundles
 from squall_service.blobs import Blobs, FolderStore, GatewayStore
+from squall_service.telemetry import log
 
 MEMBER_LIMITS = bundles.Limits(files=1_000_000, total_bytes=64 * 1024**3)
 """Of files that images copy: weights of models are among them."""
@@ -110,6 +111,18 @@ class Engine:
             built = built or Built(lock=lock, python=spec.python_version)
         assert built is not None
         return built
+
+    async def has(self, image_id: str, manifest: str) -> bool:
+        """Whether the machines that want an image can have it; also where that cannot be told at the moment."""
+        if self._formats == "environments":
+            return True  # whoever needs an environment makes it
+        if not self._share.default:
+            return self._folder.described(image_id) is not None
+        try:
+            return await self._share.whole(image_id, manifest)
+        except ImageBuildError as error:
+            log.warning("image_not_looked_for", image=image_id, reason=error.message)
+            return True
 
     async def _store(self, image_id: str, on_line: Callable[[str], None]) -> str:
         """Let other machines have it; the digest by which they know it, empty without a registry."""

@@ -15,7 +15,7 @@ from squall_builder.metrics import Metrics
 from squall_builder.policy.requests import REMOVED_AGAIN_S, Again, Answered, GiveUp, Later, after_breakdown, judge
 from squall_builder.state import Known
 from squall_bus import Bus, BusError, Delivery, WrongRevision
-from squall_contracts.builds import BUILDING, IMAGES, REMOVING, REMOVING_S, BuildImage, ImageRecord
+from squall_contracts.builds import BUILDING, IMAGES, READY, REMOVING, REMOVING_S, BuildImage, ImageRecord
 from squall_images.step_secrets import Secrets
 from squall_service.clock import Clock
 from squall_service.sealing import Sealer
@@ -68,7 +68,10 @@ class Builder:
 
     async def _take(self, command: BuildImage, delivery: Delivery) -> None:
         known, revision = await self._known(command.image)
-        verdict = judge(command.requested_at, known, self._clock.now())
+        lost = command.lost and known.state == READY and not await self._engine.has(command.image, known.manifest)
+        verdict = judge(command.requested_at, known, self._clock.now(), lost=lost)
+        if lost:
+            log.warning("image_lost", image=command.image)
         match verdict:
             case Answered():
                 self.metrics.builds["answered"] += 1
@@ -202,5 +205,7 @@ class Builder:
             return Known(), (await self._images.revision(image))[0]
         record = ImageRecord.decode(entry.value)
         removed_until = record.updated_at + REMOVING_S if record.state == REMOVING else 0.0
-        known = Known(state=record.state, updated_at=record.updated_at, removed_until=removed_until)
+        known = Known(
+            state=record.state, updated_at=record.updated_at, removed_until=removed_until, manifest=record.manifest
+        )
         return known, entry.revision

@@ -14,3 +14,5 @@ class Known:
     updated_at: float = 0.0
     removed_until: float = 0.0
     """Until then a builder may be removing it; 0 = none does."""
+    manifest: str = ""
+    """See `ImageRecord.manifest`."""

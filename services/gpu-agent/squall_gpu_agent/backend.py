@@ -105,6 +105,8 @@ class StartFailureKind(StrEnum):
     """Import of the user's module, or an `@enter` hook, raised."""
     IMAGE = "image"
     """The image could not be made on this machine."""
+    IMAGE_LOST = "image_lost"
+    """The image was built, and is to be had nowhere any more."""
     INFRA = "infra"
     """The machine or the platform failed."""
     TIMEOUT = "timeout"

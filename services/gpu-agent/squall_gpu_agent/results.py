@@ -79,6 +79,7 @@ def start_error(failure: StartFailed) -> dict[str, Any]:
         }
     kinds: dict[StartFailureKind, type[errors.SquallError]] = {
         StartFailureKind.IMAGE: errors.ImageBuildError,
+        StartFailureKind.IMAGE_LOST: errors.ImageBuildError,
         StartFailureKind.TIMEOUT: errors.StartupTimeoutError,
     }
     error = kinds.get(failure.kind, errors.InternalFailure)(failure.message)

@@ -266,7 +266,9 @@ class Tenancy:
             self._log_failure(function, reason, failure)
         spans = [*self.claim.spans, *phase_rows(failure.phases)]
         await self._parts.logs.flush_container(self.claim.container)
-        await self._end_as(ClaimState.FAILED, reason=reason, error=error, user_error=user_error, spans=spans)
+        lost = failure.kind is StartFailureKind.IMAGE_LOST
+        told = {"reason": reason, "error": error, "user_error": user_error, "image_lost": lost}
+        await self._end_as(ClaimState.FAILED, spans=spans, **told)
         if user_error and function.ephemeral:
             await self._parts.pending.fail(self.claim.pool, function, error, failure.pickled)
         await self._parts.pools.close_if_empty(self.claim.pool)
@@ -348,7 +350,7 @@ def start_reason(function: FunctionRecord, failure: StartFailed) -> str:
             return f"{what} failed: {failure.type_name.rpartition('.')[2]}: {failure.message}"[:1000]
         case StartFailureKind.TIMEOUT:
             return f"not ready within startup_timeout of {function.spec.startup_timeout_s:g} s"
-        case StartFailureKind.IMAGE | StartFailureKind.INFRA:
+        case StartFailureKind.IMAGE | StartFailureKind.IMAGE_LOST | StartFailureKind.INFRA:
             return failure.message[:1000]
 
 

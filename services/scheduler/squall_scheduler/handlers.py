@@ -71,6 +71,8 @@ class Scheduler:
             return
         claim = ContainerClaim.decode(change.value)
         if self.facts.claim_changed(claim, change.revision, self._now()):
+            if claim.image_lost:
+                self._writer.ask_for_image(pool)
             self.look_at(pool)
 
     def on_desired(self, change: Change) -> None:

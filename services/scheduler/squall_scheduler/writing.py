@@ -11,7 +11,8 @@ from dataclasses import replace
 
 from squall.ids import new_id
 from squall_bus import Bus, BusError, WrongRevision
-from squall_contracts import spans
+from squall_contracts import spans, subjects
+from squall_contracts.builds import BuildImage
 from squall_contracts.calls import SpanVector
 from squall_contracts.nodes import CONTAINERS, ClaimState, ContainerClaim
 from squall_contracts.scaling import VERDICTS, Desired, Verdict
@@ -31,6 +32,7 @@ class Writer:
     """The bucket of claims and the bucket of verdicts, as far as the scheduler writes them."""
 
     def __init__(self, bus: Bus, facts: Facts, clock: Clock, metrics: Metrics) -> None:
+        self._bus = bus
         self._claims = bus.kv(CONTAINERS)
         self._verdicts = bus.kv(VERDICTS)
         self._facts = facts
@@ -114,6 +116,19 @@ class Writer:
         self._facts.claim_forgotten(claim)
         self._metrics.claims["forgotten"] += 1
         log.info("claim_forgotten", pool=claim.message.pool, container=claim.message.container, reason=action.reason)
+
+    def ask_for_image(self, pool: PoolId) -> None:
+        """Have the pool's image looked for, and built again if it is lost. A request that gets lost is repeated: the
+        next start fails too."""
+        function = self._facts.declared.function(pool)
+        if function is None:
+            return
+        image = function.spec.image
+        command = BuildImage(
+            image=image.id, spec=image, requested_at=self._clock.now(), workspace=function.workspace, lost=True
+        )
+        self._bus.send(subjects.build(self._bus.topology.region, image.id), command.encode())
+        log.warning("image_lost", image=image.id, pool=pool)
 
     async def _note(self, pool: Pool, note: Note) -> None:
         old = pool.verdict

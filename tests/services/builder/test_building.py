@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import shutil
 import socket
 import time
 import zipfile
@@ -45,9 +46,9 @@ async def a_builder(bus: Bus, folder: Path, **settings: object) -> AsyncIterator
         yield running
 
 
-async def request(bus: Bus, spec: ImageSpec) -> None:
-    """What the gateway does when an app needs an image."""
-    command = BuildImage(image=spec.id, spec=spec, requested_at=time.time())
+async def request(bus: Bus, spec: ImageSpec, *, lost: bool = False) -> None:
+    """What the gateway does when an app needs an image, or the scheduler when a machine misses one."""
+    command = BuildImage(image=spec.id, spec=spec, requested_at=time.time(), lost=lost)
     await bus.publish(subjects.build("local", spec.id), command.encode())
 
 
@@ -175,14 +176,7 @@ async def a_silent_index() -> AsyncIterator[str]:
 @pytest.mark.root
 async def test_a_builder_of_layers_records_them_and_stores_the_image_in_the_registry(bus: Bus, tmp_path: Path) -> None:
     files = tmp_path / "blobs"
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w") as archive:
-        archive.writestr("data/file", "hello")
-    name = hashlib.sha256(content.getvalue()).hexdigest()
-    (files / name[:2]).mkdir(parents=True)
-    (files / name[:2] / name).write_bytes(content.getvalue())
-    reference = {"sha256": name, "bytes": len(content.getvalue())}
-    spec = ImageSpec("", (ImageStep("from_scratch"), ImageStep("add_local", {"files": reference})))
+    spec = ImageSpec("", (ImageStep("from_scratch"), ImageStep("add_local", {"files": a_blob(files)})))
     async with (
         an_oci_registry(tmp_path / "registry") as registry,
         a_builder(bus, tmp_path, formats="layers", blob_dir=str(files), registry=registry),
@@ -193,6 +187,51 @@ async def test_a_builder_of_layers_records_them_and_stores_the_image_in_the_regi
         layer = LayerFolder(tmp_path / "images").layer(record.layers[0])
         assert (layer / "data/file").read_text() == "hello"
         assert "pushed 1 layers" in await log_of(bus, spec)
+
+
+@pytest.mark.root
+async def test_an_image_that_is_missed_somewhere_is_made_again_if_it_is_lost(bus: Bus, tmp_path: Path) -> None:
+    steps = (ImageStep("from_scratch"), ImageStep("add_local", {"files": a_blob(tmp_path / "blobs")}))
+    spec = ImageSpec("", steps)
+    settings = {"formats": "layers", "blob_dir": str(tmp_path / "blobs")}
+    async with an_oci_registry(tmp_path / "registry") as registry:
+        async with a_builder(bus, tmp_path, **settings):
+            await request(bus, spec)
+            alone = await eventually(lambda: record_of(bus, spec), within_s=30)
+            await eventually(lambda: no(queued(bus)))
+            await request(bus, spec, lost=True)
+            await eventually(lambda: no(queued(bus)))
+            assert await record_of(bus, spec) == alone, "it is there"
+        async with a_builder(bus, tmp_path, registry=registry, **settings):
+            await request(bus, spec, lost=True)
+            pushed = await eventually(lambda: newer(bus, spec, alone), within_s=30)
+            assert pushed.manifest, "the registry was set after it was built"
+            await eventually(lambda: no(queued(bus)))
+            await request(bus, spec, lost=True)
+            await eventually(lambda: no(queued(bus)))
+            assert await record_of(bus, spec) == pushed, "it is there"
+            shutil.rmtree(tmp_path / "registry" / "data")
+            shutil.rmtree(tmp_path / "images" / "layers")
+            await request(bus, spec, lost=True)
+            again = await eventually(lambda: newer(bus, spec, pushed), within_s=30)
+            assert (again.state, bool(again.manifest)) == ("ready", True), again.error
+            assert (LayerFolder(tmp_path / "images").layer(again.layers[-1]) / "data/file").read_text() == "hello"
+
+
+async def newer(bus: Bus, spec: ImageSpec, than: ImageRecord) -> ImageRecord | None:
+    record = await record_of(bus, spec)
+    return record if record is not None and record.updated_at > than.updated_at else None
+
+
+def a_blob(files: Path) -> dict[str, object]:
+    """A zip with one file, in a store of blobs; its reference."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr("data/file", "hello")
+    name = hashlib.sha256(content.getvalue()).hexdigest()
+    (files / name[:2]).mkdir(parents=True)
+    (files / name[:2] / name).write_bytes(content.getvalue())
+    return {"sha256": name, "bytes": len(content.getvalue())}
 
 
 async def test_a_builder_of_environments_says_who_can_do_the_rest(bus: Bus, tmp_path: Path) -> None:

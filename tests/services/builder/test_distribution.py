@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import stat
 import tarfile
 from collections.abc import AsyncIterator
@@ -28,7 +29,7 @@ from squall_images.eviction import Kept, choose
 from squall_images.layered import Description, LayerFolder, normalise
 from squall_images.outward import Guard
 from squall_images.registry import Place, Registry, place_of
-from squall_images.store import BuildSettings, LayerStore
+from squall_images.store import BuildSettings, ImageLost, LayerStore
 
 HEAVY = [pytest.mark.root, pytest.mark.slow]
 EMPTY = ImageSpec("", (step("from_scratch"),))
@@ -96,6 +97,26 @@ class TestOnARegistry:
         assert len(lines) == 2, "it is pulled once"
         with pytest.raises(ImageBuildError, match="builds none"):
             await store.ensure(scratch(copied("unknown")), print)
+
+    async def test_an_image_of_which_a_part_is_gone_is_told_as_lost_and_pushed_again_in_full(
+        self, registry: str, tmp_path: Path
+    ) -> None:
+        spec = scratch(copied("one"), copied("two"))
+        found = await built_and_pushed(tmp_path / "a", registry, spec)
+        _, share = machine(tmp_path / "a", registry)
+        manifest = await share.push(found, print)
+        assert await share.whole(spec.id, manifest)
+        pushed = json.loads((share.folder.home / "layers" / found.layers[1] / "pushed.json").read_text())
+        digits = pushed["digest"].partition(":")[2]
+        for blob in (tmp_path / "registry").rglob(f"*/{digits}"):
+            shutil.rmtree(blob)
+        assert not await share.whole(spec.id, manifest)
+        store, _ = machine(tmp_path / "b", registry, builds=False)
+        with pytest.raises(ImageLost):
+            await store.ensure(spec, print)
+        assert await share.push(found, print) == manifest
+        assert await share.whole(spec.id, manifest)
+        assert len((await store.ensure(spec, print)).layers) == 2
 
     async def test_what_a_layer_hides_is_hidden_on_the_other_machine(self, registry: str, tmp_path: Path) -> None:
         root = layers.make_root(tmp_path / "root")

@@ -187,6 +187,17 @@ async def test_a_missing_code_bundle_fails_the_claim_but_not_the_calls(scene: Sc
         assert await scene.recorded(request) is None
 
 
+async def test_a_start_without_its_image_says_whether_the_image_is_lost(scene: Scene) -> None:
+    backend = FakeBackend({})
+    async with scene.agent(backend):
+        function = await scene.function()
+        pool = await scene.pool(function)
+        for kind, lost in ((StartFailureKind.IMAGE, False), (StartFailureKind.IMAGE_LOST, True)):
+            backend.start_failure = StartFailed(kind, "image im-1 is not here")
+            claim = await scene.claim_in(await scene.propose(pool, function), ClaimState.FAILED)
+            assert (claim.image_lost, claim.user_error, claim.reason) == (lost, False, "image im-1 is not here")
+
+
 async def test_a_container_that_dies_before_its_first_input_counts_as_a_failed_start(scene: Scene) -> None:
     backend = FakeBackend({"f": echo})
     async with scene.agent(backend):

@@ -12,6 +12,8 @@ from tests.support.clock import FakeClock
 from tests.support.eventually import eventually
 
 from squall_bus import Change
+from squall_contracts import subjects
+from squall_contracts.builds import BuildImage
 from squall_contracts.functions import SPECS
 from squall_contracts.nodes import CONTAINERS, NODES, ClaimState, ContainerClaim, NodeFact, claim_key
 from squall_contracts.scaling import DESIRED
@@ -164,6 +166,22 @@ async def test_a_refusal_of_the_only_node_is_told(world: World) -> None:
         assert verdict is not None
         assert verdict.rejected == {"node-a": "refused: no disk left"}
         await eventually(lambda: live(world, pool))  # asked again after a pause
+
+
+async def test_an_image_that_is_lost_is_asked_for_again(world: World) -> None:
+    async with world.scheduler():
+        await world.node()
+        pool = await world.function()
+        await world.desire(pool, 1)
+        (claim,) = await eventually(lambda: live(world, pool))
+        await world.move(claim, ClaimState.FAILED, reason="image im-1 is not on this machine", image_lost=True)
+        stream = subjects.builds_stream("local")
+
+        async def asked() -> list[BuildImage]:
+            return [BuildImage.decode(stored.data) async for stored in world.bus.read(stream, "builds.local.>")]
+
+        (command,) = await eventually(asked)
+        assert (command.image, command.lost, command.workspace) == (command.spec.id, True, claim.workspace)
 
 
 async def test_a_failing_start_backs_off_and_says_when_it_tries_again(slow_world: tuple[World, FakeClock]) -> None:

@@ -53,10 +53,13 @@ class GiveUp:
     reason: str
 
 
-def judge(requested_at: float, known: Known, now: float) -> Build | Answered | Later:
+def judge(requested_at: float, known: Known, now: float, *, lost: bool = False) -> Build | Answered | Later:
     """Whether an image must be built for a request.
 
-    A failure is only an answer to requests from before it: who asks again wants to know whether it works now."""
+    A failure is only an answer to requests from before it: who asks again wants to know whether it works now. `lost`:
+    it was looked for where it should be, and is not there."""
+    if known.state == "ready" and lost:
+        return Build(reason="lost")
     if known.state == "ready":
         return Answered(reason="the image is there")
     if known.state == "failed" and known.updated_at >= requested_at:

@@ -41,6 +41,7 @@ from squall_gpu_agent.policy.templates import Seen, StartPlainly, TemplateReport
 from squall_gpu_agent.runner_link import RunnerLink
 from squall_gpu_agent.runner_words import Ready, StartError
 from squall_images.eviction import Freed, Unwanted
+from squall_images.store import ImageLost
 
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 W = TypeVar("W", bound=Wanted)
@@ -294,6 +295,8 @@ def as_start_failure() -> Iterator[None]:
     """What adapters raise, as `StartFailed`."""
     try:
         yield
+    except ImageLost as error:
+        raise StartFailed(StartFailureKind.IMAGE_LOST, f"{error.message} ({error.hint})") from error
     except ImageBuildError as error:
         output = str(error.data.get("output", ""))
         raise StartFailed(StartFailureKind.IMAGE, f"{error.message} ({error.hint})", traceback=output) from error
