@@ -326,3 +326,11 @@ def test_no_room_means_that_no_single_node_would_take_it(there: dict[NodeId, Nod
     if isinstance(place(want, Cluster(nodes=there), NOW), NoRoom):
         for node_id, node in there.items():
             assert isinstance(place(want, Cluster(nodes={node_id: node}), NOW), NoRoom)
+
+
+def test_a_node_that_cannot_give_a_disk_or_mount_buckets_is_not_asked_and_says_why() -> None:
+    poor = a_node("node-a", no_disks="no loop devices", no_buckets="/dev/fuse cannot be opened")
+    assert refusals(wanted(disk_mib=1024), poor) == {"node-a": "cannot give ephemeral_disk=1024 (no loop devices)"}
+    assert refusals(wanted(buckets=True), poor) == {"node-a": "cannot mount buckets (/dev/fuse cannot be opened)"}
+    assert placed_on(wanted(disk_mib=1024, buckets=True), poor, a_node("node-b", cpu_milli=200)) == "node-b"
+    assert placed_on(wanted(), poor) == "node-a"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
 from hypothesis import given, settings
@@ -205,6 +206,31 @@ def test_containers_that_started_together_and_fail_together_are_one_failure() ->
     second = backoff.after_failure(first, started_at=10, now=12.5, reason="b", user_error=True)
     third = backoff.after_failure(second, started_at=13, now=14, reason="c", user_error=True)
     assert (first.failures, second.failures, third.failures) == (1, 1, 2)
+
+
+def test_starts_that_are_killed_are_counted_until_one_is_ready_or_its_code_has_a_say() -> None:
+    trouble: Trouble | None = None
+    for n in range(10):
+        at = 60.0 * n
+        trouble = backoff.after_failure(
+            trouble, started_at=at, now=at + 1, reason="killed by SIGKILL", user_error=False, killed=True
+        )
+        together = backoff.after_failure(trouble, started_at=at, now=at + 1, reason="x", user_error=False, killed=True)
+        assert trouble.killed_before == together.killed_before == n + 1
+    assert trouble is not None
+    soon = trouble.failed_at + 60
+    after = functools.partial(backoff.after_failure, started_at=soon, now=soon + 1, reason="x")
+    assert after(trouble, user_error=False).killed_before == 10, "another failure proves nothing"
+    assert after(trouble, user_error=True).killed_before == 0
+    assert replace(trouble, over=True).killed_before == 0
+    assert after(replace(trouble, over=True), user_error=False, killed=True).killed_before == 1
+    late = soon + 600
+    assert (
+        backoff.after_failure(
+            trouble, started_at=late, now=late + 1, reason="x", user_error=False, killed=True
+        ).killed_before
+        == 1
+    )
 
 
 def test_a_failure_long_after_the_last_one_counts_from_the_beginning() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from squall_contracts.nodes import ClaimState, ContainerClaim
+from squall_contracts.scaling import Verdict
 from squall_scheduler.facts import Facts
 from squall_scheduler.state import Claim, NodeId, PoolId
 
@@ -74,3 +75,22 @@ def test_who_has_the_place_now_is_not_replaced_by_an_answer_about_the_one_before
     facts.claim_written(a_claim("co-1"), 10, NOW)
 
     assert known(facts) == [("co-2", ClaimState.PROPOSED)]
+
+
+def test_a_scheduler_that_has_just_started_goes_on_counting_starts_that_were_killed() -> None:
+    facts = Facts()
+    verdict = Verdict(
+        pool=POOL,
+        at=NOW,
+        missing=1,
+        message="killed by SIGKILL; next try in 4 s",
+        retry_at=NOW + 4,
+        failures=3,
+        killed=3,
+    )
+
+    facts.verdict_changed(POOL, verdict)
+
+    trouble = facts.pool(POOL, NOW).trouble
+    assert trouble is not None
+    assert trouble.killed_before == 3

@@ -386,7 +386,11 @@ def test_values_that_cannot_be_are_refused_when_the_function_is_declared(keyword
         App().function(**keywords)(plain)
 
 
-@pytest.mark.parametrize("keywords", [{"cpu": (2, 1)}, {"memory": (512, 256)}, {"cpu": 0}, {"memory": 1.5}], ids=str)
+@pytest.mark.parametrize(
+    "keywords",
+    [{"cpu": (2, 1)}, {"memory": (512, 256)}, {"cpu": 0}, {"memory": 1.5}, {"ephemeral_disk": 1}],
+    ids=str,
+)
 def test_resources_are_checked_when_the_app_is_published(
     gateway: FakeGateway, connected: session.Session, keywords: dict[str, Any]
 ) -> None:

@@ -75,6 +75,10 @@ class NodeFact(Message):
     """What a gateway has to say there. Only gateways and the platform's own services read this bucket."""
     backend_notes: tuple[str, ...] = ()
     """What was found about its backend that an operator should know, such as "containers are plain processes"."""
+    no_disks: str = ""
+    """Why its containers cannot have an `ephemeral_disk` of more than 512 MiB; empty = they can."""
+    no_buckets: str = ""
+    """Why its containers cannot have buckets mounted; empty = they can."""
 
 
 class ClaimState:
@@ -125,6 +129,10 @@ class ContainerClaim(Message):
     """state failed: the user's import or @enter raised."""
     image_lost: bool = False
     """state failed: its image was built, and is to be had nowhere any more; the scheduler has it built again."""
+    killed: bool = False
+    """state failed: something that is not its agent killed it while it started."""
+    killed_before: int = 0
+    """Starts of the pool that were so killed in a row before this one."""
 
 
 def claim_key(pool: str, ordinal: int) -> str:

@@ -66,3 +66,5 @@ class Verdict(Message):
     """Starts that failed in a row; a restarted scheduler goes on counting from here."""
     user_error: bool = False
     """They failed in the function's own code: its import, or an `@enter` hook."""
+    killed: int = 0
+    """Starts in a row that something killed which is not their agent, with no container ready in between."""

@@ -25,7 +25,8 @@ DISK_IN_MEMORY_MIB = 512
 """A container's own disk up to this size is kept in memory, and counts as such."""
 INLINE_LIMIT_BYTES = 64 * 1024
 """Payloads above this go through the blob store."""
-MAX_DISK_MIB = 3 * 1024 * 1024
+MIN_DISK_MIB, MAX_DISK_MIB = 16, 3 * 1024 * 1024
+"""Of `ephemeral_disk`. Of less nearly nothing can be used: a disk with 4 MiB left counts as full."""
 MAX_PAYLOAD_BYTES = 4 * 1024**3
 """Largest argument or result payload."""
 DEFAULT_TIMEOUT_S = 300.0
@@ -450,8 +451,8 @@ def validate(spec: FunctionSpec) -> FunctionSpec:
         resources.memory_limit_mib,
     )
     _check(
-        resources.ephemeral_disk_mib is None or 1 <= resources.ephemeral_disk_mib <= MAX_DISK_MIB,
-        f"ephemeral_disk must be 1 to {MAX_DISK_MIB} MiB",
+        resources.ephemeral_disk_mib is None or MIN_DISK_MIB <= resources.ephemeral_disk_mib <= MAX_DISK_MIB,
+        f"ephemeral_disk must be {MIN_DISK_MIB} to {MAX_DISK_MIB} MiB",
         resources.ephemeral_disk_mib,
     )
     _check(

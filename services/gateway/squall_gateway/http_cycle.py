@@ -92,6 +92,8 @@ class Cycle(RequestResponseCycle):
 
     async def send(self, message: Any) -> None:
         """ASGI's send. Answers without a length, or with headers of their own about the connection, are uvicorn's."""
+        if self.disconnected:
+            return  # nobody hears it; the head was not sent, so the body that follows would pass for one
         if not self.response_started:
             if self._begin(message):
                 return

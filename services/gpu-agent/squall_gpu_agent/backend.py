@@ -46,6 +46,8 @@ class Capabilities:
     """Whether templates get huge pages, which makes forks of large heaps cheap."""
     no_disks: str = ""
     """Why containers cannot have an `ephemeral_disk` of more than `DISK_IN_MEMORY_MIB`; "" = they can."""
+    no_buckets: str = ""
+    """Why containers cannot have buckets mounted; "" = they can."""
     notes: tuple[str, ...] = ()
     """What an operator should know, each with what to do about it."""
 
@@ -109,6 +111,8 @@ class StartFailureKind(StrEnum):
     """The image was built, and is to be had nowhere any more."""
     INFRA = "infra"
     """The machine or the platform failed."""
+    KILLED = "killed"
+    """Something that is not its agent killed it (SIGKILL): the machine for want of memory, or somebody."""
     TIMEOUT = "timeout"
     """Not ready within the function's `startup_timeout`."""
 

@@ -55,6 +55,8 @@ class NodeFacts:
             gpu_note=capacity.gpus.note,
             backends=(capacity.capabilities.backend,),
             backend_notes=capacity.capabilities.notes,
+            no_disks=capacity.capabilities.no_disks,
+            no_buckets=capacity.capabilities.no_buckets,
             images=self.images(),
             max_containers=capacity.max_containers,
             containers=len(capacity.reserved),

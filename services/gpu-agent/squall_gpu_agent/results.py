@@ -86,6 +86,16 @@ def start_error(failure: StartFailed) -> dict[str, Any]:
     return {**platform_error(error), "traceback": _cut(failure.traceback, MAX_TRACEBACK_CHARS), "phase": "start"}
 
 
+def killed_error(reason: str, starts: int) -> dict[str, Any]:
+    """`error` of the calls that waited for containers which were killed each time that they started."""
+    error = errors.InternalFailure(
+        f"the last {starts} containers were killed while they started: {reason}",
+        fix="Most often import or @enter needs more memory than the machine has: load less there, or ask for a larger "
+        "machine with memory=; the kernel's log of the machine (dmesg) names what was killed. Then deploy again.",
+    )
+    return {**platform_error(error), "phase": "start"}
+
+
 def exception_payload(pickled: bytes | None) -> bytes:
     """The pickled exception, unless it is too large for a record; the text of the error is there in any case."""
     return pickled if pickled is not None and len(pickled) <= INLINE_LIMIT_BYTES else b""

@@ -23,6 +23,7 @@ from squall_gpu_agent.logs import Logs
 from squall_gpu_agent.metrics import Metrics
 from squall_gpu_agent.pending import PendingCalls
 from squall_gpu_agent.policy.acceptance import Refuse
+from squall_gpu_agent.policy.retry import MOST_KILLED_STARTS
 from squall_gpu_agent.pools import Pools
 from squall_gpu_agent.records import Records
 from squall_service.clock import Clock
@@ -266,9 +267,13 @@ class Tenancy:
             self._log_failure(function, reason, failure)
         spans = [*self.claim.spans, *phase_rows(failure.phases)]
         await self._parts.logs.flush_container(self.claim.container)
-        lost = failure.kind is StartFailureKind.IMAGE_LOST
-        told = {"reason": reason, "error": error, "user_error": user_error, "image_lost": lost}
+        lost, killed = (failure.kind is kind for kind in (StartFailureKind.IMAGE_LOST, StartFailureKind.KILLED))
+        starts = self.claim.killed_before + 1
+        told = {"reason": reason, "error": error, "user_error": user_error, "image_lost": lost, "killed": killed}
         await self._end_as(ClaimState.FAILED, spans=spans, **told)
+        if killed and starts >= MOST_KILLED_STARTS:
+            error = results.killed_error(reason, starts)
+            await self._parts.pending.fail(self.claim.pool, function, error, None)
         if user_error and function.ephemeral:
             await self._parts.pending.fail(self.claim.pool, function, error, failure.pickled)
         await self._parts.pools.close_if_empty(self.claim.pool)
@@ -350,7 +355,7 @@ def start_reason(function: FunctionRecord, failure: StartFailed) -> str:
             return f"{what} failed: {failure.type_name.rpartition('.')[2]}: {failure.message}"[:1000]
         case StartFailureKind.TIMEOUT:
             return f"not ready within startup_timeout of {function.spec.startup_timeout_s:g} s"
-        case StartFailureKind.IMAGE | StartFailureKind.IMAGE_LOST | StartFailureKind.INFRA:
+        case StartFailureKind.IMAGE | StartFailureKind.IMAGE_LOST | StartFailureKind.INFRA | StartFailureKind.KILLED:
             return failure.message[:1000]
 
 

@@ -182,6 +182,7 @@ class Facts:
                     now=now,
                     reason=message.reason or str(message.error.get("message", "")),
                     user_error=message.user_error,
+                    killed=message.killed,
                 )
             case ClaimState.READY:
                 self._refusals.get(pool, {}).pop(claim.node, None)
@@ -209,7 +210,11 @@ class Facts:
             reason = verdict.message.rpartition("; next try")[0]
             failed_at = verdict.retry_at - backoff.pause_s(verdict.failures)
             self._trouble[pool] = Trouble(
-                failures=verdict.failures, failed_at=failed_at, reason=reason, user_error=verdict.user_error
+                failures=verdict.failures,
+                failed_at=failed_at,
+                reason=reason,
+                user_error=verdict.user_error,
+                killed=verdict.killed,
             )
 
     def pool_declared(self, pool: PoolId, record: PoolRecord | None) -> None:

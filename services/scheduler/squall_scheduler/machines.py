@@ -89,6 +89,8 @@ class Machines:
             max_containers=fact.max_containers,
             draining=fact.draining,
             preemptible=fact.preemptible,
+            no_disks=fact.no_disks,
+            no_buckets=fact.no_buckets,
             seen_at=now,
             used=old.used if old else Usage(),
         )

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NewType
 
-from squall.spec import GpuRequest
+from squall.spec import DISK_IN_MEMORY_MIB, GpuRequest
 from squall_contracts.functions import FunctionRecord, PoolRecord
 from squall_contracts.nodes import NODE_TTL_S, ClaimState, ContainerClaim, claim_key
 from squall_contracts.scaling import Desired, Verdict
@@ -78,6 +78,10 @@ class Node:
     draining: bool = False
     preemptible: bool = False
     """May be taken away at short notice."""
+    no_disks: str = ""
+    """Why its containers cannot have files on disk; empty = they can."""
+    no_buckets: str = ""
+    """Why its containers cannot have buckets; empty = they can."""
     present: bool = True
     """False once its key is gone from the bucket: no new container, though those it has may still run."""
     seen_at: float = 0.0
@@ -149,6 +153,13 @@ class Trouble:
     user_error: bool = False
     over: bool = False
     """A container became ready since; the count is kept, so that a pool that flaps still backs off."""
+    killed: int = 0
+    """Starts in a row that were killed, with no container ready in between."""
+
+    @property
+    def killed_before(self) -> int:
+        """Of the next start."""
+        return 0 if self.over else self.killed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +183,10 @@ class Wanted:
     memory_mib: int
     gpus: tuple[GpuRequest, ...] = ()
     nonpreemptible: bool = False
+    disk_mib: int = 0
+    """On disk, not in memory."""
+    buckets: bool = False
+    """It mounts some."""
     first: bool = True
     """The pool has no container yet."""
     refusals: Mapping[NodeId, Refusal] = field(default_factory=dict)
@@ -213,6 +228,8 @@ class Pool:
             memory_mib=spec.resources.memory_mib,
             gpus=spec.resources.gpus,
             nonpreemptible=spec.nonpreemptible,
+            disk_mib=disk_mib if (disk_mib := spec.resources.ephemeral_disk_mib or 0) > DISK_IN_MEMORY_MIB else 0,
+            buckets=bool(spec.buckets),
             first=first,
             refusals=self.refusals,
         )

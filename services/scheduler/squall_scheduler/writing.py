@@ -97,6 +97,7 @@ class Writer:
             memory_mib=wanted.memory_mib,
             cold_call=need.cold_call if need is not None and first else "",
             spans=control_spans(need, began, now),
+            killed_before=pool.trouble.killed_before if pool.trouble else 0,
         )
 
     async def _drain(self, action: Drain) -> None:
@@ -149,6 +150,7 @@ class Writer:
             retry_at=note.retry_at,
             failures=note.failures,
             user_error=note.user_error,
+            killed=note.killed,
         )
         self._facts.verdict_changed(pool.id, verdict)
         await self._verdicts.put(pool.id, verdict.encode())

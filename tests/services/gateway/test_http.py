@@ -199,6 +199,30 @@ async def test_who_asks_for_another_protocol_often_and_at_once_is_answered_as_of
     assert {(await wire.answer())[1] for _ in range(300)} == {b"GET /up? "}
 
 
+async def test_a_client_that_leaves_in_the_middle_of_its_request_is_no_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ended = asyncio.Event()
+
+    async def reader(scope: Message, receive: Callable[[], Awaitable[Message]], send: Any) -> None:
+        while (await receive())["type"] == "http.request":
+            pass
+        try:
+            await send({"type": "http.response.start", "status": 400, "headers": []})
+            await send({"type": "http.response.body", "body": b"the body is not whole"})
+        finally:
+            ended.set()
+
+    listener = listen("127.0.0.1", 0)
+    async with asyncio.timeout(30), serving(reader, listener, 1.0):
+        _, writer = await asyncio.open_connection(*listener.getsockname())
+        writer.write(b"PUT /x HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nsome")
+        await writer.drain()
+        writer.close()
+        await ended.wait()
+    assert "KeyError" not in caplog.text
+
+
 async def test_a_websocket_that_cannot_be_opened_is_refused_and_leaves_nothing(wire: Wire) -> None:
     wire.send(SOCKET + KEY + b"Cookie: " + b"c" * 10_000 + b"\r\n\r\n")
     assert (await wire.reader.read()).startswith(b"HTTP/1.1 400 ")

@@ -30,6 +30,7 @@ from squall_contracts.nodes import (
 from squall_gpu_agent import logs
 from squall_gpu_agent.backend import ContainerRequest, Exit, Log, OnLog, Phase, StartFailed, StartFailureKind
 from squall_gpu_agent.logs import NO_CALL
+from squall_gpu_agent.policy.retry import MOST_KILLED_STARTS
 
 GPU = "sim-node-a-h100-1"
 IMPORT_FAILED = StartFailed(
@@ -185,6 +186,34 @@ async def test_a_missing_code_bundle_fails_the_claim_but_not_the_calls(scene: Sc
         assert "does not exist" in claim.reason
         assert not claim.user_error
         assert await scene.recorded(request) is None
+
+
+async def test_calls_fail_when_their_containers_are_killed_each_time_that_they_start(scene: Scene) -> None:
+    backend = FakeBackend({})
+    backend.start_failure = StartFailed(StartFailureKind.KILLED, "killed by SIGKILL")
+    async with scene.agent(backend):
+        function = await scene.function()
+        pool = await scene.pool(function)
+        request = await scene.call(pool, function)
+        key = await scene.propose(pool, function, killed_before=MOST_KILLED_STARTS - 2)
+        claim = await scene.claim_in(key, ClaimState.FAILED)
+        assert (claim.killed, claim.user_error) == (True, False)
+        await scene.queues(pool, 1)
+        assert await scene.recorded(request) is None
+        backend.start_failure = StartFailed(StartFailureKind.INFRA, "the disk is full")
+        key = await scene.propose(pool, function, killed_before=MOST_KILLED_STARTS)
+        assert not (await scene.claim_in(key, ClaimState.FAILED)).killed
+        await scene.queues(pool, 1)
+        assert await scene.recorded(request) is None, "that will pass"
+        backend.start_failure = StartFailed(StartFailureKind.KILLED, "killed by SIGKILL")
+        await scene.propose(pool, function, killed_before=MOST_KILLED_STARTS - 1)
+        result = await scene.result(request)
+        assert result.outcome == "failed"
+        assert result.error is not None
+        assert result.error["kind"] == "infra"
+        assert "the last 8 containers were killed while they started: killed by SIGKILL" in result.error["message"]
+        assert "memory=" in result.error["fix"]
+        await scene.emptied(pool)
 
 
 async def test_a_start_without_its_image_says_whether_the_image_is_lost(scene: Scene) -> None:

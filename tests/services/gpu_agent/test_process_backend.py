@@ -82,7 +82,7 @@ async def test_code_that_ends_its_process_or_has_no_function_fails_the_start(
 async def test_a_start_that_is_killed_is_not_blamed_on_the_code(workshop: Workshop) -> None:
     with pytest.raises(StartFailed) as caught:
         await workshop.start("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
-    assert (caught.value.kind, "killed by SIGKILL" in caught.value.message) == (StartFailureKind.INFRA, True)
+    assert (caught.value.kind, "killed by SIGKILL" in caught.value.message) == (StartFailureKind.KILLED, True)
 
 
 @pytest.mark.parametrize("use_template", [False, True])

@@ -207,6 +207,22 @@ async def test_a_failing_start_backs_off_and_says_when_it_tries_again(slow_world
         await eventually(lambda: no_verdict(world, pool))
 
 
+async def test_a_start_is_told_how_many_before_it_were_killed(slow_world: tuple[World, FakeClock]) -> None:
+    world, clock = slow_world
+    async with world.scheduler():
+        await world.node()
+        pool = await world.function()
+        await world.desire(pool, 1)
+        for killed, pause_s in ((0, 1), (1, 2)):
+            (claim,) = await eventually(lambda: live(world, pool))
+            assert claim.killed_before == killed
+            await world.move(claim, ClaimState.FAILED, reason="killed by SIGKILL", killed=True)
+            verdict = await eventually(lambda n=killed + 1: told_failures(world, pool, n))  # type: ignore[misc]
+            assert verdict.killed == killed + 1
+            await clock.advance(pause_s + 1.1)
+            await world.node()
+
+
 async def test_a_pool_whose_starts_fail_holds_no_room(slow_world: tuple[World, FakeClock]) -> None:
     world, _ = slow_world
     async with world.scheduler():

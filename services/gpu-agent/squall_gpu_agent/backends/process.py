@@ -35,6 +35,7 @@ from squall_gpu_agent.backends.process_template import ProcessTemplate
 from squall_gpu_agent.backends.runner_container import RunnerContainer
 from squall_gpu_agent.backends.sdk_files import SdkFiles
 from squall_gpu_agent.backends.starting import StartingBackend, as_start_failure, huge_pages
+from squall_gpu_agent.buckets import joining
 from squall_gpu_agent.pipes import Pipes
 from squall_gpu_agent.runner_link import RunnerLink
 from squall_images.environments import Environment, EnvironmentStore
@@ -87,6 +88,7 @@ class ProcessBackend(StartingBackend[ProcessWanted, ProcessContainer, ProcessTem
                 python_versions=tuple(sorted({p.minor for p in found}, key=lambda minor: int(minor.split(".")[1]))),
                 mount_namespaces=not refused,
                 huge_pages=await asyncio.to_thread(huge_pages),
+                no_buckets=refused or await asyncio.to_thread(joining.unusable_here),
                 notes=("containers are plain processes: no isolation", *filter(None, (self._settings.note, refused))),
             )
         return self._capabilities

@@ -62,6 +62,11 @@ class RunnerContainer:
         return self._link.running
 
     @property
+    def killed_here(self) -> bool:
+        """Its agent killed it."""
+        return bool(self._kill_reason)
+
+    @property
     def disk_mib(self) -> int:
         """See `Container.disk_mib`."""
         return 0

@@ -199,6 +199,8 @@ class StartingBackend(Generic[W, C, T]):
             case None:
                 end = await container.wait()
                 kind = StartFailureKind.INFRA if _was_hurt(end) else StartFailureKind.USER_CODE
+                if kind is StartFailureKind.INFRA and end.signal == signal.SIGKILL and not container.killed_here:
+                    kind = StartFailureKind.KILLED
                 raise StartFailed(kind, f"the container ended while it started: {end.reason}")
 
     def _forget(self, container: RunnerContainer) -> None:

@@ -26,6 +26,12 @@ def unusable() -> str:
     return ""
 
 
+def unusable_here() -> str:
+    """The same, for as long as the agent runs: it looks once."""
+    why = unusable()
+    return why and f"{why}, and restart the agent"
+
+
 def mount(server: str, place: str) -> None:
     """Mount the bucket of the server that listens at a socket. It ends with the last mount. Raises `OSError`."""
     device = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)

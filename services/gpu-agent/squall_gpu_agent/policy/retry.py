@@ -11,6 +11,9 @@ from enum import StrEnum
 
 from squall.spec import MAX_INFRA_FAILURES, Outcome, RetryPolicy
 
+MOST_KILLED_STARTS = 8
+"""Starts of a pool in a row that may be killed, with none of its containers ready in between, before its calls fail.
+Their pauses are 1, 2, 4 .. 60 s: two minutes in all."""
 MAX_BACKOFF_EXPONENT = 64
 """10^64 is far over any `max_delay_s`; a larger exponent would overflow a float for functions with 1,000 retries."""
 

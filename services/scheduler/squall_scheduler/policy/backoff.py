@@ -19,18 +19,25 @@ def retry_at(trouble: Trouble) -> float:
     return 0.0 if trouble.over else trouble.failed_at + pause_s(trouble.failures)
 
 
-def after_failure(trouble: Trouble | None, *, started_at: float, now: float, reason: str, user_error: bool) -> Trouble:
+def after_failure(
+    trouble: Trouble | None, *, started_at: float, now: float, reason: str, user_error: bool, killed: bool = False
+) -> Trouble:
     """What is known once one more start has failed.
 
     Containers that were started together and fail together are one failure, or ten of them would mean an hour's pause.
     """
-    failures = 1
+    failures, kills = 1, 0
+    together = trouble is not None and started_at <= trouble.failed_at
     if trouble is not None:
-        if started_at <= trouble.failed_at:
-            failures = trouble.failures
+        if together:
+            failures, kills = trouble.failures, trouble.killed_before
         elif now < trouble.failed_at + pause_s(trouble.failures) + CALM_S:
-            failures = trouble.failures + 1
-    return Trouble(failures=failures, failed_at=now, reason=reason, user_error=user_error)
+            failures, kills = trouble.failures + 1, trouble.killed_before
+    if user_error:
+        kills = 0  # its code ran, and had its say
+    elif killed and not together:
+        kills += 1
+    return Trouble(failures=failures, failed_at=now, reason=reason, user_error=user_error, killed=kills)
 
 
 def describe(trouble: Trouble, now: float) -> str:

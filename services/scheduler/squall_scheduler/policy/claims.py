@@ -56,6 +56,7 @@ class Note:
     retry_at: float = 0.0
     failures: int = 0
     user_error: bool = False
+    killed: int = 0
 
 
 Action = Create | Drain | Forget | Note
@@ -201,4 +202,5 @@ def _in_trouble(pool: Pool, missing: int, now: float) -> Note:
         retry_at=backoff.retry_at(trouble),
         failures=trouble.failures,
         user_error=trouble.user_error,
+        killed=trouble.killed,
     )

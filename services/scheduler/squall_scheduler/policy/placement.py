@@ -166,6 +166,10 @@ def _unfit(node: Node, wanted: Wanted, now: float) -> str:
         return refusal.reason
     if not any(ISOLATION.get(b, -1) >= ISOLATION.get(wanted.isolation, 99) for b in node.backends):
         return f"offers {', '.join(sorted(node.backends)) or 'no backend'}, not {wanted.isolation}"
+    if wanted.disk_mib and node.no_disks:
+        return f"cannot give ephemeral_disk={wanted.disk_mib} ({node.no_disks})"
+    if wanted.buckets and node.no_buckets:
+        return f"cannot mount buckets ({node.no_buckets})"
     return ""
 
 

@@ -63,6 +63,7 @@ from squall_service.telemetry import log
 
 REQUESTS, COMMANDS = 64, 32
 """Threads that wait for the engine."""
+NO_BUCKETS = "the docker backend cannot mount buckets yet; use a node with the sandbox backend"
 CLEAR_S = 20.0
 KEPT_IMAGES = 32
 """In the engine, besides those that containers use: so many that were loaded last, over restarts of the agent."""
@@ -109,6 +110,7 @@ class DockerBackend(StartingBackend[DockerWanted, DockerContainer, ProcessTempla
             python_versions=versions,
             mount_namespaces=True,
             huge_pages=await asyncio.to_thread(huge_pages),
+            no_buckets=NO_BUCKETS,
             no_disks=f"what an engine's containers write is kept in memory, at most {WRITABLE_MIB} MiB a folder",
             notes=opened.notes,
         )
@@ -234,8 +236,7 @@ class DockerBackend(StartingBackend[DockerWanted, DockerContainer, ProcessTempla
 
     async def _wanted(self, request: ContainerRequest, on_log: OnLog) -> DockerWanted:
         if request.buckets:
-            message = "the docker backend cannot mount buckets yet; use a node with the sandbox backend"
-            raise StartFailed(StartFailureKind.INFRA, message)
+            raise StartFailed(StartFailureKind.INFRA, NO_BUCKETS)
         sdk = (await self._opened()).sdk
 
         def on_line(line: str) -> None:

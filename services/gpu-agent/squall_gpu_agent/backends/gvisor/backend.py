@@ -33,6 +33,7 @@ from squall_gpu_agent.backends.sdk_files import SdkFiles
 from squall_gpu_agent.runner_link import RunnerLink
 from squall_isolation.cgroups import Group, Groups, Limits
 
+NO_BUCKETS = "the gvisor backend cannot mount buckets yet; use a node with the sandbox backend"
 ASK_S = 20.0
 # Only the first three descriptors reach a program in gVisor: the socket comes as the first.
 _SOCKET_FIRST = "import os; os.dup2(0, 3); n = os.open('/dev/null', 0); os.dup2(n, 0); os.close(n); "
@@ -112,9 +113,11 @@ class GvisorBackend(SandboxBackend):
             )
             raise StartFailed(StartFailureKind.INFRA, message)
         if request.buckets:
-            message = "the gvisor backend cannot mount buckets yet; use a node with the sandbox backend"
-            raise StartFailed(StartFailureKind.INFRA, message)
+            raise StartFailed(StartFailureKind.INFRA, NO_BUCKETS)
         return await super()._wanted(request, on_log)
+
+    def _no_buckets(self) -> str:
+        return NO_BUCKETS
 
     async def _template(self, wanted: SandboxWanted, on_log: OnLog, timeline: Timeline) -> SandboxTemplate | NoTemplate:
         return NoTemplate(reason="containers of gVisor cannot be forked", lasting=True)

@@ -47,6 +47,7 @@ from squall_gpu_agent.backends.sandbox.words import Run, SlotPlan
 from squall_gpu_agent.backends.sdk_files import SdkFiles
 from squall_gpu_agent.backends.starting import StartingBackend, as_start_failure, huge_pages
 from squall_gpu_agent.backends.warden_link import SpawnFailed
+from squall_gpu_agent.buckets import joining
 from squall_gpu_agent.cdi import Edits
 from squall_gpu_agent.pipes import Pipes
 from squall_gpu_agent.runner_link import RunnerLink
@@ -162,9 +163,16 @@ class SandboxBackend(StartingBackend[SandboxWanted, SandboxContainer, SandboxTem
                 mount_namespaces=True,
                 huge_pages=await asyncio.to_thread(huge_pages),
                 no_disks=no_disks,
+                no_buckets=await asyncio.to_thread(self._no_buckets),
                 notes=(*self._notes, *filter(None, (no_network, no_disks))),
             )
         return self._capabilities
+
+    def _no_buckets(self) -> str:
+        """Why containers cannot have buckets mounted; "" if they can."""
+        if self._settings.network is None:
+            return self._no_network
+        return joining.unusable_here()
 
     async def ensure_root(self, image: ImageSpec, on_log: OnText) -> Root:
         """See `Backend.ensure_root`."""
