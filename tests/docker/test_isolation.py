@@ -33,6 +33,7 @@ from tests.support.eventually import eventually
 from squall.spec import Resources
 from squall_gpu_agent.backend import CommandFailed, Container, Failed, FailureKind, Lost, Output, StartFailed
 from squall_gpu_agent.backends.process import ProcessBackend, ProcessSettings
+from squall_gpu_agent.results import start_error
 
 pytestmark = [pytest.mark.slow, pytest.mark.root]
 
@@ -398,6 +399,14 @@ async def on_disk(workshop: Workshop, use_template: bool) -> None:
         StartFailed, match=r"no room for ephemeral_disk=3145728: \d+ MiB of this machine's disk are free"
     ):
         await workshop.start("def f(): pass", resources=Resources(ephemeral_disk_mib=3 << 20))
+
+
+async def test_a_disk_that_is_full_while_a_container_starts_is_named_with_its_limit(isolated: Workshop) -> None:
+    source = "with open('/root/much', 'wb') as file:\n    file.write(bytes(40 << 20))\ndef f(): pass"
+    with pytest.raises(StartFailed, match=r"disk of its container .*16 MiB.*ephemeral_disk=") as caught:
+        await isolated.start(source, resources=Resources(ephemeral_disk_mib=16))
+    error = start_error(caught.value)
+    assert (error["kind"], error["phase"], error["data"]["limit_mib"]) == ("disk_full", "import", 16)
 
 
 async def test_a_full_disk_is_a_failure_of_its_own_and_only_where_it_is_the_containers(isolated: Workshop) -> None:

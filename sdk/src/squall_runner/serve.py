@@ -8,6 +8,7 @@ main thread.
 from __future__ import annotations
 
 import atexit
+import errno
 import os
 import sys
 import threading
@@ -63,6 +64,10 @@ def fail_start(error: BaseException, ground: Ground, started: Started) -> NoRetu
     """Report an error of import or of an enter hook, and end."""
     meta, pickled = failures.describe(error, ground.code_dir)
     ground.capture.flush()
+    if type(error) is OSError and error.errno == errno.ENOSPC:
+        from squall_runner import full_disk
+
+        meta["disk"] = full_disk.about(error, ground.channel.scratch)
     ground.channel.send(FromRunner.START_FAILED, {**meta, **started.as_meta()}, pickled)
     os._exit(1)
 

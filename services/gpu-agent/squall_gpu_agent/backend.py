@@ -120,7 +120,7 @@ class StartFailureKind(StrEnum):
 class StartFailed(Exception):
     """A container could not be started. Import and `@enter` errors of user code come back as this, as data."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 — what is told of it
         self,
         kind: StartFailureKind,
         message: str,
@@ -129,8 +129,11 @@ class StartFailed(Exception):
         traceback: str = "",
         pickled: bytes | None = None,
         phases: Sequence[Phase] = (),
+        disk: FullDisk | None = None,
     ) -> None:
         super().__init__(message)
+        self.disk = disk
+        """The container's own disk, if that it was full is what failed."""
         self.kind = kind
         self.message = message
         self.type_name = type_name

@@ -34,7 +34,7 @@ def _cut(text: str, limit: int) -> str:
 def user_error(failed: Failed) -> dict[str, Any]:
     """`error` of a result for what user code raised, or what went wrong with its data."""
     if failed.kind is FailureKind.DISK_FULL:
-        return _disk_full(failed)
+        return _disk_full(failed.message, failed.traceback, failed.disk or FullDisk("", 0, 0, still=True))
     return {
         "kind": _CODES[failed.kind],
         "type": _cut(failed.type_name, MAX_NAME_CHARS),
@@ -44,11 +44,10 @@ def user_error(failed: Failed) -> dict[str, Any]:
     }
 
 
-def _disk_full(failed: Failed) -> dict[str, Any]:
-    disk = failed.disk or FullDisk("", 0, 0, still=True)
+def _disk_full(message: str, traceback: str, disk: FullDisk) -> dict[str, Any]:
     used_mib = min(max(disk.used_bytes, 0) >> 20, disk.limit_mib)
-    error = errors.DiskFullError(failed.message, used_mib=used_mib, limit_mib=disk.limit_mib, place=disk.place)
-    return {**platform_error(error), "traceback": _cut(failed.traceback, MAX_TRACEBACK_CHARS)}
+    error = errors.DiskFullError(message, used_mib=used_mib, limit_mib=disk.limit_mib, place=disk.place)
+    return {**platform_error(error), "traceback": _cut(traceback, MAX_TRACEBACK_CHARS)}
 
 
 def platform_error(error: errors.SquallError, **more: Any) -> dict[str, Any]:
@@ -69,9 +68,12 @@ def start_error(failure: StartFailed) -> dict[str, Any]:
     """`error` of a claim, and of the calls that waited for its container."""
     if failure.kind is StartFailureKind.USER_CODE:
         module, _, name = failure.type_name.rpartition(".")
+        phase = "enter" if any(phase.name == "enter" for phase in failure.phases) else "import"
+        if failure.disk is not None:
+            return {**_disk_full(failure.message, failure.traceback, failure.disk), "phase": phase}
         return {
             "kind": "user",
-            "phase": "enter" if any(phase.name == "enter" for phase in failure.phases) else "import",
+            "phase": phase,
             "type": _cut(name, MAX_NAME_CHARS),
             "module": _cut(module, MAX_NAME_CHARS),
             "message": _cut(failure.message, MAX_MESSAGE_CHARS),

@@ -42,6 +42,7 @@ class StartError:
     pickled: bytes | None
     booted_ns: int
     phases: tuple[Phase, ...]
+    disk: FullDisk | None = None
 
 
 def parse_started(frame: Frame) -> Ready | StartError:
@@ -57,6 +58,7 @@ def parse_started(frame: Frame) -> Ready | StartError:
         pickled=frame.payload or None,
         booted_ns=booted_ns,
         phases=phases,
+        disk=_disk(meta["disk"]) if meta.get("disk") else None,
     )
 
 

@@ -47,7 +47,7 @@ class PayloadContainer(RunnerContainer):
                 end = replace(end, message=message, traceback=traceback)
         if isinstance(end, Failed) and end.disk is not None and (limit_mib := self.disks().get(end.disk.place)):
             disk = end.disk._replace(limit_mib=limit_mib)
-            return replace(end, kind=FailureKind.DISK_FULL, disk=disk, message=_full_disk(disk, end.message))
+            return replace(end, kind=FailureKind.DISK_FULL, disk=disk, message=full_disk(disk, end.message))
         if isinstance(end, Failed) and _DISK_FULL in end.message and (limits := self.disk_limits):
             end = replace(end, message=f"{end.message} (limits of this container: {limits})")
         return end
@@ -114,7 +114,7 @@ class PayloadContainer(RunnerContainer):
             self._loop.call_later(DISK_POLL_S, self.watch_disk)
 
 
-def _full_disk(disk: FullDisk, error: str) -> str:
+def full_disk(disk: FullDisk, error: str) -> str:
     """In words, with the numbers."""
     used = min(max(disk.used_bytes, 0) >> 20, disk.limit_mib)
     if disk.files:

@@ -30,6 +30,7 @@ from squall_gpu_agent.backend import (
 from squall_gpu_agent.backends import launch, phases
 from squall_gpu_agent.backends.control import ControlClosed
 from squall_gpu_agent.backends.launch import Wanted
+from squall_gpu_agent.backends.payload_container import full_disk
 from squall_gpu_agent.backends.phases import Timeline
 from squall_gpu_agent.backends.process_starter import Ends
 from squall_gpu_agent.backends.process_template import ForkFailed, ProcessTemplate
@@ -122,6 +123,10 @@ class StartingBackend(Generic[W, C, T]):
         """A volume that a template has written to, by its mount point; "" if there is none."""
         return ""
 
+    def _disks(self, wanted: W) -> Mapping[str, int]:
+        """What of a container is its own to write to: mount points as its code sees them, and MiB."""
+        return {}
+
     def _running(self, container: C) -> None:
         """A container has its process."""
 
@@ -148,7 +153,7 @@ class StartingBackend(Generic[W, C, T]):
             await self._launch(wanted, found, container, link)
             timeline.until("sandbox.create", time.time_ns())
             self._running(container)
-            await self._ready(container, link, timeline)
+            await self._ready(wanted, container, link, timeline)
             await self._limit(wanted, container)
         except BaseException:
             container.kill("killed: its start was given up")
@@ -188,14 +193,14 @@ class StartingBackend(Generic[W, C, T]):
         own = launch.own_variables(wanted)
         return launch.setup(wanted, own, whole_env=False, template=False, forked=True)
 
-    async def _ready(self, container: C, link: RunnerLink, timeline: Timeline) -> None:
+    async def _ready(self, wanted: W, container: C, link: RunnerLink, timeline: Timeline) -> None:
         """Wait for the runner's word that it takes inputs. Raises `StartFailed`."""
         match await link.started:
             case Ready() as ready:
                 timeline.reported(ready.booted_ns, ready.phases, time.time_ns())
             case StartError() as error:
                 timeline.reported(error.booted_ns, error.phases, time.time_ns())
-                raise _user_error(error)
+                raise _user_error(error, self._disks(wanted))
             case None:
                 end = await container.wait()
                 kind = StartFailureKind.INFRA if _was_hurt(end) else StartFailureKind.USER_CODE
@@ -254,7 +259,7 @@ class StartingBackend(Generic[W, C, T]):
                 timeline.reported(answer.booted_ns, answer.phases, time.time_ns(), first="sandbox.create")
             match answer:
                 case StartError() as error:
-                    raise _user_error(error)
+                    raise _user_error(error, self._disks(wanted))
                 case Ready(report={"commits": True}):
                     reason = "its import or @enter(snap=True) commits or reloads a volume"
                     return NoTemplate(reason=reason, lasting=True, of_volumes=True)
@@ -316,7 +321,13 @@ def _was_hurt(end: Exit) -> bool:
     return end.code is None and end.signal in (None, signal.SIGKILL) and not end.oom
 
 
-def _user_error(error: StartError) -> StartFailed:
+def _user_error(error: StartError, disks: Mapping[str, int]) -> StartFailed:
+    if error.disk is not None and (limit_mib := disks.get(error.disk.place)):
+        disk = error.disk._replace(limit_mib=limit_mib)
+        full = f"{full_disk(disk, error.message)}; give the function more with ephemeral_disk= (MiB), or write less"
+        return StartFailed(
+            StartFailureKind.USER_CODE, full, type_name=error.type_name, traceback=error.traceback, disk=disk
+        )
     return StartFailed(
         StartFailureKind.USER_CODE,
         error.message,

@@ -234,6 +234,10 @@ class DockerBackend(StartingBackend[DockerWanted, DockerContainer, ProcessTempla
 
     # --- StartingBackend ---
 
+    def _disks(self, wanted: DockerWanted) -> dict[str, int]:
+        limit_mib = min(wanted.request.spec.resources.ephemeral_disk_mib or WRITABLE_MIB, WRITABLE_MIB)
+        return dict.fromkeys(("/root", "/tmp", "/var/tmp"), limit_mib)
+
     async def _wanted(self, request: ContainerRequest, on_log: OnLog) -> DockerWanted:
         if request.buckets:
             raise StartFailed(StartFailureKind.INFRA, NO_BUCKETS)

@@ -323,6 +323,9 @@ class SandboxBackend(StartingBackend[SandboxWanted, SandboxContainer, SandboxTem
             raise StartFailed(StartFailureKind.INFRA, str(error)) from error
         return found
 
+    def _disks(self, wanted: SandboxWanted) -> dict[str, int]:
+        return {"/": _disk_mib(wanted)}
+
     async def _disk(self, wanted: SandboxWanted) -> Disk | None:
         """The one that it needs; None where its files are kept in memory. Raises `SpawnFailed`."""
         mib = _disk_mib(wanted)
