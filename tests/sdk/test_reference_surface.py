@@ -108,16 +108,13 @@ SERVED: dict[str, tuple[Any, list[str]]] = {
 REFUSED: dict[str, list[tuple[str, Callable[[], Any]]]] = {
     "A1": [
         ("sandboxes.stats", lambda: squall.App().sandboxes.stats()),
-        ("get_dashboard_url", lambda: squall.App().get_dashboard_url()),
         ("run(interactive)", lambda: squall.App().run(interactive=True)),
         ("run(client)", lambda: squall.App().run(client=object())),  # type: ignore[arg-type]
     ],
     "A3": [
         ("stats(since)", lambda: function().stats(since=1.0)),
         ("metrics", lambda: function().metrics()),  # type: ignore[attr-defined]
-        ("get_dashboard_url", lambda: function().get_dashboard_url()),  # type: ignore[attr-defined]
     ],
-    "A4": [("get_dashboard_url", lambda: squall.FunctionCall.from_id(CALL).get_dashboard_url())],  # type: ignore[attr-defined]
     "A5": [("Cls.update_autoscaler", lambda: squall.Cls.from_name("a", "C").update_autoscaler(min_containers=1))],
     "A6": [
         (name, lambda name=name: getattr(squall, name)())  # type: ignore[misc]

@@ -66,6 +66,9 @@ class Recording(Output):
     def app_done(self, app_id: str, aborted: bool) -> None:
         self.steps.append("aborted" if aborted else "done")
 
+    def app_detached(self, app_id: str) -> None:
+        self.steps.append(f"{app_id} goes on")
+
 
 def stops(gateway: FakeGateway) -> int:
     return gateway.paths("POST").count(Route.APP_STOP.format(app="ap-1"))
@@ -101,10 +104,32 @@ def test_an_app_that_fails_is_stopped_too(gateway: FakeGateway, connected: sessi
 
 
 def test_a_detached_app_goes_on(gateway: FakeGateway, connected: session.Session) -> None:
-    with app.run(detach=True):
+    shown = Recording()
+    with use(shown), app.run(detach=True):
         pass
+    assert shown.steps[-1] == "ap-1 goes on"
     assert gateway.apps[0]["mode"] == "detached"
     assert stops(gateway) == 0
+
+
+def test_the_end_of_a_detached_run_says_how_to_see_and_stop_the_app(
+    gateway: FakeGateway, connected: session.Session, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with use(PlainOutput()), app.run(detach=True):
+        pass
+    told = capsys.readouterr().err
+    assert "`squall app logs -f ap-1`" in told
+    assert "`squall app stop ap-1`" in told
+    assert "completed" not in told
+
+
+def test_addresses_of_what_the_server_shows(gateway: FakeGateway, connected: session.Session) -> None:
+    server = connected.client.address.url
+    assert app.get_dashboard_url() == double.get_dashboard_url() == f"{server}/v1/apps"
+    with app.run():
+        assert app.get_dashboard_url() == double.get_dashboard_url() == f"{server}/v1/apps/ap-1/status"
+    call = squall.FunctionCall.from_id("fc-00000000000000000000000001")
+    assert call.get_dashboard_url() == f"{server}/v1/calls/fc-00000000000000000000000001/trace"
 
 
 def test_an_app_without_a_name_is_called_like_its_file(gateway: FakeGateway, connected: session.Session) -> None:

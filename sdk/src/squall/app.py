@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Union
 
 from squall.app_run import AppRun
-from squall.blocking import blocking, blocking_static
+from squall.blocking import blocking, blocking_static, immediate
 from squall.class_source import attributes, undecorated
 from squall.cls import Cls, batch_of, declared_class
 from squall.declarable import check_app_name, check_function, check_not_nested, check_object_name
@@ -459,6 +459,16 @@ class App:
             raise ExecutionError("the app is not running", fix="Use `with app.run():`, deploy it, or `App.lookup`.")
         return self.state
 
+    @immediate
+    def get_dashboard_url(self) -> str:
+        """Where the server shows it, as JSON to who sends a token: containers, backlog, why inputs wait.
+
+        The list of apps while it does not run; empty when no server is known."""
+        from squall import pages
+
+        state = self.state
+        return pages.of_app("") if state is None else pages.of_app(state.app_id, state.session.client)
+
     @blocking
     def stop(self) -> None:
         """Stop it on the server: queued and running calls are cancelled."""
@@ -475,12 +485,10 @@ class App:
         return f"squall.App({self._name!r})"
 
 
-DASHBOARD_INSTEAD = "`squall app list`, `app logs` and `container list` show it; it has no pages of its own."
 for _name, _missing in missing_classmethods(
     "App",
     {
         "sandboxes": SANDBOX_INSTEAD,
-        "get_dashboard_url": DASHBOARD_INSTEAD,
     },
 ).items():
     setattr(App, _name, _missing)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from squall.blocking import blocking, blocking_iterator, blocking_static, gather, immediate
 from squall.origin import refuse_client
-from squall.unimplemented import missing_classmethods
 
 if TYPE_CHECKING:
     from squall.call_graph import InputInfo
@@ -75,6 +74,13 @@ class FunctionCall:
 
         return call_graph.of_call(self._server(), self._id)
 
+    @immediate
+    def get_dashboard_url(self) -> str:
+        """Where the server shows its trace, as JSON to who sends a token. Empty when no server is known."""
+        from squall import pages
+
+        return pages.of_call(self._id, self._client)
+
     @blocking_static
     def gather(*function_calls: FunctionCall) -> list[Any]:
         """The results of several calls in their order. The first failure is raised at once."""
@@ -104,12 +110,3 @@ class FunctionCall:
 
     def __repr__(self) -> str:
         return f"squall.FunctionCall({self._id})"
-
-
-for _name, _missing in missing_classmethods(
-    "FunctionCall",
-    {
-        "get_dashboard_url": "`squall call get` shows the call.",
-    },
-).items():
-    setattr(FunctionCall, _name, _missing)

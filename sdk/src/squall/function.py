@@ -320,6 +320,19 @@ class Function:
 
         return web_url.of(self._origin.target())
 
+    @immediate
+    def get_dashboard_url(self) -> str:
+        """Where the server shows its app, as JSON to who sends a token. Empty when no server is known.
+
+        The list of apps while it belongs to none that runs."""
+        from squall import pages
+        from squall.errors import SquallError
+
+        try:
+            return pages.of_app(self._origin.target().app_id)
+        except (SquallError, OSError):
+            return pages.of_app("")
+
     @property
     def web_url(self) -> Optional[str]:
         """The old form of `get_web_url()`: it works, and says what it is called now."""
@@ -356,13 +369,11 @@ class Function:
         return f"squall.Function({self._origin.label})"
 
 
-SHOW_INSTEAD = "Use the `squall` command: `app list`, `app logs`, `call list`, `container list`."
 for _name, _missing in missing_classmethods(
     "Function",
     {
         "keep_warm": "Use `update_autoscaler(min_containers=...)`.",
         "metrics": "Prometheus collects them from the services (docs/howto/install.md).",
-        "get_dashboard_url": SHOW_INSTEAD,
         "call": "Use `.remote()`.",
     },
 ).items():

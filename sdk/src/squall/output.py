@@ -59,6 +59,9 @@ class Output:
     def app_done(self, app_id: str, aborted: bool) -> None:
         """The app was stopped; `aborted` when an exception ended it."""
 
+    def app_detached(self, app_id: str) -> None:
+        """The program is done with an app that goes on."""
+
 
 class PlainOutput(Output):
     """Log lines to this process's own streams, steps as lines on stderr."""
@@ -102,6 +105,14 @@ class PlainOutput(Output):
 
     def app_done(self, app_id: str, aborted: bool) -> None:
         self._step("App aborted." if aborted else "✓ App completed.")
+
+    def app_detached(self, app_id: str) -> None:
+        self._step(f"✓ {goes_on(app_id)}")
+
+
+def goes_on(app_id: str) -> str:
+    """What is said at the end of a detached run."""
+    return f"The app goes on: `squall app logs -f {app_id}` shows its logs, `squall app stop {app_id}` stops it."
 
 
 def _write_beside(stream: TextIO, text: str) -> None:

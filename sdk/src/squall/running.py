@@ -78,7 +78,10 @@ class Running:
                 thread.stop()
             if self._logs is not None:
                 self._logs.stop()
-            shown.app_done(state.app_id, aborted=error is not None)
+            if self._detach and error is None:
+                shown.app_detached(state.app_id)
+            else:
+                shown.app_done(state.app_id, aborted=error is not None)
             self._stack.close()
 
 

@@ -119,7 +119,7 @@ class Apps:
             validate(spec)
             check_schedule(spec, self.clock.now())
             check_web(spec, self.addresses.domain)
-            if not spec.methods:
+            if not spec.methods and not spec.is_class:
                 raise InvalidError(f"function {spec.name!r} has no methods")
         names = [spec.name for spec in wanted.functions]
         if len(set(names)) < len(names):

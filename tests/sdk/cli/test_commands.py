@@ -161,7 +161,7 @@ def test_apps_are_listed_and_stopped(shop: Shell) -> None:
     listed = next(row for row in rows(shop, "app", "list") if row["name"] == "goes")
 
     table = shop.squall("app", "list").ok().out
-    shop.squall("app", "stop", "goes").ok()
+    shop.squall("app", "stop", "goes", "--yes").ok()
 
     assert listed["state"] == "deployed"
     assert re.search(rf"{listed['app_id']}\s+goes\s+deployed\s+1\s+f ", table)

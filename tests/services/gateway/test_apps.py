@@ -90,6 +90,13 @@ async def test_every_function_gets_a_new_version_when_one_changes(world: World) 
     assert first["functions"]["one"] != second["functions"]["one"]
 
 
+async def test_a_class_needs_no_methods_and_a_function_needs_one(world: World) -> None:
+    found = await deploy(world, "bare", a_function("Warm", is_class=True, methods=()))
+    assert found["version"] == 1
+    with pytest.raises(AssertionError, match="'nothing' has no methods"):
+        await deploy(world, "bare", a_function("nothing", methods=()))
+
+
 async def test_a_deployed_function_is_found_by_name_and_by_version(world: World) -> None:
     first = await deploy(world, "named", a_function(is_class=True))
     second = await deploy(world, "named", a_function(timeout_s=5))

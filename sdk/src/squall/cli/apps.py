@@ -8,6 +8,7 @@ from typing import Optional
 
 from squall.cli import lookup, table
 from squall.cli.server import for_command
+from squall.errors import UsageError
 from squall.http_api.routes import Route
 
 COLUMNS = (
@@ -31,10 +32,15 @@ def list_apps(*, environment: Optional[str], as_json: bool) -> int:
     return 0
 
 
-def stop(name: str, *, environment: Optional[str]) -> int:
-    """Stops an app."""
+def stop(name: str, *, yes: bool, environment: Optional[str]) -> int:
+    """Stops an app. Asks first where somebody can answer; scripts are not asked."""
     with for_command() as session:
         app = lookup.app(session.client, name, environment)
+        if not yes and sys.stdin is not None and sys.stdin.isatty():
+            sys.stderr.write(f"Stop app {app.name} ({app.app_id})? Its calls are cancelled. [y/N] ")
+            sys.stderr.flush()
+            if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+                raise UsageError("nothing was stopped", fix="Answer y, or add --yes.")
         session.client.json("POST", Route.APP_STOP.format(app=app.app_id), {"reason": "squall app stop"})
     sys.stdout.write(f"Stopped {app.name} ({app.app_id}).\n")
     return 0

@@ -258,6 +258,7 @@ LOG_STREAM: Any = typer.Option(None, "-s", "--stream", help="Only stdout, stderr
 LOG_SINCE: Any = typer.Option(None, "--since", help="Only lines after that: 30s, 10m, 2h or 1d ago, or a time.")
 LOG_UNTIL: Any = typer.Option(None, "--until", help="Only lines before that, e.g. 5m or 2026-05-31T14:00.")
 LOG_SEARCH: Any = typer.Option(None, "--search", help="Only lines with this text, whatever its case.")
+YES: Any = typer.Option(False, "-y", "--yes", help="Do not ask.")
 APP: Any = typer.Argument(..., metavar="APP", help="Name or id of the app; or the id of a call.")
 
 
@@ -270,11 +271,11 @@ def app_list(environment: Optional[str] = ENVIRONMENT, as_json: bool = JSON) -> 
 
 
 @app_group.command("stop")
-def app_stop(name: str = APP, environment: Optional[str] = ENVIRONMENT) -> int:
-    """Stop an app: its calls are cancelled, its containers end."""
+def app_stop(name: str = APP, yes: bool = YES, environment: Optional[str] = ENVIRONMENT) -> int:
+    """Stop an app: its calls are cancelled, its containers end. On a terminal it asks first."""
     import squall.cli.apps as command
 
-    return command.stop(name, environment=environment)
+    return command.stop(name, yes=yes, environment=environment)
 
 
 @app_group.command("history")

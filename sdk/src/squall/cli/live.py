@@ -18,7 +18,7 @@ from rich.text import Text
 from squall.cli.region import Redirected, Region
 from squall.http_api.apps import AppStatus
 from squall.http_api.traces import LogEntry
-from squall.output import Output
+from squall.output import Output, goes_on
 
 SYSTEM = "system"
 """The stream of what squall itself says in a log."""
@@ -175,6 +175,12 @@ class LiveOutput(Output):
             self._above("[yellow]App aborted.[/yellow]")
         else:
             self._step("App completed.")
+        if self._started_by_app:
+            self.stop()
+
+    def app_detached(self, app_id: str) -> None:
+        self._doing, self._status = "", None
+        self._step(goes_on(app_id))
         if self._started_by_app:
             self.stop()
 

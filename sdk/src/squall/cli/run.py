@@ -94,11 +94,9 @@ def _run_app(job: _Job) -> tuple[int, Any]:
         environment = options.environment or session.environment
         with app.run(name=options.name, detach=options.detach, environment_name=environment):
             interrupted, result = _call(job)
-            app_id = app.app_id
             if options.interactive:
                 _prompt(job, result, out)
     if interrupted:
-        sys.stderr.write(f"The app goes on: `squall logs -f {app_id}`, `squall app stop {app_id}`.\n")
         return failure.EXIT_INTERRUPTED, None
     return 0, result
 
