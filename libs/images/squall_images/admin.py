@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,11 +63,7 @@ def _add(folder: LayerFolder, given: argparse.Namespace) -> None:
 
 
 def _host(folder: LayerFolder, given: argparse.Namespace) -> None:
-    folder.open()
-    with tempfile.TemporaryDirectory(dir=folder.home / "staging") as scratch:
-        root = Path(scratch) / "root"
-        host_base.make(root, given.python)
-        found = bases.register(folder, given.name, root, Configuration(env=dict(host_base.ENV)))
+    found = host_base.register(folder, given.name, given.python)
     _told(folder, found.layers[0], given.name)
 
 

@@ -44,6 +44,12 @@ class Pull(Protocol):
     async def __call__(self, tag: str, fresh: bool, on_line: OnLine, whose: Whose) -> Description: ...
 
 
+class OfHost(Protocol):
+    """Makes a base of an interpreter of this machine."""
+
+    async def __call__(self, version: str, on_line: OnLine) -> Description: ...
+
+
 class Bases:
     """Finds the base that an image's first step names."""
 
@@ -53,10 +59,13 @@ class Bases:
         *,
         pull: Pull | None = None,
         debian_slim: str = "",
+        of_host: OfHost | None = None,
         dockerfile: Callable[[ImageStep, OnLine], Awaitable[Description]] | None = None,
     ) -> None:
         self._folder = folder
         self._pull = pull
+        self._of_host = of_host
+        """For `debian_slim` where no base is registered and no registry set; None: that is refused."""
         self._dockerfile = dockerfile
         """Makes what a Dockerfile says; None without an engine."""
         self._debian_slim = debian_slim
@@ -89,6 +98,8 @@ class Bases:
         if self._debian_slim:
             name = self._debian_slim.replace("{python}", version)
             return await self._pulled(name, fresh, on_line, Whose(operator=True))
+        if self._of_host is not None:
+            return await self._of_host(version, on_line)
         known = [name for name in self._folder.base_names() if name.startswith(f"{DEBIAN_SLIM}:")]
         raise ImageBuildError(
             f"there is no base for debian_slim with Python {version} (registered: {', '.join(known) or 'none'})",

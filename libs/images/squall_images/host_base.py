@@ -5,15 +5,22 @@ For development and for machines without a registry. It has no apt; `squall-imag
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 from squall.errors import ImageBuildError
+from squall_images import bases
+from squall_images.build_room import OnLine
+from squall_images.chain import DEBIAN_SLIM, Configuration
+from squall_images.interpreters import Interpreter, find, installed
+from squall_images.layered import Description, LayerFolder
 
 TOOLS = (
     *("sh", "cat", "ls", "mkdir", "rmdir", "rm", "cp", "mv", "ln", "chmod", "chown", "touch", "env", "sleep", "id"),
@@ -31,6 +38,35 @@ ETC = {
 }
 ENV = {"LANG": "C.UTF-8", "SSL_CERT_FILE": str(CERTIFICATES)}
 COMMAND_TIMEOUT_S = 120
+
+
+def register(folder: LayerFolder, name: str, python: Path) -> Description:
+    """Make a base of that interpreter and register it. Blocks for some seconds. Raises `ImageBuildError`."""
+    folder.open()
+    with tempfile.TemporaryDirectory(dir=folder.home / "staging") as scratch:
+        root = Path(scratch) / "root"
+        make(root, python)
+        return bases.register(folder, name, root, Configuration(env=dict(ENV)))
+
+
+class HostBases:
+    """Bases for `debian_slim` of the interpreters of this machine, each made when it is first asked for."""
+
+    def __init__(self, folder: LayerFolder, installed: Callable[[], Awaitable[list[Interpreter]]] = installed) -> None:
+        self._folder = folder
+        self._installed = installed
+        self._making = asyncio.Lock()
+
+    async def __call__(self, version: str, on_line: OnLine) -> Description:
+        """The base of the newest interpreter of that version. Raises `ImageBuildError` naming those that are there."""
+        python = find(version, await self._installed())
+        name = f"{DEBIAN_SLIM}:{version}"
+        async with self._making:
+            made = self._folder.base(name)
+            if made is None:
+                on_line(f"making a base of Python {python.full} of this machine; it is kept, and has no apt")
+                made = await asyncio.to_thread(register, self._folder, name, python.path)
+            return made
 
 
 def make(root: Path, python: Path) -> None:

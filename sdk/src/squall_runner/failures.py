@@ -45,6 +45,10 @@ def _pickled(error: BaseException) -> bytes:
 def _text(error: BaseException, code_dir: str) -> str:
     import traceback
 
+    from squall_runner.load import LoadError
+
+    if isinstance(error, LoadError):
+        return f"{error}\n"  # it says itself what to do; the frames are all ours
     try:
         lines = traceback.format_exception(type(error), error, _users(error.__traceback__))
     except Exception as broken:  # noqa: BLE001  # __str__ and __repr__ of the user's classes run in there

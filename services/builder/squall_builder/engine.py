@@ -25,6 +25,7 @@ from squall_images.dockerfile_steps import Dockerfiles
 from squall_images.egress import Address, EgressRules
 from squall_images.environments import EnvironmentStore
 from squall_images.eviction import Freed, Unwanted
+from squall_images.host_base import HostBases
 from squall_images.layered import LayeredImage, LayerFolder
 from squall_images.outward import Guard
 from squall_images.registry import Registry, place_of, read_auths
@@ -86,6 +87,7 @@ class Engine:
                 folder,
                 pull=self._share.pull,
                 debian_slim=settings.debian_slim,
+                of_host=HostBases(folder) if settings.host_bases else None,
                 dockerfile=None if dockerfiles is None else dockerfiles.base,
             ),
             dockerfiles=dockerfiles,

@@ -37,9 +37,9 @@ def _fastapi(function: Callable[..., Any], declared: dict[str, Any]) -> Any:
         from fastapi.middleware.cors import CORSMiddleware
     except ImportError as error:
         raise LoadError(
-            "@squall.fastapi_endpoint needs FastAPI in the image: "
+            f"@squall.fastapi_endpoint needs FastAPI in the image ({error}): "
             'squall.Image.debian_slim().pip_install("fastapi[standard]")'
-        ) from error
+        ) from None
     docs: dict[str, Any] = {} if declared["docs"] else {"openapi_url": None, "docs_url": None, "redoc_url": None}
     app = FastAPI(title=getattr(function, "__name__", "endpoint"), **docs)
     app.add_middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"])

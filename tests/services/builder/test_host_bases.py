@@ -1,0 +1,46 @@
+"""Bases for `debian_slim` of this machine's interpreters, made when they are first asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import pytest
+
+from squall.errors import ImageBuildError
+from squall.spec import ImageStep
+from squall_images.bases import Bases, Whose
+from squall_images.host_base import HostBases
+from squall_images.interpreters import Interpreter
+from squall_images.layered import LayerFolder
+
+OWN = f"{sys.version_info[0]}.{sys.version_info[1]}"
+
+
+async def here() -> list[Interpreter]:
+    return [Interpreter(Path(sys.executable), sys.version_info[:3])]
+
+
+async def test_a_base_is_made_of_the_machines_python_once(tmp_path: Path) -> None:
+    folder = LayerFolder(tmp_path / "images")
+    bases, lines = Bases(folder, of_host=HostBases(folder, here)), list[str]()
+    wanted = ImageStep("debian_slim", {"version": OWN})
+
+    found = await asyncio.gather(*(bases.find(wanted, lines.append, Whose()) for _ in range(2)))
+
+    assert found[0] == found[1]
+    assert len(lines) == 1
+    assert lines[0].startswith(f"making a base of Python {OWN}")
+    assert (folder.layer(found[0].layers[0]) / "usr/local/bin/python3").exists()
+
+
+async def test_a_python_that_the_machine_does_not_have_is_refused_with_those_it_has(tmp_path: Path) -> None:
+    folder = LayerFolder(tmp_path / "images")
+    bases = Bases(folder, of_host=HostBases(folder, here))
+
+    with pytest.raises(ImageBuildError, match=rf"no Python 3\.99 on this machine \(found: {OWN}\)") as caught:
+        await bases.find(ImageStep("debian_slim", {"version": "3.99"}), print, Whose())
+
+    assert "Install it" in caught.value.hint
+    assert folder.base_names() == []
