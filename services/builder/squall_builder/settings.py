@@ -26,7 +26,7 @@ class BuilderSettings(ServiceSettings):
     """Name in a registry of the base of `Image.debian_slim`, with `{python}` for the version, such as
     `registry.example/python:{python}-slim`. Empty: bases registered with `squall-images base add`."""
     host_bases: bool = False
-    """Make bases that `Image.debian_slim` lacks of the interpreters of this machine, when they are first asked for: they
+    """Make bases that `Image.debian_slim` lacks of this machine's interpreters, when they are first asked for: they
     have no apt. `squall up` and `squall run` have it on."""
     registry: str = ""
     """`[http://]host[/prefix]` of an OCI registry: where images go so that agents on other machines get them, and where
