@@ -12,9 +12,10 @@ import secrets
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
-from squall.errors import ServiceError
+from squall.errors import ServiceError, SquallError
 from squall.spec import digest
 from squall_bus import Bus, BusError, Message, Published, PublishUnknown, Record, Stored, SubjectTaken, WrongRevision
 from squall_contracts import subjects
@@ -36,6 +37,26 @@ CONTENDED_S = 10.0
 """So long a request competes with others for the front, then its client asks again."""
 TAKEN_MEANWHILE = 32
 KNOWN_FRONTS = 10_000
+MOST_TOGETHER = 64
+"""Requests that take in one write."""
+TRIES_TOGETHER = 3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Taker:
+    """A request that waits for its turn to take an item."""
+
+    request: str
+    gone: asyncio.Event
+    answer: asyncio.Future[list[QueueItem]]
+
+    def give(self, items: list[QueueItem]) -> None:
+        if not self.answer.done():
+            self.answer.set_result(items)
+
+    def fail(self, error: Exception) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)
 
 
 class Queues:
@@ -53,6 +74,8 @@ class Queues:
         self._users: defaultdict[str, int] = defaultdict(int)
         self._waiting: dict[str, set[asyncio.Event]] = {}
         self._takes = Takes(bus)
+        self._takers: defaultdict[Place, list[_Taker]] = defaultdict(list)
+        self._serving: set[Place] = set()
         self._fronts: dict[Place, Front] = {}
         """As we have moved them last. One that others have moved since is refused, and read again."""
 
@@ -125,8 +148,11 @@ class Queues:
         async with self._news(subject) as event:
             while True:
                 event.clear()
-                async with self._alone(subject):
-                    taken = [] if gone.is_set() else await self._take(at, subject, most, request)
+                if most == 1:
+                    taken = await self._take_with_others(at, subject, request, gone)
+                else:
+                    async with self._alone(subject):
+                        taken = [] if gone.is_set() else await self._take(at, subject, most, request)
                 if taken:
                     self._remove_taken_soon(at, subject)
                     return taken
@@ -141,10 +167,81 @@ class Queues:
                 except TimeoutError:
                     pass
 
-    async def _take(self, at: Place, subject: str, most: int, request: str) -> list[QueueItem]:
-        """Everybody takes from the front: whoever moves it has what lies between."""
+    async def _take_with_others(self, at: Place, subject: str, request: str, gone: asyncio.Event) -> list[QueueItem]:
+        """One item, if there is one. Those who ask while a write is on its way share the next one."""
+        taker = _Taker(request, gone, asyncio.get_running_loop().create_future())
+        self._takers[at].append(taker)
+        if at not in self._serving:
+            self._serving.add(at)
+            self._start(self._serve(at, subject), "gateway queue takes")
+        return await taker.answer
+
+    async def _serve(self, at: Place, subject: str) -> None:
+        """Answer the takers of a partition until there are none."""
+        takers, group = self._takers[at], list[_Taker]()
+        try:
+            while takers:
+                async with self._alone(subject):
+                    group = _next_group(takers)
+                    await self._serve_group(at, subject, group)
+        finally:
+            self._serving.discard(at)
+            del self._takers[at]
+            for taker in (*group, *takers):
+                taker.fail(ServiceError("the items of this partition could not be taken"))
+
+    async def _serve_group(self, at: Place, subject: str, group: Sequence[_Taker]) -> None:
+        unknown = False
+        try:
+            if len(group) > 1:
+                unknown = await self._take_together(at, subject, group)
+            for taker in group:
+                if not taker.answer.done():
+                    gone = taker.gone.is_set()
+                    taker.give([] if gone else await self._take(at, subject, 1, taker.request, unknown=unknown))
+        except SquallError as error:
+            for taker in group:
+                taker.fail(error)
+
+    async def _take_together(self, at: Place, subject: str, group: Sequence[_Taker]) -> bool:
+        """An item for each, in one write. Who is not answered by that has to take alone; whether the write may still
+        be made then."""
+        front = self._fronts.pop(at, None)
+        for _ in range(TRIES_TOGETHER):
+            if front is None:
+                front, heads = await self._look(at, subject, len(group), 0)
+            else:
+                heads = await self._heads(subject, len(group), front.through + 1)
+            fitting = _fitting(heads)
+            asking = [taker for taker in group if not taker.answer.done() and not taker.gone.is_set()]
+            served = list(zip(asking, fitting, strict=False))
+            if served:
+                given = {taker.request: [QueueItem.decode(stored.data)] for taker, stored in served}
+                try:
+                    front = await self._takes.take_each(at, front, served[-1][1].seq, given)
+                except PublishUnknown:
+                    return True
+                except WrongRevision:  # others have moved the front; or one of these has its receipt from before
+                    front = None
+                    continue
+                for taker, _ in served:
+                    taker.give(given[taker.request])
+            self._know(at, front)
+            if len(fitting) == len(heads):  # nothing was left out for its size: there is nothing for the rest
+                for taker in group:
+                    taker.give([])
+            return False
+        return False
+
+    async def _take(
+        self, at: Place, subject: str, most: int, request: str, *, unknown: bool = False
+    ) -> list[QueueItem]:
+        """Everybody takes from the front: whoever moves it has what lies between. `unknown`: a write for this request
+        was made before, and has no answer."""
+        if unknown and (given := await self._takes.given(at, request)) is not None:
+            return given
         front, after, until = self._fronts.pop(at, None), 0, self._clock.monotonic() + CONTENDED_S
-        looked = unknown = False
+        looked = False
         while self._clock.monotonic() < until:
             if front is None:
                 front, heads = await self._look(at, subject, most, after)
@@ -288,6 +385,16 @@ class Queues:
 def _at(place: tuple[str, str, str]) -> Place:
     workspace, object_id, partition = place
     return Place(workspace, object_id, partition_token(partition))
+
+
+def _next_group(takers: list[_Taker]) -> list[_Taker]:
+    """Those who are served next, out of the list. A request that came twice has one receipt: its second one waits."""
+    group: dict[str, _Taker] = {}
+    for taker in takers[:MOST_TOGETHER]:
+        group.setdefault(taker.request, taker)
+    chosen = list(group.values())
+    takers[:] = [taker for taker in takers if group.get(taker.request) is not taker]
+    return chosen
 
 
 def _fitting(heads: Sequence[Stored]) -> Sequence[Stored]:

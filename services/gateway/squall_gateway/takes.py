@@ -1,12 +1,13 @@
 """Takes: how far each partition of a queue is taken, and what was given to whom. Owns the bucket `takes`.
 
-A take is one write: the partition's front moves on by compare-and-set, together with the receipt of the request. Who
+A take is one write: the partition's front moves on by compare-and-set, together with the receipt of the request, or of
+each of several requests that take at the same time. Who
 asks again with the same id, because the answer was lost on its way, gets what the receipt says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from squall_bus import Bus, KeyWrite
@@ -55,10 +56,18 @@ class Takes:
     async def take(self, place: Place, front: Front, through: int, request: str, items: Sequence[QueueItem]) -> Front:
         """These items, the last of which is `through`, are the request's; the new front. Raises `WrongRevision` when
         somebody else has taken some since `front` was read, or this request has its receipt; `PublishUnknown`."""
-        given = QueueTake([item.value for item in items], [item.blob for item in items]).encode()
-        moved = KeyWrite(front_key(*place), QueueFront(through).encode(), front.revision, KEPT_S)
-        receipt = KeyWrite(receipt_key(place.workspace, place.object_id, request), given, 0, RECEIPT_S)
-        revision, _ = await self._bucket.write_together([moved, receipt])
+        return await self.take_each(place, front, through, {request: items})
+
+    async def take_each(
+        self, place: Place, front: Front, through: int, given: Mapping[str, Sequence[QueueItem]]
+    ) -> Front:
+        """The same for several requests in one write: all of them have theirs, or none."""
+        writes = [KeyWrite(front_key(*place), QueueFront(through).encode(), front.revision, KEPT_S)]
+        for request, items in given.items():
+            take = QueueTake([item.value for item in items], [item.blob for item in items])
+            key = receipt_key(place.workspace, place.object_id, request)
+            writes.append(KeyWrite(key, take.encode(), 0, RECEIPT_S))
+        revision, *_ = await self._bucket.write_together(writes)
         return Front(through, revision)
 
     async def forget(self, workspace: str, object_id: str) -> None:
