@@ -12,6 +12,8 @@ import pytest
 from tests.sdk.cli.shell import SQUALL, Shell
 from tests.support.platform import eventually
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = """\
 import os
 import sys

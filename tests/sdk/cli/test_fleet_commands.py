@@ -10,6 +10,8 @@ import pytest
 from tests.sdk.cli.shell import Shell
 from tests.support.platform import eventually
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = """\
 import os
 import time

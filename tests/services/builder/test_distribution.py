@@ -31,6 +31,8 @@ from squall_images.outward import Guard
 from squall_images.registry import Place, Registry, place_of
 from squall_images.store import BuildSettings, ImageLost, LayerStore
 
+pytestmark = pytest.mark.slow
+
 HEAVY = [pytest.mark.root, pytest.mark.slow]
 EMPTY = ImageSpec("", (step("from_scratch"),))
 

@@ -21,6 +21,8 @@ from squall_images.layered import Python
 from squall_images.pip_layer import PipStep
 from squall_images.store import LayerStore
 
+pytestmark = pytest.mark.slow
+
 SITE = "/usr/local/lib/python3/site-packages"
 PYTHON = Python(
     executable="/usr/local/bin/python3",

@@ -23,6 +23,8 @@ from squall_images.build_room import blotter
 from squall_images.store import BuildSettings, LayerStore
 from squall_images.trees import entries, remove
 
+pytestmark = pytest.mark.slow
+
 in_rooms = [pytest.mark.root, pytest.mark.slow]
 CANARY, OTHER = "canary-7f3a91", "canary-0b77c2"
 LIMITS = StepLimits(memory_mib=96, processes=24, disk_mib=16)

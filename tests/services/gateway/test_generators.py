@@ -73,7 +73,7 @@ async def test_the_agent_is_told_how_much_its_reader_has_taken(world: World) -> 
         for seq in range(300):
             call.agent.send_item(request, "1-aaaaaa", seq, b"")
         await results.take(300)
-        await eventually(lambda: taken[-1].taken == 300)
+        await eventually(lambda: taken and taken[-1].taken == 300)
         await call.end(items=300)
     await call.agent.stop()
 

@@ -20,7 +20,7 @@ from squall_bus import Message
 from squall_contracts import subjects
 from squall_contracts.builds import IMAGES, BuildImage, ImageRecord, PruneAnswer, PruneImages, image_asked_key
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 
 
 class Store:

@@ -18,7 +18,7 @@ from squall_contracts.functions import pool_id
 from squall_contracts.spans import SpanBatch, row
 from squall_gateway.auth import create_token
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 
 TRACE = "c" * 32
 ROOT = "d" * 16

@@ -28,7 +28,7 @@ from squall_gateway.volume_blocks import Block, Room, Rooms
 from squall_gateway.volumes import Volumes
 from squall_service.clock import SystemClock
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 Step = Callable[[], Awaitable[object]]
 
 

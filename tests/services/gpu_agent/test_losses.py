@@ -19,6 +19,8 @@ from squall_contracts import subjects
 from squall_contracts.calls import CallEvent, CallRequested
 from squall_service.blobs import Blobs
 
+pytestmark = pytest.mark.slow
+
 
 async def started_elsewhere(scene: Scene, request: CallRequested, attempt: str) -> None:
     """What an agent that died left in the history."""

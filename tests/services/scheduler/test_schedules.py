@@ -26,6 +26,8 @@ from squall_scheduler.settings import SchedulerSettings
 from squall_service.clock import SystemClock
 from squall_service.run import Running, Service, ServiceContext, start
 
+pytestmark = pytest.mark.slow
+
 EVERY_SECOND = ScheduleSpec(seconds=1.0)
 DAILY = ScheduleSpec(cron="0 6 * * *")
 

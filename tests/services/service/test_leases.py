@@ -14,6 +14,8 @@ from squall_bus import Bus, BusSettings, connect
 from squall_contracts.topology import BucketSpec, Topology
 from squall_service.leases import LeaderLease, Leadership
 
+pytestmark = pytest.mark.slow
+
 TOPOLOGY = Topology("local", 1, (), (BucketSpec("leases", ttl_s=10),))
 
 

@@ -14,6 +14,8 @@ from tests.support.eventually import eventually
 
 from squall_service.run import EXIT_FAILED, EXIT_NOT_DRAINED, EXIT_OK, EXIT_REFUSED, Service, ServiceContext, start
 
+pytestmark = pytest.mark.slow
+
 Context = ServiceContext[None]
 
 
