@@ -45,7 +45,7 @@ LIVE_S = 120.0
 CALLERS_S = 180.0
 """More than a caller waits for one result."""
 EMPTY_S = 60.0
-TOLD_S = 60.0
+TOLD_S = 120.0
 READ_AGAIN = 60
 EVERYBODY = range(GUEST_CLIENT + 1)
 _CLOCK = SystemClock()
