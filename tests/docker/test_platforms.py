@@ -174,7 +174,7 @@ def test_images_that_nothing_needs_are_pruned_and_others_stay(client: Platform, 
         return client.squall("image", "prune", "--older-than", "0s", *words).stdout
 
     assert image not in pruned("--dry-run"), "a function that is scaled to zero needs it"
-    client.squall("app", "stop", "passing")
+    client.squall("app", "stop", "passing", "--yes")
     assert image in pruned("--dry-run")
     removed = pruned()
     assert image in removed

@@ -187,7 +187,7 @@ def test_stopping_an_app_ends_its_calls_and_its_containers(client: Platform, eff
     calls = [hold.spawn(str(effects), str(tmp_path / "never"), n) for n in range(3)]
     eventually(lambda: lines(effects), within_s=20, what="it never started")
 
-    client.squall("app", "stop", "stopped")
+    client.squall("app", "stop", "stopped", "--yes")
 
     for call in calls:
         with pytest.raises(errors.CallCancelledError):

@@ -51,7 +51,7 @@ def test_schedules_of_a_deployed_app(client: Platform, tmp_path: Path) -> None:
     program.write_text((PROGRAMS / "scheduled.py").read_text().replace("schedule=squall.Period(seconds=1)", ""))
     client.squall("deploy", program)
     eventually(lambda: set(listed(client)) == {"daily"}, within_s=30)
-    client.squall("app", "stop", "scheduled")
+    client.squall("app", "stop", "scheduled", "--yes")
     eventually(lambda: not listed(client), within_s=30)
 
 

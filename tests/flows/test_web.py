@@ -380,7 +380,7 @@ def test_example_of_a_server_of_its_own(platform: Platform, client: httpx.Client
     platform.squall("deploy", EXAMPLES / "web_own_server.py")
     eventually(lambda: client.get("/web/main--own-server-files").status_code == 200, within_s=20)
     assert "Directory listing" in client.get("/web/main--own-server-files").text
-    platform.squall("app", "stop", "own-server")  # its port is the machine's
+    platform.squall("app", "stop", "own-server", "--yes")  # its port is the machine's
 
 
 async def test_example_of_a_chat(platform: Platform) -> None:

@@ -208,6 +208,13 @@ def test_containers_that_started_together_and_fail_together_are_one_failure() ->
     assert (first.failures, second.failures, third.failures) == (1, 1, 2)
 
 
+def test_killed_starts_end_nothing_while_a_container_is_ready() -> None:
+    trouble = Trouble(failures=7, failed_at=NOW - 1, reason="killed by SIGKILL", user_error=False, killed=7)
+    assert a_pool(2, a_claim(0, ClaimState.STARTING), trouble=trouble).killed_before == 7
+    assert a_pool(2, a_claim(0), trouble=trouble).killed_before == 0
+    assert a_pool(2).killed_before == 0
+
+
 def test_starts_that_are_killed_are_counted_until_one_is_ready_or_its_code_has_a_say() -> None:
     trouble: Trouble | None = None
     for n in range(10):

@@ -195,13 +195,17 @@ class Queues:
         try:
             if len(group) > 1:
                 unknown = await self._take_together(at, subject, group)
+        except Exception as error:  # noqa: BLE001 — told to those who asked, and logged
             for taker in group:
-                if not taker.answer.done():
-                    gone = taker.gone.is_set()
-                    taker.give([] if gone else await self._take(at, subject, 1, taker.request, unknown=unknown))
-        except SquallError as error:
-            for taker in group:
-                taker.fail(error)
+                taker.fail(_told(error))
+        for taker in group:
+            if taker.answer.done():
+                continue
+            try:
+                gone = taker.gone.is_set()
+                taker.give([] if gone else await self._take(at, subject, 1, taker.request, unknown=unknown))
+            except Exception as error:  # noqa: BLE001 — told to who asked, and logged
+                taker.fail(_told(error))
 
     async def _take_together(self, at: Place, subject: str, group: Sequence[_Taker]) -> bool:
         """An item for each, in one write. Who is not answered by that has to take alone; whether the write may still
@@ -223,6 +227,7 @@ class Queues:
                     return True
                 except WrongRevision:  # others have moved the front; or one of these has its receipt from before
                     front = None
+                    await self._answer_from_receipts(at, asking)
                     continue
                 for taker, _ in served:
                     taker.give(given[taker.request])
@@ -232,6 +237,13 @@ class Queues:
                     taker.give([])
             return False
         return False
+
+    async def _answer_from_receipts(self, at: Place, takers: Sequence[_Taker]) -> None:
+        """Those who have taken before: their request came twice."""
+        found = await asyncio.gather(*(self._takes.given(at, taker.request) for taker in takers))
+        for taker, items in zip(takers, found, strict=True):
+            if items is not None:
+                taker.give(items)
 
     async def _take(
         self, at: Place, subject: str, most: int, request: str, *, unknown: bool = False
@@ -385,6 +397,14 @@ class Queues:
 def _at(place: tuple[str, str, str]) -> Place:
     workspace, object_id, partition = place
     return Place(workspace, object_id, partition_token(partition))
+
+
+def _told(error: Exception) -> Exception:
+    """What the takers hear. One that nobody has promised must not end the task, and with it the gateway."""
+    if isinstance(error, SquallError):
+        return error
+    log.error("queue_take_failed", error=error)
+    return ServiceError("the items of this partition could not be taken")
 
 
 def _next_group(takers: list[_Taker]) -> list[_Taker]:

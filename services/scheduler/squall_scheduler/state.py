@@ -215,6 +215,13 @@ class Pool:
     refusals: Mapping[NodeId, Refusal] = field(default_factory=dict)
     verdict: Verdict | None = None
 
+    @property
+    def killed_before(self) -> int:
+        """Starts in a row that were killed before the next one; none while a container is there that could work."""
+        if self.trouble is None or any(claim.message.state == ClaimState.READY for claim in self.claims):
+            return 0
+        return self.trouble.killed_before
+
     def wanted(self, *, first: bool) -> Wanted:
         """What its next container needs. Only for a pool whose function is known."""
         assert self.function is not None

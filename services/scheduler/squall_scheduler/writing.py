@@ -97,7 +97,7 @@ class Writer:
             memory_mib=wanted.memory_mib,
             cold_call=need.cold_call if need is not None and first else "",
             spans=control_spans(need, began, now),
-            killed_before=pool.trouble.killed_before if pool.trouble else 0,
+            killed_before=pool.killed_before,
         )
 
     async def _drain(self, action: Drain) -> None:

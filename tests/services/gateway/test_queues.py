@@ -13,7 +13,10 @@ from squall.http_api.protocol import FrameKind, frames
 from squall.http_api.routes import Route
 from squall_bus import KeyWrite, PublishUnknown
 from squall_bus.kv import KeyValue
+from squall_contracts.objects import QueueItem
 from squall_contracts.topology import MAX_QUEUE_ITEMS
+from squall_gateway.queues import Queues
+from squall_gateway.takes import Place
 
 EACH = 1000
 """As many as one request may bring."""
@@ -61,13 +64,21 @@ async def test_takers_at_the_same_time_have_an_item_each_and_share_writes(
     put = [b"%d" % number for number in range(40)]
     await world.http.post(items, content=b"".join(frames.encode(FrameKind.ENTRY, {}, item) for item in put))
     writes, write_together = list[int](), KeyValue.write_together
+    asking, everybody_asks, take = list[str](), asyncio.Event(), Queues._take_with_others
 
     async def counted(self: KeyValue, wanted: Sequence[KeyWrite]) -> list[int]:
         writes.append(len(wanted))
-        await asyncio.sleep(0.2)
+        await everybody_asks.wait()
         return await write_together(self, wanted)
 
+    async def heard(self: Queues, at: Place, subject: str, request: str, gone: asyncio.Event) -> list[QueueItem]:
+        asking.append(request)
+        if len(asking) == len(asked):
+            everybody_asks.set()
+        return await take(self, at, subject, request, gone)
+
     monkeypatch.setattr(KeyValue, "write_together", counted)
+    monkeypatch.setattr(Queues, "_take_with_others", heard)
     # One comes twice, as after an answer that was lost; and there are two more than items.
     asked = [*(f"taker-{number}" for number in range(42)), "taker-0"]
     answers = await asyncio.gather(*(world.http.post(taken, params={"request": request}) for request in asked))

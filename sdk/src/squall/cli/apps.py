@@ -33,7 +33,7 @@ def list_apps(*, environment: Optional[str], as_json: bool) -> int:
 
 
 def stop(name: str, *, yes: bool, environment: Optional[str]) -> int:
-    """Stops an app. Asks first where somebody can answer; scripts are not asked."""
+    """Stops an app. On a terminal it asks first, unless `yes`."""
     with for_command() as session:
         app = lookup.app(session.client, name, environment)
         if not yes and sys.stdin is not None and sys.stdin.isatty():
