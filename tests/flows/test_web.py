@@ -25,6 +25,8 @@ from tests.support.platform import ROOT, Platform, eventually
 
 import squall
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = Path(__file__).parent / "programs" / "web.py"
 
 
