@@ -56,14 +56,23 @@ SERVED: dict[str, tuple[Any, list[str]]] = {
         [
             *("local", "remote", "remote_gen", "spawn", "map", "starmap", "for_each", "spawn_map"),
             *("experimental_spawn_map", "from_name", "with_options", "with_concurrency", "with_batching", "autoscaler"),
-            *("update_autoscaler", "get_current_stats", "object_id", "hydrate", "info", "stats"),
+            *("update_autoscaler", "get_current_stats", "object_id", "hydrate", "info", "stats", "is_hydrated"),
         ],
     ),
     "A4": (
         squall.FunctionCall,
-        ["get", "iter", "num_inputs", "cancel", "get_call_graph", "from_id", "gather", "object_id"],
+        [
+            *("get", "iter", "num_inputs", "cancel", "get_call_graph", "from_id", "gather", "object_id"),
+            *("hydrate", "is_hydrated"),
+        ],
     ),
-    "A5": (squall.Cls, ["from_name", "with_options", "with_concurrency", "with_batching", "hydrate"]),
+    "A5": (
+        squall.Cls,
+        [
+            *("from_name", "with_options", "with_concurrency", "with_batching", "hydrate"),
+            *("is_hydrated", "object_id"),
+        ],
+    ),
     "A6": (squall, ["concurrent", "batched", "method", "enter", "exit", "parameter"]),
     "A9 Secret": (
         squall.Secret,
@@ -114,8 +123,29 @@ REFUSED: dict[str, list[tuple[str, Callable[[], Any]]]] = {
     "A3": [
         ("stats(since)", lambda: function().stats(since=1.0)),
         ("metrics", lambda: function().metrics()),  # type: ignore[attr-defined]
+        ("from_id", lambda: squall.Function.from_id("fu-1")),  # type: ignore[attr-defined]
+        ("client", lambda: function().client.stub),  # type: ignore[attr-defined]
     ],
-    "A5": [("Cls.update_autoscaler", lambda: squall.Cls.from_name("a", "C").update_autoscaler(min_containers=1))],
+    "A4": [("logs", lambda: squall.FunctionCall.from_id(CALL).logs.fetch())],  # type: ignore[attr-defined]
+    "A5": [
+        ("Cls.update_autoscaler", lambda: squall.Cls.from_name("a", "C").update_autoscaler(min_containers=1)),
+        ("Cls.get_dashboard_url", lambda: squall.Cls.from_name("a", "C").get_dashboard_url()),
+    ],
+    "A7": [
+        (f"Server.{name}", lambda name=name: getattr(squall.Server.from_name("a", "S"), name)())  # type: ignore[misc]
+        for name in ("from_id", "info", "metrics")
+    ],
+    "A9": [
+        *(
+            (f"{owner.__name__}.{name}", lambda owner=owner, name=name: getattr(owner.from_name("x"), name).stub())  # type: ignore[misc]
+            for owner in (squall.Dict, squall.Queue, squall.Volume)
+            for name in ("client", "get_dashboard_url")
+        ),
+        *(
+            (f"Environment.{name}", lambda name=name: getattr(squall.Environment("x"), name).list())  # type: ignore[misc]
+            for name in ("apps", "billing", "client", "get_dashboard_url", "hydrate", "members", "object_id", "roles")
+        ),
+    ],
     "A6": [
         (name, lambda name=name: getattr(squall, name)())  # type: ignore[misc]
         for name in ("clustered", "sessioned")
@@ -125,6 +155,9 @@ REFUSED: dict[str, list[tuple[str, Callable[[], Any]]]] = {
         ("micromamba_install", lambda: squall.Image.debian_slim().micromamba_install("x")),  # type: ignore[attr-defined]
         ("from_aws_ecr", lambda: squall.Image.from_aws_ecr("x")),  # type: ignore[attr-defined]
         ("from_gcp_artifact_registry", lambda: squall.Image.from_gcp_artifact_registry("x")),  # type: ignore[attr-defined]
+        ("hydrate", lambda: squall.Image.debian_slim().hydrate()),  # type: ignore[attr-defined]
+        ("logs", lambda: squall.Image.debian_slim().logs.fetch()),  # type: ignore[attr-defined]
+        ("dockerfile_commands(env)", lambda: squall.Image.debian_slim().dockerfile_commands("RUN x", env={"A": "1"})),
         ("private_repos", lambda: squall.Image.debian_slim().pip_install_private_repos("x")),  # type: ignore[attr-defined]
         ("apt_install(secrets)", lambda: squall.Image.debian_slim().apt_install("x", secrets=[object()])),
         ("run_commands(volumes)", lambda: squall.Image.debian_slim().run_commands("x", volumes={"/v": object()})),
@@ -190,6 +223,7 @@ REFUSED_PARAMETERS: dict[str, Any] = {
     "proxy": object(),
     "restrict_modal_access": True,
     "i6pn": True,
+    "_experimental_restrict_output": True,
 }
 OF_HOSTED: dict[str, Any] = {
     "cloud": "aws",
@@ -269,6 +303,8 @@ def test_a_gpu_for_a_build_step_changes_nothing_and_says_so() -> None:
         assert image.spec() == getattr(base, step)("x").spec()
     with pytest.warns(UserWarning, match="`memory=` of Image.run_function changes nothing here"):
         base.run_function(plain, memory=4096)
+    with pytest.warns(UserWarning, match="`region=` of Image.run_function changes nothing here"):
+        base.run_function(plain, region="eu")
 
 
 def test_a_region_for_some_calls_changes_nothing_and_says_so() -> None:
@@ -369,6 +405,89 @@ def test_modules_are_reached_without_an_import_of_their_own() -> None:
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
 
     assert said.stdout == "file True True\n"
+
+
+HOMES = {
+    "schedule": "Cron",
+    "cloud_bucket_mount": "CloudBucketMount",
+    "environments": "Environment",
+    "partial_function": "enter",
+    "server": "Server",
+}
+
+
+@pytest.mark.parametrize("module", HOMES)
+def test_names_can_be_imported_from_the_modules_that_other_programs_know(module: str) -> None:
+    found = getattr(importlib.import_module(f"squall.{module}"), HOMES[module])
+
+    assert found is getattr(squall, HOMES[module])
+    assert getattr(squall, module).__name__ == f"squall.{module}"
+
+
+def test_types_of_what_handles_return_can_be_named() -> None:
+    from squall import types
+
+    assert types.FileEntry is squall.volume.FileEntry
+    assert all(isinstance(getattr(types, name), type) for name in types.__all__)
+
+
+def test_a_program_may_look_at_its_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SQUALL_ENVIRONMENT", "dev")
+
+    assert squall.config.config["environment"] == squall.config.config.get("environment") == "dev"
+    assert squall.config.config.get("token_id", "none") == "none"
+    assert squall.config._profile is None
+
+
+# --- hydration -------------------------------------------------------------------------------------------------------
+
+
+def test_handles_say_whether_they_were_looked_up(gateway: FakeGateway, connected: session.Session) -> None:
+    app = squall.App()
+    declared, looked_up = app.function()(plain), function()
+    classes = [app.cls()(Model), squall.Cls.from_name("app", "C")]
+    others = [squall.Dict.from_name("d"), squall.Volume.from_name("v"), squall.Secret.from_name("s")]
+
+    assert not any(handle.is_hydrated for handle in (declared, looked_up, *classes, *others))
+    with pytest.raises(exception.ExecutionError, match="has no id yet"):
+        _ = classes[0].object_id
+    assert squall.FunctionCall.from_id(CALL).is_hydrated
+    assert squall.Image.debian_slim().is_hydrated
+    assert squall.Secret.from_dict({"A": "1"}).is_hydrated
+    with app.run():
+        assert declared.is_hydrated
+        assert classes[0].is_hydrated
+        assert classes[0].object_id
+        assert not looked_up.is_hydrated
+
+
+def test_declared_handles_are_known_in_containers(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = squall.App()
+    declared, model = app.function()(plain), app.cls()(Model)
+    monkeypatch.setenv("SQUALL_CONTAINER", "1")
+
+    assert declared.is_hydrated
+    assert declared.with_options(timeout=5).is_hydrated
+    assert model.is_hydrated
+    assert not function().is_hydrated
+
+
+def test_no_gpu_may_be_said_with_false() -> None:
+    squall.App().function(gpu=False)(plain)  # type: ignore[arg-type]
+    with pytest.raises(exception.InvalidError, match="gpu must be text"):
+        squall.App().function(gpu=True)(plain)  # type: ignore[arg-type]
+
+
+def test_an_app_can_be_deployed_by_the_old_function(gateway: FakeGateway, connected: session.Session) -> None:
+    from squall.runner import deploy_app
+
+    app = squall.App("shop")
+    app.function()(plain)
+    with pytest.warns(DeprecationWarning, match="app.deploy"):
+        result = deploy_app(app)
+
+    assert result.app_id == app.app_id
+    assert result.app_id in result.app_page_url
 
 
 # --- A14: old names --------------------------------------------------------------------------------------------------

@@ -96,8 +96,9 @@ _HOMES = {
 }
 _MODULES = ("exception", "experimental", "functions", "gpu", "queue")
 _SUBMODULES = (
-    *("app", "call_graph", "cls", "container_process", "dict", "file_pattern_matcher", "image", "io_streams", "mount"),
-    *("network_file_system", "output", "retries", "sandbox", "secret", "stream_type", "volume"),
+    *("app", "call_graph", "cloud_bucket_mount", "cls", "config", "container_process", "dict", "environments"),
+    *("file_pattern_matcher", "image", "io_streams", "mount", "network_file_system", "output", "partial_function"),
+    *("retries", "runner", "sandbox", "schedule", "secret", "server", "stream_type", "types", "volume"),
 )
 """Reached as `squall.volume.FileEntryType`, without an import of their own; not part of `import *`."""
 

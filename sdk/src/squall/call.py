@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from squall.blocking import blocking, blocking_iterator, blocking_static, gather, immediate
 from squall.origin import refuse_client
+from squall.unimplemented import NO_CLIENT, missing_classmethods
 
 if TYPE_CHECKING:
     from squall.call_graph import InputInfo
@@ -34,6 +35,19 @@ class FunctionCall:
     def object_id(self) -> str:
         """The id: text that may be stored and given to `from_id` later."""
         return self._id
+
+    @property
+    def is_hydrated(self) -> bool:
+        """True: a call is its id."""
+        return True
+
+    @blocking
+    def hydrate(self) -> FunctionCall:
+        """Ask whether the server knows it. Raises `NotFoundError`."""
+        from squall.http_api.routes import Route
+
+        self._server().json("GET", Route.CALL.format(call=self._id))
+        return self
 
     @blocking
     def get(self, timeout: Optional[float] = None, *, index: int = 0) -> Any:
@@ -110,3 +124,9 @@ class FunctionCall:
 
     def __repr__(self) -> str:
         return f"squall.FunctionCall({self._id})"
+
+
+for _name, _missing in missing_classmethods(
+    "FunctionCall", {"client": NO_CLIENT, "logs": "Use `Function.logs`, or `squall logs APP --call fc-...`."}
+).items():
+    setattr(FunctionCall, _name, _missing)

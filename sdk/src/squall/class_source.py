@@ -58,6 +58,10 @@ class ClassSource:
         """The class as something to call. May ask the server."""
         raise NotImplementedError
 
+    def known_id(self) -> Optional[str]:
+        """Its id, if it is known without asking."""
+        return None
+
     def may_be_method(self, name: str) -> bool:
         """Whether to treat a name as a method. Does not ask the server: before it was asked, every name may be one."""
         return name in self.methods()
@@ -97,6 +101,9 @@ class DeclaredClass(ClassSource):
     def target(self) -> Target:
         return target_in(self.app, self.label, list)
 
+    def known_id(self) -> Optional[str]:
+        return self.app.function_id(self.label)
+
     def methods(self) -> dict[str, bool]:
         return {name: yields(raw) for name, raw in self._methods.items()}
 
@@ -123,6 +130,10 @@ class NamedClass(ClassSource):
         self._info()
         return self._lookup.target()
 
+    def known_id(self) -> Optional[str]:
+        found = self._lookup.found
+        return found.function_id if found else None
+
     def may_be_method(self, name: str) -> bool:
         return self._lookup.found is None or name in self.methods()
 
@@ -143,6 +154,10 @@ class KnownClass(ClassSource):
 
     def target(self) -> Target:
         return target_by_id(self._app_id, self.label, self._function_id)
+
+    def known_id(self) -> Optional[str]:
+        found: str = self._function_id
+        return found
 
     def methods(self) -> dict[str, bool]:
         found: dict[str, bool] = self._methods

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, Optional
 from squall.blocking import blocking, blocking_static, immediate
 from squall.class_source import ClassSource, DeclaredClass, KnownClass, NamedClass, attributes, undecorated
 from squall.declaration import Declaration, is_async
-from squall.errors import InvalidError
+from squall.errors import ExecutionError, InvalidError
 from squall.function import Function
 from squall.markers import BATCHED, CONCURRENT, HOOK, METHOD, WEB, concurrent_method
 from squall.obj import Obj, ObjState, OnSelf, Unbound
 from squall.origin import refuse_client
 from squall.place import is_local
-from squall.unimplemented import missing_classmethods
+from squall.unimplemented import NO_PAGE, missing_classmethods
 
 if TYPE_CHECKING:
     from squall.app import App
@@ -71,6 +71,19 @@ class Cls:
     def __mro_entries__(self, _bases: tuple[Any, ...]) -> tuple[type, ...]:
         return (self._source.raw,)
 
+    @property
+    def is_hydrated(self) -> bool:
+        """Whether it has an id: its app runs, or it was looked up. Asks nothing."""
+        return bool(self._source.known_id()) or (self.is_declared and not is_local())
+
+    @property
+    def object_id(self) -> str:
+        """Id of the class's version. Raises `ExecutionError` before the handle was used or hydrated."""
+        found = self._source.known_id()
+        if not found:
+            raise ExecutionError(f"{self._source.label} has no id yet", fix="Call `.hydrate()` first, or run the app.")
+        return found
+
     @blocking
     def hydrate(self) -> Cls:
         """Look it up now rather than at the first use."""
@@ -113,6 +126,11 @@ class Cls:
         return self._source.app
 
     @property
+    def is_declared(self) -> bool:
+        """Whether its code is here."""
+        return isinstance(self._source, DeclaredClass)
+
+    @property
     def declaration(self) -> Declaration:
         """The values of its decorator."""
         assert isinstance(self._source, DeclaredClass)
@@ -153,6 +171,7 @@ class Cls:
 for _name, _missing in missing_classmethods(
     "Cls",
     {
+        "get_dashboard_url": NO_PAGE,
         **dict.fromkeys(
             ("update_autoscaler", "autoscaler"), "Make an instance first: each set of parameters has its own."
         ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import os
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
 from squall.errors import InvalidError
 from squall.place import is_local
@@ -110,3 +110,24 @@ def _value(text: str, where: str) -> str:
         return str(ast.literal_eval(text))
     except (ValueError, SyntaxError):
         raise InvalidError(f"{where}: {text} is not a value", fix="Put text in double quotes.") from None
+
+
+class Known:
+    """`squall.config.config`: settings by their names, for programs that look at them."""
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """A setting of this moment, `default` for one that is not set or does not exist."""
+        value = load()._asdict().get(key)
+        return default if value is None or value == "" else value
+
+    def __getitem__(self, key: str) -> Any:
+        return self.get(key)
+
+
+config = Known()
+
+
+def __getattr__(name: str) -> Any:
+    if name == "_profile":
+        return load().profile or None
+    raise AttributeError(f"module 'squall.config' has no attribute {name!r}")

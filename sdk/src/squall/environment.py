@@ -6,6 +6,8 @@ from typing import Any, Optional
 
 from squall.blocking import blocking
 from squall.errors import AlreadyExistsError, NotFoundError
+from squall.origin import refuse_client
+from squall.unimplemented import NO_CLIENT, NO_PAGE, missing_classmethods
 
 
 class _Environments:
@@ -61,8 +63,9 @@ class Environment:
         return self._name
 
     @classmethod
-    def from_name(cls, name: str, *, create_if_missing: bool = False) -> Environment:
+    def from_name(cls, name: str, *, create_if_missing: bool = False, client: None = None) -> Environment:
         """A handle. With `create_if_missing` it is made now if it is not there."""
+        refuse_client(client)
         from squall.ids import check_name
 
         check_name(name, "environment")
@@ -71,8 +74,9 @@ class Environment:
         return cls(name)
 
     @classmethod
-    def from_context(cls) -> Environment:
+    def from_context(cls, *, client: None = None) -> Environment:
         """The one that SQUALL_ENVIRONMENT or the configuration file names."""
+        refuse_client(client)
         from squall import config
 
         return cls(config.load().environment)
@@ -85,3 +89,19 @@ class Environment:
 
     def __repr__(self) -> str:
         return f"squall.Environment({self._name!r})"
+
+
+for _name, _missing in missing_classmethods(
+    "Environment",
+    {
+        "apps": "Use `squall app list --env NAME --json`.",
+        "billing": "squall runs on your machines; there is no bill.",
+        "client": NO_CLIENT,
+        "get_dashboard_url": NO_PAGE,
+        "hydrate": "Its name is all that a program needs.",
+        "members": "Tokens have roles: `squall token create --help`.",
+        "object_id": "Use `name`: environments have no other id.",
+        "roles": "Tokens have roles: `squall token create --help`.",
+    },
+).items():
+    setattr(Environment, _name, _missing)

@@ -15,7 +15,7 @@ from squall.declaration import Declaration, is_generator
 from squall.errors import ExecutionError, InvalidError
 from squall.markers import WEB
 from squall.origin import Declared, Hooked, Keyed, Known, Named, Origin, Variant, refuse_client
-from squall.unimplemented import missing_classmethods
+from squall.unimplemented import NO_CLIENT, missing_classmethods
 
 if TYPE_CHECKING:
     from squall.app import App
@@ -248,6 +248,11 @@ class Function:
 
     # --- the handle itself ---
 
+    @property
+    def is_hydrated(self) -> bool:
+        """Whether it has an id: its app runs, or it was looked up. Asks nothing."""
+        return self._origin.is_known()
+
     @blocking
     def hydrate(self) -> Function:
         """Look it up now rather than at the first use."""
@@ -372,6 +377,8 @@ class Function:
 for _name, _missing in missing_classmethods(
     "Function",
     {
+        "from_id": "Look it up with `Function.from_name(app, name)`.",
+        "client": NO_CLIENT,
         "keep_warm": "Use `update_autoscaler(min_containers=...)`.",
         "metrics": "Prometheus collects them from the services (docs/howto/install.md).",
         "call": "Use `.remote()`.",

@@ -56,7 +56,7 @@ _NOISE = re.compile(
 
 def requests(wanted: Any) -> tuple[GpuRequest, ...]:
     """The acceptable choices of a `gpu=`, in their order. Raises `InvalidError` naming the one that is not valid."""
-    if wanted is None:
+    if wanted is None or wanted is False:
         return ()
     choices: Sequence[Any] = [wanted] if isinstance(wanted, str) else wanted
     if not isinstance(choices, (list, tuple)) or not all(isinstance(choice, str) for choice in choices):

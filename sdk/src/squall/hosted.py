@@ -22,6 +22,8 @@ OF_BUILDS = {
     "gpu": "builds run without GPUs; find out about them in `@squall.enter()`",
     "cpu": "builds use what the builder has",
     "memory": "builds use what the builder has",
+    "cloud": "builds run on your own machines",
+    "region": "builds run on your own machines",
 }
 
 

@@ -19,7 +19,8 @@ from squall.image_commands import CommandSteps, docker_arguments
 from squall.image_files import Copied, Ignore, Later, LocalDir, LocalFile, LocalPython, LocalSource
 from squall.image_packages import PackageSteps
 from squall.image_steps import Reference, Withheld
-from squall.unimplemented import missing_classmethods
+from squall.origin import refuse_client
+from squall.unimplemented import NO_CLIENT, missing_classmethods
 
 if TYPE_CHECKING:
     from squall.app import App
@@ -138,15 +139,17 @@ class Image(PackageSteps, CommandSteps):
         return cls._from("", ("from_scratch", image_steps.forced(force_build)))
 
     @classmethod
-    def from_id(cls, image_id: str) -> Image:
+    def from_id(cls, image_id: str, client: None = None) -> Image:
         """An image that was built, by its id."""
+        refuse_client(client)
         from squall import published_images
 
         return cls(_Chain("", before=Later(lambda: published_images.by_id(image_id))))
 
     @classmethod
-    def from_name(cls, name: str, *, environment_name: Optional[str] = None) -> Image:
+    def from_name(cls, name: str, *, environment_name: Optional[str] = None, client: None = None) -> Image:
         """An image that was published, by its name (`"name"` or `"name:tag"`). Looked up when it is first needed."""
+        refuse_client(client)
         from squall import published_images
 
         checked = published_images.checked_name(name)
@@ -209,8 +212,9 @@ class Image(PackageSteps, CommandSteps):
         published_images.build(self, app)
         return self
 
-    def publish(self, name: str, *, environment_name: Optional[str] = None) -> Image:
+    def publish(self, name: str, *, environment_name: Optional[str] = None, client: None = None) -> Image:
         """Build it and give it a name, for `Image.from_name`; a name that exists moves to this image."""
+        refuse_client(client)
         from squall import published_images
 
         published_images.publish(self, name, environment_name)
@@ -230,6 +234,11 @@ class Image(PackageSteps, CommandSteps):
     def object_id(self) -> str:
         """`im-...`: the content address of the recipe."""
         return self.spec().id
+
+    @property
+    def is_hydrated(self) -> bool:
+        """True: the id of an image is known without a server."""
+        return True
 
     @property
     def local_sources(self) -> tuple[LocalSource, ...]:
@@ -276,6 +285,10 @@ for _name, _missing in missing_classmethods(
         "from_aws_ecr": _REGISTRIES,
         "from_gcp_artifact_registry": _REGISTRIES,
         "pip_install_private_repos": _PRIVATE,
+        "hydrate": "Use `image.build(app)`: it builds now.",
+        "logs": "The log of a build is shown while it runs; `squall image inspect ID` says why one failed.",
+        "get_dashboard_url": "Use `squall image inspect ID`.",
+        "client": NO_CLIENT,
         **dict.fromkeys(
             ("copy_local_file", "copy_local_dir", "copy_mount"), "Use `add_local_file` or `add_local_dir`."
         ),

@@ -127,6 +127,8 @@ def refuse(where: str, keywords: dict[str, Any]) -> None:
             "volumes": ((None, {}), "Copy what the step needs with `add_local_dir(copy=True)`."),
             "uv_version": ((None,), "Remove it: the builder has one uv."),
             "network_file_systems": ((None, {}), "Copy what the step needs with `add_local_dir(copy=True)`."),
+            "env": ((None, {}), "Set variables with `Image.env` before the step."),
+            "old_installer": ((False, None), "Remove it: uv installs what the lock file has."),
             "poetry_version": ((None, "latest"), "Remove it: uv installs what the lock file has."),
         },
     )

@@ -15,6 +15,7 @@ from squall.blocking import blocking
 from squall.blocking import run as run_in_thread
 from squall.errors import AlreadyExistsError, ExecutionError, InvalidError, NotFoundError, SquallError
 from squall.place import is_local
+from squall.unimplemented import NO_CLIENT, NO_PAGE, missing_method
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -102,6 +103,11 @@ class Handle:
             raise ExecutionError(f"{self!r} has not been looked up", fix="Use it, or call `hydrate()`, first.")
         return self._id
 
+    @property
+    def is_hydrated(self) -> bool:
+        """Whether it has been looked up. Asks nothing."""
+        return bool(self._id)
+
     @blocking
     def hydrate(self) -> Any:
         """Look it up now rather than at the first use."""
@@ -147,6 +153,10 @@ class Handle:
     def __repr__(self) -> str:
         label = repr(self._source.name) if isinstance(self._source, Place) else self._source
         return f"squall.{self.WHAT.capitalize()}({label})"
+
+
+for _name, _instead in (("client", NO_CLIENT), ("get_dashboard_url", NO_PAGE)):
+    setattr(Handle, _name, missing_method(f"{_name} of this handle", _instead))
 
 
 class Ephemeral:

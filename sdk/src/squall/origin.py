@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from squall.declaration import Declaration, parameter_names
 from squall.errors import ExecutionError, InvalidError, UnimplementedArgument
+from squall.place import is_local
 
 if TYPE_CHECKING:
     from squall.app import App
@@ -43,6 +44,10 @@ class Origin:
         """Id of the version that is called, as far as that is known without asking."""
         return None
 
+    def is_known(self) -> bool:
+        """Whether the server knows it, as far as that is known without asking."""
+        return bool(self.known_id())
+
     def local(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Run the body here."""
         if self.raw is None:
@@ -67,6 +72,9 @@ class Declared(Origin):
 
     def known_id(self) -> Optional[str]:
         return self.app.function_id(self.label)
+
+    def is_known(self) -> bool:
+        return not is_local() or super().is_known()  # a container runs code that was published
 
 
 class Named(Origin):
@@ -102,6 +110,9 @@ class Known(Origin):
     def is_generator(self) -> bool:
         return self._generator
 
+    def known_id(self) -> Optional[str]:
+        return self._function_id
+
 
 class Neighbour(Origin):
     """A function of the app that this container belongs to, as one that travelled by value knows it."""
@@ -133,6 +144,9 @@ class Derived(Origin):
 
     def known_id(self) -> Optional[str]:
         return self.inner.known_id()
+
+    def is_known(self) -> bool:
+        return self.inner.is_known()
 
     def local(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         return self.inner.local(args, kwargs)

@@ -34,6 +34,7 @@ class Secret:
         self._label = label
         self._source = source
         self._required = tuple(required)
+        self._found = False
 
     @immediate
     @classmethod
@@ -110,6 +111,11 @@ class Secret:
             return f"{self._source.name}@{environment}" if environment else self._source.name
         return self._label
 
+    @property
+    def is_hydrated(self) -> bool:
+        """Whether it was found on the server; values need no look-up."""
+        return self._found or not isinstance(self._source, Place)
+
     @blocking
     def hydrate(self) -> Secret:
         """Ask the server for it now. Raises `NotFoundError`; `InvalidError` for a key that is required and missing."""
@@ -141,6 +147,7 @@ class Secret:
         source = self._named("look at")
         here, environment = session_and_environment(source.environment)
         found: dict[str, Any] = here.client.json("GET", query(path_of("SECRET", source.name), environment=environment))
+        self._found = True
         return found
 
     def _named(self, doing: str) -> Place:

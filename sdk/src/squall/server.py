@@ -35,6 +35,7 @@ LONGEST_S = 86400
 UNUSED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     **FUNCTION_KEYWORDS,
     "scaleup_window": ((None, 0), "Remove it: containers are added as soon as requests need them."),
+    "name": ((None,), "Rename the class: a server has the name of its class."),
     "h2_enabled": ((False, None), "Remove it: the proxy in front speaks HTTP/2, the server HTTP/1.1."),
 }
 
@@ -125,6 +126,9 @@ class Server(Cls):
 for _name, _missing in missing_classmethods(
     "Server",
     {
+        "from_id": "Look it up with `Server.from_name(app, name)`.",
+        "info": "`stats()` says what it does now, `get_url()` where it is.",
+        "metrics": "Prometheus keeps the past (docs/howto/install.md); `stats()` says what is now.",
         "sessions": "Send `Squall-Session-Id` with requests that shall reach the same container.",
         **dict.fromkeys(("with_options", "with_concurrency", "with_batching"), "Declare it in `@app.server(...)`."),
     },

@@ -48,6 +48,9 @@ SANDBOX_INSTEAD = (
     "`single_use_containers=True` gives each call a container of its own."
 )
 
+NO_CLIENT = "Set SQUALL_SERVER_URL and SQUALL_TOKEN: a program has one server."
+NO_PAGE = "The server has no pages for people: `squall status` and `squall app list` show what it has."
+
 TOP_LEVEL: dict[str, str] = {
     "Sandbox": SANDBOX_INSTEAD,
     "SandboxSnapshot": SANDBOX_INSTEAD,
@@ -55,7 +58,7 @@ TOP_LEVEL: dict[str, str] = {
     "Proxy": "Route the machines of your nodes as you need it.",
     "Tunnel": WEB_INSTEAD,
     "Cluster": 'Ask for several GPUs of one machine with `gpu="H100:8"`.',
-    "Client": "Set SQUALL_SERVER_URL and SQUALL_TOKEN.",
+    "Client": NO_CLIENT,
     "Workspace": "A token belongs to one workspace.",
     "SchedulerPlacement": "Ask for `gpu=`, `cpu=` and `memory=`; the scheduler chooses the machine.",
     "clustered": 'Ask for several GPUs of one machine with `gpu="H100:8"`.',
@@ -72,6 +75,7 @@ FUNCTION_KEYWORDS: dict[str, tuple[tuple[Any, ...], str]] = {
     "restrict_modal_access": ((False, None), "Remove it."),
     "i6pn": ((None, False), "Remove it: containers use the network of their machine."),
     "cpu_limit": ((None,), "Write `cpu=(request, limit)`."),
+    "_experimental_restrict_output": ((False, None), "Return JSON text from functions whose code you do not trust."),
 }
 
 RENAMED: Mapping[str, str] = {

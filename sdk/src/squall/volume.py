@@ -69,8 +69,7 @@ class Volume(Handle):
     ) -> Volume:
         """A volume of the server. Nothing is asked before it is used. `version` (1 or 2) makes no difference here."""
         refuse_client(client)
-        if version not in (None, 1, 2):
-            raise InvalidError(f"the version of a volume is 1 or 2, got {version!r}")
+        _check_version(version)
         return cls(place(name, environment_name, "volume"), create_if_missing)
 
     @immediate
@@ -81,9 +80,12 @@ class Volume(Handle):
         return cls(volume_id)
 
     @classmethod
-    def ephemeral(cls, client: None = None, environment_name: Optional[str] = None) -> Ephemeral:
-        """A volume without a name for the time of a `with` (or `async with`) block."""
+    def ephemeral(
+        cls, client: None = None, environment_name: Optional[str] = None, version: Optional[int] = None
+    ) -> Ephemeral:
+        """A volume without a name for the time of a `with` (or `async with`) block. `version`: see `from_name`."""
         refuse_client(client)
+        _check_version(version)
         return Ephemeral(cls, environment_name)
 
     # --- looking ---
@@ -338,6 +340,11 @@ Volume.objects = Objects(lambda: Volume, "volume", "VOLUMES", "VOLUME")
 
 def _client() -> Client:
     return session_and_environment(None)[0].client
+
+
+def _check_version(version: Optional[int]) -> None:
+    if version not in (None, 1, 2):
+        raise InvalidError(f"the version of a volume is 1 or 2, got {version!r}")
 
 
 def _pieces(content: IO[bytes], size: int) -> Iterator[bytes]:

@@ -77,6 +77,42 @@ def test_web_functions_are_not_run(module: ModuleType) -> None:
         assert "squall serve program.py" in refused.value.hint
 
 
+def _page() -> None: ...
+
+
+def test_a_program_that_has_web_functions_alone_is_to_be_served() -> None:
+    module = ModuleType("program")
+    app = squall.App()
+    page = squall.fastapi_endpoint()(_page)
+    module.first, module.second = (app.function(name=name)(page) for name in ("a", "b"))
+
+    with pytest.raises(InvalidError, match="first is a web function") as refused:
+        entries.choose(module, parse("program.py"))
+
+    assert "squall serve program.py" in refused.value.hint
+
+
+def test_a_class_with_other_options_is_run_when_it_is_named_and_never_by_itself(module: ModuleType) -> None:
+    module.Large = module.Stock.with_options(timeout=5)
+
+    assert entries.choose(module, parse("program.py::Large.count")).target is module.Large
+    assert entries.choose(module, parse("program.py::Large")).target is module.Large
+    assert entries.choose(module, parse("program.py::Stock.count")).target is module.Stock
+    del module.price, module.page, module.shop
+    assert entries.choose(module, parse("program.py")).target is module.Stock
+
+
+class Listener:
+    @squall.enter()
+    def start(self) -> None: ...
+
+
+def test_a_server_has_no_method_to_name(module: ModuleType) -> None:
+    module.Web = module.other.server()(Listener)
+    with pytest.raises(InvalidError, match=r"^Web is a web function"):
+        entries.choose(module, parse("program.py::Web"))
+
+
 def test_an_annotation_that_is_no_expression_is_refused() -> None:
     def f(x: "no go") -> None: ...  # type: ignore  # noqa
 

@@ -21,6 +21,7 @@ from squall.errors import UsageError
         ("-::main", False, "stdin", "-", "main"),
         ("pkg.mod", True, "pkg.mod", "", ""),
         ("pkg.mod::main", True, "pkg.mod", "", "main"),
+        ("07_web.check-boxes.app", True, "07_web.check-boxes.app", "", ""),
     ],
 )
 def test_the_forms_of_a_reference(text: str, as_module: bool, module: str, path: str, target: str) -> None:

@@ -21,6 +21,8 @@ from squall.function import Function
 from squall.web import mark_of
 
 Target = Union[LocalEntrypoint, Function, Cls]
+VARIANT = 4
+"""Rank of a class with other options than declared: run when it is named, never by itself."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def choose(module: ModuleType, reference: Reference) -> Entry:
     entries = list(find(module))
     if reference.target:
         return _not_web(_named(entries, module, reference), reference)
-    entries = [entry for entry in entries if not entry.is_web] or entries
+    entries = [entry for entry in entries if not entry.is_web] or entries[:1]
     if not entries:
         raise ProgramError(
             f"{reference.text} has nothing to run: {_what_it_has(module)}",
@@ -183,6 +185,8 @@ def _all(module: ModuleType) -> Iterator[Entry]:
             owner = _owner(value, owners)
             if owner is not None:
                 yield from _methods(name, owner, value, 1)
+            elif value.is_declared:
+                yield from _methods(name, value.app, value, VARIANT)
     for variable, app in owners.items():
         for name, entrypoint in app.registered_entrypoints.items():
             yield Entry(f"{variable}.{name}", app, entrypoint, 2)
@@ -194,7 +198,7 @@ def _all(module: ModuleType) -> Iterator[Entry]:
 
 def _methods(name: str, app: App, handle: Cls, rank: int) -> Iterator[Entry]:
     for spec in handle.method_specs():
-        yield Entry(f"{name}.{spec.name}", app, handle, rank, spec.name)
+        yield Entry(f"{name}.{spec.name}".rstrip("."), app, handle, rank, spec.name)
 
 
 def _owner(handle: Cls, owners: dict[str, App]) -> Optional[App]:
@@ -253,6 +257,8 @@ def _of_app(entries: Sequence[Entry], app: App, reference: Reference) -> Entry:
 
 def _spellings(entry: Entry, owners: Mapping[str, App]) -> tuple[str, ...]:
     """An app's function may be named with and without the app's variable."""
+    if entry.rank == VARIANT:
+        return (entry.name,)
     if entry.rank >= 2:
         return entry.name, entry.name.partition(".")[2]
     own = entry.target.name if isinstance(entry.target, LocalEntrypoint) else ""

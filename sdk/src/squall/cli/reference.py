@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from squall.errors import UsageError
 
 STDIN = "-"
+MODULE_PART = re.compile(r"[\w-]+")
+"""Python imports folders that no `import` statement can name, such as `07-web`."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ def parse(text: str, as_module: bool = False) -> Reference:
 def _module(text: str, program: str, target: str) -> Reference:
     if program.endswith(".py") or "/" in program:
         raise UsageError(f"{program!r} is a file, not a module", fix=f"Leave out `-m`: `{text}`.")
-    if not all(part.isidentifier() for part in program.split(".")):
+    if not all(MODULE_PART.fullmatch(part) for part in program.split(".")):
         raise UsageError(f"{program!r} is not the name of a module", fix="Use `-m package.module`.")
     return Reference(text=f"-m {text}", module=program, target=target)
 

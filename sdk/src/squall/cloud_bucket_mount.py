@@ -1,0 +1,5 @@
+"""`squall.CloudBucketMount`, for programs that import it from here."""
+
+from squall.bucket import CloudBucketMount
+
+__all__ = ["CloudBucketMount"]
