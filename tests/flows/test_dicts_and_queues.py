@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from tests.flows.conftest import FORMS, PROGRAMS, nothing_was_forbidden
@@ -143,6 +144,33 @@ def test_a_full_partition_makes_put_wait_or_refuses(items: squall.Queue) -> None
     taker.join()
     assert items.len() == 5000
     assert items.get_many(5000)[-1] == "last"
+
+
+def test_many_threads_share_requests_and_none_waits_for_anothers_item(state: squall.Dict, items: squall.Queue) -> None:
+    got: list[int] = []
+
+    def take() -> None:
+        got.append(items.get(timeout=60, partition="late"))
+
+    def use(thread: int) -> None:
+        for number in range(15):
+            state[thread, number] = number
+            items.put((thread, number), partition="work")
+            assert state[thread, number] == number
+            assert state.pop((thread, number)) == number
+            assert items.get(timeout=30, partition="work") is not None
+
+    waiting = [threading.Thread(target=take) for _ in range(4)]
+    for each in waiting:
+        each.start()
+    with ThreadPoolExecutor(12) as pool:
+        list(pool.map(use, range(12)))
+    assert (len(state), items.len(total=True), got) == (0, 0, [])
+    for number in range(4):
+        items.put(number, partition="late")
+    for each in waiting:
+        each.join(60)
+    assert sorted(got) == [0, 1, 2, 3]
 
 
 def test_an_item_goes_to_one_of_many_takers_at_two_gateways(client: Platform, items: squall.Queue) -> None:

@@ -71,11 +71,22 @@ class FakeGateway:
         self.open = threading.Event()
         """While it is not set, requests that make calls wait for their answer."""
         self.open.set()
+        self.open_together = threading.Event()
+        """The same for requests for several operations on dicts and queues."""
+        self.open_together.set()
         self.trace_ratio = 1.0
         self.volume_files: dict[str, dict[str, Any]] = {}
         """Of the one volume that there is."""
         self.volume_version = 0
         self.webhooks = True
+        self.entries: dict[str, bytes] = {}
+        """Of the one dict that there is, by encoded key."""
+        self.entries_together: list[list[dict[str, Any]]] = []
+        """What each request for several operations has brought."""
+        self.entries_alone: list[dict[str, Any]] = []
+        self.entry_answers: dict[str, dict[str, Any]] = {}
+        """By kind of operation: what is answered to it among others, instead of doing it."""
+        self.takes_entries_together = True
 
     def serve(self, app: App) -> None:
         """Run what an app declares."""
@@ -197,6 +208,7 @@ class _Handler(BaseHTTPRequestHandler):
         told = dict(zip(names, ("0", 1, "local", 4, "main", "main"), strict=True))
         features = {"blobs_with_calls": True, "spawns_together": True, "trace_ratio": self.gateway.trace_ratio}
         features["webhooks"] = self.gateway.webhooks
+        features["entries_together"] = self.gateway.takes_entries_together
         self._json(200, {**told, **features})
 
     def _apps(self, rest: list[str]) -> None:
@@ -329,6 +341,32 @@ class _Handler(BaseHTTPRequestHandler):
             start += size
         self.gateway.spawned_together.append([call for call, _, _ in frame.meta["calls"]])
         self._json(200, {"accepted": len(frame.meta["calls"])})
+
+    def _dicts(self, rest: list[str]) -> None:
+        assert rest[1] == "ops"
+        found = frames.Decoder().feed(self.body)
+        self.gateway.entries_alone += [frame.meta for frame in found]
+        self.gateway.open.wait(30)
+        self._bytes(200, b"".join(self._entry(frame) for frame in found))
+
+    def _entries(self, _rest: list[str]) -> None:
+        found = frames.Decoder().feed(self.body)
+        self.gateway.entries_together.append([frame.meta for frame in found])
+        self.gateway.open_together.wait(30)
+        told = self.gateway.entry_answers
+        answers = [
+            frames.encode(FrameKind.ENTRY, told[frame.meta["op"]]) if frame.meta["op"] in told else self._entry(frame)
+            for frame in found
+        ]
+        self._bytes(200, b"".join(answers))
+
+    def _entry(self, frame: frames.Frame) -> bytes:
+        entries, key = self.gateway.entries, frame.meta["key"]
+        if frame.meta["op"] == "put":
+            entries[key] = bytes(frame.payload)
+            return frames.encode(FrameKind.ENTRY, {"put": True})
+        value = entries.pop(key, None) if frame.meta["op"] == "pop" else entries.get(key)
+        return frames.encode(FrameKind.ENTRY, {"found": value is not None}, value or b"")
 
     def _new_call(self) -> None:
         self.gateway.open.wait(30)

@@ -115,6 +115,21 @@ def sheltered() -> Iterator[None]:
         _local.abort = abort
 
 
+@contextlib.contextmanager
+def ended_by(abort: Abort) -> Iterator[None]:
+    """Within the block this thread works for several: `abort` ends its work, and so does what ended it before."""
+    outer = current_abort()
+    if outer is not None:
+        outer.add(abort.set)
+    _local.abort = abort
+    try:
+        yield
+    finally:
+        _local.abort = outer
+        if outer is not None:
+            outer.remove(abort.set)
+
+
 def sleep(seconds: float) -> None:
     """time.sleep that ends with the work."""
     abort = current_abort()

@@ -116,14 +116,18 @@ class Client:
 
     def once(self, method: str, path: str, body: Any, timeout_s: float) -> None:
         """A request with JSON that is not repeated; raises `OSError` or the error of the answer."""
-        headers = {"Content-Type": "application/json"}
+        self.attempt(method, path, {"Content-Type": "application/json"}, json.dumps(body).encode(), timeout_s)
+
+    def attempt(self, method: str, path: str, headers: Mapping[str, str], body: bytes, timeout_s: float) -> Answer:
+        """A request that is not repeated, and its whole answer; raises `OSError` or the error of the answer."""
         try:
-            with self._exchange(method, path, headers, json.dumps(body).encode(), timeout_s) as response:
+            with self._exchange(method, path, headers, body, timeout_s) as response:
                 answer = Answer(response.status, response.fields, response.read())
         except (HTTPException, EOFError) as error:
             raise OSError(str(error)) from error
         if answer.status >= 400:
             raise error_of(answer)
+        return answer
 
     @contextlib.contextmanager
     def stream(

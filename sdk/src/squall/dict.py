@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Optional, Union
 
 from squall.blocking import blocking, blocking_iterator, immediate
@@ -67,8 +68,7 @@ class Dict(Handle):
     @blocking
     def contains(self, key: Any) -> bool:
         """Whether the key is there."""
-        _, frame = self._one("get", key)
-        return bool(frame.meta["found"])
+        return bool(self._one(_client(), _meta("get", key)).meta["found"])
 
     @blocking
     def put(self, key: Any, value: Any, *, skip_if_exists: bool = False) -> bool:
@@ -77,8 +77,7 @@ class Dict(Handle):
         client = _client()
         meta, data = _encoded(client, value)
         absent = {"absent": True} if skip_if_exists else {}
-        [frame] = self._ops(client, [_op("put", key, {**meta, **absent}, data)])
-        return bool(frame.meta["put"])
+        return bool(self._one(client, _meta("put", key, {**meta, **absent}), data).meta["put"])
 
     @blocking
     def pop(self, key: Any, default: Any = NOTHING) -> Any:
@@ -98,7 +97,8 @@ class Dict(Handle):
             raise RequestSizeError(f"an update can have {MAX_UPDATE} entries, got {len(pairs)}", fix="Make several.")
         client, batch, size = _client(), [], 0
         for key, value in pairs.items():
-            batch.append(_op("put", key, *_encoded(client, value)))
+            meta, data = _encoded(client, value)
+            batch.append(_frame(_meta("put", key, meta), data))
             size += len(batch[-1])
             if size > UPDATE_BYTES:
                 self._ops(client, batch)
@@ -126,7 +126,15 @@ class Dict(Handle):
     @blocking
     def len(self) -> int:
         """How many keys there are. Looks at all of them."""
-        return int(_client().json("GET", self._path("DICT_COUNT"))["count"])
+        from squall import together
+
+        client = _client()
+        op = together.Op({"op": "count", "object": self._looked_up()}, changes=False)
+
+        def alone() -> int:
+            return int(client.json("GET", self._path("DICT_COUNT"))["count"])
+
+        return together.send(client, op, alone, lambda frame: int(frame.meta["count"]))
 
     @blocking
     def clear(self) -> None:
@@ -171,13 +179,15 @@ class Dict(Handle):
     def _value(self, what: str, key: Any, default: Any) -> Any:
         from squall.stored import decoded
 
-        client, frame = self._one(what, key)
+        client = _client()
+        frame = self._one(client, _meta(what, key))
         return decoded(client, frame.meta, frame.payload) if frame.meta["found"] else default
 
-    def _one(self, what: str, key: Any) -> tuple[Client, Frame]:
-        client = _client()
-        [frame] = self._ops(client, [_op(what, key, {}, b"")])
-        return client, frame
+    def _one(self, client: Client, meta: dict[str, Any], data: bytes = b"") -> Frame:
+        from squall import together
+
+        op = together.Op({**meta, "object": self._looked_up()}, data, changes=meta["op"] != "get")
+        return together.send(client, op, lambda: self._ops(client, [_frame(meta, data)])[0], lambda frame: frame)
 
     def _ops(self, client: Client, ops: list[bytes]) -> list[Frame]:
         from squall.stored import HEADERS, answer_frames
@@ -218,11 +228,17 @@ def _encoded(client: Client, value: Any) -> tuple[dict[str, Any], bytes]:
     return encoded(client, value, "the value", MAX_VALUE_BYTES)
 
 
-def _op(what: str, key: Any, meta: dict[str, Any], data: bytes) -> bytes:
-    from squall.http_api.protocol import FrameKind, frames
+def _meta(what: str, key: Any, more: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
+    """What an operation says about itself."""
     from squall.stored import pickled_key
 
     encoded_key = base64.b64encode(pickled_key(key, "the object")).decode()
     # A repeated request is known by its id: what it has done already is not done again.
     request = {} if what == "get" else {"request": secrets.token_hex(8)}
-    return frames.encode(FrameKind.ENTRY, {"op": what, "key": encoded_key, **request, **meta}, data)
+    return {"op": what, "key": encoded_key, **request, **more}
+
+
+def _frame(meta: dict[str, Any], data: bytes) -> bytes:
+    from squall.http_api.protocol import FrameKind, frames
+
+    return frames.encode(FrameKind.ENTRY, meta, data)

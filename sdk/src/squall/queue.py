@@ -15,12 +15,15 @@ from squall.origin import refuse_client
 
 if TYPE_CHECKING:
     from squall.client import Client
+    from squall_runner.frames import Frame
 
 MAX_ITEM_BYTES = 1 << 20
 MAX_AT_ONCE = 500
 WAIT_S = 25.0
 """One request waits so long at most, then the next one does."""
 DAY_S = 86400
+_Item = tuple[dict[str, Any], bytes]
+"""What the frame of an item has."""
 
 
 class Queue(Handle):
@@ -91,19 +94,53 @@ class Queue(Handle):
     def _put(
         self, values: list[Any], block: bool, timeout: Optional[float], partition: Optional[str], ttl: int
     ) -> None:
-        from squall.http_api.protocol import FrameKind, frames
-        from squall.stored import HEADERS, encoded
+        from squall import together
+        from squall.stored import encoded
 
         client, waiting = _client(), _Waiting(block, timeout)
         items = [encoded(client, value, "the item", MAX_ITEM_BYTES) for value in values]
-        bodies = [frames.encode(FrameKind.ENTRY, meta, data) for meta, data in items]
+        with together.waiting_there(client, only_alone=len(items) == 1) as fits:
+            if fits:
+                self._put_all(client, items, waiting, partition, ttl)
+                return
+        if self._put_at_once(client, items[0], partition, ttl):
+            return
+        if waiting.over():
+            raise queue.Full
+        with together.waiting_there(client, only_alone=False):
+            self._put_all(client, items, waiting, partition, ttl)
+
+    def _put_all(
+        self, client: Client, items: list[_Item], waiting: _Waiting, partition: Optional[str], ttl: int
+    ) -> None:
+        bodies = [_frame(*item) for item in items]
         while bodies:
-            path = self._path("QUEUE_ITEMS", partition, ttl=ttl, wait=waiting.next_s(), request=secrets.token_hex(8))
-            answer = client.request("POST", path, HEADERS, b"".join(bodies[:MAX_AT_ONCE]))
-            stored = int(_json(answer.body)["stored"])
+            stored = self._put_some(client, bodies[:MAX_AT_ONCE], partition, ttl, waiting.next_s(), _new_request())
             bodies = bodies[stored:]
             if bodies and not stored and waiting.over():
                 raise queue.Full
+
+    def _put_at_once(self, client: Client, item: _Item, partition: Optional[str], ttl: int) -> int:
+        """Together with what others put and take, without waiting for room; whether there was any."""
+        from squall import together
+
+        request, (meta, data) = _new_request(), item
+        asked = {"op": "enqueue", "object": self._looked_up(), "ttl": ttl, "request": request, **meta}
+        if partition is not None:
+            asked["partition"] = _checked(partition)
+
+        def alone() -> int:
+            return self._put_some(client, [_frame(meta, data)], partition, ttl, 0.0, request)
+
+        return together.send(client, together.Op(asked, data), alone, lambda frame: int(frame.meta["stored"]))
+
+    def _put_some(
+        self, client: Client, bodies: list[bytes], partition: Optional[str], ttl: int, wait_s: float, request: str
+    ) -> int:
+        from squall.stored import HEADERS
+
+        path = self._path("QUEUE_ITEMS", partition, ttl=ttl, wait=wait_s, request=request)
+        return int(_json(client.request("POST", path, HEADERS, b"".join(bodies)).body)["stored"])
 
     # --- out ---
 
@@ -125,20 +162,62 @@ class Queue(Handle):
         return self._take(n_values, block, timeout, partition)
 
     def _take(self, most: int, block: bool, timeout: Optional[float], partition: Optional[str]) -> list[Any]:
-        from squall.stored import answer_frames, decoded
+        from squall import together
 
-        client, waiting, taken = _client(), _Waiting(block, timeout), list[Any]()
+        client, waiting = _client(), _Waiting(block, timeout)
+        with together.waiting_there(client, only_alone=most == 1) as fits:
+            if fits:
+                return self._take_all(client, most, block, waiting, partition)
+        taken = self._take_at_once(client, partition)
+        if not taken and not waiting.over():
+            with together.waiting_there(client, only_alone=False):
+                return self._take_all(client, most, block, waiting, partition)
+        if not taken and block:
+            raise queue.Empty
+        return taken
+
+    def _take_at_once(self, client: Client, partition: Optional[str]) -> list[Any]:
+        """The first item, together with what others put and take, without waiting for one."""
+        from squall import together
+        from squall.stored import decoded
+
+        request = _new_request()
+        asked = {"op": "take", "object": self._looked_up(), "request": request}
+        if partition is not None:
+            asked["partition"] = _checked(partition)
+
+        def alone() -> list[Frame]:
+            return self._take_some(client, 1, partition, 0.0, request)
+
+        def read(frame: Frame) -> list[Frame]:
+            return [frame] if frame.meta["taken"] else []
+
+        found = together.send(client, together.Op(asked), alone, read)
+        return [decoded(client, frame.meta, frame.payload) for frame in found]
+
+    def _take_some(
+        self, client: Client, most: int, partition: Optional[str], wait_s: float, request: str
+    ) -> list[Frame]:
+        from squall.stored import answer_frames
+
+        path = self._path("QUEUE_TAKEN", partition, most=most, wait=wait_s, request=request)
+        return list(answer_frames(client.request("POST", path).body))
+
+    def _take_all(
+        self, client: Client, most: int, block: bool, waiting: _Waiting, partition: Optional[str]
+    ) -> list[Any]:
+        from squall.stored import decoded
+
+        taken = list[Any]()
         while True:
-            wait_s = 0.0 if taken else waiting.next_s()
-            number, request = min(most - len(taken), MAX_AT_ONCE), secrets.token_hex(8)
-            path = self._path("QUEUE_TAKEN", partition, most=number, wait=wait_s, request=request)
+            wait_s, number = 0.0 if taken else waiting.next_s(), min(most - len(taken), MAX_AT_ONCE)
             try:
-                answer = client.request("POST", path)
+                frames = self._take_some(client, number, partition, wait_s, _new_request())
             except SquallError:
                 if taken:  # nobody else will get these
                     return taken
                 raise
-            found = [decoded(client, f.meta, f.payload) for f in answer_frames(answer.body)]
+            found = [decoded(client, frame.meta, frame.payload) for frame in frames]
             taken += found
             if len(taken) == most or (taken and not found) or (taken and len(found) < MAX_AT_ONCE):
                 return taken
@@ -152,7 +231,16 @@ class Queue(Handle):
     @blocking
     def len(self, *, partition: Optional[str] = None, total: bool = False) -> int:
         """How many items a partition has; with `total` all partitions together."""
-        return int(_json(_client().request("GET", self._counted(partition, total)).body)["count"])
+        from squall import together
+
+        client, path = _client(), self._counted(partition, total)
+        asked = {"op": "length", "object": self._looked_up(), "partition": partition, "total": total}
+
+        def alone() -> int:
+            return int(_json(client.request("GET", path).body)["count"])
+
+        op = together.Op(asked, changes=False)
+        return together.send(client, op, alone, lambda frame: int(frame.meta["count"]))
 
     @blocking
     def clear(self, *, partition: Optional[str] = None, all: bool = False) -> None:
@@ -193,8 +281,8 @@ class Queue(Handle):
         from squall.client import query
         from squall.http_api.routes import Route
 
-        if partition is not None and not 1 <= len(str(partition).encode()) <= 64:
-            raise InvalidError(f"a partition is text of 1 to 64 bytes, got {partition!r:.100}")
+        if partition is not None:
+            _checked(partition)
         path: str = getattr(Route, route)
         return query(path.format(object=self._looked_up()), partition=partition, **asked)
 
@@ -217,6 +305,23 @@ class _Waiting:
     def over(self) -> bool:
         """Whether there is nothing left."""
         return time.monotonic() >= self._until
+
+
+def _checked(partition: Any) -> str:
+    if not 1 <= len(str(partition).encode()) <= 64:
+        raise InvalidError(f"a partition is text of 1 to 64 bytes, got {partition!r:.100}")
+    return str(partition)
+
+
+def _new_request() -> str:
+    """By which the server knows a request that is repeated."""
+    return secrets.token_hex(8)
+
+
+def _frame(meta: dict[str, Any], data: bytes) -> bytes:
+    from squall.http_api.protocol import FrameKind, frames
+
+    return frames.encode(FrameKind.ENTRY, meta, data)
 
 
 def _client() -> Client:

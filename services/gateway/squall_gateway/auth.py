@@ -31,7 +31,10 @@ _BEARER = b"bearer "
 # Paths by scope; a workspace token may do what its role may (policy/access.py). User code makes calls as itself, agents
 # move blobs.
 _CALLING = ("/v1/info", "/v1/calls", "/v1/blobs/", "/v1/functions", "/v1/spans", "/v1/spawns")
-_STATE = ("/v1/objects/", "/v1/object-ids/", "/v1/dicts/", "/v1/queues/", "/v1/volumes/", "/v1/volume-blocks/")
+_STATE = (
+    *("/v1/objects/", "/v1/object-ids/", "/v1/dicts/", "/v1/queues/", Route.ENTRIES),
+    *("/v1/volumes/", "/v1/volume-blocks/"),
+)
 _IN_CONTAINERS = (*_CALLING, *_STATE, Route.SECRET_VALUES)
 """Containers use dicts and queues as any program of the workspace does. They may give their calls options with values
 that they have; they can neither list nor change secrets."""

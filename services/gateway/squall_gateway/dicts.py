@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from squall.errors import InvalidError, RequestSizeError
 from squall.http_api.protocol import frames
 from squall.spec import INLINE_LIMIT_BYTES
-from squall_bus import GRAVE_S, Bus, Entry, KeyExists, KeyWrite, PublishUnknown, WrongRevision
+from squall_bus import GRAVE_S, Bus, BusError, Entry, KeyExists, KeyWrite, PublishUnknown, WrongRevision
 from squall_contracts import subjects
 from squall_contracts.objects import DICTS, RECEIPT_S, DictEntry, dict_key, dict_keys, receipt_key
 from squall_gateway.blobs import Blobs
@@ -72,11 +72,30 @@ class Dicts:
             outcomes += await asyncio.gather(*(self._one(workspace, object_id, op) for op in part))
         return outcomes
 
+    async def do_apart(self, workspace: str, object_id: str, ops: Sequence[Op]) -> list[Outcome | BaseException]:
+        """The same, of several callers: what goes wrong with one is its own outcome. Pops share a write, and so do puts
+        with `absent`; with a refused write each of them goes alone."""
+        shared: dict[tuple[str, bytes], int] = {}
+        for place, op in enumerate(ops):
+            if op.request and (op.what == "pop" or (op.what == "put" and op.absent and op.blob is None)):
+                shared.setdefault((op.what, op.key), place)
+        done: dict[int, Outcome] = {}
+        for what, together in (("pop", self._pop_together), ("put", self._claim_together)):
+            places = [place for (each, _), place in shared.items() if each == what]
+            if len(places) > 1:
+                try:
+                    outcomes = await together(workspace, object_id, [ops[place] for place in places])
+                except BusError:
+                    continue  # what of it is stored has its receipt, for which those who go alone look
+                done.update({p: outcome for p, outcome in zip(places, outcomes, strict=True) if outcome is not None})
+        left = [place for place in range(len(ops)) if place not in done]
+        alone = await asyncio.gather(
+            *(self._one(workspace, object_id, ops[place]) for place in left), return_exceptions=True
+        )
+        return [outcome for _, outcome in sorted([*done.items(), *zip(left, alone, strict=True)], key=lambda p: p[0])]
+
     async def _one(self, workspace: str, object_id: str, op: Op) -> Outcome:
-        key = dict_key(workspace, object_id, op.key)
-        # With the key: some clients have one id for all operations of a request.
-        own = f"{op.request}-{key[-16:]}"
-        receipt = receipt_key(workspace, object_id, own) if op.request else ""
+        key, receipt = _names(workspace, object_id, op)
         match op.what:
             case "get":
                 return await self._get(key)
@@ -138,6 +157,34 @@ class Dicts:
                 return False
         raise _always_changed()
 
+    async def _claim_together(self, workspace: str, object_id: str, ops: Sequence[Op]) -> list[Outcome | None]:
+        """Puts with `absent` of different keys in one write, as far as they are not there; None for who goes alone."""
+        bucket, proof = self.bus.kv(DICTS), DictEntry(b"", b"").encode()
+        names = [_names(workspace, object_id, op) for op in ops]
+        looks = await asyncio.gather(*(bucket.revision(key) for key, _ in names))
+        absent, writes = set[int](), list[KeyWrite]()
+        for place, (op, (key, receipt), (revision, there)) in enumerate(zip(ops, names, looks, strict=True)):
+            if not there:
+                data = DictEntry(op.key, op.value, op.blob, op.request).encode()
+                absent.add(place)
+                writes += [KeyWrite(key, data, revision, KEPT_S), KeyWrite(receipt, proof, 0, RECEIPT_S)]
+        if writes:
+            await bucket.write_together(writes)
+        return [Outcome({"put": True}) if place in absent else None for place in range(len(ops))]
+
+    async def _pop_together(self, workspace: str, object_id: str, ops: Sequence[Op]) -> list[Outcome | None]:
+        """Pops of different keys in one write, as far as they are there; None for who goes alone."""
+        bucket = self.bus.kv(DICTS)
+        names = [_names(workspace, object_id, op) for op in ops]
+        entries = await asyncio.gather(*(bucket.get(key, from_leader=True) for key, _ in names))
+        writes = list[KeyWrite]()
+        for entry, (_, receipt) in zip(entries, names, strict=True):
+            if entry is not None:
+                writes += _removal(entry, receipt)
+        if writes:
+            await bucket.write_together(writes)
+        return [None if entry is None else _told(DictEntry.decode(entry.value)) for entry in entries]
+
     async def _pop(self, key: str, receipt: str) -> Outcome:
         bucket = self.bus.kv(DICTS)
         for _ in range(TRIES):
@@ -160,8 +207,7 @@ class Dicts:
         if not receipt:
             await bucket.delete(entry.key, entry.revision)
             return
-        removed = KeyWrite(entry.key, b"", entry.revision, GRAVE_S, removes=True)
-        await bucket.write_together([removed, KeyWrite(receipt, entry.value, 0, RECEIPT_S)])
+        await bucket.write_together(_removal(entry, receipt))
 
     # ------------------------------------------------------------------ all keys
 
@@ -181,17 +227,29 @@ class Dicts:
 
     async def count(self, workspace: str, object_id: str) -> int:
         """How many keys there are."""
-        total, after = 0, 0
-        while True:
-            found, after = await self.page(workspace, object_id, after, keys_only=True)
-            total += len(found)
-            if not after:
-                return total
+        wanted = subjects.kv_subject(DICTS, dict_keys(workspace, object_id) + "*")
+        total = 0
+        async for stored in self.bus.read(subjects.kv_stream(DICTS), wanted):
+            total += "KV-Operation" not in stored.headers
+        return total
 
     async def clear(self, workspace: str, object_id: str) -> None:
         """Remove every key."""
         wanted = subjects.kv_subject(DICTS, dict_keys(workspace, object_id) + "*")
         await self.bus.purge(subjects.kv_stream(DICTS), wanted)
+
+
+def _names(workspace: str, object_id: str, op: Op) -> tuple[str, str]:
+    """Where an operation's key lies, and its receipt."""
+    key = dict_key(workspace, object_id, op.key)
+    # With the key: some clients have one id for all operations of a request.
+    own = f"{op.request}-{key[-16:]}"
+    return key, receipt_key(workspace, object_id, own) if op.request else ""
+
+
+def _removal(entry: Entry, receipt: str) -> list[KeyWrite]:
+    removed = KeyWrite(entry.key, b"", entry.revision, GRAVE_S, removes=True)
+    return [removed, KeyWrite(receipt, entry.value, 0, RECEIPT_S)]
 
 
 def _always_changed() -> InvalidError:
@@ -217,7 +275,7 @@ def read_ops(body: bytes) -> list[Op]:
         found = decoder.feed(body)
         if decoder.pending_bytes:
             raise frames.BadFrame("the last frame is cut")
-        ops = [_op(frame) for frame in found]
+        ops = [op_of(frame) for frame in found]
     except (frames.BadFrame, ValueError, TypeError, KeyError) as error:
         raise InvalidError(f"the body is not frames of operations: {error}") from error
     if not 0 < len(ops) <= MAX_OPS:
@@ -225,7 +283,8 @@ def read_ops(body: bytes) -> list[Op]:
     return ops
 
 
-def _op(frame: frames.Frame) -> Op:
+def op_of(frame: frames.Frame) -> Op:
+    """The operation in a frame. Raises `RequestSizeError`; `ValueError`, `TypeError`, `KeyError` for what is none."""
     meta = frame.meta
     key, blob = b64decode(meta["key"], validate=True), meta.get("blob")
     if len(key) > MAX_KEY_BYTES:

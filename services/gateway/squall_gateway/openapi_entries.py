@@ -57,4 +57,13 @@ ENTRY_PATHS: dict[str, dict[str, Any]] = {
         "get": _operation("queue_count", "How many items there are", _count("count"), "partition", "total"),
         "delete": _operation("queue_clear", "Remove items", _count("count"), "partition", "total"),
     },
+    Route.ENTRIES: {
+        "post": {
+            "tags": ["dict"],
+            "summary": "Single operations on any dicts and queues, each with an outcome of its own",
+            "operationId": "entries",
+            "requestBody": {"required": True, "content": _FRAMES, "description": "An ENTRY frame for each."},
+            "responses": {"200": _VALUES},
+        }
+    },
 }

@@ -23,6 +23,7 @@ from squall_gateway.api.calls import CallRoutes
 from squall_gateway.api.cancels import CancelRoutes
 from squall_gateway.api.commands import CommandRoutes
 from squall_gateway.api.entries import EntryRoutes
+from squall_gateway.api.entries_together import TogetherRoutes
 from squall_gateway.api.environments import EnvironmentRoutes
 from squall_gateway.api.fleet import FleetRoutes
 from squall_gateway.api.functions import FunctionRoutes
@@ -344,6 +345,7 @@ class Gateway:
             ("GET", Route.CALL_RESULT.format(call="*")): calls.result,
             ("POST", Route.CALL_INPUTS.format(call="*")): maps.post_inputs,
             ("GET", Route.CALL_RESULTS.format(call="*")): maps.get_results,
+            ("POST", Route.ENTRIES): TogetherRoutes(self.objects, self.dicts, self.queues, self.requests).post,
             **EntryRoutes(self.objects, self.dicts, self.queues).hot(),
         }
 

@@ -96,7 +96,11 @@ class FrameKind(enum.IntEnum):
     in this frame); payload: their arguments, one after the other."""
     ENTRY = 9
     """Of dicts and queues. meta of an operation: op (get, put, pop), key (base64), blob, absent, request; payload: the
-    value. Of an answer: found, put, blob, size (of the key, before the value), next, at."""
+    value. Of an answer: found, put, blob, size (of the key, before the value), next, at.
+
+    In `Route.ENTRIES` meta also has object, and op may be count (of a dict), enqueue (partition, ttl), take (partition)
+    and length (partition, total). Of an answer: count, stored, taken; or error (its wire form), or again: it took too
+    long to keep the others waiting, and is to be sent alone, as the same request."""
     SPAWNED = 8
     """Spawned calls in one frame. meta: calls (values of the headers `Squall-Call`, `traceparent` and `Squall-Sent-Ns`
     of each), sizes (bytes of each); payload: their arguments, one after the other."""
@@ -173,6 +177,8 @@ class ServerInfo:
     """Whether POST /v1/calls stores its body under the hash in `Squall-Blob`, so that nothing is uploaded before."""
     spawns_together: bool = False
     """Whether there is POST /v1/spawns."""
+    entries_together: bool = False
+    """Whether there is POST /v1/entries."""
     webhooks: bool = False
     """Whether ends of calls are told to webhooks."""
     trace_ratio: float = 1.0

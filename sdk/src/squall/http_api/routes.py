@@ -150,6 +150,10 @@ class Route:
     gets the same items."""
     QUEUE_COUNT = "/v1/queues/{object}/count"
     """GET ?partition= or ?total=1 -> {"count": n}. DELETE ?partition= or ?total=1 -> {"count": 0}: they are removed."""
+    ENTRIES = "/v1/entries"
+    """POST ENTRY frames -> ENTRY frames, one for each: single operations on any dicts and queues, which several threads
+    of a client make at the same time. They have no order among them, none waits for items or room, and each has an
+    outcome of its own. Those that have a `request` may be sent again, here or to the routes above."""
     SCHEDULES = "/v1/schedules"
     """GET ?environment= -> {"schedules": [ScheduleInfo]}."""
     SCHEDULE_PAUSE = "/v1/schedules/{schedule}/pause"

@@ -83,14 +83,12 @@ class EntryRoutes:
     async def queue_put(self, exchange: Exchange, object_id: str) -> None:
         """Items into a partition, in order."""
         asked = query_values(exchange.query)
-        ttl_s, request = number(asked, "ttl", 86400.0), _request_of(asked)
-        if not MIN_TTL_S <= ttl_s <= MAX_TTL_S:
-            raise InvalidError(f"a partition's items live {MIN_TTL_S:g} to {MAX_TTL_S:g} seconds, not {ttl_s:g}")
+        ttl_s, request = check_ttl(number(asked, "ttl", 86400.0)), request_of(asked.get("request", ""))
         items = _items(await whole(exchange.receive, MAX_BODY_BYTES))
         place = await self._place(exchange, object_id, asked)
         for item in items:
             if item.blob is not None:
-                await self.dicts.blobs.require(*_item_blob(item.blob))
+                await self.dicts.blobs.require(*item_blob(item.blob))
         stored = await self.queues.put(place, items, ttl_s=ttl_s, wait_s=wait_s(asked), request=request)
         await send_json(exchange.send, 200, {"stored": stored})
 
@@ -100,7 +98,7 @@ class EntryRoutes:
         most = integer(asked, "most", 1)
         if not 0 < most <= MAX_ITEMS:
             raise InvalidError(f"most must be 1 to {MAX_ITEMS}")
-        request = _request_of(asked)
+        request = request_of(asked.get("request", ""))
         place = await self._place(exchange, object_id, asked)
         async with leaving(exchange.receive) as gone:
             taken = await self.queues.take(place, most, wait_s(asked), gone, request)
@@ -135,9 +133,7 @@ class EntryRoutes:
         return (await self.objects.of_id(kind, object_id, exchange.token.workspace)).workspace
 
     async def _place(self, exchange: Exchange, object_id: str, asked: dict[str, str]) -> tuple[str, str, str]:
-        partition = asked.get("partition", "")
-        if len(partition.encode()) > 64:
-            raise InvalidError("the name of a partition has 64 bytes at most")
+        partition = check_partition(asked.get("partition", ""))
         return await self._of("queues", exchange, object_id), object_id, partition
 
 
@@ -146,9 +142,22 @@ async def _answer(exchange: Exchange, outcomes: Iterable[Outcome]) -> None:
     await send_whole(exchange.send, 200, body, HEADERS)
 
 
-def _request_of(asked: dict[str, str]) -> str:
-    """By which a repeated request is known."""
-    request = asked.get("request", "")
+def check_partition(partition: str) -> str:
+    """The name of a partition. Raises `InvalidError`."""
+    if len(partition.encode()) > 64:
+        raise InvalidError("the name of a partition has 64 bytes at most")
+    return partition
+
+
+def check_ttl(ttl_s: object) -> float:
+    """How long items live. Raises `InvalidError`."""
+    if not isinstance(ttl_s, int | float) or not MIN_TTL_S <= ttl_s <= MAX_TTL_S:
+        raise InvalidError(f"a partition's items live {MIN_TTL_S:g} to {MAX_TTL_S:g} seconds, not {ttl_s!r:.40}")
+    return ttl_s
+
+
+def request_of(request: str) -> str:
+    """By which a repeated request is known. Raises `InvalidError`."""
     if not REQUEST.fullmatch(request):
         raise InvalidError("request must be letters, digits and hyphens, 64 at most")
     return request
@@ -170,10 +179,11 @@ def _items(body: bytes) -> list[QueueItem]:
         raise InvalidError("the body is not whole frames of items")
     if len(found) > MAX_ITEMS:
         raise RequestSizeError(f"more than {MAX_ITEMS} items in one request", fix="Send fewer at once.")
-    return [_item(frame) for frame in found]
+    return [item_of(frame) for frame in found]
 
 
-def _item(frame: frames.Frame) -> QueueItem:
+def item_of(frame: frames.Frame) -> QueueItem:
+    """The item in a frame. Raises `InvalidError`, `RequestSizeError`."""
     blob = frame.meta.get("blob")
     if blob is not None and not isinstance(blob, str):
         raise InvalidError("the blob of an item must be text")
@@ -182,7 +192,8 @@ def _item(frame: frames.Frame) -> QueueItem:
     return QueueItem(bytes(frame.payload), blob)
 
 
-def _item_blob(ref: str) -> tuple[str, int]:
+def item_blob(ref: str) -> tuple[str, int]:
+    """The blob that an item is in. Raises `InvalidError`, `RequestSizeError`."""
     sha256, size = check_blob_ref(ref).partition(":")[0], blob_size(ref)
     if size > MAX_ITEM_BYTES:
         raise RequestSizeError(f"an item has {size} bytes, more than {MAX_ITEM_BYTES}", fix="Use a Dict or a Volume.")

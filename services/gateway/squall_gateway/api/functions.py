@@ -52,6 +52,7 @@ class FunctionRoutes:
             durability=durability(self.settings.sync_interval),
             blobs_with_calls=True,
             spawns_together=True,
+            entries_together=True,
             webhooks=True,
             trace_ratio=self.settings.trace_ratio,
         )
