@@ -74,6 +74,50 @@ def test_inputs_that_take_long_have_a_hundred_containers_within_a_second_and_a_h
     assert grown(lambda n: 0.0, 1.6) == [1, 1, 1, 4, 16, 64, 256, 1000]
 
 
+def a_pool_whose_call_took(seconds: float, calls: int = 1) -> History:
+    """Calls one after the other, and then nothing."""
+    history, now, finished = History(-1000.0), 0.0, 0.0
+    for _ in range(calls):
+        until = now + seconds
+        while now < until:
+            decide(Sample(at=now, inputs=1, running=1, ready=1, finished=finished), history, a_situation(1), now)
+            now += 0.2
+        finished += 1
+    for _ in range(10):
+        decide(Sample(at=now, inputs=0, ready=0, finished=finished), history, a_situation(0), now)
+        now += 0.2
+    return history
+
+
+def steps(history: History, inputs: int, since: float = 100.0) -> list[int]:
+    """From zero, each step there at the next look."""
+    live, counts = 0, []
+    for step in range(3):
+        now = since + step * 0.2
+        live = decide(Sample(at=now, inputs=inputs, running=live, ready=live, finished=9.0), history, EMPTY, now).count
+        counts.append(live)
+    return counts
+
+
+def test_a_pool_whose_calls_took_long_before_does_not_measure_them_again() -> None:
+    assert steps(a_pool_whose_call_took(3.0), 50) == [16, 50, 50]
+    assert steps(a_pool_whose_call_took(3.0), 500) == [16, 64, 256]
+
+
+def test_a_pool_whose_calls_were_short_or_are_forgotten_begins_with_one() -> None:
+    assert steps(a_pool_whose_call_took(0.4, calls=9), 50)[0] == 1
+    assert steps(a_pool_whose_call_took(3.0), 50, since=7200.0)[0] == 1
+
+
+def test_calls_that_were_long_and_are_short_now_are_measured_like_others() -> None:
+    history, finished = a_pool_whose_call_took(3.0), 0.0
+    for step in range(10):
+        now = 100 + step * 0.2
+        decide(Sample(at=now, inputs=900, running=1, ready=1, finished=finished), history, a_situation(1), now)
+        finished += 40
+    assert not history.work.lasting(now)
+
+
 def test_no_ops_on_a_small_machine_get_no_more_containers_than_make_them_faster() -> None:
     assert max(grown(lambda n: 900.0 if n == 1 else 1500.0, 10.0)) <= 4
 

@@ -48,6 +48,8 @@ def live(sock: socket.socket, loaded: Optional[Loaded], capture: Optional[Captur
     `loaded` and `capture` are what the process has from the one that it was forked from.
     """
     ground, settings = _connect(sock, capture)
+    if loaded is not None:
+        started.booted_ns = time.time_ns()  # it may have waited since it was forked
     _keep_out_of_forks(ground)
     if not settings.template:
         ground.capture.start_timer()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterable
 
 from squall.ids import new_id
@@ -52,6 +53,8 @@ class Autoscaler:
         self._clock = clock
         self._retiring = Retiring(bus, self.facts, self.sampler)
         self._histories: dict[str, History] = {}
+        self._lasting: dict[str, float] = {}
+        """Of pools at zero whose inputs take long: `Work.lasting_at`."""
         self._resting: set[str] = set()
         """Pools at zero about which nothing has changed since they were looked at: most of a large installation."""
 
@@ -165,8 +168,9 @@ class Autoscaler:
             samples = dict(zip(wanted, counts, strict=True))
         await asyncio.gather(*(self.scale(pool, there) for pool, there in samples.items()))
         if pools is None:
-            for pool in self._histories.keys() - set(self.facts.pools()):
-                del self._histories[pool]
+            for pool in (self._histories.keys() | self._lasting.keys()) - set(self.facts.pools()):
+                self._histories.pop(pool, None)
+                self._lasting.pop(pool, None)
             self._resting &= set(self.facts.pools())
 
     async def scale(self, pool: str, inputs: int | None) -> None:
@@ -178,7 +182,9 @@ class Autoscaler:
             return
         real = await self._real(pool, inputs)
         sample = self.facts.sample(pool, real, now)
-        history = self._histories.setdefault(pool, History(now))
+        history = self._histories.get(pool)
+        if history is None:
+            history = self._histories[pool] = History(now, self._lasting.pop(pool, -math.inf))
         decision = decide(sample, history, situation, now)
         if decision.unserved:
             self.hot[pool] = now + ATTENTION_S
@@ -190,7 +196,13 @@ class Autoscaler:
             await self._retiring.saw(pool, inputs, now)
         elif decision.count == 0 and inputs == 0 and not sample.web and not self.facts.claims(pool):
             self._resting.add(pool)
-            self._histories.pop(pool, None)
+            self._forget(pool, history)
+
+    def _forget(self, pool: str, history: History) -> None:
+        """A pool at zero: all but whether its inputs take long."""
+        self._histories.pop(pool, None)
+        if history.work.lasting(self._clock.now()):
+            self._lasting[pool] = history.work.lasting_at
 
     async def _real(self, pool: str, inputs: int | None) -> int | None:
         """Inputs of a pool at zero count only if one of them has no result."""

@@ -154,6 +154,33 @@ async def test_a_backlog_is_followed_to_its_end(world: World) -> None:
         await eventually(lambda: enough(world, pool, 30), within_s=60)
 
 
+async def test_a_pool_whose_calls_took_long_gets_many_containers_at_once_after_it_was_at_zero(world: World) -> None:
+    world.clock = clock = FakeClock(time.time())
+    pool = await world.function(scaledown_window_s=2)
+    claims = await containers(world, pool, 1)
+    await world.desire(pool, 1)
+    first = await world.call(pool)
+    await eventually(lambda: world.queued(first))
+    autoscaler = await by_hand(world)
+    for _ in range(5):
+        autoscaler.facts.stats_seen(world.told("node-a", claims, running=1), clock.now())
+        await autoscaler.tick()
+        await clock.advance(1.0)
+    await world.finish(pool, first)
+    for _ in range(4):
+        autoscaler.facts.stats_seen(world.told("node-a", claims, idle_since=clock.now()), clock.now())
+        await autoscaler.tick()
+        await clock.advance(1.0)
+    assert await world.desired_count(pool) == 0
+    autoscaler.on_claim(Change(f"{pool}.0", None, 0))
+    await autoscaler.tick()
+
+    calls = await asyncio.gather(*(world.call(pool) for _ in range(40)))
+    await eventually(lambda: world.queued(calls[-1]))
+    await autoscaler.tick()
+    assert await world.desired_count(pool) == 16
+
+
 async def test_a_pool_with_min_containers_gets_them_without_any_call(world: World) -> None:
     async with world.autoscaler(tick_s=60):
         await eventually(lambda: leader(world))

@@ -30,6 +30,9 @@ FULL_GAIN = 0.8
 # One step each 0.2 s. Inputs that take longer than it takes to measure them are known to be worth a container: from 1
 # to 4, 16, 64 .. they have a hundred within a second and a half. For shorter ones each step waits for the figure of the
 # one before, and is as large only if that has brought what it should.
+STEP_LASTING = 16
+"""Where inputs are known to take longer than a container takes to start, from calls before, there is nothing to measure
+first."""
 STEP_NO_ROOM = 3
 """Beyond what there is while nodes are full: enough to be told, and to be placed when there is room."""
 
@@ -44,6 +47,7 @@ def decide(sample: Sample, history: History, situation: Situation, now: float) -
         history.work.record(sample.finished, sample.ready, now)
     else:
         history.work.rest()
+    history.work.watch(sample.finished, sample.running, now)
     need, why = _need(sample, history, situation, now)
     if situation.woken_at > history.woken_at:
         # Counted once: the scaledown window runs from the arrival, not from the end of the wait for it.
@@ -81,7 +85,7 @@ def _need(sample: Sample, history: History, situation: Situation, now: float) ->
 def _worth(need: int, inputs: int, sample: Sample, history: History, now: float) -> tuple[int, str]:
     """Up to how many containers more of them end the inputs sooner."""
     there, rate = max(1, sample.live), history.work.per_s()
-    if rate is None and need <= there + FEW:
+    if rate is None and (need <= there + FEW or history.work.lasting(now)):
         return need, ""
     if sample.ready == 0:
         return (need, "") if now - history.idle_until >= PATIENCE_S else (there, "the first container is starting")
@@ -115,7 +119,7 @@ def _within_limits(sample: Sample, history: History, situation: Situation, need:
     if count < least:
         count, why = least, f"{why}; min_containers {least}"
     # The step bounds growth. What is wanted already may be on its way to being placed.
-    most = max(_step(sample, history, situation), least, situation.desired)
+    most = max(_step(sample, history, situation, now), least, situation.desired)
     if count > most:
         count, why = most, f"{why}; {most} in this step"
     if policy.max_containers is not None and count > policy.max_containers:
@@ -127,12 +131,15 @@ def _within_limits(sample: Sample, history: History, situation: Situation, need:
     return Decision(count=count, reason=why, unserved=unserved)
 
 
-def _step(sample: Sample, history: History, situation: Situation) -> int:
+def _step(sample: Sample, history: History, situation: Situation, now: float) -> int:
     """As many as there may be after this step."""
+    lasting = history.work.lasting(now)
     if sample.live == 0:
-        return 1
+        return STEP_LASTING if lasting else 1
     if situation.no_room:
         return sample.live + STEP_NO_ROOM
+    if lasting and history.work.per_s() is None:
+        return max(sample.live * STEP_FACTOR_SURE, STEP_LASTING)
     gain = history.work.gain()
     sure = sample.ready > 0 and (history.work.long() or (gain is not None and gain >= FULL_GAIN))
     return max(sample.live * (STEP_FACTOR_SURE if sure else STEP_FACTOR), sample.live + STEP_CONTAINERS)

@@ -6,6 +6,7 @@ needed": a restarted autoscaler must not end containers that were busy a second 
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 GRAIN_S = 0.2
@@ -54,7 +55,17 @@ class Work:
     CHANGED = 0.5
     """A rate that has fallen to this share with as many containers means other inputs: earlier figures are void."""
 
-    def __init__(self) -> None:
+    LASTING_S = 2.0
+    """Inputs that take as long are worth a container each, which takes a tenth of it. Nodes tell once a second."""
+    REMEMBERED_S = 3600.0
+    """How long that is known of a pool."""
+
+    def __init__(self, lasting_at: float = -math.inf) -> None:
+        """`lasting_at`: what `lasting_at` was when the pool was last known."""
+        self.lasting_at = lasting_at
+        """When inputs were last seen to be `lasting`."""
+        self._still: tuple[float, float] | None = None
+        """Since when something runs and nothing has ended, and how many had."""
         self._counts: deque[tuple[float, float]] = deque()
         self._ready = 0
         self._levels: dict[int, tuple[float, float]] = {}
@@ -91,6 +102,20 @@ class Work:
         (began, before), (ended, after) = self._counts[0], self._counts[-1]
         return (after - before) / (ended - began) if ended - began >= self.MIN_S else None
 
+    def watch(self, finished: float | None, running: int, now: float) -> None:
+        """So many inputs run and so many have ended, whether or not others wait: how long do they take?"""
+        if finished is None or running == 0 or self._still is None or finished != self._still[1]:
+            self._still = (now, finished) if running and finished is not None else None
+        elif now - self._still[0] >= self.LASTING_S:
+            self.lasting_at = now
+        rate = self.per_s()
+        if rate is not None and rate * self.LASTING_S > self._ready:
+            self.lasting_at = -math.inf
+
+    def lasting(self, now: float) -> bool:
+        """Whether the inputs of this pool took much longer than the start of a container, when that was last seen."""
+        return now - self.lasting_at <= self.REMEMBERED_S
+
     def long(self) -> bool:
         """Whether nothing has ended while it was measured, with this or any smaller number of containers."""
         rates = [rate for _, rate in self._levels.values()]
@@ -109,9 +134,10 @@ class Work:
 class History:
     """Everything that is remembered of one pool."""
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, lasting_at: float = -math.inf) -> None:
+        """`lasting_at`: see `Work`."""
         self.needed = Peak(now)
-        self.work = Work()
+        self.work = Work(lasting_at)
         self.woken_at = float("-inf")
         """The last arrival that woke the pool and was counted as need."""
         self.idle_until = now

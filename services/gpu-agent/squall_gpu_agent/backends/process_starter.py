@@ -156,18 +156,34 @@ class Starter:
 class Ends:
     """Both ends of what a new process is given: a socket, and the pipes for its descriptors 1 and 2."""
 
-    def __init__(self, pipes: Pipes) -> None:
+    def __init__(self, pipes: Pipes | None = None) -> None:
+        """`pipes` reads what the process writes; None: see `attach`."""
         self.ours, sock = socket.socketpair()
         self.theirs = [sock.detach()]
+        self._unread: list[tuple[str, int]] = []
         for stream in ("stdout", "stderr"):
             read, write = os.pipe()
-            pipes.add(stream, read)
+            self._unread.append((stream, read))
             self.theirs.append(write)
+        if pipes is not None:
+            self.attach(pipes)
+
+    def attach(self, pipes: Pipes) -> None:
+        """What the process writes, and has written, is read from now on."""
+        while self._unread:
+            pipes.add(*self._unread.pop())
 
     def close_theirs(self) -> None:
         """After they were passed on."""
-        for descriptor in self.theirs:
-            os.close(descriptor)
+        while self.theirs:
+            os.close(self.theirs.pop())
+
+    def close(self) -> None:
+        """Nobody needs them any more."""
+        self.ours.close()
+        self.close_theirs()
+        while self._unread:
+            os.close(self._unread.pop()[1])
 
 
 def _needs_exec(declared: Mapping[str, str]) -> bool:

@@ -95,6 +95,10 @@ class StartingBackend(Generic[W, C, T]):
         """A container that has its folders, and no process yet."""
         raise NotImplementedError
 
+    def _ends(self, container: C, link: RunnerLink) -> Ends:
+        """What its process is given, or was given when it was forked ahead."""
+        return Ends(link.pipes)
+
     async def _fork_into(self, wanted: W, template: T, container: C, ends: Ends) -> None:
         """Fork the container from a template. Raises `ForkFailed` when the template has ended."""
         raise NotImplementedError
@@ -165,7 +169,7 @@ class StartingBackend(Generic[W, C, T]):
 
     async def _launch(self, wanted: W, found: T | NoTemplate, container: C, link: RunnerLink) -> None:
         """Start the process, by a fork or plainly, and connect the link to it."""
-        ends = Ends(link.pipes)
+        ends = self._ends(container, link)
         try:
             setup = None
             if isinstance(found, NoTemplate):

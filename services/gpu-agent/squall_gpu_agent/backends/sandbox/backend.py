@@ -41,7 +41,7 @@ from squall_gpu_agent.backends.sandbox.container import SandboxContainer
 from squall_gpu_agent.backends.sandbox.disks import Disk
 from squall_gpu_agent.backends.sandbox.network import Link, NetworkRules, Networks
 from squall_gpu_agent.backends.sandbox.slots import LauncherLink, Slot
-from squall_gpu_agent.backends.sandbox.template import SandboxTemplate
+from squall_gpu_agent.backends.sandbox.template import Fork, SandboxTemplate
 from squall_gpu_agent.backends.sandbox.wanted import LDCONFIG_OF_HOST, SDK, SandboxWanted
 from squall_gpu_agent.backends.sandbox.words import Run, SlotPlan
 from squall_gpu_agent.backends.sdk_files import SdkFiles
@@ -436,10 +436,11 @@ class SandboxBackend(StartingBackend[SandboxWanted, SandboxContainer, SandboxTem
         launcher = (await self._opened()).launcher
         nowhere = self._data / "nothing"
         link = RunnerLink(wanted.name, nowhere, nowhere, on_log)
-        slot = None
+        fork = None
         if isinstance(found, SandboxTemplate):
-            slot = found.take_slot() if _alike(wanted) else await self._own_slot(wanted, found)
-        container = self._container(wanted.name, link, slot, launcher)
+            fork = found.take() if _alike(wanted) else Fork(await self._own_slot(wanted, found))
+        container = self._container(wanted.name, link, None if fork is None else fork.slot, launcher)
+        container.fork = fork
         container.inside = Inside(start=partial(container.enter, wanted))
         return container, link
 
@@ -449,12 +450,19 @@ class SandboxBackend(StartingBackend[SandboxWanted, SandboxContainer, SandboxTem
     def _container(self, name: str, link: RunnerLink, slot: Slot | None, launcher: LauncherLink) -> SandboxContainer:
         return SandboxContainer(name, link, slot, launcher)
 
+    def _ends(self, container: SandboxContainer, link: RunnerLink) -> Ends:
+        """See `StartingBackend._ends`."""
+        if container.fork is None:
+            return Ends(link.pipes)
+        container.fork.ends.attach(link.pipes)
+        return container.fork.ends
+
     async def _fork_into(
         self, wanted: SandboxWanted, template: SandboxTemplate, container: SandboxContainer, ends: Ends
     ) -> None:
-        assert container.slot is not None
+        assert container.fork is not None
         container.how = "fork"
-        container.pid = await template.fork_into(container.slot, ends.theirs, container.exited)
+        container.pid = await template.forked(container.fork, container.exited)
 
     async def _start_fresh(self, wanted: SandboxWanted, container: SandboxContainer, ends: Ends) -> dict[str, Any]:
         container.how = "fresh"
@@ -491,7 +499,7 @@ class SandboxBackend(StartingBackend[SandboxWanted, SandboxContainer, SandboxTem
             ends.close_theirs()
         template.slot, template.launcher = slot, launcher
         template.make_slot = lambda: self._slot(wanted, None, [], inside=slot.name)
-        template.keeps_slots = _alike(wanted)
+        template.forks_ahead = _alike(wanted)
         slot.ended.add_done_callback(lambda _: pipes.close())
         launcher.release(slot)
         try:

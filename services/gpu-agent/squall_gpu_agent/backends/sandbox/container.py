@@ -12,6 +12,7 @@ from squall_gpu_agent.backends import launch
 from squall_gpu_agent.backends.payload_container import PayloadContainer
 from squall_gpu_agent.backends.runner_container import code_and_signal
 from squall_gpu_agent.backends.sandbox.slots import LauncherLink, Slot
+from squall_gpu_agent.backends.sandbox.template import Fork
 from squall_gpu_agent.backends.sandbox.wanted import SCRATCH, SandboxWanted
 from squall_gpu_agent.backends.sandbox.words import Overlay
 from squall_gpu_agent.backends.warden_link import SpawnFailed
@@ -27,6 +28,8 @@ class SandboxContainer(PayloadContainer):
     def __init__(self, container_id: str, link: RunnerLink, slot: Slot | None, launcher: LauncherLink) -> None:
         super().__init__(container_id, Path("/nonexistent"), link)
         self.slot: Slot | None = None
+        self.fork: Fork | None = None
+        """Of its template, perhaps made ahead; None for a start without one."""
         self._launcher = launcher
         if slot is not None:
             self.move(slot)
