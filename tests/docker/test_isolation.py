@@ -250,6 +250,18 @@ async def test_a_sandbox_reaches_public_addresses_and_no_others(sandboxes: Works
         assert reached == [f"reached {where}" for _, where in at(PUBLIC, SECOND_PUBLIC)]
 
 
+async def test_sandboxes_of_two_platforms_of_one_machine_have_a_network_each(
+    sandboxes: Workshop, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    other = sandbox_backend(tmp_path / "other", shared_base_root(tmp_path_factory))
+    with outside.outside():
+        workshops = [sandboxes, Workshop(other, tmp_path / "its")]  # type: ignore[arg-type]
+        containers = [await attacker(workshop) for workshop in workshops]
+        for container in containers:
+            assert await got(container, "network", at(PUBLIC)) == [f"reached {where}" for _, where in at(PUBLIC)]
+        await other.close()
+
+
 async def test_an_allow_list_is_all_that_a_sandbox_reaches(isolated: Workshop) -> None:
     with outside.outside():
         container = await attacker(

@@ -92,12 +92,13 @@ class Networks:
     """All links of one agent. Methods block: for threads."""
 
     def __init__(self, tag: str, rules: NetworkRules) -> None:
-        """`tag`: six characters that no other agent of this machine has."""
+        """`tag`: six hexadecimal digits that no other agent of this machine has."""
         self._table = f"squall_{tag}"
         self._prefix = f"sq{tag}"
         self._rules = rules
         self._pool = ipaddress.IPv4Network(rules.pool)
-        self._numbers = itertools.count()
+        # Two agents of one machine, of two platforms perhaps, share the pool: each begins somewhere else.
+        self._numbers = itertools.count(int(tag, 16))
         self._used: set[int] = set()
         self._lock = threading.Lock()
 
