@@ -1,9 +1,10 @@
 """Cold start on one node: from the request for a container to the first result, fresh and forked. No control plane.
 
-    scripts/bench cold_start [--runs 15] [--numpy] [--backend sandbox [--no-network]]
+    scripts/bench cold_start [--runs 15] [--numpy] [--torch] [--backend sandbox|gvisor [--no-network]]
 
 Each sample waits until nothing else is runnable on the machine (at most 2 s). Prints p50, p95 and range in
-milliseconds, and the phases of the median start. `sandbox` needs root.
+milliseconds, and the phases of the median start. `sandbox` and `gvisor` need root; with `gvisor` a container is not
+forked but restored from its template's memory.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,7 +33,9 @@ SOURCES = {
     "squall": "import squall\ndef f(x): return x",
     "asyncio": "import asyncio\nasync def f(x): return x",
     "numpy": "import numpy as np\na = np.ones((64, 64))\ndef f(x): return float((a @ a)[0, 0])",
+    "torch": "import torch\na = torch.ones((64, 64))\ndef f(x): return float((a @ a)[0, 0])",
 }
+PACKAGES = ("numpy", "torch")
 ARGUMENTS = pickle.dumps(((1,), {}), 4)
 
 
@@ -68,14 +72,17 @@ async def one_start(backend: Backend, request: ContainerRequest) -> tuple[Sample
 async def measure(backend: Backend, request: ContainerRequest, runs: int) -> list[Sample]:
     """So many starts of one function, each of a container of its own."""
     samples = []
+    await backend.template(request, lambda _: None)
     for number in range(runs + 1):
         wait_until_quiet()
         sample, container = await one_start(
             backend, replace(request, container_id=f"ct-{request.function_id}-{number}")
         )
         await container.stop()
-        if number:  # the first makes the environment and the template
+        if number:  # the first makes the environment
             samples.append(sample)
+        if container.why and request.spec.use_template:
+            print(f"{request.function_id}: {container.how}, {container.why}")
     return samples
 
 
@@ -116,7 +123,7 @@ def report(title: str, samples: list[Sample]) -> None:
     )
 
 
-def open_backend(name: str, folder: Path, with_numpy: bool, with_network: bool) -> Backend:
+def open_backend(name: str, folder: Path, packages_wanted: Sequence[str], with_network: bool) -> Backend:
     """The backend that is measured."""
     if name == "process":
         return ProcessBackend(ProcessSettings(data_dir=folder / "data"))
@@ -124,6 +131,7 @@ def open_backend(name: str, folder: Path, with_numpy: bool, with_network: bool) 
     from tests.docker.sandboxes import BaseRoots
     from tests.support import base_root
 
+    from squall_gpu_agent.backends.gvisor.backend import GvisorBackend
     from squall_gpu_agent.backends.sandbox.backend import SandboxBackend, SandboxSettings
     from squall_gpu_agent.backends.sandbox.network import NetworkRules
 
@@ -131,27 +139,29 @@ def open_backend(name: str, folder: Path, with_numpy: bool, with_network: bool) 
     base_root.make(root)
     site = packages / f"usr/local/lib/python{OWN}/site-packages"
     site.mkdir(parents=True)
-    if with_numpy:
+    if packages_wanted:
         uv = Path(sys.executable).with_name("uv")
-        subprocess.run([uv, "pip", "install", "-q", "--target", site, "numpy"], check=True)
+        subprocess.run([uv, "pip", "install", "-q", "--target", site, *packages_wanted], check=True)
     for part in (root / "usr/local/lib", site):
-        compileall.compile_dir(part, quiet=2)
+        compileall.compile_dir(part, quiet=2, workers=0)
     rules = NetworkRules() if with_network else None
     settings = SandboxSettings(data_dir=folder / "data", memory_mib=8192, network=rules)
-    return SandboxBackend(settings, BaseRoots(root, packages))
+    kind = GvisorBackend if name == "gvisor" else SandboxBackend
+    return kind(settings, BaseRoots(root, packages))
 
 
-async def main(runs: int, with_numpy: bool, name: str, with_network: bool) -> None:
+async def main(runs: int, wanted: Sequence[str], name: str, with_network: bool) -> None:
     """All of it."""
     print(f"# {platform.node()}, {platform.machine()}, Python {platform.python_version()}, {time.strftime('%Y-%m-%d')}")
     print("# milliseconds from the request to ready and to the first result, p50 (min..max)")
     with tempfile.TemporaryDirectory() as folder:
-        backend = open_backend(name, Path(folder), with_numpy, with_network)
+        backend = open_backend(name, Path(folder), wanted, with_network)
         try:
+            forked = "restored" if name == "gvisor" else "fork"
             for title, source in SOURCES.items():
-                if title == "numpy" and not with_numpy:
+                if title in PACKAGES and title not in wanted:
                     continue
-                steps = (ImageStep("pip_install", {"packages": ["numpy"]}),) if title == "numpy" else ()
+                steps = (ImageStep("pip_install", {"packages": [title]}),) if title in PACKAGES else ()
                 code = Path(folder) / title
                 (code / "root").mkdir(parents=True)
                 (code / "root" / "app.py").write_text(source)
@@ -165,8 +175,8 @@ async def main(runs: int, with_numpy: bool, name: str, with_network: bool) -> No
                     request = ContainerRequest(
                         container_id="", app_id="ap", function_id=f"{title}-{use_template}", spec=spec, code_dir=code
                     )
-                    report(f"{title}, {'fork' if use_template else 'fresh'}", await measure(backend, request, runs))
-                    if title == "stdlib" and use_template:
+                    report(f"{title}, {forked if use_template else 'fresh'}", await measure(backend, request, runs))
+                    if title == "stdlib" and use_template and name != "gvisor":
                         print(f"burst of 50 forks: {await burst(backend, request, 50):.0f} ms")
                         print(f"one call after the other: {await calls(backend, request, 2000):.0f} us each")
         finally:
@@ -177,7 +187,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=15)
     parser.add_argument("--numpy", action="store_true")
-    parser.add_argument("--backend", choices=("process", "sandbox"), default="process")
+    parser.add_argument("--torch", action="store_true")
+    parser.add_argument("--backend", choices=("process", "sandbox", "gvisor"), default="process")
     parser.add_argument("--no-network", action="store_true")
     given = parser.parse_args()
-    asyncio.run(main(given.runs, given.numpy, given.backend, not given.no_network))
+    asked = [name for name in PACKAGES if getattr(given, name)]
+    asyncio.run(main(given.runs, asked, given.backend, not given.no_network))

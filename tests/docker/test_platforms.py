@@ -27,7 +27,7 @@ OWN = f"{sys.version_info[0]}.{sys.version_info[1]}"
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PROGRAM = Path(__file__).parent / "programs" / "boxed.py"
 NOT_FORKED = {
-    "gvisor": "containers of gVisor cannot be forked",
+    "gvisor": "its memory snapshot is not made yet",
     "docker": "containers of an engine cannot be forked",
 }
 

@@ -41,7 +41,9 @@ class ToRunner:
     """Interrupt what runs, run the exit hooks, end."""
     FORK = 6
     """To a template, with three descriptors (socket, stdout, stderr): {ticket, namespaces?}. The container's SETUP
-    comes on its socket. `namespaces`: so many descriptors more, of namespaces that the fork enters.
+    comes on its socket. `namespaces`: so many descriptors more, of namespaces that the fork enters. Or to a copy of a
+    template that was made from an image of its memory: {ticket, here, hostname}, once, without descriptors: its one
+    fork goes on with the copy's own.
     """
     RECALL = 7
     """{call, index}: give this input back if it has not begun; answered by RECALLED."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import ctypes
 import os
+import socket
 import struct
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ _KINDS = (0x20000, 0x40000000, 0x8000000, 0x4000000, 0x2000000)
 _PID_KIND = 0x20000000
 _PR_SET_SECCOMP, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 22, 24, 38, 47
 _CAP_VERSION = 0x20080522
+_LAST_OF_GVISOR = 37
 
 
 class Terms(NamedTuple):
@@ -30,6 +32,13 @@ class Terms(NamedTuple):
 def terms(settings: Settings) -> Terms:
     """As the agent said."""
     return Terms(settings.slot_capabilities, base64.b64decode(settings.slot_filter))
+
+
+def settle(hostname: str, capabilities: int) -> None:
+    """In a fork of a copy of a template, in gVisor, which has its namespaces already: a name of its own, and no right
+    that its template had for that."""
+    socket.sethostname(hostname)
+    _keep_capabilities(ctypes.CDLL(None, use_errno=True), capabilities, _LAST_OF_GVISOR)
 
 
 class Entrance:
@@ -58,18 +67,9 @@ class Entrance:
             last = int(file.read())
         for descriptor, kind in zip(self._others, _KINDS):
             self._do(self._libc.setns(descriptor, kind), "setns")
-        self._drop_capabilities(last)
-        self._filter()
-
-    def _drop_capabilities(self, last: int) -> None:
-        kept = self._terms.capabilities
-        for number in range(last + 1):
-            if not kept >> number & 1:
-                self._do(self._libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0), "prctl")
         self._do(self._libc.prctl(_PR_CAP_AMBIENT, 4, 0, 0, 0), "prctl")  # none of them
-        low, high = kept & 0xFFFFFFFF, kept >> 32
-        data = struct.pack("6I", low, low, 0, high, high, 0)
-        self._do(self._libc.capset(struct.pack("Ii", _CAP_VERSION, 0), data), "capset")
+        _keep_capabilities(self._libc, self._terms.capabilities, last)
+        self._filter()
 
     def _filter(self) -> None:
         program = self._terms.filter
@@ -81,6 +81,19 @@ class Entrance:
         )
 
     def _do(self, result: int, what: str) -> None:
-        if result < 0:
-            code = ctypes.get_errno()
-            raise OSError(code, f"{what}: {os.strerror(code)}")
+        _check(result, what)
+
+
+def _keep_capabilities(libc: ctypes.CDLL, kept: int, last: int) -> None:
+    for number in range(last + 1):
+        if not kept >> number & 1:
+            _check(libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0), "prctl")
+    low, high = kept & 0xFFFFFFFF, kept >> 32
+    data = struct.pack("6I", low, low, 0, high, high, 0)
+    _check(libc.capset(struct.pack("Ii", _CAP_VERSION, 0), data), "capset")
+
+
+def _check(result: int, what: str) -> None:
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"{what}: {os.strerror(code)}")

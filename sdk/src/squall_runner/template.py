@@ -65,6 +65,8 @@ class Forks:
         self._decoder = frames.Decoder()
         self._descriptors: list[int] = []
         self._libc = _libc()
+        if settings.slot_capabilities:
+            importlib.import_module("squall_runner.slot")  # now, and not in each start
         self._users_handler = signal.getsignal(signal.SIGCHLD)
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
@@ -99,7 +101,9 @@ class Forks:
             self._on_frame(frame)
 
     def _on_frame(self, frame: Frame) -> None:
-        if frame.kind == ToRunner.FORK:
+        if frame.kind == ToRunner.FORK and frame.meta.get("here"):
+            self._fork_here(frame.meta)
+        elif frame.kind == ToRunner.FORK:
             count = 3 + int(frame.meta.get("namespaces", 0))
             descriptors, self._descriptors = self._descriptors[:count], self._descriptors[count:]
             try:
@@ -163,6 +167,38 @@ class Forks:
                 os.write(arriving, str(error).encode()[:1000])
         finally:
             os._exit(1)  # whatever happens here, a child must not go on as a second template
+
+    def _fork_here(self, meta: dict[str, Any]) -> NoReturn:
+        """This is a copy of a template, made from an image of its memory, for one container: what the agent has given
+        the copy is that container's. All the same it is a fork, so that what is mended in forks is mended here too:
+        random streams of Python and of OpenSSL, and whatever libraries do in `os.register_at_fork`.
+        """
+        pid = os.fork()
+        if pid == 0:
+            self._become_only_container(meta)
+        null = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (1, 2, self._sock.fileno()):
+            os.dup2(null, descriptor)  # the agent hears when the container's are closed
+        while True:
+            ended, status = os.wait()  # also what it leaves behind
+            if ended == pid:
+                code = os.waitstatus_to_exitcode(status)
+                os._exit(code if code >= 0 else 128 - code)
+
+    def _become_only_container(self, meta: dict[str, Any]) -> NoReturn:
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, self._users_handler or signal.SIG_DFL)
+            os.setsid()
+            for descriptor in (self._wake_read, self._wake_write):
+                os.close(descriptor)
+            importlib.import_module("squall_runner.slot").settle(meta["hostname"], self._settings.slot_capabilities)
+            self._channel.send(FromRunner.FORKED, {"ticket": meta["ticket"], "pid": os.getpid()})
+            self._boot(self._sock)
+        except OSError as error:
+            self._channel.send(FromRunner.FORK_FAILED, {"ticket": meta["ticket"], "message": str(error)})
+        finally:
+            os._exit(1)
 
     def _reap(self) -> None:
         while True:
@@ -249,5 +285,13 @@ def _children() -> int:
     try:
         with open(f"/proc/self/task/{os.getpid()}/children") as file:
             return len(file.read().split())
+    except OSError:  # a kernel that does not have the file: gVisor's
+        return sum(_parent(name) == os.getpid() for name in os.listdir("/proc") if name.isdigit())
+
+
+def _parent(process: str) -> int:
+    try:
+        with open(f"/proc/{process}/stat") as file:
+            return int(file.read().rpartition(")")[2].split()[1])
     except OSError:
         return 0

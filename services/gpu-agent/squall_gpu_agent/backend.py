@@ -399,11 +399,12 @@ class Container(Protocol):
 
     @property
     def how(self) -> str:
-        """Either "fork" (of a template that had imported the code) or "fresh" (it imported for itself)."""
+        """One of "fork" (of a template that had imported the code), "restore" (from the memory of one, in gVisor) and
+        "fresh" (it imported for itself)."""
 
     @property
     def why(self) -> str:
-        """Why it was not forked; "" when it was."""
+        """Why it was neither forked nor restored; "" when it was."""
 
     @property
     def phases(self) -> tuple[Phase, ...]:

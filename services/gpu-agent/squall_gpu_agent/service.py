@@ -91,7 +91,13 @@ def open_gvisor_backend(settings: AgentSettings, manifest_of: ManifestOf | None 
     from squall_gpu_agent.backends.gvisor.backend import GvisorBackend
 
     own = _sandbox_settings(settings, "gvisor")
-    return GvisorBackend(own, _layers(settings, manifest_of), runsc=settings.runsc, platform=settings.gvisor_platform)
+    return GvisorBackend(
+        own,
+        _layers(settings, manifest_of),
+        runsc=settings.runsc,
+        platform=settings.gvisor_platform,
+        snapshots_mib=settings.gvisor_snapshots_mib,
+    )
 
 
 def open_docker_backend(settings: AgentSettings, manifest_of: ManifestOf | None = None) -> Backend:

@@ -37,6 +37,9 @@ class AgentSettings(ServiceSettings):
     """gVisor's program, by its name on the PATH or by its path."""
     gvisor_platform: Literal["", "systrap", "ptrace"] = ""
     """How gVisor catches system calls; empty = systrap where `runsc` has it, else ptrace."""
+    gvisor_snapshots_mib: int = Field(default=10240, ge=0)
+    """Most that the memory of initialised containers takes on this disk, from which gVisor restores others; what was
+    used least recently leaves first, and never what runs. 0 = each container of gVisor starts anew."""
     registry: str = ""
     """`[http://]host[/prefix]` of the OCI registry that builders put layered images into; empty = only images in
     `images_dir`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import pickle
@@ -145,8 +146,7 @@ def descendants_of(pid: int) -> list[int]:
     """Its children, their children, and so on."""
     found = [pid]
     for parent in found:
-        try:
-            found += [int(child) for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
-        except OSError:
-            continue
+        for thread in Path(f"/proc/{parent}/task").glob("*"):  # each knows those that it has started
+            with contextlib.suppress(OSError):
+                found += [int(child) for child in (thread / "children").read_text().split()]
     return found[1:]

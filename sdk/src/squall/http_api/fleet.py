@@ -36,7 +36,7 @@ class ContainerInfo:
     running: int
     started_at: float
     how: str = ""
-    """"fork" of a template or "fresh", and why."""
+    """"fork" of a template, "restore" from its memory, or "fresh" and why."""
     gpus: tuple[GpuInfo, ...] = ()
 
 

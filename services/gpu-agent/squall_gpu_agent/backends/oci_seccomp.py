@@ -17,11 +17,11 @@ _NATIVE = {"x86_64": ("SCMP_ARCH_X86_64", syscalls.X86_64), "aarch64": ("SCMP_AR
 _BITS = 32
 
 
-def by_name(machine: str) -> dict[str, Any]:
+def by_name(machine: str, *more: str) -> dict[str, Any]:
     """The calls alone, without looking at their arguments. clone3 is left to the kernel: gVisor's does not have it, and
     says so in the way that makes libraries use clone."""
     architecture, numbers = _NATIVE[machine]
-    return _profile(architecture, [{"names": sorted({*numbers, "clone3"}), "action": "SCMP_ACT_ALLOW"}])
+    return _profile(architecture, [{"names": sorted({*numbers, "clone3", *more}), "action": "SCMP_ACT_ALLOW"}])
 
 
 def profile(machine: str) -> dict[str, Any]:

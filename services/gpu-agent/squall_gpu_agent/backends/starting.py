@@ -219,6 +219,15 @@ class StartingBackend(Generic[W, C, T]):
     # --- templates ---
 
     async def _template(self, wanted: W, on_log: OnLog, timeline: Timeline) -> T | NoTemplate:
+        key = self._key_of_template(wanted)
+        if isinstance(key, NoTemplate):
+            return key
+        found = await self._templates.get(key, lambda: self._make_template(key, wanted, on_log, timeline))
+        if isinstance(found, NoTemplate):
+            self._note_writer(key, found)
+        return found
+
+    def _key_of_template(self, wanted: W) -> str | NoTemplate:
         request = wanted.request
         verdict = templates.wanted(request.spec)
         if isinstance(verdict, StartPlainly):
@@ -239,11 +248,12 @@ class StartingBackend(Generic[W, C, T]):
         if request.volumes:
             if key in self._writers:
                 return self._writers[key]
-            key = self._of_these_versions(key, request.volumes)
-        found = await self._templates.get(key, lambda: self._make_template(key, wanted, on_log, timeline))
-        if isinstance(found, NoTemplate) and found.of_volumes:
+            return self._of_these_versions(key, request.volumes)
+        return key
+
+    def _note_writer(self, key: str, found: NoTemplate) -> None:
+        if found.of_volumes:
             self._writers[key.partition(".")[0]] = found
-        return found
 
     def _of_these_versions(self, key: str, volumes: Sequence[MountedVolume]) -> str:
         """Imports may read what volumes hold: each state of them has a template of its own, and only the latest."""

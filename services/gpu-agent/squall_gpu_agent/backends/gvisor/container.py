@@ -13,6 +13,7 @@ from squall_gpu_agent.backends.runner_container import code_and_signal
 from squall_gpu_agent.backends.sandbox.container import SandboxContainer
 from squall_gpu_agent.backends.sandbox.wanted import SandboxWanted
 from squall_gpu_agent.backends.sandbox.words import Overlay
+from squall_gpu_agent.pipes import Pipes
 
 SIGNALLED = 128
 """runsc ends with this plus the number of the signal that ended the program."""
@@ -32,6 +33,11 @@ class GvisorContainer(SandboxContainer):
         env = {**launch.shared_variables(wanted), **launch.own_variables(wanted)}
         about = words.process(command, env, wanted.place.cwd, self.slot.plan.open_files)
         return {"about": about, "runsc": words.runsc(self.platform, network=True)}
+
+    @property
+    def pipes(self) -> Pipes:
+        """What it prints past its runner."""
+        return self._link.pipes
 
     def disks(self) -> dict[str, int]:
         """See `PayloadContainer.disks`. Its `/tmp` is in gVisor's own memory."""

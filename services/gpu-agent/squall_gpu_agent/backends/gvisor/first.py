@@ -81,7 +81,7 @@ def _build(plan: SlotPlan, found: Gathered) -> None:
 
 def _place_in_root(plan: SlotPlan, target: str) -> str:
     """Where something from the host is for runsc; "" = nowhere."""
-    if target == words.RUNSC or target in DEVICES:
+    if target in words.OF_RUNSC or target in DEVICES:
         return target
     return next((words.place(number) for number, bind in enumerate(plan.binds) if bind.target == target), "")
 
@@ -92,6 +92,10 @@ class _First:
     def __init__(self, told: socket.socket) -> None:
         self._told = told
         self._main = 0
+        self._main_ended: int | None = None
+        """Its status, while the image of its memory is not finished yet."""
+        self._checkpoint: int | None = None
+        """Pid of who makes that image: it ends the container, and then itself."""
         self._commands: dict[int, int] = {}
         """Tickets by pid."""
 
@@ -134,11 +138,16 @@ class _First:
             say(self._told, {"who": "command", "ticket": ticket}, pid)
 
     def _run(self, order: dict[str, Any], told: dict[str, Any], descriptors: list[int]) -> int:
+        if "checkpoint" in told:
+            argv = [*told["runsc"], "checkpoint", f"--image-path={words.IMAGE}", words.NAME]
+            self._checkpoint = _spawn(argv, descriptors)
+            return self._checkpoint
         if "ticket" in order:
             path = _command_file(order["ticket"])
             last = ["exec", f"--process={path}", f"--internal-pid-file={_pid_file(order['ticket'])}", words.NAME]
         else:
-            path, last = f"{words.BUNDLE}/config.json", ["run", f"--bundle={words.BUNDLE}", words.NAME]
+            path, last = f"{words.BUNDLE}/config.json", [f"--bundle={words.BUNDLE}", words.NAME]
+            last = ["restore", f"--image-path={words.IMAGE}", *last] if "restore" in told else ["run", *last]
         with open(path, "w") as file:
             json.dump(told["about"], file)
         return _spawn([*told["runsc"], *last], descriptors)
@@ -150,10 +159,14 @@ class _First:
                 if pid == 0:
                     return
                 if pid == self._main:
-                    say(self._told, {"status": status})
-                    os._exit(0)
+                    self._main_ended = status
+                elif pid == self._checkpoint:
+                    self._checkpoint = None
                 if pid in self._commands:
                     self._on_command_end(self._commands.pop(pid), status)
+                if self._main_ended is not None and self._checkpoint is None:
+                    say(self._told, {"status": self._main_ended})
+                    os._exit(0)
 
     def _on_command_end(self, ticket: int, status: int) -> None:
         if os.WIFSIGNALED(status):  # only its client was killed: the command itself runs on in there

@@ -14,6 +14,10 @@ from squall_gpu_agent.backends.sandbox import kernel
 from squall_gpu_agent.backends.sandbox.words import SlotPlan
 
 RUNSC, STATE, BUNDLE, FILES, ROOT = "/runsc", "/state", "/bundle", "/files", "/root"
+IMAGE = "/image"
+"""Folder of an image of memory: to be written for a template, read-only for its copies, absent in all others."""
+OF_RUNSC = (RUNSC, IMAGE)
+"""Of what a slot is given, what its container does not see."""
 NAME = "c"
 """Of the one container that each runsc runs."""
 CAPABILITIES = (
@@ -45,9 +49,18 @@ def runsc(platform: str, network: bool) -> list[str]:
     ]
 
 
-def process(argv: Sequence[str], env: Mapping[str, str], cwd: str, open_files: int) -> dict[str, Any]:
+TEMPLATES = "CAP_SYS_ADMIN"
+"""What templates may besides, of gVisor's own kernel: their forks give themselves a host name, then drop it. The list
+of system calls has nothing else that it would open."""
+KEPT = sum(1 << number for number in (0, 1, 3, 4, 5, 6, 7, 8, 10, 31))
+"""`CAPABILITIES` as a mask."""
+
+
+def process(
+    argv: Sequence[str], env: Mapping[str, str], cwd: str, open_files: int, *, template: bool = False
+) -> dict[str, Any]:
     """A process in it."""
-    kept = list(CAPABILITIES)
+    kept = [*CAPABILITIES, TEMPLATES] if template else list(CAPABILITIES)
     return {
         "user": {"uid": 0, "gid": 0},
         "args": list(argv),
@@ -62,7 +75,7 @@ def process(argv: Sequence[str], env: Mapping[str, str], cwd: str, open_files: i
     }
 
 
-def container(plan: SlotPlan, main: Mapping[str, Any]) -> dict[str, Any]:
+def container(plan: SlotPlan, main: Mapping[str, Any], *, template: bool = False) -> dict[str, Any]:
     """The whole container."""
     return {
         "ociVersion": "1.0.2",
@@ -77,7 +90,7 @@ def container(plan: SlotPlan, main: Mapping[str, Any]) -> dict[str, Any]:
             *(
                 _bind(place(number), bind.target, bind.writable)
                 for number, bind in enumerate(plan.binds)
-                if bind.target != RUNSC
+                if bind.target not in OF_RUNSC
             ),
             *_volumes(plan),
             *(_bind(file_place(number), target, writable=True) for number, target in enumerate(plan.files)),
@@ -89,7 +102,7 @@ def container(plan: SlotPlan, main: Mapping[str, Any]) -> dict[str, Any]:
                 {"type": "network", "path": "/proc/self/ns/net"},
             ],
             # Within gVisor's own kernel: a call that a sandbox may not make is as little needed here.
-            "seccomp": oci_seccomp.by_name(kernel.MACHINE),
+            "seccomp": oci_seccomp.by_name(kernel.MACHINE, *(["sethostname"] if template else [])),
         },
     }
 

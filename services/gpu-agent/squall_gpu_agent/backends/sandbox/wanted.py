@@ -30,6 +30,10 @@ class SandboxWanted(Wanted):
     shared: str = ""
     devices: Edits = NO_EDITS
     """What its devices need of the host."""
+    above: str = ""
+    """A folder on top of all layers, if there is one: what the template wrote whose memory this is a copy of."""
+    memory: Bind | None = None
+    """The image of a template's memory, to be written or to be read."""
 
     @property
     def image_env(self) -> Mapping[str, str]:
@@ -69,7 +73,8 @@ class SandboxWanted(Wanted):
 
     def layers(self) -> list[str]:
         """The image's, and the bundle on top of them: its files are where they belong."""
-        return [str(layer.absolute()) for layer in (*self.root.layers, self.request.code_dir)]
+        below = [str(layer.absolute()) for layer in (*self.root.layers, self.request.code_dir)]
+        return [*below, self.above] if self.above else below
 
     def volume_places(self, number: int) -> tuple[str, str]:
         """See `Wanted.volume_places`."""
@@ -111,4 +116,4 @@ class SandboxWanted(Wanted):
             binds.append(Bind(LDCONFIG_OF_HOST, LDCONFIG, mapped=False))
         volumes = range(len(self.request.volumes))
         changed = [Bind(str(changes / str(n) / "upper"), self.volume_places(n)[0], mapped=False) for n in volumes]
-        return binds + changed
+        return binds + changed + ([self.memory] if self.memory is not None else [])
