@@ -1,7 +1,7 @@
 """The first call of a function scaled to zero, as its caller sees it, on a running platform; and its phases.
 
     .venv/bin/python benchmarks/first_call.py                       containers are processes
-    .venv/bin/python benchmarks/first_call.py --backend sandbox     isolated containers (needs root)
+    .venv/bin/python benchmarks/first_call.py --backend sandbox     isolated containers (needs root), or gvisor
     .venv/bin/python benchmarks/first_call.py --kinds stdlib,numpy --calls 50 --fresh
 
 Pools of one function are called in turn; when a pool's turn comes again, its container is gone. A call that found one
@@ -186,7 +186,7 @@ def run(given: argparse.Namespace, arguments: tuple[str, ...]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backend", choices=("process", "sandbox"), default="process")
+    parser.add_argument("--backend", choices=("process", "sandbox", "gvisor"), default="process")
     parser.add_argument("--kinds", default="stdlib")
     parser.add_argument("--calls", type=int, default=50)
     parser.add_argument("--fresh", action="store_true")
