@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 from squall.app import App
@@ -25,6 +25,25 @@ from squall.http_api.protocol import FrameKind, Header, decode_parameters, encod
 
 TOKEN = "secret-token"
 NO_PARAMETERS = encode_parameters({})
+
+
+class Raised(NamedTuple):
+    """How a generator ended."""
+
+    error: Exception
+
+
+def _items_of(items: Iterator[Any]) -> Iterator[Any]:
+    """The items, and what the generator raised after them."""
+    try:
+        yield from items
+    except Exception as error:  # noqa: BLE001 - whatever the function raises is its outcome
+        yield Raised(error)
+
+
+def _failed(error: Exception) -> dict[str, Any]:
+    kind = {"kind": "user", "type": type(error).__name__, "module": type(error).__module__, "message": str(error)}
+    return {"outcome": "failed", "error": {**kind, "traceback": "".join(traceback.format_exception(error))}}
 
 
 class FakeGateway:
@@ -120,13 +139,7 @@ class FakeGateway:
             args, kwargs = pickle.loads(payload)
             value = pickle.dumps(self.callee(name, headers)(*args, **kwargs), 4)
         except Exception as error:  # noqa: BLE001 - whatever the function raises is its outcome
-            told = {
-                "kind": "user",
-                "type": type(error).__name__,
-                "module": type(error).__module__,
-                "message": str(error),
-            }
-            meta |= {"outcome": "failed", "error": {**told, "traceback": traceback.format_exc()}}
+            meta |= _failed(error)
             value = pickle.dumps(error, 4)
         if len(value) > 64 * 1024:
             sha256 = hashlib.sha256(value).hexdigest()
@@ -381,8 +394,12 @@ class _Handler(BaseHTTPRequestHandler):
         return self._result_or_not_yet(call, 0)
 
     def _items(self, call: str, args: Any, kwargs: Any) -> Iterator[bytes]:
-        gateway = self.gateway
-        for seq, item in enumerate(gateway.callee(self._name(), self.headers)(*args, **kwargs)):
+        gateway, found = self.gateway, _items_of(self.gateway.callee(self._name(), self.headers)(*args, **kwargs))
+        for seq, item in enumerate(found):
+            if isinstance(item, Raised):
+                meta = {"call": call, "index": 0, "encoding": "pickle", **_failed(item.error)}
+                yield frames.encode(FrameKind.RESULT, meta, pickle.dumps(item.error, 4))
+                return
             if seq == gateway.items_per_stream:
                 gateway.break_next.append("POST /v1/calls")
             if seq == gateway.restarts_after:

@@ -249,6 +249,26 @@ def test_items_of_a_generator_come_in_order(running: FakeGateway) -> None:
     assert list(count.remote_gen(5)) == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("raised", [FileNotFoundError("gone"), EOFError("short"), ConnectionResetError("far away")])
+@pytest.mark.parametrize("items", [0, 2])
+def test_what_a_generator_raises_is_never_taken_for_a_broken_connection(
+    running: FakeGateway, raised: Exception, items: int
+) -> None:
+    def failing(_n: int) -> Iterator[int]:
+        yield from range(items)
+        if begun:
+            raise AssertionError("the call was made again")
+        begun.append(True)
+        raise raised
+
+    begun: list[bool] = []
+    running.functions["count"] = failing
+    found = count.remote_gen(5)
+    assert [next(found) for _ in range(items)] == list(range(items))
+    with pytest.raises(type(raised), match=str(raised)):
+        next(found)
+
+
 def test_a_generator_that_is_not_iterated_to_its_end_is_cancelled(running: FakeGateway) -> None:
     items = count.remote_gen(1000)
     assert next(items) == 0

@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any, Callable, NamedTuple, Optional
 
 from squall import blocking, output, payload, spawning, tracing
@@ -250,6 +250,21 @@ def remote_gen(target: Target, args: Sequence[Any], kwargs: Mapping[str, Any]) -
 
 def _items(call: _Call) -> Iterator[Any]:
     client, taken = call.target.client, 0
+    with contextlib.closing(_frames(call)) as found:
+        for frame in found:  # what user code raised may be an OSError, which is no broken connection
+            if frame.kind == FrameKind.ITEM:
+                taken = _expect(call.id, frame, taken)
+                yield item_of(client, frame)
+            elif frame.kind == FrameKind.RESULT:
+                value_of(client, frame, is_generator=True)
+                return
+            else:
+                _signal(call.id, frame, taken)
+
+
+def _frames(call: _Call) -> Generator[frames.Frame, None, None]:
+    """What the server says of a generator's call, over as many connections as it takes."""
+    client = call.target.client
     retry = Retry(client)
     path = query(Route.CALLS, wait=WAIT_S)
     while True:
@@ -257,15 +272,7 @@ def _items(call: _Call) -> Iterator[Any]:
             with client.stream("POST", path, call.headers, call.body) as stream:
                 for ready in stream.frames():
                     retry.progress()
-                    for frame in ready:
-                        if frame.kind == FrameKind.ITEM:
-                            taken = _expect(call.id, frame, taken)
-                            yield item_of(client, frame)
-                        elif frame.kind == FrameKind.RESULT:
-                            value_of(client, frame, is_generator=True)
-                            return
-                        else:
-                            _signal(call.id, frame, taken)
+                    yield from ready
             raise EOFError("the stream ended without a result")
         except BROKEN as error:
             retry.wait(error)
