@@ -1,7 +1,8 @@
 """A function in the image of a Dockerfile: `squall run examples/dockerfile_function.py`.
 
-Needs containers that are isolated (`squall up --backend sandbox`) and a builder with a Docker engine
-(`SQUALL_BUILDER_DOCKER_HOST=unix:///var/run/docker.sock`); the error says so where they lack. `BASE` is another base.
+Needs containers that are isolated (`squall up` as root on Linux gives it one by itself) and a builder with a Docker
+engine (`SQUALL_BUILDER_DOCKER_HOST=unix:///var/run/docker.sock`); the error says so where they lack. `BASE` is another
+base.
 """
 
 import os

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from squall.errors import PortInUseError, ServerTooOldError
-from squall_embedded import addresses
+from squall_embedded import addresses, configuring
 from squall_embedded.bus_program import BusProgram, too_old, version
 from squall_embedded.restarts import MAX_DELAY_S, STABLE_S, Restarts
 from squall_embedded.settings import parse
+from squall_embedded.site import Site
 from squall_embedded.state import MAX_SCRATCH_PATH, clear_scratch, use_scratch
 
 
@@ -143,3 +144,34 @@ def test_the_error_for_an_old_server_names_both_versions() -> None:
 
     assert "2.9.10" in error.message
     assert "Run nats-server 2.15.0 or newer" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("named", "variable", "lacking", "backend", "formats"),
+    [
+        ("", "", "", "both", "needed"),
+        ("", "", "they need root", "both", None),
+        ("", "process", "", "process", None),
+        ("", "sandbox", "", "sandbox", "layers"),
+        ("process", "sandbox", "", "process", None),
+        ("both", "process", "", "both", "needed"),
+    ],
+)
+def test_the_backend_is_what_was_named_else_both(
+    named: str, variable: str, lacking: str, backend: str, formats: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SQUALL_GPU_AGENT_BACKEND", raising=False)
+    if variable:
+        monkeypatch.setenv("SQUALL_GPU_AGENT_BACKEND", variable)
+    monkeypatch.setattr(configuring.machine, "lacking", lambda: lacking)
+    site = Site(
+        settings=parse(["--data", "/x", *(["--backend", named] if named else [])]),
+        bus=lambda role, node: pytest.fail("not asked for"),
+        ports=(1,),
+        token="",
+        service_token="",
+        secrets_key="",
+    )
+
+    assert configuring.keywords("gpu-agent", site)["backend"] == backend
+    assert configuring.keywords("builder", site).get("formats") == formats

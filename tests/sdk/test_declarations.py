@@ -182,6 +182,18 @@ def test_rules_about_the_network_demand_a_node_that_isolates(
 
 
 @pytest.mark.parametrize(
+    ("keywords", "isolation"),
+    [({}, "sandbox"), ({"isolation": "process"}, "sandbox"), ({"isolation": "gvisor"}, "gvisor")],
+)
+def test_an_image_with_files_of_its_own_demands_a_node_that_isolates(
+    gateway: FakeGateway, connected: session.Session, keywords: dict[str, Any], isolation: str
+) -> None:
+    app = App(image=squall.Image.debian_slim().run_commands("make"))
+    app.function(**keywords)(plain)
+    assert spec_of(app, gateway, connected).isolation == isolation
+
+
+@pytest.mark.parametrize(
     ("keywords", "words"),
     [
         ({"isolation": "vm"}, "isolation must be one of process, sandbox, gvisor"),

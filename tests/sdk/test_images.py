@@ -337,6 +337,12 @@ def test_a_base_of_a_registry_and_its_python() -> None:
     assert image.spec().python_version == "3.12"
     assert Image.from_registry("python:3.12").spec().python_version == ""
     assert image.spec().needs_root
+    system = Image.debian_slim().apt_install("git").entrypoint([]).shell(["/bin/bash", "-c"])
+    assert system.spec().needs_root
+    assert not system.spec().needs_isolation
+    assert system.run_commands("true").spec().needs_isolation
+    assert not Image.debian_slim().entrypoint([]).spec().needs_root
+    assert Image.debian_slim().entrypoint(["/start"]).spec().needs_root
     assert not Image.debian_slim().pip_install("numpy").env({"A": "1"}).spec().needs_root
     for wrong in ("", "two words"):
         with pytest.raises(exception.InvalidError):

@@ -60,8 +60,9 @@ class ImagePlan:
 
 
 IN_ISOLATION = (
-    "Isolated containers have it: `squall up --backend sandbox`; or on machines of your own agents with the backend "
-    "`sandbox`, `gvisor` or `docker`, and SQUALL_BUILDER_FORMATS=layers for the builder"
+    "Isolated containers have it. `squall run` and `squall up` make them by themselves, as root on Linux and if no "
+    "other backend was named (`squall doctor` says what lacks here); on machines of your own agents it takes the "
+    "backend `sandbox`, `gvisor` or `docker`, and SQUALL_BUILDER_FORMATS=layers for the builder"
 )
 
 

@@ -23,7 +23,8 @@ async def check(names: Sequence[str]) -> None:
         raise ImageBuildError(
             f"this machine does not have {', '.join(lacking)}, which apt_install names",
             fix=f"Containers that are plain processes use what the machine has: `apt-get install {' '.join(lacking)}` "
-            "there, or run them isolated (`squall up --backend sandbox`, docs/explanation/isolation.md).",
+            "there, or run them isolated on a base that has apt (`squall up --backend sandbox`, "
+            "docs/explanation/images.md).",
             step="apt_install",
         )
 

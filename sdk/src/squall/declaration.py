@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from squall.retries import Retries
     from squall.schedules import Schedule
     from squall.secret import Secret
-    from squall.spec import BatchPolicy, GpuRequest, Resources, RetryPolicy, ScalingPolicy
+    from squall.spec import BatchPolicy, GpuRequest, ImageSpec, Resources, RetryPolicy, ScalingPolicy
     from squall.volume import Volume
 
 Cpu = Union[float, tuple[float, float], None]
@@ -209,11 +209,13 @@ class Declaration(NamedTuple):
         """Whether containers may be forked from a template."""
         return _yes_or_no("use_template", self.use_template) is not False
 
-    def least_isolation(self) -> str:
-        """What a node must offer at least; rules about the network can only be kept by one that isolates."""
-        if self.isolation is not None:
-            return self.isolation
-        return "sandbox" if self.blocks_network() or self.outbound() is not None else "process"
+    def least_isolation(self, image: Optional[ImageSpec] = None) -> str:
+        """What a node must offer at least. Only one that isolates can keep rules about the network, and has images with
+        files of their own."""
+        least = self.isolation
+        if least is None:
+            least = "sandbox" if self.blocks_network() or self.outbound() is not None else "process"
+        return "sandbox" if least == "process" and image is not None and image.needs_isolation else least
 
     def blocks_network(self) -> bool:
         """Whether its containers reach nothing but the platform."""

@@ -254,7 +254,7 @@ def log_entry(line: dict[str, Any]) -> LogEntry:
 
 
 def _spec(part: _Part, code: CodeRef) -> FunctionSpec:
-    declared, handle = part.declaration, part.handle
+    declared, handle, image = part.declaration, part.handle, part.image.spec()
     if isinstance(handle, Cls):
         methods: tuple[MethodSpec, ...] = handle.method_specs()
         parameters = tuple(map(_as_json, handle.parameter_specs()))
@@ -264,7 +264,7 @@ def _spec(part: _Part, code: CodeRef) -> FunctionSpec:
         FunctionSpec(
             name=part.name,
             code=code,
-            image=part.image.spec(),
+            image=image,
             methods=methods,
             is_class=isinstance(handle, Cls),
             parameters=parameters,
@@ -280,7 +280,7 @@ def _spec(part: _Part, code: CodeRef) -> FunctionSpec:
             schedule=declared.schedule.spec() if declared.schedule else None,
             use_template=declared.templates(),
             memory_snapshot=declared.snapshots(),
-            isolation=declared.least_isolation(),
+            isolation=declared.least_isolation(image),
             block_network=declared.blocks_network(),
             outbound_cidr_allowlist=declared.outbound(),
             webhook=declared.told(),

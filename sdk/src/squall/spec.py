@@ -144,7 +144,9 @@ class ImageStep:
     that start with "_" say where something is and are no part of the image's identity."""
 
 
-ENVIRONMENT_KINDS = frozenset({"base", "debian_slim", "pip_install", "uv_pip_install", "env", "workdir"})
+ENVIRONMENT_KINDS = frozenset(
+    {"base", "debian_slim", "pip_install", "uv_pip_install", "env", "workdir", "cmd", "shell"}
+)
 """Steps that can be had without a root file system."""
 
 
@@ -178,7 +180,20 @@ class ImageSpec:
     @property
     def needs_root(self) -> bool:
         """Whether it has a file system of its own: a Python environment on the machine's cannot stand for it."""
-        return any(step.kind not in ENVIRONMENT_KINDS or step.arguments.get("secrets") for step in self.steps)
+        return any(_needs_root(step) for step in self.steps)
+
+    @property
+    def needs_isolation(self) -> bool:
+        """The same, but for packages of the system: plain processes use those that their machine has."""
+        return any(_needs_root(step) for step in self.steps if step.kind != "apt_install")
+
+
+def _needs_root(step: ImageStep) -> bool:
+    if step.arguments.get("secrets"):
+        return True
+    if step.kind == "entrypoint":
+        return bool(step.arguments.get("command"))
+    return step.kind not in ENVIRONMENT_KINDS
 
 
 @dataclass(frozen=True)

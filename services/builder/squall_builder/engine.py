@@ -96,10 +96,14 @@ class Engine:
             settings=BuildSettings(rules=rules, limits=_limits(settings), step_timeout_s=settings.step_timeout_s),
         )
 
-    async def build(self, spec: ImageSpec, on_line: Callable[[str], None], secrets: Secrets, timed: Timed) -> Built:
-        """Make the image unless it is there. Raises `ImageBuildError` with step, output and exit code."""
+    async def build(
+        self, spec: ImageSpec, on_line: Callable[[str], None], secrets: Secrets, timed: Timed, *, missed: bool = False
+    ) -> Built:
+        """Make the image unless it is there; `missed`: by a machine, and so as layers, as machines make environments
+        themselves. Raises `ImageBuildError` with step, output and exit code."""
         built = None
-        if self._formats != "environments":
+        layers, environment = self._wanted(spec, missed)
+        if layers:
             with self._layers.pinned(spec.id):
                 image = await self._layers.ensure(spec, on_line, secrets, timed)
                 built = await asyncio.to_thread(_described, image)
@@ -107,12 +111,25 @@ class Engine:
                 built = replace(built, manifest=await self._store(spec.id, on_line))
             if built.manifest:
                 timed("push", spec.id, began, time.time_ns())
-        if self._formats == "environments" or (self._formats == "both" and not spec.needs_root):
-            environment = await self._environments.ensure(spec, on_line)
-            lock = await asyncio.to_thread(exact_packages, environment.site_packages)
+        if environment:
+            made = await self._environments.ensure(spec, on_line)
+            lock = await asyncio.to_thread(exact_packages, made.site_packages)
             built = built or Built(lock=lock, python=spec.python_version)
         assert built is not None
         return built
+
+    def _wanted(self, spec: ImageSpec, missed: bool) -> tuple[bool, bool]:
+        """Whether the image is made as layers, and whether as an environment."""
+        match self._formats:
+            case "environments":
+                return False, True
+            case "layers":
+                return True, False
+            case "both":
+                return True, not spec.needs_root
+            case "needed":
+                layers = spec.needs_isolation or missed
+                return layers, not layers
 
     async def has(self, image_id: str, manifest: str) -> bool:
         """Whether the machines that want an image can have it; also where that cannot be told at the moment."""

@@ -116,7 +116,9 @@ class Builder:
         lines = BuildLog(self._bus, self._clock, command.image, self.name)
         spans = BuildSpans(command)
         try:
-            built = await self._engine.build(command.spec, lines.add, self._secrets_of(command), spans.add)
+            built = await self._engine.build(
+                command.spec, lines.add, self._secrets_of(command), spans.add, missed=command.lost
+            )
         except BusError:
             raise
         except SquallError as error:

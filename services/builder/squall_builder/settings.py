@@ -19,9 +19,10 @@ class BuilderSettings(ServiceSettings):
 
     images_dir: Path = Path("/var/lib/squall/images")
     """Folder of the environments and layers that are built; on one machine the same as the agent's."""
-    formats: Literal["environments", "layers", "both"] = "environments"
+    formats: Literal["environments", "layers", "both", "needed"] = "environments"
     """What images become: `environments` for agents whose containers are plain processes, `layers` for those that
-    isolate them, `both` where there are both (an image that only layers can be is made as layers alone)."""
+    isolate them, `both` where there are both (an image that only layers can be is made as layers alone); `needed` where
+    agents have the backend `both`: layers for images that only layers can be, and for others once a sandbox asks."""
     debian_slim: str = ""
     """Name in a registry of the base of `Image.debian_slim`, with `{python}` for the version, such as
     `registry.example/python:{python}-slim`. Empty: bases registered with `squall-images base add`."""

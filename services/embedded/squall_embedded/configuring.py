@@ -14,11 +14,14 @@ from squall_bus import Bus, BusSettings
 from squall_contracts import roles
 from squall_embedded.settings import inherited_environment
 from squall_embedded.site import Site
+from squall_isolation import machine
 from squall_service.run import ServiceContext
 from squall_service.settings import ServiceSettings
 
 Run = Callable[[Any, Bus, ServiceContext[Any]], Awaitable[None]]
 
+BACKEND = "both"
+"""Of this machine's agents, if nobody says otherwise (docs/decisions/0053)."""
 READY_TIMEOUT_S = 90.0
 SHORT_DRAIN_S = 1.0
 """Of a temporary platform: its one client has stopped its app, and nobody else can come back."""
@@ -63,7 +66,7 @@ def keywords(name: str, site: Site, number: int = 0) -> dict[str, Any]:
             folders = {"images_dir": str(site.images), "blob_dir": str(site.blobs)}
             own = {**folders, "host_bases": True, "secrets_key": site.secrets_key, **drain}
             # What agents use: "auto" may turn out to be either.
-            formats = {"process": "", "auto": "both"}.get(_backend(site), "layers")
+            formats = {"process": "", "auto": "both", "both": _needed()}.get(_backend(site), "layers")
             return {**own, "formats": formats} if formats else own
         case _:
             return {}
@@ -77,7 +80,15 @@ def bus_settings(name: str, site: Site, number: int = 0) -> BusSettings:
 
 
 def _backend(site: Site) -> str:
-    return site.settings.backend or str(settings_class("gpu-agent").load().backend)  # type: ignore[attr-defined]
+    """What was named, by the command line or by a variable; else processes, with sandboxes where one is needed."""
+    if site.settings.backend:
+        return site.settings.backend
+    agent = settings_class("gpu-agent").load()
+    return str(agent.backend) if "backend" in agent.model_fields_set else BACKEND  # type: ignore[attr-defined]
+
+
+def _needed() -> str:
+    return "" if machine.lacking() else "needed"
 
 
 def _agent(site: Site, number: int) -> dict[str, Any]:
@@ -91,10 +102,9 @@ def _agent(site: Site, number: int) -> dict[str, Any]:
         own |= {"gpus": "all" if number == 0 else "none"}
     if site.settings.simulate_gpus:
         own |= {"simulated_gpus": site.settings.simulate_gpus, "gpus": "all"}
-    if site.settings.backend:
-        own["backend"] = site.settings.backend
     return {
         **own,
+        "backend": _backend(site),
         "gateway_url": site.urls[number % len(site.urls)],
         "token": site.service_token,
         "secrets_key": site.secrets_key,

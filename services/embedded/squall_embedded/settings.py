@@ -49,7 +49,8 @@ class EmbeddedSettings:
     simulate_gpus: str = ""
     """Devices that each agent offers without having them."""
     backend: str = ""
-    """How agents make containers: "process", "sandbox", "gvisor", "docker", "auto"; empty: SQUALL_GPU_AGENT_BACKEND."""
+    """How agents make containers: "process", "sandbox", "gvisor", "docker", "auto", "both"; empty: what
+    SQUALL_GPU_AGENT_BACKEND says, else "both"."""
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -128,9 +129,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--backend",
-        choices=("process", "sandbox", "gvisor", "docker", "auto"),
+        choices=("process", "sandbox", "gvisor", "docker", "auto", "both"),
         default="",
-        help="how containers are made (default: as SQUALL_GPU_AGENT_BACKEND says)",
+        help="how containers are made (default: as SQUALL_GPU_AGENT_BACKEND says, else both)",
     )
     default = os.environ.get("SQUALL_EMBEDDED_NATS_SERVER")
     parser.add_argument(

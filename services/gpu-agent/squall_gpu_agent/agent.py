@@ -12,7 +12,7 @@ from squall_bus import Bus
 from squall_contracts.calls import CancelRequested
 from squall_contracts.nodes import CONTAINERS, ContainerClaim
 from squall_gpu_agent.attempts import AttemptParts, Attempts
-from squall_gpu_agent.backend import Backend, Isolation
+from squall_gpu_agent.backend import Backend
 from squall_gpu_agent.buckets.mounts import Buckets, Reach
 from squall_gpu_agent.cancels import CancelListener, Cancels
 from squall_gpu_agent.capacity import Capacity
@@ -215,10 +215,12 @@ class Agent:
 
     def _buckets(self, secrets: Secrets) -> Buckets:
         settings = self.settings
-        isolates = self.capacity.capabilities.isolation is not Isolation.PROCESS
+        isolates = self.capacity.capabilities.isolates
         reach = Reach(networks(settings.sandbox_allowed), networks(settings.sandbox_refused), settings.sandbox_network)
         spool = Path(settings.data) / "buckets"
-        return Buckets(secrets, self.socket_path.parent, spool, self.tasks, reach if isolates else None)
+        return Buckets(
+            secrets, self.socket_path.parent, spool, self.tasks, lambda spec: reach if isolates(spec) else None
+        )
 
     def _trees(self) -> Trees:
         return Trees(Path(self.settings.data) / "volumes", self.blobs, self.settings.volume_cache_mib)

@@ -44,12 +44,25 @@ class Capabilities:
     """Whether bundles with files at absolute paths can be shown there."""
     huge_pages: bool
     """Whether templates get huge pages, which makes forks of large heaps cheap."""
+    plain: bool = False
+    """Functions that demand no isolation run as plain processes all the same; the others get what `backend` says."""
     no_disks: str = ""
     """Why containers cannot have an `ephemeral_disk` of more than `DISK_IN_MEMORY_MIB`; "" = they can."""
     no_buckets: str = ""
     """Why containers cannot have buckets mounted; "" = they can."""
     notes: tuple[str, ...] = ()
     """What an operator should know, each with what to do about it."""
+
+    @property
+    def backends(self) -> tuple[str, ...]:
+        """Their names, weakest first."""
+        return (Isolation.PROCESS.value, self.backend) if self.plain else (self.backend,)
+
+    def isolates(self, spec: FunctionSpec) -> bool:
+        """Whether containers of this function are isolated here."""
+        if self.isolation is Isolation.PROCESS:
+            return False
+        return not self.plain or spec.isolation != Isolation.PROCESS or spec.image.needs_isolation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from squall.spec import DISK_IN_MEMORY_MIB, Resources
+from squall.spec import DISK_IN_MEMORY_MIB, FunctionSpec, Resources
 from squall_contracts.functions import FunctionRecord
 from squall_contracts.nodes import ContainerClaim
 from squall_gpu_agent.backend import Capabilities
@@ -84,13 +84,17 @@ class Capacity:
             gpus=claim.gpus,
             gpus_required=bool(resources.gpus),
             isolation=function.spec.isolation,
-            python_version=function.spec.image.python_version,
+            # What plain processes run with must be on the machine; an image with a root of its own brings it.
+            python_version="" if self._brings_python(function.spec) else function.spec.image.python_version,
             disk_mib=disk_mib if (disk_mib := resources.ephemeral_disk_mib or 0) > DISK_IN_MEMORY_MIB else 0,
         )
         decision = decide(wanted, self._machine())
         if isinstance(decision, Accept):
             self._reserved[claim.container] = Reserved(cpu=wanted.cpu, memory_mib=wanted.memory_mib, gpus=wanted.gpus)
         return decision
+
+    def _brings_python(self, spec: FunctionSpec) -> bool:
+        return self.capabilities.plain and self.capabilities.isolates(spec)
 
     def release(self, container: str) -> None:
         """The container is gone."""

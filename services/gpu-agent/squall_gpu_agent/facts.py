@@ -53,7 +53,7 @@ class NodeFacts:
             gpus=capacity.gpus.facts(),
             gpus_used=capacity.gpus_used,
             gpu_note=capacity.gpus.note,
-            backends=(capacity.capabilities.backend,),
+            backends=capacity.capabilities.backends,
             backend_notes=capacity.capabilities.notes,
             no_disks=capacity.capabilities.no_disks,
             no_buckets=capacity.capabilities.no_buckets,

@@ -16,9 +16,11 @@ from squall_bus import Bus, connect
 from squall_contracts import roles, topology
 from squall_gpu_agent.agent import Agent
 from squall_gpu_agent.backend import Backend, StartFailed
+from squall_gpu_agent.backends.both import BothBackend
 from squall_gpu_agent.manifests import Manifests
 from squall_gpu_agent.settings import AgentSettings, networks
 from squall_images.store import ManifestOf
+from squall_isolation import machine
 from squall_service.failpoints import FailPointSettings
 from squall_service.health import serve_health
 from squall_service.run import ServiceContext
@@ -55,6 +57,8 @@ async def open_backend(settings: AgentSettings, manifest_of: ManifestOf | None =
     """The one that the operator chose. Raises `BackendUnavailableError` if it does not work here."""
     if settings.backend == "process":
         return open_process_backend(settings)
+    if settings.backend == "both":
+        return open_both_backend(settings, manifest_of)
     openers = {"gvisor": open_gvisor_backend, "docker": open_docker_backend}
     backend = openers.get(settings.backend, open_sandbox_backend)(settings, manifest_of)
     try:
@@ -84,6 +88,13 @@ def open_sandbox_backend(settings: AgentSettings, manifest_of: ManifestOf | None
     from squall_gpu_agent.backends.sandbox.backend import SandboxBackend
 
     return SandboxBackend(_sandbox_settings(settings, "sandbox"), _layers(settings, manifest_of))
+
+
+def open_both_backend(settings: AgentSettings, manifest_of: ManifestOf | None = None) -> Backend:
+    """Processes, and sandboxes beside them where the machine has what they need."""
+    if why := machine.lacking():
+        return open_process_backend(settings, f"sandboxes cannot be had here: {why}")
+    return BothBackend(open_process_backend(settings), lambda: open_sandbox_backend(settings, manifest_of))
 
 
 def open_gvisor_backend(settings: AgentSettings, manifest_of: ManifestOf | None = None) -> Backend:

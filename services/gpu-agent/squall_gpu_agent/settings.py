@@ -27,10 +27,12 @@ class AgentSettings(ServiceSettings):
     """Folder for code, images and containers' scratch files."""
     images_dir: str = ""
     """Folder of Python environments, which a builder on this machine may share; empty = below `data`."""
-    backend: Literal["process", "sandbox", "gvisor", "docker", "auto"] = "process"
+    backend: Literal["process", "sandbox", "gvisor", "docker", "auto", "both"] = "process"
     """How containers are made: as plain processes, which isolates nothing; in sandboxes, which needs root and Linux
     5.19; in sandboxes with a kernel of their own, which needs gVisor's `runsc` besides; by a container engine, which
-    needs root too; "auto" = in sandboxes if one can be made here, else as processes."""
+    needs root too; "auto" = in sandboxes if one can be made here, else as processes; "both" = as processes, and in
+    sandboxes those of functions that demand isolation or whose image cannot be had otherwise, if the machine has them.
+    `squall up` and `squall run` take "both" if nothing is said."""
     docker_socket: str = "/var/run/docker.sock"
     """Socket of the container engine of this machine, for the backend `docker`."""
     runsc: str = "runsc"

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from tests.docker.sandboxes import shared_base_root
 from tests.support.eventually import eventually
 from tests.support.oci_registry import an_oci_registry
 
@@ -25,6 +26,8 @@ from squall_bus import Bus, SubjectTaken
 from squall_contracts import subjects
 from squall_contracts.builds import IMAGES, BuildImage, ImageRecord
 from squall_contracts.logs import LogLines
+from squall_images import bases
+from squall_images.chain import Configuration
 from squall_images.layered import LayerFolder
 from squall_service.run import Running, Service, ServiceContext, start
 
@@ -216,6 +219,26 @@ async def test_an_image_that_is_missed_somewhere_is_made_again_if_it_is_lost(bus
             again = await eventually(lambda: newer(bus, spec, pushed), within_s=30)
             assert (again.state, bool(again.manifest)) == ("ready", True), again.error
             assert (LayerFolder(tmp_path / "images").layer(again.layers[-1]) / "data/file").read_text() == "hello"
+
+
+@pytest.mark.root
+async def test_of_processes_and_sandboxes_each_image_is_made_for_those_that_need_it(
+    bus: Bus, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder, base = LayerFolder(tmp_path / "images"), shared_base_root(tmp_path_factory)
+    bases.register(folder, f"debian_slim:{PLAIN.python_version}", base, Configuration())
+    steps = (ImageStep("from_scratch"), ImageStep("add_local", {"files": a_blob(tmp_path / "blobs")}))
+    with_files = ImageSpec("", steps)
+    async with a_builder(bus, tmp_path, formats="needed", blob_dir=str(tmp_path / "blobs")):
+        await request(bus, PLAIN)
+        plain = await eventually(lambda: record_of(bus, PLAIN), within_s=30)
+        assert (plain.state, plain.layers) == ("ready", ()), plain.error
+        await request(bus, with_files)
+        assert (await eventually(lambda: record_of(bus, with_files), within_s=30)).layers
+        await eventually(lambda: no(queued(bus)))
+        await request(bus, PLAIN, lost=True)
+        boxed = await eventually(lambda: newer(bus, PLAIN, plain), within_s=30)
+        assert (boxed.state, bool(boxed.layers)) == ("ready", True), boxed.error
 
 
 async def newer(bus: Bus, spec: ImageSpec, than: ImageRecord) -> ImageRecord | None:

@@ -183,7 +183,8 @@ def up(
     backend: str = typer.Option(
         "",
         "--backend",
-        help="How containers are made: process, sandbox (needs root), gvisor, docker, auto (sandbox if possible).",
+        help="How containers are made: process, sandbox (needs root), gvisor, docker, auto (sandbox if possible), "
+        "both (process; sandbox for what needs it, if possible). Default: SQUALL_GPU_AGENT_BACKEND, else both.",
     ),
 ) -> int:
     """Start a squall that stays on this machine; later commands use it."""

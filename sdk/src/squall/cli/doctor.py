@@ -209,9 +209,10 @@ def _backends() -> Iterator[Finding]:
         yield Finding("sandbox", NOTE, f"isolated containers are not possible here: {missing[0]}", missing[1])
     else:
         tools = [name for name in ("ip", "nft", "nsenter") if shutil.which(name) is None]
-        text = "isolated containers are possible, start squall with --backend sandbox"
+        text = "isolated containers are possible; functions and images that need them get them by themselves"
         fix = "Install iproute2, nftables and util-linux." if tools else ""
-        text += f"; without a network, for want of {', '.join(tools)}" if tools else ""
+        if tools:
+            text = f"possible with --backend sandbox, without a network for want of {', '.join(tools)}"
         yield Finding("sandbox", NOTE if tools else OK, text, fix)
     if not os.path.exists(DOCKER_SOCKET):
         text = f"containers of an engine are not possible here: there is no {DOCKER_SOCKET}"
@@ -257,6 +258,10 @@ def _missing_for_sandboxes() -> tuple[str, ...]:
         return f"they need Linux 5.19, this is {os.uname().release}", "Update the kernel."
     if os.geteuid() != 0:
         return "they need an agent that runs as root", "Start the agent, or `squall up`, as root."
+    effective = re.search(r"^CapEff:\s*([0-9a-f]+)$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    rights = int(effective[1], 16) if effective else 0
+    if absent := [name for name, bit in (("SYS_ADMIN", 21), ("NET_ADMIN", 12)) if not rights >> bit & 1]:
+        return f"root has no {', '.join(absent)} here", "Run it outside of a container, or in one that is privileged."
     return ()
 
 

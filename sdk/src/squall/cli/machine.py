@@ -18,7 +18,7 @@ from squall.http_api.routes import Route
 from squall.spec import from_wire
 
 STATUS_PATIENCE_S = 1.0
-BACKENDS = ("process", "sandbox", "gvisor", "docker", "auto")
+BACKENDS = ("process", "sandbox", "gvisor", "docker", "auto", "both")
 _FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 
 
@@ -59,10 +59,22 @@ def up(*, arguments: tuple[str, ...], port: int, data: Optional[Path]) -> int:
     sys.stdout.write(f"  Token for other machines and users: {Path(server.data) / 'token'}\n")
     if "--simulate-gpus" in arguments:
         sys.stdout.write("  Its GPUs are simulated: they exist in name only.\n")
+    sys.stdout.write(f"  {_containers(server)}\n")
     sys.stdout.write("  Commands of this user find it by themselves. Stop it with `squall down`.\n")
     if config.load().address is not None:
         sys.stdout.write(f"  But {config.SERVER_URL} is set: commands use {config.load().server_url}.\n")
     return 0
+
+
+def _containers(server: local.LocalServer) -> str:
+    """How it makes containers, in one line."""
+    nodes = _ask(config.ServerAddress(server.url, server.token)).get("nodes") or [{"backends": ()}]
+    offered = nodes[0]["backends"]
+    if "process" not in offered:
+        return f"Containers are isolated: {', '.join(offered) or 'see `squall node list`'}."
+    if len(offered) > 1:
+        return "Containers are plain processes; functions and images that need more get sandboxes."
+    return "Containers are plain processes; `squall doctor` says what sandboxes need."
 
 
 def down() -> int:

@@ -9,12 +9,13 @@ import asyncio
 import json
 import secrets as random
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from squall.errors import InvalidError, NotFoundError, PermissionDeniedError, ServiceError
-from squall.spec import BucketMount
+from squall.spec import BucketMount, FunctionSpec
 from squall_contracts.functions import FunctionRecord
 from squall_gpu_agent.backend import Log, MountedBucket, OnLog, StartFailed, StartFailureKind
 from squall_gpu_agent.buckets import joining
@@ -50,8 +51,15 @@ class Served:
 class Buckets:
     """Prepares them, and knows which container has which."""
 
-    def __init__(self, secrets: Secrets, sockets: Path, spool: Path, tasks: Tasks, reach: Reach | None) -> None:
-        """`reach`: None where containers are not isolated, and may go everywhere."""
+    def __init__(
+        self,
+        secrets: Secrets,
+        sockets: Path,
+        spool: Path,
+        tasks: Tasks,
+        reach: Callable[[FunctionSpec], Reach | None],
+    ) -> None:
+        """`reach`: None for containers that are not isolated, and may go everywhere."""
         self._secrets, self._tasks = secrets, tasks
         self._sockets, self._spool = sockets, spool
         self._reach = reach
@@ -64,7 +72,8 @@ class Buckets:
             return ()
         if why := await asyncio.to_thread(joining.unusable):
             raise ServiceError(f"buckets cannot be mounted on this machine: {why}")
-        if self._reach is not None and not self._reach.has_network:
+        reach = self._reach(function.spec)
+        if reach is not None and not reach.has_network:
             raise PermissionDeniedError(
                 "containers of this machine have no network, and so no buckets",
                 fix="The operator can give them one with SQUALL_GPU_AGENT_SANDBOX_NETWORK.",
@@ -73,7 +82,7 @@ class Buckets:
         for mount in mounts:
             wanted = (mount.secret,) if mount.secret else ()
             variables, _ = await self._secrets.of(wanted, function.workspace)
-            served = await self._start(mount, variables)
+            served = await self._start(mount, variables, reach)
             self._held.setdefault(container, []).append(served)
             await self._until_ready(served)
             self._tasks.start(_listen(served, container, on_log), "listening to a bucket")
@@ -85,7 +94,7 @@ class Buckets:
         for served in self._held.pop(container, ()):
             self._tasks.start(_end(served), "ending a bucket")
 
-    async def _start(self, mount: BucketMount, variables: dict[str, str]) -> Served:
+    async def _start(self, mount: BucketMount, variables: dict[str, str], reach: Reach | None) -> Served:
         socket = self._sockets / f"b-{random.token_hex(4)}"
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -97,11 +106,12 @@ class Buckets:
             start_new_session=True,  # a terminal's Ctrl-C must not lose what is not stored yet
         )
         assert process.stdin is not None
-        process.stdin.write(json.dumps(self._settings(mount, variables, socket)).encode() + b"\n")
+        process.stdin.write(json.dumps(self._settings(mount, variables, socket, reach)).encode() + b"\n")
         return Served(mount, process, socket)
 
-    def _settings(self, mount: BucketMount, variables: dict[str, str], socket: Path) -> dict[str, Any]:
-        reach = self._reach
+    def _settings(
+        self, mount: BucketMount, variables: dict[str, str], socket: Path, reach: Reach | None
+    ) -> dict[str, Any]:
         return {
             "bucket": {
                 "bucket": mount.bucket,
