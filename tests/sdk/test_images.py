@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import zipfile
 from dataclasses import replace
@@ -10,8 +11,9 @@ from typing import Any
 
 import pytest
 
+import squall
 from squall import App, Image, Secret, exception
-from squall.spec import SecretRef
+from squall.spec import SecretRef, official_python
 
 
 def steps(image: Image) -> list[tuple[str, dict[str, Any]]]:
@@ -329,6 +331,54 @@ def a_step(name: str = "") -> str:
 
 def _greeted(name: str) -> str:
     return GREETING + name
+
+
+def test_files_that_are_copied_last_are_attached_to_containers_of_functions(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("a")
+    (tmp_path / "b").write_text("b")
+    base = Image.debian_slim().pip_install("numpy")
+    copied = base.add_local_file(tmp_path / "a", "/data/a", copy=True).env({"A": "1"})
+    image = copied.add_local_file(tmp_path / "b", "/data/", copy=True).of_function()
+    assert steps(image) == steps(base.env({"A": "1"}))
+    assert [source.remote for source in image.local_sources] == ["/data/a", "/data/b"]
+    assert not image.copied
+    assert copied.spec().needs_isolation, "the image itself is what it was"
+
+
+def test_copied_files_stay_a_layer_for_later_steps_and_where_a_sandbox_is_needed_anyway(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("a")
+    built_on = Image.debian_slim().add_local_file(tmp_path / "a", "/data/a", copy=True).pip_install("numpy")
+    boxed = Image.debian_slim().run_commands("make").add_local_file(tmp_path / "a", "/data/a", copy=True)
+    assert built_on.of_function().spec() == built_on.spec()
+    assert boxed.of_function().spec() == boxed.spec()
+
+
+def test_many_bytes_stay_a_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").write_bytes(os.urandom(2000))
+    image = Image.debian_slim().add_local_file(tmp_path / "a", "/data/a", copy=True)
+    assert image.of_function().local_sources
+    monkeypatch.setattr(squall.image, "ATTACHED_BYTES", 1000)
+    assert not image.of_function().local_sources
+
+
+@pytest.mark.parametrize(
+    ("tag", "version"),
+    [
+        ("python:3.12", "3.12"),
+        ("python:3.11.9-slim-bookworm", "3.11"),
+        ("docker.io/library/python:3.10-slim", "3.10"),
+        ("python:3.12-alpine", ""),
+        ("python:latest", ""),
+        ("registry.example/python:3.12", ""),
+        ("debian:12", ""),
+    ],
+)
+def test_this_machine_has_what_official_images_of_python_on_debian_have(tag: str, version: str) -> None:
+    spec = Image.from_registry(tag).spec()
+    assert official_python(spec.steps[0]) == version
+    assert spec.needs_root
+    assert spec.needs_isolation is (version == "")
+    assert Image.from_registry(tag, add_python="3.12").spec().needs_isolation
 
 
 def test_a_base_of_a_registry_and_its_python() -> None:

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Protocol
 
 from squall.errors import ImageBuildError
-from squall.spec import ImageStep, digest
+from squall.spec import ImageStep, digest, official_python
 from squall_images.build_limits import LOOK_S, LOOKS_SHARE, Disk
 from squall_images.build_room import OnLine
 from squall_images.chain import DEBIAN_SLIM, FROM_DOCKERFILE, FROM_REGISTRY, FROM_SCRATCH, Configuration
+from squall_images.keys import stands_in
 from squall_images.layered import KEY_DIGITS, Description, LayerFolder
 
 TAR_TIMEOUT_S = 1800
@@ -61,6 +62,7 @@ class Bases:
         debian_slim: str = "",
         of_host: OfHost | None = None,
         dockerfile: Callable[[ImageStep, OnLine], Awaitable[Description]] | None = None,
+        stand_in: bool = False,
     ) -> None:
         self._folder = folder
         self._pull = pull
@@ -68,6 +70,8 @@ class Bases:
         """For `debian_slim` where no base is registered and no registry set; None: that is refused."""
         self._dockerfile = dockerfile
         """Makes what a Dockerfile says; None without an engine."""
+        self._stand_in = stand_in
+        """Whether the base of `debian_slim` takes the place of official Python images: no registry has them."""
         self._debian_slim = debian_slim
         """Name in a registry, `{python}` in it for the version; empty = only registered ones."""
 
@@ -84,6 +88,9 @@ class Bases:
             found = None if _OWN_NAMES.fullmatch(tag) else self._folder.base(tag)
             if found is not None:
                 return found
+            if self._stand_in and (version := official_python(step)):
+                on_line(stands_in(step))
+                return await self._debian(version, False, on_line)
             return await self._pulled(tag, bool(arguments.get("forced")), on_line, whose)
         if step.kind == FROM_DOCKERFILE and self._dockerfile is not None:
             return await self._dockerfile(step, on_line)

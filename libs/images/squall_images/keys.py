@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from squall.errors import ImageBuildError
-from squall.spec import ImageSpec, ImageStep, digest, to_wire
+from squall.spec import ImageSpec, ImageStep, digest, official_python, to_wire
 
 BASE_KINDS = frozenset({"base", "debian_slim"})
 PIP_KINDS = frozenset({"pip_install", "uv_pip_install"})
@@ -50,6 +50,8 @@ class ImagePlan:
     env: Mapping[str, str] = field(default_factory=dict)
     workdir: str = ""
     """Folder that containers start in; empty for /root."""
+    stands_in: str = ""
+    """What is told of this machine's Python if it takes the place of another one."""
     machine_packages: tuple[str, ...] = ()
     """Those of `apt_install`: the machine has them, or the image cannot be had there."""
 
@@ -68,7 +70,9 @@ IN_ISOLATION = (
 
 def plan(image: ImageSpec) -> ImagePlan:
     """The layers and variables of an image. Raises `ImageBuildError` for a step that environments cannot have."""
-    base_key = digest({"python": image.python_version})
+    official = official_python(image.steps[0]) if image.steps else ""
+    python_version = official or image.python_version
+    base_key = digest({"python": python_version})
     layers: list[Layer] = []
     env: dict[str, str] = {}
     workdir = ""
@@ -80,6 +84,8 @@ def plan(image: ImageSpec) -> ImagePlan:
                 fix=IN_ISOLATION + ".",
                 step=step.kind,
             )
+        if number == 1 and official:
+            continue
         if step.kind in BASE_KINDS | OF_OTHERS or (step.kind == "entrypoint" and not step.arguments.get("command")):
             continue
         if step.kind == ENV_KIND:
@@ -96,18 +102,28 @@ def plan(image: ImageSpec) -> ImagePlan:
         else:
             raise ImageBuildError(
                 f"image step {number} is {step.kind!r}, which containers that are plain processes cannot have",
-                fix=f"{IN_ISOLATION}; the backend `process` has debian_slim, Python packages, env, workdir, and of "
-                "apt_install what the machine has.",
+                fix=f"{IN_ISOLATION}; the backend `process` has debian_slim, python:3.X of a registry, Python "
+                "packages, env, workdir, local files that no later step builds on, and of apt_install what the "
+                "machine has.",
                 step=step.kind,
             )
     return ImagePlan(
         image_id=image.id,
-        python_version=image.python_version,
+        python_version=python_version,
+        stands_in=stands_in(image.steps[0]) if official else "",
         base_key=base_key,
         layers=tuple(layers),
         env=env,
         workdir=workdir,
         machine_packages=tuple(machine_packages),
+    )
+
+
+def stands_in(step: ImageStep) -> str:
+    """What takes the place of an official Python image where it is not pulled."""
+    return (
+        f"warning: {step.arguments.get('tag')} is not pulled: Python {official_python(step)} of this machine stands in "
+        "for it, and so do the machine's programs and libraries"
     )
 
 

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["Ignore", "Image", "LocalDir", "LocalFile", "LocalPython", "LocalSource"]
 
 PathLike = Union[str, "os.PathLike[str]"]
+CONFIGURATION = frozenset({"env", "workdir", "entrypoint", "cmd", "shell"})
+ATTACHED_BYTES = 64 << 20
 LOCAL_FILES_LAST = (
     "Put `add_local_*` last: local files are attached when a container starts, after every build step. "
     "With `copy=True` they are a build step themselves."
@@ -229,6 +231,24 @@ class Image(PackageSteps, CommandSteps):
             return ImageSpec(self._chain.python_version, own)
         before: ImageSpec = self._chain.before.get()
         return ImageSpec(before.python_version, (*before.steps, *own))
+
+    def of_function(self) -> Image:
+        """The same for containers of a function: copied files that no build step comes after are attached to them,
+        which plain processes can have, too. Many bytes (ATTACHED_BYTES) stay a layer: what is attached goes up with the
+        code.
+        """
+        steps, attached = list(self._chain.steps), list(self._chain.local)
+        configuration: list[tuple[str, dict[str, Any]]] = []
+        size = 0
+        while steps and steps[-1][0] in {"add_local", *CONFIGURATION}:
+            kind, arguments = steps.pop()
+            if kind != "add_local":
+                configuration.insert(0, (kind, arguments))
+                continue
+            size += arguments["files"].get()["bytes"]
+            attached[:0] = arguments["files"].given
+        image = Image(self._chain._replace(steps=(*steps, *configuration), local=tuple(attached)))
+        return self if size > ATTACHED_BYTES or image.spec().needs_isolation else image
 
     @property
     def object_id(self) -> str:

@@ -60,9 +60,11 @@ class Later:
 class Copied(Later):
     """Files of this machine that a build step needs: as a value, where the builder finds them in the blob store."""
 
-    def __init__(self, find: Callable[[], dict[str, str]]) -> None:
+    def __init__(self, find: Callable[[], dict[str, str]], given: tuple[LocalSource, ...] = ()) -> None:
         super().__init__(self._address)
         self._find = find
+        self.given = given
+        """Of `add_local_*`: the same files, to be attached."""
 
     def _address(self) -> dict[str, Any]:
         with self.zipped() as bundle:
@@ -85,7 +87,7 @@ def sources(*given: LocalSource) -> Copied:
 
         return bundle.files_of(given)
 
-    return Copied(find)
+    return Copied(find, given)
 
 
 def file(local_path: Union[str, os.PathLike[str]], remote_path: str) -> LocalFile:

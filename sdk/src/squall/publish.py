@@ -175,6 +175,8 @@ def _part(app: App, name: str, raw: Any, declaration: Declaration, handle: Union
     for mount in declaration.mounts:
         image = mount.attached_to(image)
     include = app.include_source if declaration.include_source is None else declaration.include_source
+    if declaration.least_isolation() == "process":
+        image = image.of_function()
     return _Part(name, raw, declaration, image, include, handle)
 
 

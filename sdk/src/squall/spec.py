@@ -184,8 +184,21 @@ class ImageSpec:
 
     @property
     def needs_isolation(self) -> bool:
-        """The same, but for packages of the system: plain processes use those that their machine has."""
-        return any(_needs_root(step) for step in self.steps if step.kind != "apt_install")
+        """The same, but for what plain processes have of their machine: packages of the system, and a Python that
+        stands in for that of an official image."""
+        return any(_needs_root(step) for step in self.steps if step.kind != "apt_install" and not official_python(step))
+
+
+def official_python(step: ImageStep) -> str:
+    """The minor version of an official Python image on Debian that a `from_registry` step names; "" for other steps."""
+    import re
+
+    own = step.arguments.get("secrets") or step.arguments.get("forced")
+    if step.kind != "from_registry" or own:
+        return ""
+    tag = r"(?:docker\.io/)?(?:library/)?python:(3\.\d+)(?:\.\d+)?(?:-(?:slim|bullseye|bookworm|trixie))*"
+    found = re.fullmatch(tag, str(step.arguments.get("tag", "")))
+    return found[1] if found else ""
 
 
 def _needs_root(step: ImageStep) -> bool:

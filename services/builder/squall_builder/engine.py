@@ -26,6 +26,7 @@ from squall_images.egress import Address, EgressRules
 from squall_images.environments import EnvironmentStore
 from squall_images.eviction import Freed, Unwanted
 from squall_images.host_base import HostBases
+from squall_images.keys import plan
 from squall_images.layered import LayeredImage, LayerFolder
 from squall_images.outward import Guard
 from squall_images.registry import Registry, place_of, read_auths
@@ -88,6 +89,7 @@ class Engine:
                 pull=self._share.pull,
                 debian_slim=settings.debian_slim,
                 of_host=HostBases(folder) if settings.host_bases else None,
+                stand_in=settings.host_bases and not settings.registry,
                 dockerfile=None if dockerfiles is None else dockerfiles.base,
             ),
             dockerfiles=dockerfiles,
@@ -113,6 +115,8 @@ class Engine:
                 timed("push", spec.id, began, time.time_ns())
         if environment:
             made = await self._environments.ensure(spec, on_line)
+            if warning := plan(spec).stands_in:
+                on_line(warning)
             lock = await asyncio.to_thread(exact_packages, made.site_packages)
             built = built or Built(lock=lock, python=spec.python_version)
         assert built is not None

@@ -44,3 +44,18 @@ async def test_a_python_that_the_machine_does_not_have_is_refused_with_those_it_
 
     assert "Install it" in caught.value.hint
     assert folder.base_names() == []
+
+
+async def test_it_stands_in_for_official_images_of_python_where_nothing_is_pulled(tmp_path: Path) -> None:
+    folder = LayerFolder(tmp_path / "images")
+    bases, lines = Bases(folder, of_host=HostBases(folder, here), stand_in=True), list[str]()
+    official = ImageStep("from_registry", {"tag": f"python:{OWN}-slim"})
+
+    found = await bases.find(official, lines.append, Whose())
+
+    assert found == await bases.find(ImageStep("debian_slim", {"version": OWN}), lines.append, Whose())
+    assert lines[0].startswith(
+        f"warning: python:{OWN}-slim is not pulled: Python {OWN} of this machine stands in for it"
+    )
+    with pytest.raises(ImageBuildError, match="no registry is set"):
+        await bases.find(ImageStep("from_registry", {"tag": "debian:12"}), lines.append, Whose())

@@ -104,6 +104,21 @@ async def test_packages_of_the_machine_are_asked_for_and_never_installed(tmp_pat
     assert "apt-get install no-such-package" in caught.value.hint
 
 
+def test_an_official_image_of_python_is_this_machines_python_and_says_so() -> None:
+    official = ImageSpec("", (ImageStep("from_registry", {"tag": "python:3.12-slim"}), ImageStep("env", {"A": "1"})))
+    found = plan(official)
+    assert found.python_version == "3.12"
+    assert "python:3.12-slim is not pulled: Python 3.12 of this machine stands in" in found.stands_in
+    assert found.key == plan(ImageSpec("3.12")).key
+    assert not plan(ImageSpec("3.12")).stands_in
+    for others in (
+        ImageSpec("", (ImageStep("from_registry", {"tag": "debian:12"}),)),
+        ImageSpec("3.12", (*official.steps, ImageStep("add_python", {"version": "3.12"}))),
+    ):
+        with pytest.raises(ImageBuildError, match="plain processes cannot have"):
+            plan(others)
+
+
 def test_package_options_become_arguments() -> None:
     step = ImageStep(
         "pip_install",
