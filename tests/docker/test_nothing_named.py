@@ -28,7 +28,7 @@ def test_a_program_whose_image_has_files_of_its_own_just_runs(
     folder.open()
     bases.register(folder, f"debian_slim:{OWN}", shared_base_root(tmp_path_factory), Configuration())
     with platform as started:
-        said = started.squall("run", PROGRAM).stdout.splitlines()
+        said = started.squall("run", PROGRAM, timeout_s=180).stdout.splitlines()
         (node,) = json.loads(started.squall("node", "list", "--json").stdout)
 
     assert f"lines {len(PROGRAM.read_text().splitlines())}" in said

@@ -194,6 +194,20 @@ def test_an_image_with_files_of_its_own_demands_a_node_that_isolates(
 
 
 @pytest.mark.parametrize(
+    ("keywords", "isolation", "steps"),
+    [({}, "process", []), ({"isolation": "sandbox"}, "sandbox", ["add_local"])],
+)
+def test_files_that_are_copied_last_demand_no_isolation(
+    gateway: FakeGateway, connected: session.Session, keywords: dict[str, Any], isolation: str, steps: list[str]
+) -> None:
+    app = App(image=squall.Image.debian_slim().add_local_file(__file__, "/data/a.py", copy=True))
+    app.function(**keywords)(plain)
+    spec = spec_of(app, gateway, connected)
+    assert spec.isolation == isolation
+    assert [step.kind for step in spec.image.steps] == steps
+
+
+@pytest.mark.parametrize(
     ("keywords", "words"),
     [
         ({"isolation": "vm"}, "isolation must be one of process, sandbox, gvisor"),
