@@ -314,6 +314,12 @@ def test_a_region_for_some_calls_changes_nothing_and_says_so() -> None:
         function().with_options(ephemeral_disk=1024)
 
 
+def test_a_build_step_with_a_volume_says_how_to_fill_one() -> None:
+    with pytest.raises(exception.UnimplementedArgument, match="`volumes=` of ") as caught:
+        squall.Image.debian_slim().run_function(plain, volumes={"/v": squall.Volume.from_name("v")})
+    assert "function of the app" in caught.value.hint
+
+
 @pytest.mark.parametrize("name", ["schedule", "name", "is_generator"])
 def test_what_only_functions_have_is_unknown_to_classes(name: str) -> None:
     with pytest.raises(TypeError, match=name):

@@ -9,6 +9,10 @@ from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 
 from squall.errors import InvalidError
 
+NO_VOLUMES = (
+    "Fill the volume by a function of the app that has it in its `volumes=`, called once before; or leave it out: what "
+    "the step writes is then a part of the image. What it reads can be copied with `add_local_dir(copy=True)`."
+)
 FORCE_VARIABLE = "SQUALL_FORCE_BUILD"
 _NONCE = f"{time.time_ns():x}"
 """Every step that this process wants anew has the same: one image, built once."""
@@ -124,9 +128,9 @@ def refuse(where: str, keywords: dict[str, Any]) -> None:
                 "Steps with secrets are run_commands, run_function and those of Python packages.",
             ),
             "registry_secret": ((None,), "Give credentials of registries to the engine that builds Dockerfiles."),
-            "volumes": ((None, {}), "Copy what the step needs with `add_local_dir(copy=True)`."),
+            "volumes": ((None, {}), NO_VOLUMES),
             "uv_version": ((None,), "Remove it: the builder has one uv."),
-            "network_file_systems": ((None, {}), "Copy what the step needs with `add_local_dir(copy=True)`."),
+            "network_file_systems": ((None, {}), NO_VOLUMES),
             "env": ((None, {}), "Set variables with `Image.env` before the step."),
             "old_installer": ((False, None), "Remove it: uv installs what the lock file has."),
             "poetry_version": ((None, "latest"), "Remove it: uv installs what the lock file has."),
