@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import shutil
+import stat
 import subprocess
 import time
 from collections.abc import Awaitable, Callable
@@ -46,9 +47,9 @@ class Pull(Protocol):
 
 
 class OfHost(Protocol):
-    """Makes a base of an interpreter of this machine."""
+    """Makes a base of an interpreter of this machine, with or without apt."""
 
-    async def __call__(self, version: str, on_line: OnLine) -> Description: ...
+    async def __call__(self, version: str, on_line: OnLine, apt: bool) -> Description: ...
 
 
 class Bases:
@@ -75,13 +76,14 @@ class Bases:
         self._debian_slim = debian_slim
         """Name in a registry, `{python}` in it for the version; empty = only registered ones."""
 
-    async def find(self, step: ImageStep, on_line: OnLine, whose: Whose) -> Description:
-        """The base. Raises `ImageBuildError` saying how to get one."""
+    async def find(self, step: ImageStep, on_line: OnLine, whose: Whose, *, apt: bool = False) -> Description:
+        """The base; `apt`: its image has steps that need it, for bases of this machine. Raises `ImageBuildError` saying
+        how to get one."""
         arguments = step.arguments
         if step.kind == FROM_SCRATCH:
             return Description(image_id="scratch", layers=(), python=None, start=Configuration())
         if step.kind == DEBIAN_SLIM:
-            return await self._debian(str(arguments.get("version", "")), bool(arguments.get("forced")), on_line)
+            return await self._debian(str(arguments.get("version", "")), bool(arguments.get("forced")), on_line, apt)
         if step.kind == FROM_REGISTRY:
             tag = str(arguments.get("tag", ""))
             # Bases that were pulled are found by where they are, and by who may have them.
@@ -90,23 +92,23 @@ class Bases:
                 return found
             if self._stand_in and (version := official_python(step)):
                 on_line(stands_in(step))
-                return await self._debian(version, False, on_line)
+                return await self._debian(version, False, on_line, apt)
             return await self._pulled(tag, bool(arguments.get("forced")), on_line, whose)
         if step.kind == FROM_DOCKERFILE and self._dockerfile is not None:
             return await self._dockerfile(step, on_line)
         raise needs_engine(step.kind)
 
-    async def _debian(self, version: str, fresh: bool, on_line: OnLine) -> Description:
+    async def _debian(self, version: str, fresh: bool, on_line: OnLine, apt: bool) -> Description:
         minor = ".".join(version.split(".")[:2])
         for name in dict.fromkeys((f"{DEBIAN_SLIM}:{version}", f"{DEBIAN_SLIM}:{minor}")):
             found = self._folder.base(name)
-            if found is not None:
+            if found is not None and (not apt or self._of_host is None or self._has_apt(found)):
                 return found
         if self._debian_slim:
             name = self._debian_slim.replace("{python}", version)
             return await self._pulled(name, fresh, on_line, Whose(operator=True))
         if self._of_host is not None:
-            return await self._of_host(version, on_line)
+            return await self._of_host(version, on_line, apt)
         known = [name for name in self._folder.base_names() if name.startswith(f"{DEBIAN_SLIM}:")]
         raise ImageBuildError(
             f"there is no base for debian_slim with Python {version} (registered: {', '.join(known) or 'none'})",
@@ -114,6 +116,9 @@ class Bases:
             f"register one on the builder: `squall-images --dir {self._folder.home} base add {DEBIAN_SLIM}:{minor} "
             "ROOT.tar`. To try things, `base host` instead of `base add` makes one of that machine's CPython.",
         )
+
+    def _has_apt(self, base: Description) -> bool:
+        return any((self._folder.layer(key) / "usr/bin/apt-get").exists() for key in base.layers)
 
     async def _pulled(self, tag: str, fresh: bool, on_line: OnLine, whose: Whose) -> Description:
         if self._pull is None:
@@ -126,7 +131,7 @@ class Bases:
 
     async def add_python(self, version: str, changes: Path, on_line: OnLine) -> None:
         """Fill a layer with the interpreter of the base for that version."""
-        base = await self._debian(version, False, on_line)
+        base = await self._debian(version, False, on_line, False)
         if base.python is None:
             raise ImageBuildError(f"the base for Python {version} has no Python", fix="Register another one.")
         prefix = base.python.data
@@ -160,7 +165,7 @@ def register(folder: LayerFolder, name: str, source: Path, start: Configuration)
     files.mkdir(parents=True)
     try:
         if source.is_dir():
-            shutil.copytree(source, files, symlinks=True, dirs_exist_ok=True)
+            shutil.copytree(source, files, symlinks=True, dirs_exist_ok=True, ignore=_special)
         else:
             extract(source, files)
         if not any((files / name).exists() for name in ("bin", "usr", "etc")):
@@ -174,6 +179,12 @@ def register(folder: LayerFolder, name: str, source: Path, start: Configuration)
     description = Description(image_id=name, layers=(key,), python=None, start=start)
     folder.register(name, description)
     return description
+
+
+def _special(folder: str, names: list[str]) -> list[str]:
+    """Devices, pipes and sockets: nothing of a layer, and some never end."""
+    kept = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK)
+    return [name for name in names if stat.S_IFMT(os.lstat(os.path.join(folder, name)).st_mode) not in kept]
 
 
 def extract(archive: Path, target: Path, limit_mib: int = 0) -> None:

@@ -8,6 +8,7 @@ keys, and in those of no others: a changed variable installs no package again.
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -30,6 +31,7 @@ PIP = frozenset({"pip_install", "uv_pip_install"})
 RUNS = frozenset({"apt_install", "run_commands", "run_function", DOCKERFILE_COMMANDS})
 """What they do depends on variables, working folder and shell."""
 OTHERS = frozenset({"add_local", "add_python"})
+_APT = re.compile(r"\b(apt|apt-get|dpkg|add-apt-repository)\b")
 CONFIGURATION = frozenset({"env", "workdir", "entrypoint", "cmd", "shell"})
 
 
@@ -74,6 +76,14 @@ class Chain:
     steps: tuple[Step, ...]
     start: Configuration
     """What containers get."""
+
+    @property
+    def needs_apt(self) -> bool:
+        """Whether a step installs packages of the system, as far as can be seen."""
+        return any(
+            step.kind == "apt_install" or (step.kind in RUNS and _APT.search(str(step.arguments.get("commands", ""))))
+            for step in self.steps
+        )
 
 
 def chain(

@@ -1,6 +1,7 @@
 """A base image from what this machine has: one of its CPythons, a shell, small tools, and the libraries they need.
 
-For development and for machines without a registry. It has no apt; `squall-images base add` takes a real Debian.
+For development and for machines without a registry. It has no apt, unless it is made on a Debian of its own, which
+takes half a minute (host_debian.py); `squall-images base add` takes any other root.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from squall.errors import ImageBuildError
-from squall_images import bases
+from squall_images import bases, host_debian
 from squall_images.build_room import OnLine
 from squall_images.chain import DEBIAN_SLIM, Configuration
 from squall_images.interpreters import Interpreter, find, installed
@@ -38,14 +40,17 @@ ETC = {
 }
 ENV = {"LANG": "C.UTF-8", "SSL_CERT_FILE": str(CERTIFICATES)}
 COMMAND_TIMEOUT_S = 120
+WITH_APT = "+apt"
+"""In the names of bases that are made with it."""
 
 
-def register(folder: LayerFolder, name: str, python: Path) -> Description:
-    """Make a base of that interpreter and register it. Blocks for some seconds. Raises `ImageBuildError`."""
+def register(folder: LayerFolder, name: str, python: Path, *, apt: bool = False) -> Description:
+    """Make a base of that interpreter and register it; `apt`: on a Debian that has apt. Blocks for some seconds, or for
+    half a minute with apt. Raises `ImageBuildError`."""
     folder.open()
     with tempfile.TemporaryDirectory(dir=folder.home / "staging") as scratch:
         root = Path(scratch) / "root"
-        make(root, python)
+        (make_with_apt if apt else make)(root, python)
         return bases.register(folder, name, root, Configuration(env=dict(ENV)))
 
 
@@ -57,15 +62,18 @@ class HostBases:
         self._installed = installed
         self._making = asyncio.Lock()
 
-    async def __call__(self, version: str, on_line: OnLine) -> Description:
-        """The base of the newest interpreter of that version. Raises `ImageBuildError` naming those that are there."""
+    async def __call__(self, version: str, on_line: OnLine, apt: bool) -> Description:
+        """The base of the newest interpreter of that version, with or without apt.
+
+        Raises `ImageBuildError` naming those that are there."""
         python = find(version, await self._installed())
-        name = f"{DEBIAN_SLIM}:{version}"
+        name = f"{DEBIAN_SLIM}{WITH_APT if apt else ''}:{version}"
         async with self._making:
             made = self._folder.base(name)
             if made is None:
-                on_line(f"making a base of Python {python.full} of this machine; it is kept, and has no apt")
-                made = await asyncio.to_thread(register, self._folder, name, python.path)
+                having = "with apt, which takes a minute; it is kept" if apt else "it is kept, and has no apt"
+                on_line(f"making a base of Python {python.full} of this machine; {having}")
+                made = await asyncio.to_thread(partial(register, apt=apt), self._folder, name, python.path)
             return made
 
 
@@ -88,12 +96,7 @@ def make(root: Path, python: Path) -> None:
         (root / folder).symlink_to(f"usr/{folder}")
     for folder in ("tmp", "var/tmp"):
         (root / folder).chmod(0o1777)
-    programs = [_interpreter(root, python), *_tools(root)]
-    for library in _libraries([*programs, *(root / "usr/local").rglob("*.so")], programs[0]):
-        target = root / library.relative_to("/")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if not target.exists():
-            shutil.copy(library, target)
+    _take_libraries(root, [_interpreter(root, python), *_tools(root)])
     for name, text in ETC.items():
         (root / "etc" / name).write_text(text)
     for file in (Path("/etc/os-release"), CERTIFICATES):
@@ -103,6 +106,22 @@ def make(root: Path, python: Path) -> None:
             shutil.copy(file, target)
     (root / "etc/ld.so.conf").write_text("".join(f"{folder}\n" for folder in ("/usr/local/lib", *_folders(root))))
     _output(["ldconfig", "-X", "-r", str(root)], check=False)
+
+
+def make_with_apt(root: Path, python: Path) -> None:
+    """The same on a Debian of its own. Blocks for half a minute or more. Raises `ImageBuildError`."""
+    host_debian.make(root)
+    _take_libraries(root, [_interpreter(root, python)])
+    _output(["ldconfig", "-X", "-r", str(root)], check=False)
+
+
+def _take_libraries(root: Path, programs: Sequence[Path]) -> None:
+    """What they need of this machine and is not there yet. The first is the interpreter."""
+    for library in _libraries([*programs, *(root / "usr/local").rglob("*.so")], programs[0]):
+        target = root / library.relative_to("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.exists():
+            shutil.copy(library, target)
 
 
 def _folders(root: Path) -> list[str]:

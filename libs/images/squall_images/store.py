@@ -137,7 +137,7 @@ class LayerStore:
         on_line, secrets = asked.on_line, asked.secrets
         plan = chain.chain(image)
         with _timing(asked.timed, "base", chain.title(plan.base)):
-            base = await self._bases.find(plan.base, on_line, await whose(plan.base, secrets))
+            base = await self._bases.find(plan.base, on_line, await whose(plan.base, secrets), apt=plan.needs_apt)
         plan = chain.chain(image, base.start)
         key = base.layers[-1] if base.layers else digest({"base": base.image_id})[:KEY_DIGITS]
         layers, python = list(base.layers), base.python
