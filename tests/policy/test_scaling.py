@@ -92,16 +92,17 @@ def a_pool_whose_call_took(seconds: float, calls: int = 1) -> History:
 def steps(history: History, inputs: int, since: float = 100.0) -> list[int]:
     """From zero, each step there at the next look."""
     live, counts = 0, []
-    for step in range(3):
+    for step in range(5):
         now = since + step * 0.2
-        live = decide(Sample(at=now, inputs=inputs, running=live, ready=live, finished=9.0), history, EMPTY, now).count
+        live = decide(Sample(at=now, inputs=inputs, running=live, ready=live, finished=1.0), history, EMPTY, now).count
         counts.append(live)
     return counts
 
 
-def test_a_pool_whose_calls_took_long_before_does_not_measure_them_again() -> None:
-    assert steps(a_pool_whose_call_took(3.0), 50) == [16, 50, 50]
-    assert steps(a_pool_whose_call_took(3.0), 500) == [16, 64, 256]
+def test_a_pool_whose_calls_took_long_before_begins_with_many() -> None:
+    assert steps(a_pool_whose_call_took(3.0), 12) == [12, 12, 12, 12, 12]
+    assert steps(a_pool_whose_call_took(3.0), 500) == [16, 16, 16, 64, 256]  # beyond it is measured that none has ended
+    assert steps(History(-1000.0), 500) == [1, 1, 1, 4, 16]
 
 
 def test_a_pool_whose_calls_were_short_or_are_forgotten_begins_with_one() -> None:
@@ -109,13 +110,22 @@ def test_a_pool_whose_calls_were_short_or_are_forgotten_begins_with_one() -> Non
     assert steps(a_pool_whose_call_took(3.0), 50, since=7200.0)[0] == 1
 
 
-def test_calls_that_were_long_and_are_short_now_are_measured_like_others() -> None:
-    history, finished = a_pool_whose_call_took(3.0), 0.0
-    for step in range(10):
-        now = 100 + step * 0.2
-        decide(Sample(at=now, inputs=900, running=1, ready=1, finished=finished), history, a_situation(1), now)
-        finished += 40
-    assert not history.work.lasting(now)
+def test_calls_that_are_short_now_or_mostly_are_measured_like_others() -> None:
+    history = a_pool_whose_call_took(3.0)
+    assert history.work.lasting(10.0)
+    for step in range(4):  # one each 50 ms, told once a second; none waits
+        decide(
+            Sample(at=10.0 + step, inputs=1, running=1, ready=1, finished=1 + 20.0 * step), history, EMPTY, 10.0 + step
+        )
+    assert not history.work.lasting(14.0)
+
+
+def test_calls_that_end_together_are_as_long_as_they_were() -> None:
+    history = a_pool_whose_call_took(3.0)
+    for step, (running, finished) in enumerate(((20, 1), (20, 1), (20, 1), (0, 21), (0, 21))):
+        at = 10.0 + step
+        decide(Sample(at=at, inputs=running, running=running, ready=20, finished=finished), history, EMPTY, at)
+    assert history.work.lasting(15.0)
 
 
 def test_no_ops_on_a_small_machine_get_no_more_containers_than_make_them_faster() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -31,7 +31,8 @@ PIP = frozenset({"pip_install", "uv_pip_install"})
 RUNS = frozenset({"apt_install", "run_commands", "run_function", DOCKERFILE_COMMANDS})
 """What they do depends on variables, working folder and shell."""
 OTHERS = frozenset({"add_local", "add_python"})
-_APT = re.compile(r"\b(apt|apt-get|dpkg|add-apt-repository)\b")
+_APT = re.compile(r"(?:^|[;&|(]|\bsudo|\bthen|\bdo)\s*(?:\w+=\S*\s+)*(?:apt|apt-get)\s", re.MULTILINE)
+"""In the place of a command."""
 CONFIGURATION = frozenset({"env", "workdir", "entrypoint", "cmd", "shell"})
 
 
@@ -81,9 +82,13 @@ class Chain:
     def needs_apt(self) -> bool:
         """Whether a step installs packages of the system, as far as can be seen."""
         return any(
-            step.kind == "apt_install" or (step.kind in RUNS and _APT.search(str(step.arguments.get("commands", ""))))
+            step.kind == "apt_install" or (step.kind == "run_commands" and any(map(_APT.search, _commands(step))))
             for step in self.steps
         )
+
+
+def _commands(step: Step) -> Iterator[str]:
+    return (str(command) for command in step.arguments.get("commands") or ())
 
 
 def chain(

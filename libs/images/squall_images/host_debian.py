@@ -33,7 +33,8 @@ def make(root: Path) -> None:
             fix=f"There: `apt-get install debootstrap`; {ELSEWHERE}",
         )
     suite, archive = _archive()
-    command = [*_APART, tool, "--variant=minbase", f"--include={INCLUDED}", suite, str(root), archive]
+    options = ("--variant=minbase", "--force-check-gpg", f"--include={INCLUDED}")
+    command = [*_APART, tool, *options, suite, str(root), archive]
     try:  # with this process's own variables: those of proxies are among them
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -127,14 +127,13 @@ class _Group:
         self.turns.discard(mine)
         return turn
 
-    def take(self, mine: _Waiting) -> list[_Waiting]:
-        """The next ones to send, and the sender's own first."""
-        taken, size = [mine], len(mine.op.data)
+    def take(self, taken: list[_Waiting]) -> None:
+        """Add the next ones to send to the sender's own."""
+        size = len(taken[0].op.data)
         while self.waiting and len(taken) < MAX_OPS and size + len(self.waiting[0].op.data) <= MAX_BYTES:
             taken.append(self.waiting.popleft())
             size += len(taken[-1].op.data)
         self.sizes.append(len(taken))
-        return taken
 
     def leave(self) -> None:
         """Somebody else sends from here on."""
@@ -188,7 +187,7 @@ def send(client: Client, op: Op, alone: Callable[[], R], read: Callable[[Frame],
     if sends:
         some = [mine]
         try:
-            some = _gathered(ways.lock, group, mine)
+            _gather(ways.lock, group, mine, some)
             if len(some) == 1:
                 return alone()
             answers = _asked(client, some)
@@ -221,8 +220,8 @@ def waiting_there(client: Client, *, only_alone: bool) -> Iterator[bool]:
                 ways.waiters -= 1
 
 
-def _gathered(lock: threading.Lock, group: _Group, mine: _Waiting) -> list[_Waiting]:
-    """Who is sent now."""
+def _gather(lock: threading.Lock, group: _Group, mine: _Waiting, some: list[_Waiting]) -> None:
+    """Fill the list of who is sent now; it is the caller's, so that nobody is forgotten whatever interrupts this."""
     with lock:
         gathers = group.to_gather(mine)
     try:
@@ -234,12 +233,11 @@ def _gathered(lock: threading.Lock, group: _Group, mine: _Waiting) -> list[_Wait
             if gathers:
                 group.gathering = None
     with lock:
-        some = group.take(mine)
+        group.take(some)
         if len(some) > 1:
             batch = Abort()
             for each in some:
                 each.batch = batch
-    return some
 
 
 def _checked(found: Optional[Frame]) -> Optional[Frame]:
@@ -273,7 +271,8 @@ def _wait(lock: threading.Lock, group: _Group, mine: _Waiting) -> bool:
         with lock:
             if mine.settled or mine.batch is None:
                 return group.forget(mine)
-        mine.wake.get()  # it is on its way
+        with contextlib.suppress(queue.Empty):  # it is on its way
+            mine.wake.get(timeout=TIMEOUT_S + LINE_S)
         if abort is not None:
             abort.check()
         return False

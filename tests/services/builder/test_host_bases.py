@@ -117,7 +117,13 @@ async def test_a_machine_without_debootstrap_is_told_how_to_have_apt(
     [
         ("apt_install", {"packages": ["git"]}, True),
         ("run_commands", {"commands": ["echo 1", "apt-get update && apt-get install -y git"]}, True),
+        ("run_commands", {"commands": ["DEBIAN_FRONTEND=noninteractive apt install -y git"]}, True),
         ("run_commands", {"commands": ["adapt things"]}, False),
+        (
+            "run_commands",
+            {"commands": ["rm -rf /var/lib/apt/lists/*", "mkdir /opt/apt", "pip install apt-x"]},
+            False,
+        ),
         ("pip_install", {"packages": ["apt"]}, False),
     ],
 )

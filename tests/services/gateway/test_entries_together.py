@@ -17,7 +17,9 @@ from squall_bus import KeyWrite, PublishUnknown
 from squall_bus.kv import KeyValue
 from squall_contracts.objects import QueueItem
 from squall_gateway.api import entries_together
+from squall_gateway.api.entries_together import TogetherRoutes
 from squall_gateway.auth import create_token
+from squall_gateway.dicts import Dicts
 from squall_gateway.metrics import Requests
 from squall_gateway.queues import Queues
 
@@ -212,6 +214,43 @@ async def test_what_takes_too_long_keeps_nobody_waiting_and_is_to_be_sent_alone(
     assert await together(world.http, *asked) == [{"again": True}, {"put": True}, {"taken": False}]
     stuck.set()
     assert await together(world.http, asked[0]) == [{"taken": False}]
+
+
+async def test_an_item_is_not_taken_for_who_left_while_others_were_slow(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, queue = await made(world.http, "dicts", "left"), await made(world.http, "queues", "left")
+    assert await together(world.http, op("enqueue", queue, b"1", request="r1")) == [{"stored": 1}]
+    slow, seen, over = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    put, outcomes = Dicts.do_apart, TogetherRoutes._outcomes
+
+    async def slowly(self: Dicts, *given: Any) -> Any:
+        slow.set()
+        await seen.wait()
+        return await put(self, *given)
+
+    async def watched(self: TogetherRoutes, workspace: str, asked: Any, gone: asyncio.Event) -> Any:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(told(gone))
+            found = await outcomes(self, workspace, asked, gone)
+        over.set()
+        return found
+
+    async def told(gone: asyncio.Event) -> None:
+        await gone.wait()
+        seen.set()
+
+    monkeypatch.setattr(entries_together, "SLOW_S", 30.0)
+    monkeypatch.setattr(Dicts, "do_apart", slowly)
+    monkeypatch.setattr(TogetherRoutes, "_outcomes", watched)
+    asked = (op("take", queue, request="r2"), op("put", state, b"v", key=key("k"), request="r3"))
+    async with asyncio.TaskGroup() as tasks:
+        caller = tasks.create_task(together(world.http, *asked))
+        await slow.wait()
+        caller.cancel()
+    await over.wait()
+    monkeypatch.undo()
+    assert await together(world.http, op("length", queue)) == [{"count": 1}]
 
 
 async def test_operations_are_counted_as_those_that_come_alone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,24 @@ async def test_a_machine_that_cannot_make_them_after_all_says_so_and_is_asked_ag
     await both.start()
     await both.start(COMMANDS)
     assert len(both.sandboxes.containers) == 1
+
+
+async def test_sandboxes_of_a_start_that_was_given_up_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    both, trying = Both(), asyncio.Event()
+
+    async def never() -> object:
+        trying.set()
+        return await asyncio.Event().wait()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(both.sandboxes, "probe", never)
+        async with asyncio.TaskGroup() as tasks:
+            start = tasks.create_task(both.start(COMMANDS))
+            await trying.wait()
+            start.cancel()
+    assert both.sandboxes.closed
+    await both.start(COMMANDS)
+    assert both.opened == 2
 
 
 @pytest.mark.parametrize("lacking", ["", "they need root"])

@@ -31,8 +31,8 @@ FULL_GAIN = 0.8
 # to 4, 16, 64 .. they have a hundred within a second and a half. For shorter ones each step waits for the figure of the
 # one before, and is as large only if that has brought what it should.
 STEP_LASTING = 16
-"""Where inputs are known to take longer than a container takes to start, from calls before, there is nothing to measure
-first."""
+"""So many are begun before anything is measured where inputs are known, from calls before, to take much longer than a
+container takes to start. Growth beyond them is measured as ever: these may be short."""
 STEP_NO_ROOM = 3
 """Beyond what there is while nodes are full: enough to be told, and to be placed when there is room."""
 
@@ -85,8 +85,10 @@ def _need(sample: Sample, history: History, situation: Situation, now: float) ->
 def _worth(need: int, inputs: int, sample: Sample, history: History, now: float) -> tuple[int, str]:
     """Up to how many containers more of them end the inputs sooner."""
     there, rate = max(1, sample.live), history.work.per_s()
-    if rate is None and (need <= there + FEW or history.work.lasting(now)):
+    if rate is None and need <= there + FEW:
         return need, ""
+    if rate is None and there < STEP_LASTING and history.work.lasting(now):
+        return min(need, STEP_LASTING), "those before took long"
     if sample.ready == 0:
         return (need, "") if now - history.idle_until >= PATIENCE_S else (there, "the first container is starting")
     if sample.finished is None:
@@ -133,13 +135,13 @@ def _within_limits(sample: Sample, history: History, situation: Situation, need:
 
 def _step(sample: Sample, history: History, situation: Situation, now: float) -> int:
     """As many as there may be after this step."""
-    lasting = history.work.lasting(now)
+    first = STEP_LASTING if history.work.per_s() is None and history.work.lasting(now) else 1
     if sample.live == 0:
-        return STEP_LASTING if lasting else 1
+        return first
     if situation.no_room:
         return sample.live + STEP_NO_ROOM
-    if lasting and history.work.per_s() is None:
-        return max(sample.live * STEP_FACTOR_SURE, STEP_LASTING)
+    if sample.live < first:
+        return first
     gain = history.work.gain()
     sure = sample.ready > 0 and (history.work.long() or (gain is not None and gain >= FULL_GAIN))
     return max(sample.live * (STEP_FACTOR_SURE if sure else STEP_FACTOR), sample.live + STEP_CONTAINERS)

@@ -66,6 +66,7 @@ class Work:
         """When inputs were last seen to be `lasting`."""
         self._still: tuple[float, float] | None = None
         """Since when something runs and nothing has ended, and how many had."""
+        self._running = 0
         self._counts: deque[tuple[float, float]] = deque()
         self._ready = 0
         self._levels: dict[int, tuple[float, float]] = {}
@@ -104,13 +105,15 @@ class Work:
 
     def watch(self, finished: float | None, running: int, now: float) -> None:
         """So many inputs run and so many have ended, whether or not others wait: how long do they take?"""
-        if finished is None or running == 0 or self._still is None or finished != self._still[1]:
-            self._still = (now, finished) if running and finished is not None else None
+        before, self._running = self._running, running
+        if finished is None or self._still is None or finished != self._still[1]:
+            if finished is not None and self._still is not None and finished - self._still[1] > max(before, running):
+                self.lasting_at = -math.inf  # more have ended than ran: most of them were short
+            self._still = (now, finished) if finished is not None else None
+        elif running == 0 or before == 0:
+            self._still = (now, finished)
         elif now - self._still[0] >= self.LASTING_S:
             self.lasting_at = now
-        rate = self.per_s()
-        if rate is not None and rate * self.LASTING_S > self._ready:
-            self.lasting_at = -math.inf
 
     def lasting(self, now: float) -> bool:
         """Whether the inputs of this pool took much longer than the start of a container, when that was last seen."""

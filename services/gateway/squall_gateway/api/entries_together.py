@@ -2,7 +2,8 @@
 plain function, see `squall_gateway.edge`.
 
 Each operation does what its own route does (`squall_gateway.api.entries`), is counted under it, and has an outcome of
-its own. None keeps the others waiting: nothing is waited for here, and what takes too long is to be sent alone.
+its own. None keeps the others waiting for long: nothing is waited for here, and what takes too long is to be sent
+alone. Items are taken last, so that none waits for others on its way to a caller who may leave meanwhile.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ from squall_service.telemetry import log
 MAX_OPS = 1000
 SLOW_S = 1.0
 """What is not done by then goes alone."""
+SLOW_COUNT_S = 0.1
+"""Likewise of counts, which read as many records as there are."""
 AGAIN = Outcome({"again": True})
 _DICT = frozenset({"get", "put", "pop"})
 _ROUTES = {
@@ -49,7 +52,15 @@ _ROUTES = {
 """How an operation is counted."""
 
 Each = Outcome | BaseException
-Work = tuple[list[int], Coroutine[Any, Any, list[Each]]]
+
+
+class Work(NamedTuple):
+    """One thing to do for some of the operations."""
+
+    places: list[int]
+    done: Coroutine[Any, Any, list[Each]]
+    slow_s: float = 0.0
+    """0: `SLOW_S`."""
 
 
 class Asked(NamedTuple):
@@ -96,23 +107,27 @@ class TogetherRoutes:
         """One for each, in order."""
         outcomes: list[Each] = [AGAIN] * len(asked)
 
-        async def settle(places: list[int], work: Coroutine[Any, Any, list[Each]]) -> None:
+        async def settle(work: Work) -> None:
             try:
-                async with asyncio.timeout(SLOW_S):
-                    found = await work
+                async with asyncio.timeout(work.slow_s or SLOW_S):
+                    found = await work.done
             except TimeoutError:
                 return
-            for place, outcome in zip(places, found, strict=True):
+            for place, outcome in zip(work.places, found, strict=True):
                 outcomes[place] = outcome
 
         async with asyncio.TaskGroup() as tasks:
-            for places, work in self._works(workspace, asked, gone):
-                tasks.create_task(settle(places, work))
+            for work in self._works(workspace, asked):
+                tasks.create_task(settle(work))
+        async with asyncio.TaskGroup() as tasks:
+            for place, each in enumerate(asked):
+                if each.what == "take":
+                    tasks.create_task(settle(Work([place], _alone(self._take(workspace, each, gone)))))
         return outcomes
 
-    def _works(self, workspace: str, asked: list[Asked], gone: asyncio.Event) -> Iterator[Work]:
-        """What is to be done for which of them: operations on one dict share reads and writes, and those who ask for
-        the same number share one look."""
+    def _works(self, workspace: str, asked: list[Asked]) -> Iterator[Work]:
+        """What is to be done, but for takes: operations on one dict share reads and writes, and those who ask for the
+        same number share one look."""
         dicts: defaultdict[str, list[int]] = defaultdict(list)
         counts: defaultdict[tuple[str, str, str, bool], list[int]] = defaultdict(list)
         for place, each in enumerate(asked):
@@ -124,15 +139,15 @@ class TogetherRoutes:
                     partition, total = str(meta.get("partition") or ""), meta.get("total") is True
                     counts[each.what, each.object_id, partition, total].append(place)
                 case "enqueue":
-                    yield [place], _alone(self._enqueue(workspace, each))
+                    yield Work([place], _alone(self._enqueue(workspace, each)))
                 case "take":
-                    yield [place], _alone(self._take(workspace, each, gone))
+                    pass
                 case _:
-                    yield [place], _alone(_unknown(each.what))
+                    yield Work([place], _alone(_unknown(each.what)))
         for places in dicts.values():
-            yield places, self._on_dict(workspace, [asked[place] for place in places])
+            yield Work(places, self._on_dict(workspace, [asked[place] for place in places]))
         for places in counts.values():
-            yield places, self._count(workspace, [asked[place] for place in places])
+            yield Work(places, self._count(workspace, [asked[place] for place in places]), SLOW_COUNT_S)
 
     async def _on_dict(self, workspace: str, asked: list[Asked]) -> list[Each]:
         """Operations on one dict."""

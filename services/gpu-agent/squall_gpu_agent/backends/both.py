@@ -92,5 +92,9 @@ class BothBackend:
                 except StartFailed as failed:
                     await sandboxes.close()
                     raise StartFailed(failed.kind, f"sandboxes cannot be made here: {failed.message}") from failed
+                except BaseException:
+                    # A start that was given up: the next one opens others in the same folders.
+                    await asyncio.shield(sandboxes.close())
+                    raise
                 self._sandboxes = sandboxes
             return self._sandboxes

@@ -19,8 +19,8 @@ AHEAD_AFTER_S = 0.1
 
 
 class Fork:
-    """A slot for one container and, sooner or later, the fork in it. Until SETUP a fork only waits: no code of users
-    has run in it since it was forked, and it belongs to nobody."""
+    """A slot for one container and, sooner or later, the fork in it. Until SETUP a fork only waits, and belongs to
+    nobody: of users' code nothing has run in it but what `os.register_at_fork` was given."""
 
     def __init__(self, slot: Slot) -> None:
         self.slot = slot
