@@ -167,7 +167,7 @@ def test_an_eval_fan_out_with_a_progress_bar_survives_the_kill_of_an_agent(stran
     try:
         stranger.squall("up", "--processes", "--agents", "2").must_succeed()
         output = stranger.terminal("run", "evaluate.py", "--folder", stranger.work)
-        output.wait_for("received 500")
+        output.wait_for("received 500", timeout_s=150)
         agent = next(p for p in belonging_to(stranger.folder) if "gpu_agent" in p.command or "gpu-agent" in p.command)
         agent.signal(signal.SIGKILL)
         text = output.finish(timeout_s=120)
