@@ -161,7 +161,7 @@ def test_scripts_test_works_in_a_clean_copy(stranger: Stranger) -> None:
     assert answer.returncode == 0, answer.stdout[-3000:] + answer.stderr[-2000:]
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)
 def test_an_eval_fan_out_with_a_progress_bar_survives_the_kill_of_an_agent(stranger: Stranger) -> None:
     stranger.has("evaluate.py")
     try:
