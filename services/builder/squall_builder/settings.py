@@ -27,8 +27,9 @@ class BuilderSettings(ServiceSettings):
     """Name in a registry of the base of `Image.debian_slim`, with `{python}` for the version, such as
     `registry.example/python:{python}-slim`. Empty: bases registered with `squall-images base add`."""
     host_bases: bool = False
-    """Make bases that `Image.debian_slim` lacks of this machine's interpreters, when they are first asked for: they
-    have no apt. `squall up` and `squall run` have it on."""
+    """Make bases that `Image.debian_slim` lacks of this machine's interpreters, when they are first asked for. For
+    images that install packages with apt they have it, by debootstrap, if that is installed; others have none.
+    `squall up` and `squall run` have it on."""
     registry: str = ""
     """`[http://]host[/prefix]` of an OCI registry: where images go so that agents on other machines get them, and where
     names without a host are looked for. Empty: images stay in `images_dir`."""
