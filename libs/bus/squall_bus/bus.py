@@ -15,12 +15,14 @@ from squall_bus.link import Link
 from squall_bus.publishing import Publisher
 from squall_bus.pulling import Asking, Puller
 from squall_bus.records import (
+    PAGE,
     BusStats,
     ConsumerInfo,
     ConsumerSpec,
     Headers,
     Message,
     Published,
+    Range,
     Record,
     Stored,
     StoreInfo,
@@ -160,7 +162,7 @@ class Bus:
         follow: bool = False,
         headers_only: bool = False,
         idle_timeout_s: float | None = None,
-        page: int = reading.PAGE,
+        page: int = PAGE,
     ) -> AsyncIterator[Stored]:
         """The stream's messages from `start_seq` on, in order, without gaps or repeats, also across reconnects.
 
@@ -170,7 +172,7 @@ class Bus:
         """
         return reading.read(
             self._link,
-            reading.Range(stream, filter_subject or self._everything_in(stream), start_seq, headers_only, page),
+            Range(stream, filter_subject or self._everything_in(stream), start_seq, headers_only, page),
             follow=follow,
             idle_timeout_s=idle_timeout_s,
         )

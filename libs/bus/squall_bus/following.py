@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from squall_bus.delivery import Delivery
 from squall_bus.link import Link
 from squall_bus.ordered import Interrupted, OrderedReader, reopen
-from squall_bus.records import Stored
-
-if TYPE_CHECKING:
-    from squall_bus.reading import Range
+from squall_bus.records import Range, Stored
 
 QUIET_S = 0.5
 """A pause as long as this in a read that should end is looked into."""

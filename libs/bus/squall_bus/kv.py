@@ -10,7 +10,7 @@ from squall_bus import reading
 from squall_bus.errors import KeyExists, NotFound, WrongRevision
 from squall_bus.link import Link
 from squall_bus.publishing import Publisher
-from squall_bus.records import Entry, Record, Stored
+from squall_bus.records import Entry, Range, Record, Stored
 from squall_bus.together import write_together
 from squall_bus.watching import Watch
 from squall_bus.wire import BadMessage
@@ -66,7 +66,7 @@ class KeyValue:
     async def entries(self, prefix: str = "") -> list[Entry]:
         """All keys that start with `prefix`, in the order of their last change."""
         found: dict[str, Entry] = {}
-        wanted = reading.Range(self._stream, self._stem + wildcard(prefix))
+        wanted = Range(self._stream, self._stem + wildcard(prefix))
         async for stored in reading.read_range(self._link, wanted):
             found.pop(stored.subject, None)
             entry = self._entry(stored)

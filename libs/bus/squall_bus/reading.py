@@ -6,17 +6,15 @@ import asyncio
 import json
 from base64 import b64decode
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from squall_bus import js
 from squall_bus.errors import BusForbidden, BusUnavailable, NotFound, Refused
 from squall_bus.following import follow_range
 from squall_bus.link import Link
-from squall_bus.records import Message, Stored
+from squall_bus.records import Message, Range, Stored
 from squall_bus.wire import description_of, header_of, parse_headers, status_of, unix_time
 
-PAGE = 512
 PAGE_BYTES = 4 * 1024 * 1024
 SUBJECTS_AT_ONCE = 256
 TIMEOUT_S = 10.0
@@ -29,18 +27,6 @@ _FACTS = frozenset(
     )
 )
 """What the server adds; not the publisher's headers."""
-
-
-@dataclass(frozen=True, slots=True)
-class Range:
-    """What part of a stream to read."""
-
-    stream: str
-    filter_subject: str
-    start_seq: int = 1
-    headers_only: bool = False
-    page: int = PAGE
-    """Messages of one request."""
 
 
 async def get_last(link: Link, stream: str, subject: str, from_leader: bool = False) -> Stored | None:

@@ -9,6 +9,9 @@ from squall_bus.wire import parse_headers
 
 Headers = Mapping[str, str]
 
+PAGE = 512
+"""Messages of one request of a read."""
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -179,3 +182,15 @@ class BusStats:
     callback_errors: int = 0
     denied: int = 0
     """What the server refused because our user has no right to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """What part of a stream to read."""
+
+    stream: str
+    filter_subject: str
+    start_seq: int = 1
+    headers_only: bool = False
+    page: int = PAGE
+    """Messages of one request."""
