@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from tests.sdk.fake_gateway import FakeGateway
 
-from squall import Volume, mounted, session, upper
+from squall import Volume, mounted, mounted_blocks, mounted_volume, session, upper
 from squall.client import Client
 from squall.errors import ConflictError, ExecutionError, InvalidError, StorageFullError
 from squall.http_api.storage import BLOCK_BYTES
-from squall.mounted import Mounted
+from squall.mounted_volume import Mounted
 from squall.spec import check_mount_point
 from squall_runner.volumes import Mount
 
@@ -77,9 +77,9 @@ def test_a_commit_that_fails_loses_nothing(gateway: FakeGateway, volume: Mounted
 def test_the_last_commit_is_tried_again(
     gateway: FakeGateway, volume: Mounted, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mounted, "FINAL_WAIT_S", 0.0)
+    monkeypatch.setattr(mounted_volume, "FINAL_WAIT_S", 0.0)
     (folder / "a").write_bytes(b"1")
-    gateway.errors[COMMITS] = [StorageFullError("no room") for _ in range(mounted.FINAL_TRIES - 1)]
+    gateway.errors[COMMITS] = [StorageFullError("no room") for _ in range(mounted_volume.FINAL_TRIES - 1)]
     volume.finish()
     assert contents(gateway) == {"a": b"1"}
 
@@ -87,7 +87,7 @@ def test_the_last_commit_is_tried_again(
 def test_the_last_commit_waits_for_others_turns(
     gateway: FakeGateway, volume: Mounted, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mounted, "FINAL_WAIT_S", 0.0)
+    monkeypatch.setattr(mounted_volume, "FINAL_WAIT_S", 0.0)
     (folder / "a").write_bytes(b"1")
     gateway.errors[COMMITS] = [ConflictError("changed by others")]
     volume.finish()
@@ -97,7 +97,7 @@ def test_the_last_commit_waits_for_others_turns(
 def test_a_file_that_grows_while_it_is_read_has_an_end(
     gateway: FakeGateway, volume: Mounted, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    log, stored = folder / "log", mounted._stored
+    log, stored = folder / "log", mounted_blocks.store
     log.write_bytes(b"x" * BLOCK_BYTES)
 
     def and_grown(client: Client, piece: bytes) -> str:
@@ -105,10 +105,10 @@ def test_a_file_that_grows_while_it_is_read_has_an_end(
             file.write(b"y" * BLOCK_BYTES)
         return stored(client, piece)
 
-    monkeypatch.setattr(mounted, "_stored", and_grown)
+    monkeypatch.setattr(mounted_blocks, "store", and_grown)
     volume.commit()
     assert len(contents(gateway)["log"]) < log.stat().st_size
-    monkeypatch.setattr(mounted, "_stored", stored)
+    monkeypatch.setattr(mounted_blocks, "store", stored)
     volume.commit()
     assert len(contents(gateway)["log"]) == log.stat().st_size
 
@@ -133,7 +133,7 @@ def test_commits_that_expect_a_version(gateway: FakeGateway, volume: Mounted, fo
 def test_more_changes_than_a_version_takes_are_several(
     gateway: FakeGateway, volume: Mounted, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mounted, "CHANGES_AT_ONCE", 3)
+    monkeypatch.setattr(mounted_volume, "CHANGES_AT_ONCE", 3)
     for number in range(7):
         (folder / str(number)).touch()
     with pytest.raises(RuntimeError, match="at most 3"):

@@ -1,7 +1,7 @@
 """App: the functions of a program under one name; running them for a while, or deploying them.
 
-Owns what is declared and the state "runs as ...". How an app gets to the server is in `publish`, what goes on while it
-runs in `running`.
+Owns what is declared. What an app is on the server is in `app_on_server`, how it gets there in `publish`, what goes on
+while it runs in `running`.
 """
 
 from __future__ import annotations
@@ -10,16 +10,18 @@ import sys
 import warnings
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Union
+from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 
+from squall.app_on_server import AppOnServer
 from squall.app_run import AppRun
-from squall.blocking import blocking, blocking_static, immediate
+from squall.blocking import blocking, blocking_static
 from squall.class_source import attributes, undecorated
 from squall.cls import Cls, batch_of, declared_class
 from squall.declarable import check_app_name, check_function, check_not_nested, check_object_name
 from squall.declaration import Cpu, Declaration, Gpu, Memory
 from squall.errors import ExecutionError, InvalidError, UnimplementedArgument
 from squall.function import Function, declared
+from squall.local_entrypoint import LocalEntrypoint
 from squall.markers import BATCHED, CONCURRENT, WEB
 from squall.old_names import with_old_names
 from squall.origin import refuse_client
@@ -27,49 +29,19 @@ from squall.place import is_local
 from squall.unimplemented import FUNCTION_KEYWORDS, SANDBOX_INSTEAD, missing_classmethods, refuse_keywords
 
 if TYPE_CHECKING:
-    from squall.autoscaler import FunctionStats
     from squall.bucket import CloudBucketMount
     from squall.image import Image
-    from squall.infos import AppInfo
-    from squall.logs import Logs
     from squall.retries import Retries
     from squall.running import Running
     from squall.schedules import Schedule
     from squall.secret import Secret
     from squall.server import Server
-    from squall.session import Session
     from squall.volume import Volume
 
 _names: weakref.WeakValueDictionary[str, App] = weakref.WeakValueDictionary()
 
 
-class AppState(NamedTuple):
-    """Where a running or deployed app is."""
-
-    session: Session
-    app_id: str
-    version: int
-    functions: Mapping[str, str]
-    """Function id by name."""
-    script: Optional[str]
-    """Name of the user's `__main__` in its containers, if it is there."""
-
-
-class LocalEntrypoint:
-    """A function that `squall run` runs here, with the app running. Calling it is calling the function."""
-
-    def __init__(self, app: App, raw: Callable[..., Any], name: str) -> None:
-        self.app, self.raw, self.name = app, raw, name
-        self.__doc__, self.__name__, self.__module__ = raw.__doc__, name, raw.__module__
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.raw(*args, **kwargs)
-
-    def _squall_raw(self) -> Callable[..., Any]:
-        return self.raw
-
-
-class App:
+class App(AppOnServer):
     """The functions and classes of a program. Run them for the time of a `with` block, or deploy them under a name."""
 
     def __init__(
@@ -86,41 +58,16 @@ class App:
         refuse_keywords("App()", others, {})
         if name is not None and is_local():
             check_app_name(name)
-        self._name = name
+        super().__init__(name, tags)
         self._image = image
         self._secrets = Declaration(secrets=secrets).check_secrets("App()")
         self._volumes = Declaration(volumes=volumes).mounted()
         self._include_source = include_source
-        self.tags: dict[str, str] = dict(tags or {})
         self.registered_functions: dict[str, Function] = {}
         self.registered_classes: dict[str, Cls] = {}
         self.registered_entrypoints: dict[str, LocalEntrypoint] = {}
-        self._state: Optional[AppState] = None
         self._running: Optional[Running] = None
-        self._included_in: list[App] = []
         _warn_of_namesake(self, name)
-
-    @property
-    def name(self) -> Optional[str]:
-        """The name, if it has one."""
-        return self._name
-
-    @property
-    def app_id(self) -> Optional[str]:
-        """Id on the server while it runs or after it was deployed."""
-        return self.state.app_id if self.state else None
-
-    @property
-    def description(self) -> Optional[str]:
-        """The name for people."""
-        return self._name
-
-    @property
-    def state(self) -> Optional[AppState]:
-        """Where it runs, by itself or as a part of an app that includes it; None when it does not."""
-        if self._state is not None:
-            return self._state
-        return next((other.state for other in self._included_in if other.state is not None), None)
 
     @property
     def image(self) -> Optional[Image]:
@@ -139,10 +86,6 @@ class App:
     def include_source(self) -> bool:
         """Whether functions that do not say bring their source file."""
         return self._include_source
-
-    def function_id(self, name: str) -> Optional[str]:
-        """Id of a function while the app runs."""
-        return self.state.functions.get(name) if self.state else None
 
     # --- declarations ---
 
@@ -412,74 +355,6 @@ class App:
         from squall import publish, session
 
         return publish.lookup(name, session.current(), environment_name, create_if_missing)
-
-    @blocking
-    def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Replace the tags of the app that runs or is deployed: all of them, those that are not given are gone."""
-        from squall.http_api.routes import Route
-
-        state = self._known_state()
-        self.tags = dict(tags)
-        state.session.client.json("POST", Route.APP_TAGS.format(app=state.app_id), {"tags": self.tags})
-
-    @blocking
-    def get_tags(self) -> dict[str, str]:
-        """The tags that the app has on the server."""
-        from squall.http_api.routes import Route
-
-        state = self._known_state()
-        answer = state.session.client.json("GET", Route.APP_TAGS.format(app=state.app_id))
-        return dict(answer["tags"])
-
-    @property
-    def logs(self) -> Logs:
-        """What its containers wrote: `logs.fetch()`, `logs.tail()`, `logs.stream()`."""
-        from squall.logs import Logs, LogScope
-
-        return Logs(lambda: LogScope(self._known_state().session.client, self._known_state().app_id))
-
-    @blocking
-    def info(self) -> AppInfo:
-        """What the server knows of it."""
-        from squall import infos
-
-        state = self._known_state()
-        return infos.app_info(state.session.client, state.app_id)
-
-    @blocking
-    def stats(self, since: Any = None, until: Any = None) -> dict[str, FunctionStats]:
-        """What its functions do now, by name."""
-        from squall import infos
-
-        state = self._known_state()
-        return infos.app_stats(state.session.client, state.app_id, {"since": since, "until": until})
-
-    def _known_state(self) -> AppState:
-        if self.state is None:
-            raise ExecutionError("the app is not running", fix="Use `with app.run():`, deploy it, or `App.lookup`.")
-        return self.state
-
-    @immediate
-    def get_dashboard_url(self) -> str:
-        """Where the server shows it, as JSON to who sends a token: containers, backlog, why inputs wait.
-
-        The list of apps while it does not run; empty when no server is known."""
-        from squall import pages
-
-        state = self.state
-        return pages.of_app("") if state is None else pages.of_app(state.app_id, state.session.client)
-
-    @blocking
-    def stop(self) -> None:
-        """Stop it on the server: queued and running calls are cancelled."""
-        if self._state is None:
-            raise ExecutionError(
-                "the app does not run", fix="Use `squall app stop NAME` for an app that another program started."
-            )
-        from squall.http_api.routes import Route
-
-        state, self._state = self._state, None
-        state.session.client.json("POST", Route.APP_STOP.format(app=state.app_id), {"reason": "stopped by its program"})
 
     def __repr__(self) -> str:
         return f"squall.App({self._name!r})"

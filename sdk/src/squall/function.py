@@ -6,11 +6,10 @@ imported by the first call: a container that only runs a function never loads th
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
-from squall.blocking import blocking, blocking_iterator, blocking_static, immediate, refuse_in_loop, running_loop
+from squall.blocking import blocking, blocking_iterator, blocking_static, immediate
 from squall.declaration import Declaration, is_generator
 from squall.errors import ExecutionError, InvalidError
 from squall.markers import WEB
@@ -20,15 +19,12 @@ from squall.unimplemented import NO_CLIENT, missing_classmethods
 if TYPE_CHECKING:
     from squall.app import App
     from squall.autoscaler import Autoscaler, AutoscalerSettings, FunctionStats
-    from squall.bulk import BulkSpawn
     from squall.call import FunctionCall
+    from squall.function_maps import ForEach, Map, SpawnMap
     from squall.infos import FunctionInfo
     from squall.invoke import Target
     from squall.logs import Logs
-    from squall.mapping import MapResults
     from squall.spec import Options
-
-NO_KWARGS: dict[str, Any] = {}
 
 
 class Function:
@@ -108,11 +104,15 @@ class Function:
     @property
     def spawn_map(self) -> SpawnMap:
         """`f.spawn_map(xs, ys, ...)`: start a durable background input for each item; returns when all are accepted."""
+        from squall.function_maps import SpawnMap
+
         return SpawnMap(self, keep=False)
 
     @property
     def experimental_spawn_map(self) -> SpawnMap:
         """As `spawn_map`; returns the `FunctionCall` that has all the inputs."""
+        from squall.function_maps import SpawnMap
+
         return SpawnMap(self, keep=True)
 
     def local(self, *args: Any, **kwargs: Any) -> Any:
@@ -122,16 +122,22 @@ class Function:
     @property
     def map(self) -> Map:
         """`f.map(xs, ys, ...)`: call it once for each item and iterate over the results, in the order of the inputs."""
+        from squall.function_maps import Map
+
         return Map(self, starred=False)
 
     @property
     def starmap(self) -> Map:
         """`f.starmap(pairs)`: as `map`, each item is a sequence of arguments."""
+        from squall.function_maps import Map
+
         return Map(self, starred=True)
 
     @property
     def for_each(self) -> ForEach:
         """`f.for_each(xs, ...)`: as `map`, waits for all and returns nothing."""
+        from squall.function_maps import ForEach
+
         return ForEach(self)
 
     def __call__(self, *_args: Any, **_kwargs: Any) -> Any:
@@ -385,142 +391,6 @@ for _name, _missing in missing_classmethods(
     },
 ).items():
     setattr(Function, _name, _missing)
-
-
-class Map:
-    """`f.map` and `f.starmap`. Call it for an iterable, or its `aio` for `async for`."""
-
-    __slots__ = ("_function", "_starred")
-
-    def __init__(self, function: Function, starred: bool) -> None:
-        self._function, self._starred = function, starred
-
-    @property
-    def _name(self) -> str:
-        return "Function.starmap" if self._starred else "Function.map"
-
-    def __call__(
-        self,
-        *iterables: Iterable[Any],
-        kwargs: dict[str, Any] = NO_KWARGS,
-        order_outputs: bool = True,
-        return_exceptions: bool = False,
-        wrap_returned_exceptions: Optional[bool] = None,
-    ) -> MapResults:
-        """Inputs are taken from the iterables while results are taken: at most 1,000 inputs are under way."""
-        _warn_of_wrapping(wrap_returned_exceptions)
-        if running_loop() is not None:
-            refuse_in_loop(self._name)
-        from squall import mapping
-
-        return mapping.MapResults(self._function, self._inputs(iterables), kwargs, order_outputs, return_exceptions)
-
-    def aio(
-        self,
-        *iterables: Any,
-        kwargs: dict[str, Any] = NO_KWARGS,
-        order_outputs: bool = True,
-        return_exceptions: bool = False,
-        wrap_returned_exceptions: Optional[bool] = None,
-    ) -> AsyncIterator[Any]:
-        """The same for `async for`; the iterables may be asynchronous too."""
-        _warn_of_wrapping(wrap_returned_exceptions)
-        from squall import mapping_aio
-
-        inputs = mapping_aio.inputs(iterables, self._starred)
-        return mapping_aio.results(self._function, inputs, kwargs, order_outputs, return_exceptions)
-
-    def _inputs(self, iterables: Sequence[Iterable[Any]]) -> Iterator[tuple[Any, ...]]:
-        if not self._starred:
-            return zip(*iterables)
-        if len(iterables) != 1:
-            raise TypeError(f"starmap() takes one iterable of argument sequences, got {len(iterables)}")
-        return (tuple(item) for item in iterables[0])
-
-
-def _warn_of_wrapping(wrap_returned_exceptions: Optional[bool]) -> None:
-    """`False` is what always holds; `True` is what programs wrote before there was anything to choose."""
-    if wrap_returned_exceptions:
-        from squall.old_names import warn_renamed
-
-        warn_renamed("`wrap_returned_exceptions=` is without effect: exceptions are given as they were raised")
-
-
-class ForEach:
-    """`f.for_each`. Call it, or await its `aio`."""
-
-    __slots__ = ("_function",)
-
-    def __init__(self, function: Function) -> None:
-        self._function = function
-
-    def __call__(
-        self, *iterables: Iterable[Any], kwargs: dict[str, Any] = NO_KWARGS, ignore_exceptions: bool = False
-    ) -> None:
-        """Wait until all inputs ended. The first failure is raised unless failures are ignored."""
-        if running_loop() is not None:
-            refuse_in_loop("Function.for_each")
-        for _ in self._function.map(
-            *iterables, kwargs=kwargs, order_outputs=False, return_exceptions=ignore_exceptions
-        ):
-            pass
-
-    async def aio(self, *iterables: Any, kwargs: dict[str, Any] = NO_KWARGS, ignore_exceptions: bool = False) -> None:
-        """The same without blocking the event loop."""
-        results = self._function.map.aio(
-            *iterables, kwargs=kwargs, order_outputs=False, return_exceptions=ignore_exceptions
-        )
-        async for _ in results:
-            pass
-
-
-class SpawnMap:
-    """`f.spawn_map` and `f.experimental_spawn_map`. Call it, or await its `aio`."""
-
-    __slots__ = ("_function", "_keep")
-
-    def __init__(self, function: Function, keep: bool) -> None:
-        self._function, self._keep = function, keep
-
-    @property
-    def _name(self) -> str:
-        return "Function.experimental_spawn_map" if self._keep else "Function.spawn_map"
-
-    def __call__(self, *iterables: Iterable[Any], kwargs: dict[str, Any] = NO_KWARGS) -> Optional[FunctionCall]:
-        """All inputs belong to one call. They are accepted when this returns, and go on without this program."""
-        if running_loop() is not None:
-            refuse_in_loop(self._name)
-        from squall import bulk
-
-        session = bulk.BulkSpawn(self._function, kwargs)
-        try:
-            for args in zip(*iterables):
-                session.add(args)
-            session.finish()
-        except BaseException as error:
-            session.give_up(error)
-            raise
-        return self._made(session)
-
-    async def aio(self, *iterables: Any, kwargs: dict[str, Any] = NO_KWARGS) -> Optional[FunctionCall]:
-        """The same without blocking the event loop; the iterables may be asynchronous too."""
-        from squall import bulk, mapping_aio
-        from squall.blocking import run
-
-        session = await run(lambda: bulk.BulkSpawn(self._function, kwargs))
-        try:
-            async for some in mapping_aio.grouped(mapping_aio.inputs(iterables, False)):
-                await run(partial(session.add_all, some))
-            await run(session.finish)
-        except BaseException as error:
-            session.give_up(error)
-            raise
-        return self._made(session)
-
-    def _made(self, session: BulkSpawn) -> Optional[FunctionCall]:
-        from squall.call import FunctionCall
-
-        return FunctionCall(session.call, session.target.client) if self._keep else None
 
 
 def _known(app_id: str, name: str, function_id: str, generator: bool) -> Function:

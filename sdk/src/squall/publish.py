@@ -15,7 +15,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional, Union
 
 from squall import bundle, output
-from squall.app import App, AppState
+from squall.app import App
+from squall.app_on_server import AppState
 from squall.client import BROKEN, Retry, query
 from squall.cls import Cls
 from squall.declaration import Declaration, is_async

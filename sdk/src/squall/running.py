@@ -8,7 +8,8 @@ import time
 from typing import Callable, Optional
 
 from squall import blocking, output, publish, session
-from squall.app import App, AppState
+from squall.app import App
+from squall.app_on_server import AppState
 from squall.client import BROKEN, Client, Retry, query
 from squall.errors import NotFoundError, SquallError
 from squall.http_api.apps import AppStatus

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Optional, Union
 
-from squall.app import App, LocalEntrypoint
+from squall.app import App
 from squall.cli import options
 from squall.cli.reference import Reference
 from squall.cls import Cls
 from squall.errors import InvalidError, ProgramError, UsageError
 from squall.function import Function
+from squall.local_entrypoint import LocalEntrypoint
 from squall.web import mark_of
 
 Target = Union[LocalEntrypoint, Function, Cls]
