@@ -25,7 +25,7 @@ QUEUE_WAIT = (
 )
 AUTOSCALER_DECIDE = "autoscaler.decide"  # * from the arrival to the stored decision
 SCHEDULER_PLACE = "scheduler.place"  # * from the stored decision to the stored claim
-CONTAINER_START = "container.start"  # agent: from the stored claim to ready; parent of the next nine
+CONTAINER_START = "container.start"  # agent: from the stored claim to ready; parent of the next ten
 AGENT_ACCEPT = "agent.accept"  # *
 CODE_FETCH = "code.fetch"  # *
 IMAGE_ENSURE = "image.ensure"  # *
@@ -35,6 +35,7 @@ RUNNER_CONNECT = "runner.connect"  # *
 CODE_IMPORT = "code.import"  # *
 ENTER_SNAP = "enter.snap"  # * @enter(snap=True), in the template where there is one
 ENTER = "enter"  # *
+WEB_OPEN = "web.open"  # * the web functions of it: apps made, lifespans begun, ports answering
 DISPATCH = "dispatch"  # * agent: container ready (or input delivered, whichever is later) -> input handed to the runner
 ATTEMPT = "attempt"  # agent: handed to the runner -> outcome known; attributes carry cold, node, container
 USER_CODE = "user.code"  # * runner, child of attempt

@@ -85,7 +85,7 @@ def serve(raw: Any, settings: Settings, ground: Ground, started: Started, snapsh
             _check_ports(target)
             for hook in target.enter:
                 main.run_hook(hook)
-            web = _open_web(target, main, settings, ground)
+        web = _open_web(target, main, settings, ground, started)
     except BaseException as error:  # noqa: BLE001  # SystemExit in a hook is the user's error as well
         fail_start(error, ground, started)
     container = Container(target, main, settings.max_inputs, ground)
@@ -116,15 +116,16 @@ def _check_ports(target: Target) -> None:
             check_free(declared["port"])
 
 
-def _open_web(target: Target, main: Main, settings: Settings, ground: Ground) -> Optional[WebServer]:
+def _open_web(target: Target, main: Main, settings: Settings, ground: Ground, started: Started) -> Optional[WebServer]:
     """The web functions, ready for requests; they are served as soon as the loop runs."""
     if not target.web:
         return None
-    from squall_runner.web.server import WebServer
+    with phase(started, "web.open"):
+        from squall_runner.web.server import WebServer
 
-    assert isinstance(main, LoopMain)
-    server = WebServer(target.web, settings, ground)
-    main.run_hook(server.open)
+        assert isinstance(main, LoopMain)
+        server = WebServer(target.web, settings, ground)
+        main.run_hook(server.open)
     return server
 
 

@@ -89,7 +89,7 @@ class Phase(NamedTuple):
 
     name: str
     """image.ensure (image.pull, if it came from a registry), sandbox.create,
-    runner.connect, code.import, enter.snap or enter. The start that also makes the
+    runner.connect, code.import, enter.snap, enter or web.open. The start that also makes the
     template has sandbox.create twice: the template's, then the container's."""
     start_ns: int
     """Wall clock, nanoseconds since the epoch."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from squall.errors import SquallError
 from squall_bus import BusError, KeyValue, WrongRevision
+from squall_contracts import spans
 from squall_contracts.functions import FunctionRecord
 from squall_contracts.nodes import ClaimState, ContainerClaim
 from squall_gpu_agent import results
@@ -350,13 +351,23 @@ def start_reason(function: FunctionRecord, failure: StartFailed) -> str:
     """Why there is no container, in one sentence for the user who waits."""
     match failure.kind:
         case StartFailureKind.USER_CODE:
-            step = "@enter" if any(phase.name in ("enter", "enter.snap") for phase in failure.phases) else "import"
-            what = f"{step} of {function.spec.code.module}"
+            what = _step_of(function, failure)
             return f"{what} failed: {failure.type_name.rpartition('.')[2]}: {failure.message}"[:1000]
         case StartFailureKind.TIMEOUT:
             return f"not ready within startup_timeout of {function.spec.startup_timeout_s:g} s"
         case StartFailureKind.IMAGE | StartFailureKind.IMAGE_LOST | StartFailureKind.INFRA | StartFailureKind.KILLED:
             return failure.message[:1000]
+
+
+def _step_of(function: FunctionRecord, failure: StartFailed) -> str:
+    """Of which step of user code the failure is: the last one that began."""
+    match failure.phases[-1].name if failure.phases else "":
+        case spans.WEB_OPEN:
+            return f"the start of the web server of {function.spec.name}"
+        case spans.ENTER | spans.ENTER_SNAP:
+            return f"@enter of {function.spec.name}"
+        case _:
+            return f"import of {function.spec.code.module}"
 
 
 def _start_failure(group: ExceptionGroup[Exception]) -> StartFailed:

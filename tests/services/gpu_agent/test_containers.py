@@ -158,6 +158,33 @@ async def test_a_failing_import_of_a_deployed_app_fails_the_claim_and_leaves_its
         assert await scene.recorded(request) is None
 
 
+@pytest.mark.parametrize(
+    ("began", "step"),
+    [
+        (["code.import"], "import of app"),
+        (["enter"], "@enter of f"),
+        (["enter.snap"], "@enter of f"),
+        (["enter", "web.open"], "the start of the web server of f"),
+    ],
+)
+async def test_the_reason_of_a_failed_start_names_the_step_that_failed(
+    scene: Scene, began: list[str], step: str
+) -> None:
+    backend = FakeBackend({})
+    backend.start_failure = StartFailed(
+        StartFailureKind.USER_CODE,
+        "no FastAPI",
+        type_name="squall.exception.LoadError",
+        phases=[Phase(name, NOW_NS, 1000) for name in began],
+    )
+    async with scene.agent(backend):
+        function = await scene.function()
+        pool = await scene.pool(function)
+        await scene.call(pool, function)
+        claim = await scene.claim_in(await scene.propose(pool, function), ClaimState.FAILED)
+        assert claim.reason == f"{step} failed: LoadError: no FastAPI"
+
+
 async def test_a_failing_import_of_an_ephemeral_app_ends_its_waiting_calls(scene: Scene) -> None:
     backend = FakeBackend({})
     backend.start_failure = IMPORT_FAILED
