@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import zipfile
@@ -13,7 +14,8 @@ import pytest
 
 import squall
 from squall import App, Image, Secret, exception
-from squall.spec import SecretRef, official_python
+from squall.image_steps import Finders
+from squall.spec import SecretRef, VolumeMount, official_python
 
 
 def steps(image: Image) -> list[tuple[str, dict[str, Any]]]:
@@ -119,7 +121,7 @@ def test_what_is_not_built_says_what_to_use_instead(use: Any) -> None:
     [
         lambda image: image.apt_install("a", secrets=[1]),
         lambda image: image.uv_pip_install("a", uv_version="1"),
-        lambda image: image.run_commands("a", volumes={"/v": 1}),
+        lambda image: image.apt_install("a", volumes={"/v": 1}),
         lambda image: Image.from_dockerfile("x", registry_secret=1),
     ],
 )
@@ -153,13 +155,66 @@ def test_a_recipe_names_its_secrets_and_tells_the_builder_alone_where_they_are()
     assert said == [["login"], ["index@prod"], ["Secret.from_dict([TOKEN])"], ["Secret.from_dict([TOKEN])"]]
     assert not any(name == "_secrets" for _, arguments in steps(image) for name in arguments)
     assert "canary" not in str(image.spec())
-    told = image.spec(lambda secret: SecretRef(secret.name or "", "main", "" if secret.name else "st-1"))
+    told = image.spec(
+        Finders(
+            lambda secret: SecretRef(secret.name or "", "main", "" if secret.name else "st-1"),
+            lambda path, _: VolumeMount(path, "vo-1"),
+        )
+    )
     assert told.id == image.spec().id
     assert [step.arguments["_secrets"][0]["id"] for step in told.steps] == ["", "", "st-1", "st-1"]
     other = Secret.from_dict({"TOKEN": "other"})
     one, two = (Image.debian_slim().run_commands("b", secrets=[each]) for each in (local, other))
     assert one.spec().id == two.spec().id, "a changed value builds nothing again"
     assert one.spec().id != Image.debian_slim().run_commands("b").spec().id
+
+
+def test_a_recipe_names_its_volumes_and_tells_the_builder_alone_which_they_are() -> None:
+    models = squall.Volume.from_name("models", create_if_missing=True)
+    image = Image.debian_slim().run_function(a_step, volumes={"/models": models})
+    other = Image.debian_slim().run_commands("b", volumes={"/models/": models.with_mount_options(sub_path="v2")})
+
+    assert [arguments["volumes"] for _, arguments in steps(image)] == [{"/models": {"volume": "/models"}}]
+    assert [arguments["volumes"] for _, arguments in steps(other)] == [
+        {"/models": {"volume": "/models", "sub_path": "v2"}}
+    ]
+    assert "_volumes" not in steps(image)[0][1]
+    told = image.spec(Finders(lambda secret: SecretRef(), lambda path, _: VolumeMount(path, "vo-1", "models")))
+    assert told.id == image.spec().id
+    assert told.steps[0].arguments["_volumes"][0]["volume"] == "vo-1"
+    assert image.spec().id != Image.debian_slim().run_function(a_step).spec().id
+
+
+def test_the_old_name_of_volumes_counts_in_build_steps() -> None:
+    models = squall.Volume.from_name("models")
+    with pytest.warns(DeprecationWarning, match="`network_file_systems=`"):
+        image = Image.debian_slim().run_function(a_step, network_file_systems={"/m": models})
+    assert image.spec().id == Image.debian_slim().run_function(a_step, volumes={"/m": models}).spec().id
+
+
+@pytest.mark.parametrize(
+    ("volumes", "why"),
+    [
+        ({"/root": "models"}, "must map folders to volumes"),
+        ({"models": squall.Volume.from_name("models")}, "absolute paths"),
+        ({"/a": squall.Volume.from_name("m"), "/a/b": squall.Volume.from_name("n")}, "in one another"),
+        ({"/a": squall.Volume.from_name("m"), "/b": squall.Volume.from_name("m")}, "at one place only"),
+        ({"/a": squall.CloudBucketMount("bucket")}, "cannot mount a bucket"),
+    ],
+)
+def test_volumes_that_a_build_step_cannot_have(volumes: dict[str, Any], why: str) -> None:
+    with pytest.raises((exception.InvalidError, exception.UnimplementedError), match=why):
+        Image.debian_slim().run_function(a_step, volumes=volumes)
+
+
+def test_a_step_that_commits_its_volume_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = [{"id": "vo-1", "name": "models", "environment": "main", "version": 4}]
+    monkeypatch.setenv("SQUALL_BUILD_VOLUMES", json.dumps(told))
+    models = squall.Volume.from_name("models")
+
+    assert models.commit() == 4
+    assert squall.Volume.from_id("vo-1").commit() == 4
+    models.reload()
 
 
 def test_imports_may_fail_here_but_not_in_containers_of_that_image(monkeypatch: pytest.MonkeyPatch) -> None:

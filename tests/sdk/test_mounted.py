@@ -17,6 +17,7 @@ from squall import Volume, mounted, mounted_blocks, mounted_volume, session, upp
 from squall.client import Client
 from squall.errors import ConflictError, ExecutionError, InvalidError, StorageFullError
 from squall.http_api.storage import BLOCK_BYTES
+from squall.http_api.volume_links import inside
 from squall.mounted_volume import Mounted
 from squall.spec import check_mount_point
 from squall_runner.volumes import Mount
@@ -353,7 +354,7 @@ def test_an_upper_layer_tells_what_is_gone(tmp_path: Path) -> None:
     ],
 )
 def test_links_are_kept_within_the_volume(path: str, target: str, kept: str | None) -> None:
-    assert upper.inside(path, target, "/data") == kept
+    assert inside(path, target, "/data") == kept
 
 
 @pytest.mark.parametrize(

@@ -160,7 +160,6 @@ REFUSED: dict[str, list[tuple[str, Callable[[], Any]]]] = {
         ("dockerfile_commands(env)", lambda: squall.Image.debian_slim().dockerfile_commands("RUN x", env={"A": "1"})),
         ("private_repos", lambda: squall.Image.debian_slim().pip_install_private_repos("x")),  # type: ignore[attr-defined]
         ("apt_install(secrets)", lambda: squall.Image.debian_slim().apt_install("x", secrets=[object()])),
-        ("run_commands(volumes)", lambda: squall.Image.debian_slim().run_commands("x", volumes={"/v": object()})),
     ],
     "A12": [
         ("interact", lambda: squall.interact()),
@@ -314,10 +313,10 @@ def test_a_region_for_some_calls_changes_nothing_and_says_so() -> None:
         function().with_options(ephemeral_disk=1024)
 
 
-def test_a_build_step_with_a_volume_says_how_to_fill_one() -> None:
+def test_a_build_step_that_takes_no_volume_says_which_do() -> None:
     with pytest.raises(exception.UnimplementedArgument, match="`volumes=` of ") as caught:
-        squall.Image.debian_slim().run_function(plain, volumes={"/v": squall.Volume.from_name("v")})
-    assert "function of the app" in caught.value.hint
+        squall.Image.debian_slim().pip_install("x", volumes={"/v": squall.Volume.from_name("v")})
+    assert "run_function" in caught.value.hint
 
 
 @pytest.mark.parametrize("name", ["schedule", "name", "is_generator"])

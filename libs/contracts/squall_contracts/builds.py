@@ -127,12 +127,12 @@ class ImageNameRecord(Message):
 
 
 def scoped(image: ImageSpec, workspace: str, environment: str) -> ImageSpec:
-    """The image with it said whose the secrets of its steps are: made with them, it is nobody else's image. What its
-    author says about that does not count."""
+    """The image with it said whose the secrets and volumes of its steps are: made with them, it is nobody else's image.
+    What its author says about that does not count."""
     steps = []
     for step in image.steps:
         arguments = {name: value for name, value in step.arguments.items() if name != "scope"}
-        if arguments.get("secrets"):
+        if arguments.get("secrets") or arguments.get("volumes"):
             arguments["scope"] = f"{workspace}/{environment}"
         steps.append(ImageStep(step.kind, arguments))
     return ImageSpec(image.python_version, tuple(steps))

@@ -30,6 +30,9 @@ SERVICES = (GATEWAY, SCHEDULER, AUTOSCALER, BUILDER)
 PUBLIC_INBOX = "i"
 """Token of the inboxes that a role tells to others, as against those of its own requests and pulls."""
 
+BUILDERS_NODE = "-builders"
+"""Stands for the node in the keys of tokens that builders give themselves; no node is called so."""
+
 _API = "$JS.API"
 
 
@@ -301,6 +304,8 @@ def _builder(n: _Names) -> Permissions:
             _set("images", "*"),
             # Sealed; those that build steps declare.
             _owner(subjects.kv_stream("secrets")),
+            # With which it gets the volumes of build steps: no more than containers can.
+            [subjects.kv_subject("tokens", container_token_key(BUILDERS_NODE, "*"))],
             n.to("spans"),
             _answers(),
         ),

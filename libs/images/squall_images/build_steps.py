@@ -21,6 +21,7 @@ from squall_images.build_room import OWN, Bind, OnLine, Room, Work
 from squall_images.chain import HOME, PATH, Configuration, Step
 from squall_images.layered import KEY_DIGITS, Python
 from squall_images.locks import file_lock
+from squall_images.step_volumes import NOTHING_BROUGHT, Brought
 from squall_images.trees import remove
 
 APT_LISTS_FRESH_S = 6 * 3600.0
@@ -68,6 +69,8 @@ class Making:
     timeout_s: float
     hidden: Mapping[str, str] = field(default_factory=dict, repr=False)
     """The step's secrets."""
+    volumes: Brought = NOTHING_BROUGHT
+    """The step's volumes."""
 
     @property
     def env(self) -> dict[str, str]:
@@ -88,9 +91,9 @@ class Making:
         timeout_s = min(float(self.step.arguments.get("timeout_s") or self.timeout_s), self.timeout_s)
         work = Work(
             command=command,
-            env={**self.env, **(env or {})},
+            env={**self.env, **self.volumes.env, **(env or {})},
             workdir=seen.workdir or HOME,
-            binds=binds,
+            binds=(*binds, *self.volumes.binds),
             hidden=self.hidden,
             timeout_s=timeout_s,
         )

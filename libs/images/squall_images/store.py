@@ -19,7 +19,7 @@ from typing import Any
 
 from squall.errors import ImageBuildError
 from squall.spec import ImageSpec, digest
-from squall_images import base_bytecode, build_steps, caches, chain, eviction, interpreters, pythons, uv
+from squall_images import base_bytecode, build_steps, caches, chain, eviction, interpreters, pythons, step_volumes, uv
 from squall_images.bases import Bases
 from squall_images.build_limits import StepLimits
 from squall_images.build_room import OnLine, Room
@@ -34,6 +34,7 @@ from squall_images.layered import KEY_DIGITS, Description, LayeredImage, LayerFo
 from squall_images.locks import file_lock, to_its_end
 from squall_images.pip_layer import PipStep
 from squall_images.step_secrets import Secrets, no_secrets, of_step, whose
+from squall_images.step_volumes import Volumes, no_volumes
 from squall_images.trees import remove
 
 MAKE_AGAIN = 3
@@ -90,16 +91,21 @@ class LayerStore:
         self._installed: list[Interpreter] | None = None
 
     async def ensure(
-        self, image: ImageSpec, on_line: OnLine, secrets: Secrets = no_secrets, timed: Timed | None = None
+        self,
+        image: ImageSpec,
+        on_line: OnLine,
+        secrets: Secrets = no_secrets,
+        timed: Timed | None = None,
+        volumes: Volumes = no_volumes,
     ) -> LayeredImage:
-        """The image, made if needed; `secrets` opens those of its steps. Raises `ImageBuildError` with the step, its
-        output and exit code."""
+        """The image, made if needed; `secrets` opens those of its steps, `volumes` brings theirs. Raises
+        `ImageBuildError` with the step, its output and exit code."""
         found = self.folder.described(image.id)
         if found is None:
             await asyncio.to_thread(self.folder.open)  # each time: somebody may have removed all of it
             async with self._locks.setdefault(image.id, asyncio.Lock()):
                 found = self.folder.described(image.id) or await self._made(
-                    image, _Asked(on_line, secrets, timed or _untimed)
+                    image, _Asked(on_line, secrets, timed or _untimed, volumes)
                 )
         else:
             self.folder.used(image.id)
@@ -153,7 +159,7 @@ class LayerStore:
             async with self._making(key) as staging:
                 if staging is not None:
                     on_line(step.title)
-                    below = _Below(before, tuple(layers), python, await of_step(step.arguments, secrets))
+                    below = _Below(before, tuple(layers), python, await of_step(step.arguments, secrets), asked.volumes)
                     with self.folder.young(layers), _timing(asked.timed, "step", step.title):
                         more = await self._make_layer(step, below, staging, on_line)
                         about = {"title": step.title, "kind": step.kind, **more}
@@ -233,8 +239,9 @@ class LayerStore:
             start = await self._dockerfiles.commands(step, below.layers, staging, on_line)
             more["start"] = dataclasses.asdict(start)
         else:
-            await build_steps.make(
-                Making(
+            folder = staging / "volumes"
+            async with step_volumes.of_step(step.arguments, below.volumes, folder, on_line) as brought:
+                under_way = Making(
                     step=step,
                     room=room,
                     python=below.python,
@@ -243,9 +250,9 @@ class LayerStore:
                     fetch=self._fetch,
                     timeout_s=self._settings.step_timeout_s,
                     hidden=below.hidden,
-                ),
-                on_line,
-            )
+                    volumes=brought,
+                )
+                await build_steps.make(under_way, on_line)
         await asyncio.to_thread(room.changes.mkdir, parents=True, exist_ok=True)
         return more
 
@@ -300,6 +307,7 @@ class _Asked:
     on_line: OnLine
     secrets: Secrets
     timed: Timed
+    volumes: Volumes
 
 
 def _untimed(kind: str, title: str, start_ns: int, end_ns: int) -> None:
@@ -322,6 +330,7 @@ class _Below:
     python: Python | None
     hidden: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Secrets of the step."""
+    volumes: Volumes = no_volumes
 
 
 def _emptied(staging: Path) -> None:

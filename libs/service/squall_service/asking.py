@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import io
 import json
 import socket
 from collections.abc import Iterator, Mapping
@@ -35,14 +36,26 @@ def asked(
 
 def get_json(url: str, path: str, token: str) -> Any:
     """GET in the name of a token's owner. Raises the error of the answer, or `ServiceError`."""
-    with asked(url, "GET", path, None, {"Authorization": f"Bearer {token}"}, f"GET {path}") as answer:
-        body = answer.read()
+    return _json(url, "GET", path, token, None)
+
+
+def post_json(url: str, path: str, token: str, body: Any) -> Any:
+    """POST likewise."""
+    return _json(url, "POST", path, token, json.dumps(body).encode())
+
+
+def _json(url: str, method: str, path: str, token: str, body: bytes | None) -> Any:
+    what, headers = f"{method} {path}", {"Authorization": f"Bearer {token}"}
+    if body is not None:
+        headers |= {"Content-Type": "application/json", "Content-Length": str(len(body))}
+    with asked(url, method, path, None if body is None else io.BytesIO(body), headers, what) as answer:
+        said = answer.read()
         if answer.status < 300:
-            return json.loads(body)
+            return json.loads(said)
         try:
-            error = from_wire(json.loads(body)["error"])
+            error = from_wire(json.loads(said)["error"])
         except (ValueError, KeyError, TypeError):
-            raise ServiceError(f"GET {path}: the gateway answered {answer.status}: {body[:200]!r}") from None
+            raise ServiceError(f"{what}: the gateway answered {answer.status}: {said[:200]!r}") from None
         raise error
 
 

@@ -18,7 +18,7 @@ from squall.errors import InvalidError
 from squall.image_commands import CommandSteps, docker_arguments
 from squall.image_files import Copied, Ignore, Later, LocalDir, LocalFile, LocalPython, LocalSource
 from squall.image_packages import PackageSteps
-from squall.image_steps import Reference, Withheld
+from squall.image_steps import Finders, Withheld, WithheldVolumes
 from squall.origin import refuse_client
 from squall.unimplemented import NO_CLIENT, missing_classmethods
 
@@ -38,15 +38,15 @@ LOCAL_FILES_LAST = (
 )
 
 
-def _now(arguments: dict[str, Any], reference: Optional[Reference]) -> dict[str, Any]:
+def _now(arguments: dict[str, Any], find: Optional[Finders]) -> dict[str, Any]:
     found = {}
     for name, value in arguments.items():
         if isinstance(value, Later):
             found[name] = value.get()
-        elif not isinstance(value, Withheld):
+        elif not isinstance(value, (Withheld, WithheldVolumes)):
             found[name] = value
-        elif reference is not None:
-            found[name] = value.references(reference)
+        elif find is not None:
+            found[name] = value.references(find)
     return found
 
 
@@ -222,11 +222,11 @@ class Image(PackageSteps, CommandSteps):
         published_images.publish(self, name, environment_name)
         return self
 
-    def spec(self, reference: Optional[Reference] = None) -> ImageSpec:
-        """The recipe as the builder gets it; `reference` says where secrets of its steps are."""
+    def spec(self, find: Optional[Finders] = None) -> ImageSpec:
+        """The recipe as the builder gets it; `find` says where secrets and volumes of its steps are."""
         from squall.spec import ImageSpec, ImageStep
 
-        own = tuple(ImageStep(kind, _now(arguments, reference)) for kind, arguments in self._chain.steps)
+        own = tuple(ImageStep(kind, _now(arguments, find)) for kind, arguments in self._chain.steps)
         if self._chain.before is None:
             return ImageSpec(self._chain.python_version, own)
         before: ImageSpec = self._chain.before.get()

@@ -33,11 +33,13 @@ class CommandSteps:
         force_build: bool = False,
         env: Optional[Mapping[str, str]] = None,
         secrets: Sequence[Secret] = (),
+        volumes: Optional[Mapping[Any, Any]] = None,
         **others: Any,
     ) -> Image:
         """Run command lines in the image, one after the other, as root. What they change is the layer.
 
-        `secrets`: variables of these commands alone, also files in /.squall/secrets."""
+        `secrets`: variables of these commands alone, also files in /.squall/secrets. `volumes`: see `run_function`."""
+        mounted = image_steps.volumes("Image.run_commands", volumes, others)
         image_steps.refuse("Image.run_commands", others)
         lines = image_steps.commands("run_commands", commands)
         if not lines:
@@ -46,6 +48,7 @@ class CommandSteps:
             "commands": lines,
             **image_steps.variables("Image.run_commands", env),
             **image_steps.secrets("Image.run_commands", secrets),
+            **mounted,
         }
         return self._step("run_commands", arguments, force_build)
 
@@ -58,13 +61,18 @@ class CommandSteps:
         timeout: float = 3600,
         env: Optional[Mapping[str, str]] = None,
         secrets: Sequence[Secret] = (),
+        volumes: Optional[Mapping[Any, Any]] = None,
         include_source: bool = True,
         force_build: bool = False,
         **others: Any,
     ) -> Image:
-        """Run a function of this machine in the image; again when its source, what it uses or its arguments change."""
+        """Run a function of this machine in the image; again when its source, what it uses or its arguments change.
+
+        `volumes`: folders of it, as of functions. What it changes there is committed when it has ended, and not if it
+        raised; an image that is there already runs nothing again, so that nothing is committed again."""
         from squall import image_functions
 
+        mounted = image_steps.volumes("Image.run_function", volumes, others)
         image_steps.refuse("Image.run_function", others)
         if not 0 < timeout <= MAX_BUILD_S:
             raise InvalidError(f"timeout of run_function must be seconds up to {MAX_BUILD_S}, got {timeout!r}")
@@ -73,6 +81,7 @@ class CommandSteps:
             "timeout_s": float(timeout),
             **image_steps.variables("Image.run_function", env),
             **image_steps.secrets("Image.run_function", secrets),
+            **mounted,
         }
         return self._step("run_function", arguments, force_build)
 

@@ -5,24 +5,34 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Callable, Optional, Union
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Union
 
-from squall.errors import InvalidError
+from squall.errors import InvalidError, UnimplementedArgument
 
 NO_VOLUMES = (
-    "Fill the volume by a function of the app that has it in its `volumes=`, called once before; or leave it out: what "
-    "the step writes is then a part of the image. What it reads can be copied with `add_local_dir(copy=True)`."
+    "Steps with volumes are run_commands and run_function; what others read can be copied with "
+    "`add_local_dir(copy=True)`."
 )
+NO_BUCKETS = "Mount a Volume, or have a function of the app read the bucket: builds reach no addresses of your network."
 FORCE_VARIABLE = "SQUALL_FORCE_BUILD"
 _NONCE = f"{time.time_ns():x}"
 """Every step that this process wants anew has the same: one image, built once."""
 
 if TYPE_CHECKING:
     from squall.secret import Secret
-    from squall.spec import SecretRef
+    from squall.spec import SecretRef, VolumeMount
+    from squall.volume import Volume
 
 Words = Union[str, Sequence[str]]
 Reference = Callable[["Secret"], "SecretRef"]
+Mounting = Callable[[str, "Volume"], "VolumeMount"]
+
+
+class Finders(NamedTuple):
+    """How what a recipe only names is found at the server."""
+
+    secret: Reference
+    volume: Mounting
 
 
 def forced(force_build: bool) -> dict[str, Any]:
@@ -144,11 +154,24 @@ class Withheld:
     def __init__(self, chosen: tuple[Secret, ...]) -> None:
         self._chosen = chosen
 
-    def references(self, reference: Reference) -> list[Any]:
+    def references(self, find: Finders) -> list[Any]:
         """Where they are."""
         from squall.spec import to_wire
 
-        return [to_wire(reference(secret)) for secret in self._chosen]
+        return [to_wire(find.secret(secret)) for secret in self._chosen]
+
+
+class WithheldVolumes:
+    """Volumes of a step: which ones they are is said to the builder alone."""
+
+    def __init__(self, chosen: dict[str, Volume]) -> None:
+        self._chosen = chosen
+
+    def references(self, find: Finders) -> list[Any]:
+        """Which ones they are; made, where that was asked for."""
+        from squall.spec import to_wire
+
+        return [to_wire(find.volume(path, volume)) for path, volume in self._chosen.items()]
 
 
 def secrets(where: str, given: Any) -> dict[str, Any]:
@@ -159,3 +182,35 @@ def secrets(where: str, given: Any) -> dict[str, Any]:
     if not chosen:
         return {}
     return {"secrets": [secret.label for secret in chosen], "_secrets": Withheld(chosen)}
+
+
+def volumes(where: str, given: Any, others: dict[str, Any]) -> dict[str, Any]:
+    """`volumes=` of one step: what they are called is a part of the image, what is in them is not."""
+    from squall.volume import Volume, checked_mounts
+
+    if "network_file_systems" in others:
+        from squall.old_names import take_old
+
+        given = {**(given or {}), **(take_old(where, others, "network_file_systems", "`volumes=`") or {})}
+    if not given:
+        return {}
+    chosen: dict[str, Volume] = {}
+    for path, each in checked_mounts(given).items():
+        if not isinstance(each, Volume):
+            raise UnimplementedArgument(f"{where} cannot mount a bucket", fix=NO_BUCKETS)
+        chosen[path] = each
+    from squall.spec import VolumeMount, check_mounts
+
+    called = {path: _called(volume) for path, volume in chosen.items()}
+    check_mounts(tuple(VolumeMount(path, str(label["volume"])) for path, label in called.items()), ())
+    return {"volumes": called, "_volumes": WithheldVolumes(chosen)}
+
+
+def _called(volume: Volume) -> dict[str, Any]:
+    """What says in a recipe which volume it is, and how it is mounted."""
+    said: dict[str, Any] = {"volume": volume.label}
+    if volume._read_only:
+        said["read_only"] = True
+    if volume._sub_path:
+        said["sub_path"] = volume._sub_path
+    return said

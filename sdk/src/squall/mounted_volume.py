@@ -23,6 +23,7 @@ from typing import Any, NoReturn, Optional, Union
 from squall import mounted_blocks, open_files, upper
 from squall.blocking import gather
 from squall.errors import ConflictError, InvalidError, SquallError
+from squall.http_api.volume_links import inside
 from squall.mounted_blocks import BLOCKS_AT_ONCE, File, Told, all_of, content_of
 from squall.upper import STAGE, Changed, Stamp
 from squall_runner.volumes import Mount
@@ -208,8 +209,8 @@ class Mounted:
         return None
 
     def _links(self, changed: Changed) -> list[tuple[str, str]]:
-        inside = [(path, upper.inside(path, said, self.mount.path)) for path, said in changed.links.items()]
-        return [(path, target) for path, target in inside if target is not None]
+        kept = [(path, inside(path, said, self.mount.path)) for path, said in changed.links.items()]
+        return [(path, target) for path, target in kept if target is not None]
 
     def _strange(self, changed: Changed) -> dict[str, str]:
         kept = {path for path, _ in self._links(changed)}

@@ -23,26 +23,28 @@ def with_old_names(where: str, declaration: Declaration, others: dict[str, Any])
         return declaration
     for old, new in SETTINGS.items():
         if old in others:
-            value = _take(where, others, old, f"`{new}=`")
+            value = take_old(where, others, old, f"`{new}=`")
             if value is not None and getattr(declaration, new) is not None:
                 raise InvalidError(f"{where}: `{old}=` and `{new}=` are the same setting", fix=f"Remove `{old}=`.")
             declaration = declaration if value is None else declaration._replace(**{new: value})
     declaration = _with_old_volumes(where, declaration, others)
     if "allow_concurrent_inputs" in others:
-        value = _take(where, others, "allow_concurrent_inputs", "`@squall.concurrent(max_inputs=...)`")
+        value = take_old(where, others, "allow_concurrent_inputs", "`@squall.concurrent(max_inputs=...)`")
         if value is not None:
             declaration = declaration._replace(max_inputs=value, target_inputs=value)
     if "secret" in others:
-        value = _take(where, others, "secret", "`secrets=[...]`")
+        value = take_old(where, others, "secret", "`secrets=[...]`")
         declaration = declaration._replace(secrets=(*declaration.secrets, *([] if value is None else [value])))
     if "mounts" in others:
-        value = _take(where, others, "mounts", "`Image.add_local_file`, `add_local_dir` and `add_local_python_source`")
+        value = take_old(
+            where, others, "mounts", "`Image.add_local_file`, `add_local_dir` and `add_local_python_source`"
+        )
         if value and is_local():
             from squall.mounts import checked
 
             declaration = declaration._replace(mounts=checked(value))
     if "max_inputs" in others:
-        value = _take(where, others, "max_inputs", "`single_use_containers=True`")
+        value = take_old(where, others, "max_inputs", "`single_use_containers=True`")
         if value not in (None, 1):
             raise InvalidError(
                 f"{where}: max_inputs={value!r} is not possible: a container takes one input, or any number",
@@ -55,11 +57,12 @@ def with_old_names(where: str, declaration: Declaration, others: dict[str, Any])
 def _with_old_volumes(where: str, declaration: Declaration, others: dict[str, Any]) -> Declaration:
     if "network_file_systems" not in others:
         return declaration
-    volumes = _take(where, others, "network_file_systems", "`volumes=`")
+    volumes = take_old(where, others, "network_file_systems", "`volumes=`")
     return declaration._replace(volumes={**(declaration.volumes or {}), **(volumes or {})})
 
 
-def _take(where: str, others: dict[str, Any], old: str, new: str) -> Any:
+def take_old(where: str, others: dict[str, Any], old: str, new: str) -> Any:
+    """The value of an old keyword, with a warning that says what it is called now."""
     if is_local():
         warn_renamed(f"`{old}=` of {where} is called {new} now")
     return others.pop(old)

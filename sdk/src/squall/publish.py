@@ -27,6 +27,7 @@ from squall.http_api.apps import PublishApp, PublishedApp
 from squall.http_api.routes import Route
 from squall.http_api.traces import LogEntry
 from squall.image import Image
+from squall.image_steps import Finders
 from squall.origin import Declared
 from squall.payload import script_module
 from squall.spec import (
@@ -220,9 +221,12 @@ def local_files(app: App) -> set[str]:
 def build_images(session: Session, images: Sequence[Image]) -> dict[str, str]:
     """Have every image built, equal ones once; images that exist answer at once. Ids of the server by those of here."""
     shown, built = output.current(), {}
-    references = _Secrets(session, session.environment)
+    find = Finders(
+        _Secrets(session, session.environment).reference,
+        lambda path, volume: volume.mount_at(path, session, session.environment),
+    )
     for image_id, image in {image.spec().id: image for image in images}.items():
-        spec = image.spec(references.reference)
+        spec = image.spec(find)
         for files in image.copied:
             with files.zipped() as archive:
                 session.client.upload(archive.sha256, archive.body)

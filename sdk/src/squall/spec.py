@@ -52,6 +52,7 @@ from squall.spec_checks import (
     PLATFORM_FOLDERS,
     check_bucket,
     check_mount_point,
+    check_mounts,
     check_webhook,
     validate,
 )
@@ -99,6 +100,7 @@ __all__ = [
     "WebSpec",
     "check_bucket",
     "check_mount_point",
+    "check_mounts",
     "check_webhook",
     "digest",
     "from_wire",

@@ -92,7 +92,7 @@ def validate(spec: FunctionSpec) -> FunctionSpec:
         spec.isolation,
     )
     _check_networks(spec)
-    _check_volumes(spec.volumes, spec.buckets)
+    check_mounts(spec.volumes, spec.buckets)
     for gpu in resources.gpus:
         _check(gpu.count >= 1, "a number of GPUs must be 1 or more", gpu.count)
     return spec
@@ -121,7 +121,8 @@ NO_MOUNT_POINTS = ("/", "/root", "/tmp")
 PLATFORM_FOLDERS = ("/proc", "/sys", "/dev", "/run/squall")
 
 
-def _check_volumes(volumes: tuple[VolumeMount, ...], buckets: tuple[BucketMount, ...]) -> None:
+def check_mounts(volumes: tuple[VolumeMount, ...], buckets: tuple[BucketMount, ...]) -> None:
+    """Raise `InvalidError` for what cannot be mounted, or not together."""
     paths = [volume.path for volume in volumes] + [bucket.path for bucket in buckets]
     for path in paths:
         check_mount_point(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 STAGE = ".squall-reload"
 """A folder in which newer files wait before they are moved to their places."""
@@ -134,19 +134,3 @@ def _is_opaque(folder: str) -> bool:
         except OSError:
             continue  # it has none, or this process may not see it
     return False
-
-
-def inside(path: str, target: str, mount: str) -> Optional[str]:
-    """What a link at `path` should say in the volume: a relative path within it; None if it leads out of it."""
-    if target.startswith("/"):
-        wanted = os.path.normpath(target)
-        if wanted != mount and not wanted.startswith(mount + "/"):
-            return None
-        here = os.path.join(mount, os.path.dirname(path))
-        return os.path.relpath(wanted, here)
-    depth = path.count("/")
-    for part in target.split("/"):
-        depth += -1 if part == ".." else part not in ("", ".")
-        if depth < 0:
-            return None
-    return target

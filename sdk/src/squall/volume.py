@@ -204,20 +204,30 @@ class Volume(Handle):
     def commit(self, expect: Optional[int] = None) -> int:
         """In a container that has it mounted: what was changed there becomes a new version; its number.
 
+        In a build step, which commits when it has ended: the version that the step began with.
+
         RuntimeError if that fails: nothing is lost then, and the next commit tries again. ConflictError if the volume
         is not at version `expect`."""
-        from squall import mounted
+        from squall import build_volumes, mounted
 
-        return mounted.of(self).commit(expect)
+        built = build_volumes.version_of(self)
+        return mounted.of(self).commit(expect) if built is None else built
 
     @blocking
     def reload(self) -> None:
         """In a container that has it mounted: see the newest version. What was changed here is committed first.
 
-        RuntimeError while files of the volume are open."""
-        from squall import mounted
+        RuntimeError while files of the volume are open. A build step goes on with the version that it began with."""
+        from squall import build_volumes, mounted
 
-        mounted.of(self).reload()
+        if build_volumes.version_of(self) is None:
+            mounted.of(self).reload()
+
+    @property
+    def label(self) -> str:
+        """What says in the recipe of an image which volume it is."""
+        source = self._source
+        return f"{source.environment or ''}/{source.name}" if isinstance(source, Place) else self._id or ""
 
     def mount_at(self, path: str, session: Session, environment: str) -> VolumeMount:
         """How a spec names it."""

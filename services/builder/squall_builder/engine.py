@@ -17,6 +17,7 @@ from squall.errors import ImageBuildError
 from squall.http_api.protocol import blob_ref
 from squall.spec import ImageSpec
 from squall_builder.settings import BuilderSettings
+from squall_builder.step_volumes import StepVolumes, Token
 from squall_images import egress, pip_layer
 from squall_images.bases import Bases
 from squall_images.build_limits import StepLimits
@@ -31,6 +32,7 @@ from squall_images.layered import LayeredImage, LayerFolder
 from squall_images.outward import Guard
 from squall_images.registry import Registry, place_of, read_auths
 from squall_images.step_secrets import Secrets
+from squall_images.step_volumes import Volumes
 from squall_images.store import BuildSettings, LayerStore, Timed
 from squall_service import bundles
 from squall_service.blobs import Blobs, FolderStore, GatewayStore
@@ -66,6 +68,7 @@ class Engine:
         self._cache_bytes = int(settings.cache_gib * (1 << 30))
         own = FolderStore(Path(settings.blob_dir)) if settings.blob_dir else None
         self._blobs = Blobs(own or GatewayStore(settings.gateway_url, settings.token))
+        self._gateway_url = settings.gateway_url
         rules = _rules(settings, bus_url)
         self._share = Distribution(
             folder=folder,
@@ -98,8 +101,20 @@ class Engine:
             settings=BuildSettings(rules=rules, limits=_limits(settings), step_timeout_s=settings.step_timeout_s),
         )
 
+    def volumes(self, workspace: str, token: Token) -> Volumes:
+        """Those of a workspace, for build steps."""
+        own = StepVolumes(blobs=self._blobs, gateway_url=self._gateway_url, workspace=workspace, token=token)
+        return own.bringing
+
     async def build(
-        self, spec: ImageSpec, on_line: Callable[[str], None], secrets: Secrets, timed: Timed, *, missed: bool = False
+        self,
+        spec: ImageSpec,
+        on_line: Callable[[str], None],
+        secrets: Secrets,
+        timed: Timed,
+        volumes: Volumes,
+        *,
+        missed: bool = False,
     ) -> Built:
         """Make the image unless it is there; `missed`: by a machine, and so as layers, as machines make environments
         themselves. Raises `ImageBuildError` with step, output and exit code."""
@@ -107,7 +122,7 @@ class Engine:
         layers, environment = self._wanted(spec, missed)
         if layers:
             with self._layers.pinned(spec.id):
-                image = await self._layers.ensure(spec, on_line, secrets, timed)
+                image = await self._layers.ensure(spec, on_line, secrets, timed, volumes)
                 built = await asyncio.to_thread(_described, image)
                 began = time.time_ns()
                 built = replace(built, manifest=await self._store(spec.id, on_line))

@@ -8,6 +8,7 @@ from typing import Any
 
 from squall.errors import ImageBuildError, InternalError, InvalidError, SquallError, to_wire
 from squall.spec import SecretRef, from_wire
+from squall_builder import tokens
 from squall_builder.build_log import BuildLog
 from squall_builder.build_spans import BuildSpans
 from squall_builder.engine import Built, Engine
@@ -117,7 +118,14 @@ class Builder:
         spans = BuildSpans(command)
         try:
             built = await self._engine.build(
-                command.spec, lines.add, self._secrets_of(command), spans.add, missed=command.lost
+                command.spec,
+                lines.add,
+                self._secrets_of(command),
+                spans.add,
+                self._engine.volumes(
+                    command.workspace, lambda: tokens.of_workspace(self._bus, self._clock, command.workspace)
+                ),
+                missed=command.lost,
             )
         except BusError:
             raise

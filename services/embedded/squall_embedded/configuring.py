@@ -64,7 +64,7 @@ def keywords(name: str, site: Site, number: int = 0) -> dict[str, Any]:
             return {"shrink_larger": True}
         case "builder":
             folders = {"images_dir": str(site.images), "blob_dir": str(site.blobs)}
-            own = {**folders, "host_bases": True, "secrets_key": site.secrets_key, **drain}
+            own = {**folders, "host_bases": True, "secrets_key": site.secrets_key, "gateway_url": site.urls[0], **drain}
             # What agents use: "auto" may turn out to be either.
             formats = {"process": "", "auto": "both", "both": _needed()}.get(_backend(site), "layers")
             return {**own, "formats": formats} if formats else own

@@ -18,10 +18,10 @@ from squall.http_api.protocol import blob_ref
 from squall.http_api.storage import BLOCK_BYTES
 from squall_gpu_agent.volumes import files as files_module
 from squall_gpu_agent.volumes.files import Files
-from squall_gpu_agent.volumes.manifest import parse
 from squall_gpu_agent.volumes.mounts import folder_of
 from squall_gpu_agent.volumes.trees import Trees
 from squall_service.blobs import Blobs, FolderStore
+from squall_service.volume_lists import parse
 
 
 class Store:

@@ -19,8 +19,8 @@ from pathlib import Path
 from squall.errors import StorageFullError
 from squall.http_api.protocol import blob_ref
 from squall.http_api.storage import BLOCK_BYTES, VolumeFile
-from squall_gpu_agent.volumes.manifest import file_key
 from squall_service.blobs import Blobs
+from squall_service.volume_lists import file_key
 
 RESERVE_BYTES = 256 << 20
 """Free space that must be left after volumes were brought here."""

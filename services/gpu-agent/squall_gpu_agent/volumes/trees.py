@@ -20,9 +20,9 @@ from squall.http_api.protocol import parse_blob_ref
 from squall.http_api.storage import VolumeFile
 from squall_contracts.volumes import MAX_LIST_BYTES
 from squall_gpu_agent.volumes.files import Files, drop_parts
-from squall_gpu_agent.volumes.manifest import Listed, parse
 from squall_service.blobs import Blobs
 from squall_service.telemetry import log
+from squall_service.volume_lists import Listed, parse
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 FILES_AT_ONCE = 64

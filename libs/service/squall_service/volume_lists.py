@@ -20,6 +20,9 @@ class Listed:
     """Those that the files lie in, each after the ones above it."""
 
 
+NOTHING = Listed(files=(), folders=())
+
+
 def parse(body: bytes) -> Listed:
     """Raises `DataLossError` unless every file lies in the volume, and none in another file or behind a link."""
     try:
