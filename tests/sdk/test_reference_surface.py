@@ -605,3 +605,105 @@ def test_old_mounts_and_an_image_that_is_set_later_count(
     assert not {"all/b.log", "flat/sub/c.txt"} & names
     with pytest.warns(DeprecationWarning), pytest.raises(exception.InvalidError, match="takes a list"):  # noqa: PT030
         app.function(mounts=mounts[0])
+
+
+# --- names that programs reach less often ----------------------------------------------------------------------------
+
+
+def test_an_app_knows_what_answers_web_requests() -> None:
+    app = squall.App()
+    app.function(name="page")(squall.fastapi_endpoint()(lambda_free_page))
+    app.function(name="plain")(plain)
+    app.cls()(Site)
+
+    assert app.registered_web_endpoints == ["page", "Site.index"]
+
+
+def lambda_free_page() -> str:
+    return "page"
+
+
+class Site:
+    """A class with a web method."""
+
+    @squall.fastapi_endpoint()
+    def index(self) -> str:
+        """A page."""
+        return "index"
+
+    @squall.method()
+    def other(self) -> None:
+        """Not a page."""
+
+
+def test_variables_of_an_image_can_be_given_by_name() -> None:
+    image = squall.Image.debian_slim().env(vars={"A": "1"})
+    assert image.spec() == squall.Image.debian_slim().env({"A": "1"}).spec()
+
+
+def test_a_matcher_tells_its_patterns() -> None:
+    assert (~squall.FilePatternMatcher("*.py", "!a.py")).patterns == ("*.py", "!a.py")
+
+
+def test_options_of_volumes_that_there_are_none_of_are_refused() -> None:
+    for make in (lambda given: squall.Volume.from_name("v", create_options=given), _ephemeral):
+        make(None)
+        make({})
+        with pytest.raises(exception.UnimplementedArgument, match=r"`create_options=` .*experimental_options"):
+            make({"experimental_options": {"x": 1}})
+
+
+def test_progress_is_told_while_a_file_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(squall.Volume, "read_file", lambda *_: iter([b"abc", b"d"]))
+    told: list[int] = []
+    target = io.BytesIO()
+
+    volume = squall.Volume.from_id("vo-1")
+    assert volume.read_file_into_fileobj("x", target, progress_cb=lambda advance: told.append(advance)) == 4
+    assert (told, target.getvalue()) == ([3, 1], b"abcd")
+
+
+def _ephemeral(given: Any) -> Any:
+    return squall.Volume.ephemeral(create_options=given)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda: squall.Secret.from_name("s").client.stub,  # type: ignore[attr-defined]
+        lambda: squall.Secret.from_name("s").get_dashboard_url(),  # type: ignore[attr-defined]
+        lambda: squall.Cls.from_name("a", "C").client.stub,
+        lambda: squall.Secret.from_dotenv(client=object()),  # type: ignore[arg-type]
+        lambda: squall.types.WorkspaceMemberInfo(),
+    ],
+    ids=["Secret.client", "Secret.page", "Cls.client", "from_dotenv(client)", "types"],
+)
+def test_rare_names_that_are_not_served_say_why(use: Callable[[], Any]) -> None:
+    with pytest.raises(REFUSALS) as caught:
+        use()
+    assert caught.value.hint
+
+
+def test_a_secret_has_an_id_once_it_was_looked_up() -> None:
+    with pytest.raises(exception.ExecutionError, match="has no id yet"):
+        _ = squall.Secret.from_name("s").object_id
+    known = squall.Secret.from_name("s")
+    known._id = "st-1"
+    assert known.object_id == "st-1"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("workspace.Workspace", "proxy.Proxy", "snapshot.SandboxSnapshot", "tunnel.Tunnel"),
+        *("scheduler_placement.SchedulerPlacement", "billing.workspace_billing_report", "object.Object"),
+    ],
+)
+def test_modules_of_what_squall_does_not_have_say_so_when_used(name: str) -> None:
+    module, _, member = name.partition(".")
+    found = getattr(importlib.import_module(f"squall.{module}"), member)
+
+    with pytest.raises(exception.UnimplementedError, match=member) as caught:
+        found()
+    assert caught.value.hint
+    assert getattr(squall, module).__name__ == f"squall.{module}"

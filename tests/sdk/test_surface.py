@@ -70,7 +70,6 @@ NOT_BUILT = [
     "forward",
     "interact",
     "sessioned",
-    "billing",
 ]
 ERRORS = [
     "AlreadyExistsError",

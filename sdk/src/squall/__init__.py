@@ -96,6 +96,7 @@ _HOMES = {
 }
 _MODULES = ("exception", "experimental", "functions", "gpu", "queue")
 _SUBMODULES = (
+    *("billing", "object", "proxy", "scheduler_placement", "snapshot", "tunnel", "workspace"),
     *("app", "call_graph", "cloud_bucket_mount", "cls", "config", "container_process", "dict", "environments"),
     *("file_pattern_matcher", "image", "io_streams", "mount", "network_file_system", "output", "partial_function"),
     *("retries", "runner", "sandbox", "schedule", "secret", "server", "stream_type", "types", "volume"),

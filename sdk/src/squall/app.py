@@ -83,6 +83,18 @@ class App(AppOnServer):
         self._image = image
 
     @property
+    def registered_web_endpoints(self) -> list[str]:
+        """Names of what answers web requests: functions, and methods as `Class.method`."""
+        functions = [name for name, each in self.registered_functions.items() if hasattr(each.get_raw_f(), WEB)]
+        methods = [
+            f"{name}.{method.name}"
+            for name, handle in self.registered_classes.items()
+            for method in handle.method_specs()
+            if method.web is not None
+        ]
+        return functions + methods
+
+    @property
     def include_source(self) -> bool:
         """Whether functions that do not say bring their source file."""
         return self._include_source

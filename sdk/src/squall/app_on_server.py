@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 
 from squall.blocking import blocking, immediate
 from squall.errors import ExecutionError
+from squall.origin import refuse_client
 
 if TYPE_CHECKING:
     from squall.autoscaler import FunctionStats
@@ -66,8 +67,9 @@ class AppOnServer:
         return self.state.functions.get(name) if self.state else None
 
     @blocking
-    def set_tags(self, tags: Mapping[str, str]) -> None:
+    def set_tags(self, tags: Mapping[str, str], *, client: None = None) -> None:
         """Replace the tags of the app that runs or is deployed: all of them, those that are not given are gone."""
+        refuse_client(client)
         from squall.http_api.routes import Route
 
         state = self._known_state()
@@ -75,8 +77,9 @@ class AppOnServer:
         state.session.client.json("POST", Route.APP_TAGS.format(app=state.app_id), {"tags": self.tags})
 
     @blocking
-    def get_tags(self) -> dict[str, str]:
+    def get_tags(self, *, client: None = None) -> dict[str, str]:
         """The tags that the app has on the server."""
+        refuse_client(client)
         from squall.http_api.routes import Route
 
         state = self._known_state()

@@ -13,7 +13,7 @@ from squall.markers import BATCHED, CONCURRENT, HOOK, METHOD, WEB, concurrent_me
 from squall.obj import Obj, ObjState, OnSelf, Unbound
 from squall.origin import refuse_client
 from squall.place import is_local
-from squall.unimplemented import NO_PAGE, missing_classmethods
+from squall.unimplemented import NO_CLIENT, NO_PAGE, missing_classmethods
 
 if TYPE_CHECKING:
     from squall.app import App
@@ -172,6 +172,7 @@ for _name, _missing in missing_classmethods(
     "Cls",
     {
         "get_dashboard_url": NO_PAGE,
+        "client": NO_CLIENT,
         **dict.fromkeys(
             ("update_autoscaler", "autoscaler"), "Make an instance first: each set of parameters has its own."
         ),

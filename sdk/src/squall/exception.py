@@ -17,6 +17,8 @@ _NEVER_RAISED: dict[str, tuple[type[Exception], str]] = {
     "InteractiveTimeoutError": (TimeoutError, "interactive runs"),
     "SnapshotCreationError": (Error, "snapshots on request"),
     "LogsFetchError": (Error, "logs in the SDK: `squall logs` shows them"),
+    "FilesystemExecutionError": (Error, "sandboxes"),
+    "WorkspaceManagementError": (Error, "workspaces to manage: a token belongs to one"),
     "ServerWarning": (UserWarning, "warnings from the server"),
 }
 """Names of what squall does not have. They exist, so that `except exception.SandboxTimeoutError:` lets through what was

@@ -118,10 +118,10 @@ class CommandSteps:
             raise InvalidError(f"workdir {folder!r} is not a path of a container", fix='Write it as "/root/data".')
         return self._step("workdir", {"path": folder})
 
-    def env(self, variables: dict[str, str]) -> Image:
+    def env(self, vars: dict[str, str]) -> Image:  # programs give it by this name
         """Set environment variables for later steps and for the container."""
-        check_variables("Image.env", dict(variables))
-        return self._step("env", {"variables": dict(variables)})
+        check_variables("Image.env", dict(vars))
+        return self._step("env", {"variables": dict(vars)})
 
     def entrypoint(self, entrypoint_commands: Sequence[str]) -> Image:
         """The program that containers start with; it starts the words that it gets. []: none, whatever a base had."""

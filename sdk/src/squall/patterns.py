@@ -30,6 +30,11 @@ class FilePatternMatcher:
         except OSError as error:
             raise InvalidError(f"the patterns in {os.fspath(file_path)} cannot be read: {error.strerror}") from error
 
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """As they were given."""
+        return self._patterns
+
     def __call__(self, file_path: Union[str, os.PathLike[str]]) -> bool:
         return self._matches(os.fspath(file_path).replace(os.sep, "/")) is not self._inverted
 

@@ -12,6 +12,7 @@ from squall.errors import ExecutionError, InvalidError
 from squall.objects import ObjectInfo, Objects, Place, path_of, place, session_and_environment
 from squall.origin import refuse_client
 from squall.place import is_local
+from squall.unimplemented import NO_CLIENT, NO_PAGE, missing_classmethods
 
 if TYPE_CHECKING:
     from squall.session import Session
@@ -35,6 +36,7 @@ class Secret:
         self._source = source
         self._required = tuple(required)
         self._found = False
+        self._id: Optional[str] = None
 
     @immediate
     @classmethod
@@ -82,9 +84,12 @@ class Secret:
 
     @immediate
     @classmethod
-    def from_dotenv(cls, path: Union[str, os.PathLike[str], None] = None, *, filename: str = ".env") -> Secret:
+    def from_dotenv(
+        cls, path: Union[str, os.PathLike[str], None] = None, *, filename: str = ".env", client: None = None
+    ) -> Secret:
         """The values of a `.env` file: of that folder or file's folder (default: the working folder), or the nearest
         one above it. It is read when the app is run or deployed."""
+        refuse_client(client)
         start = os.path.abspath(os.fspath(path) if path is not None else os.getcwd())
 
         def read() -> Values:
@@ -115,6 +120,13 @@ class Secret:
     def is_hydrated(self) -> bool:
         """Whether it was found on the server; values need no look-up."""
         return self._found or not isinstance(self._source, Place)
+
+    @property
+    def object_id(self) -> str:
+        """Its id on the server. Raises `ExecutionError` before it was looked up, and for values."""
+        if self._id is None:
+            raise ExecutionError(f"{self._label} has no id yet", fix="Call `.hydrate()` first; only names have ids.")
+        return self._id
 
     @blocking
     def hydrate(self) -> Secret:
@@ -147,7 +159,7 @@ class Secret:
         source = self._named("look at")
         here, environment = session_and_environment(source.environment)
         found: dict[str, Any] = here.client.json("GET", query(path_of("SECRET", source.name), environment=environment))
-        self._found = True
+        self._found, self._id = True, found["id"]
         return found
 
     def _named(self, doing: str) -> Place:
@@ -195,6 +207,8 @@ class SecretObjects(Objects):
         self._create(name, {"values": values}, environment_name, allow_existing)
 
 
+for _name, _missing in missing_classmethods("Secret", {"client": NO_CLIENT, "get_dashboard_url": NO_PAGE}).items():
+    setattr(Secret, _name, _missing)
 Secret.objects = SecretObjects(lambda: Secret, "secret", "SECRETS", "SECRET")
 
 

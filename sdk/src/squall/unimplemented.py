@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any, Callable, NoReturn
 
 from squall.errors import DeprecationError, UnimplementedArgument, UnimplementedError
 
@@ -65,7 +65,6 @@ TOP_LEVEL: dict[str, str] = {
     "sessioned": WEB_INSTEAD,
     "forward": WEB_INSTEAD,
     "interact": "Run the function on your machine with `.local()` to debug it.",
-    "billing": "squall runs on your machines; there is no bill.",
 }
 
 FUNCTION_KEYWORDS: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -105,6 +104,17 @@ def refuse_keywords(where: str, keywords: Mapping[str, Any], known: Mapping[str,
 def missing_method(name: str, instead: str) -> Any:
     """A method that is not built: calling it, or its `.aio`, raises `UnimplementedError`."""
     return Missing(name, instead)
+
+
+def absent_module(module: str, instead: Mapping[str, str], otherwise: str) -> Callable[[str], Any]:
+    """`__getattr__` of a module whose names can be imported, and say what to do instead when they are used."""
+
+    def find(name: str) -> Any:
+        if name.startswith("__"):  # the import system and inspect ask for special names
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        return Missing(f"{module}.{name}", instead.get(name, otherwise))
+
+    return find
 
 
 def missing_classmethods(owner: str, names: Mapping[str, str]) -> dict[str, Any]:

@@ -11,12 +11,18 @@ import secrets
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
-from typing import IO, TYPE_CHECKING, Any, NamedTuple, Optional, Union
+from typing import IO, TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Union
 from urllib.parse import quote
 
 from squall.blocking import blocking, blocking_iterator, blocking_static, gather, immediate
 from squall.blocking import run as run_in_thread
-from squall.errors import AlreadyExistsError, InvalidError, NotFoundError, VolumeFileNotFoundError
+from squall.errors import (
+    AlreadyExistsError,
+    InvalidError,
+    NotFoundError,
+    UnimplementedArgument,
+    VolumeFileNotFoundError,
+)
 from squall.objects import Ephemeral, Handle, Objects, Place, place, session_and_environment
 from squall.origin import refuse_client
 from squall.place import is_local
@@ -65,10 +71,13 @@ class Volume(Handle):
         environment_name: Optional[str] = None,
         create_if_missing: bool = False,
         version: Optional[int] = None,
+        create_options: Optional[Mapping[str, Any]] = None,
         client: None = None,
     ) -> Volume:
-        """A volume of the server. Nothing is asked before it is used. `version` (1 or 2) makes no difference here."""
+        """A volume of the server. Nothing is asked before it is used. `version` (1 or 2) makes no difference here;
+        there are no `create_options`."""
         refuse_client(client)
+        _refuse_options(create_options)
         _check_version(version)
         return cls(place(name, environment_name, "volume"), create_if_missing)
 
@@ -81,10 +90,15 @@ class Volume(Handle):
 
     @classmethod
     def ephemeral(
-        cls, client: None = None, environment_name: Optional[str] = None, version: Optional[int] = None
+        cls,
+        client: None = None,
+        environment_name: Optional[str] = None,
+        version: Optional[int] = None,
+        create_options: Optional[Mapping[str, Any]] = None,
     ) -> Ephemeral:
         """A volume without a name for the time of a `with` (or `async with`) block. `version`: see `from_name`."""
         refuse_client(client)
+        _refuse_options(create_options)
         _check_version(version)
         return Ephemeral(cls, environment_name)
 
@@ -110,9 +124,17 @@ class Volume(Handle):
             yield from gather([functools.partial(_block, client, block) for block in part], AT_ONCE)
 
     @blocking
-    def read_file_into_fileobj(self, path: str, fileobj: IO[bytes]) -> int:
-        """Write the content of a file into an open one; how many bytes."""
-        return sum(fileobj.write(piece) for piece in self.read_file(path))
+    def read_file_into_fileobj(
+        self, path: str, fileobj: IO[bytes], progress_cb: Optional[Callable[..., Any]] = None
+    ) -> int:
+        """Write the content of a file into an open one; how many bytes. `progress_cb(advance=n)` hears of each."""
+        size = 0
+        for piece in self.read_file(path):
+            written = fileobj.write(piece)
+            size += written
+            if progress_cb is not None:
+                progress_cb(advance=written)
+        return size
 
     @blocking
     def current_version(self) -> int:
@@ -152,8 +174,9 @@ class Volume(Handle):
         self._commit([change], ", ".join(src_paths))
 
     @blocking_static
-    def rename(old_name: str, new_name: str, *, environment_name: Optional[str] = None) -> None:
+    def rename(old_name: str, new_name: str, *, client: None = None, environment_name: Optional[str] = None) -> None:
         """Give a volume another name."""
+        refuse_client(client)
         Volume.objects.rename(old_name, new_name, environment_name=environment_name)
 
     def batch_upload(self, force: bool = False, expect: Optional[int] = None) -> Upload:
@@ -350,6 +373,13 @@ Volume.objects = Objects(lambda: Volume, "volume", "VOLUMES", "VOLUME")
 
 def _client() -> Client:
     return session_and_environment(None)[0].client
+
+
+def _refuse_options(given: Optional[Mapping[str, Any]]) -> None:
+    if given:
+        raise UnimplementedArgument(
+            f"squall does not have `create_options=` of a volume: {', '.join(map(str, given))}", fix="Remove it."
+        )
 
 
 def _check_version(version: Optional[int]) -> None:

@@ -137,6 +137,10 @@ def test_a_command_keeps_the_cause_of_what_it_raises(monkeypatch: pytest.MonkeyP
         (["token", "new"], "squall up"),
         (["setup"], "squall up"),
         (["sandbox", "list"], "subprocess"),
+        (["app", "rollover", "x"], "--strategy recreate"),
+        (["container", "logs", "co-1"], "--container"),
+        (["curl", "https://x"], "proxy create"),
+        (["volume", "dashboard", "x"], "volume ls"),
     ],
 )
 def test_a_command_of_other_platforms_names_what_to_do_instead(words: list[str], heir: str) -> None:

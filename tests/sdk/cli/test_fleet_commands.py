@@ -260,6 +260,31 @@ def test_an_image_that_processes_cannot_have_says_which_containers_can(depot: Sh
     depot.squall("run", "apt.py").refused("image_build", "sandbox")
 
 
+def test_what_is_not_there_may_be_deleted_if_that_is_allowed(depot: Shell) -> None:
+    for what in ("dict", "queue", "volume", "secret"):
+        depot.squall(what, "delete", "-y", "no-such").refused("not_found", "no-such")
+        assert (
+            depot.squall(what, "delete", "-y", "--allow-missing", "no-such").ok().out
+            == f"There is no {what} no-such.\n"
+        )
+
+
+def test_flags_have_the_names_that_they_have_elsewhere(depot: Shell) -> None:
+    depot.squall("container", "list", "--app-id", "no-such").refused("not_found", "no-such")
+    depot.squall("logs", "no-such", "--source", "stdout", "--function-call", "fc-1").refused("not_found", "no-such")
+
+
+def test_what_is_ended_or_removed_at_a_terminal_is_asked_for_first(depot: Shell) -> None:
+    depot.squall("secret", "create", "asked", "A=1").ok()
+    terminal = depot.on_terminal("secret", "delete", "asked")
+    terminal.until("Delete secret asked? [y/N] ")
+    terminal.type("n\n")
+    assert terminal.end() == 2
+    terminal = depot.on_terminal("secret", "delete", "-y", "asked")
+    terminal.until("Deleted secret asked")
+    assert terminal.end() == 0
+
+
 # ---------------------------------------------------------------- tokens
 
 

@@ -10,6 +10,7 @@ TOKENS = (
 SANDBOXES = (
     "Run commands with subprocess inside a function; `squall container exec` runs one in a container that is there."
 )
+PAGES = "`squall app list`, `app logs`, `container list` and `volume ls` show it; it has no pages of its own."
 INSTEAD: dict[tuple[str, ...], str] = {
     ("setup",): TOKENS,
     ("token", "new"): TOKENS,
@@ -20,7 +21,21 @@ INSTEAD: dict[tuple[str, ...], str] = {
     ("nfs",): "Use volumes: `squall volume --help`.",
     ("billing",): "squall runs on your machines; there is no bill.",
     ("workspace",): "A token belongs to one workspace: `squall token list`.",
-    ("dashboard",): "`squall app list`, `app logs` and `container list` show it; it has no pages of its own.",
+    ("app", "dashboard"): PAGES,
+    ("volume", "dashboard"): PAGES,
+    (
+        "app",
+        "rollover",
+    ): "Deploy it again: `squall deploy FILE --strategy recreate` ends earlier containers at once.",
+    ("container", "logs"): "`squall logs APP --container CONTAINER` prints what it wrote.",
+    ("token", "info"): "`squall status` shows the server and token in use, `squall token list` all tokens.",
+    ("config", "set-environment"): "`squall config set environment NAME`.",
+    ("environment", "update"): "An environment keeps its name: make another with `squall environment create`.",
+    ("curl",): "Use curl with the headers Modal-Key and Modal-Secret of `squall token proxy create`.",
+    ("cluster",): 'Ask for several GPUs of one machine with `gpu="H100:8"`.',
+    ("endpoint",): "Write a function with `@squall.web_server(port)` that starts the program.",
+    ("dashboard",): PAGES,
+    ("changelog",): "CHANGELOG.md of the release says what has changed.",
 }
 
 

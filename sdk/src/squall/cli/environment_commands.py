@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from squall.cli.fleet_commands import CONTEXT, JSON
+from squall.cli.fleet_commands import CONTEXT, JSON, YES
 
 environment_group = typer.Typer(
     help="Environments: parts of a workspace in which names are apart.", no_args_is_help=True, context_settings=CONTEXT
@@ -36,11 +36,11 @@ def environment_list(as_json: bool = JSON) -> int:
 
 
 @environment_group.command("delete")
-def environment_delete(name: str = NAME, as_json: bool = JSON) -> int:
-    """Remove an environment. It must be empty: the refusal names what is in it."""
+def environment_delete(name: str = NAME, yes: bool = YES, as_json: bool = JSON) -> int:
+    """Remove an environment. It must be empty: the refusal names what is in it. On a terminal it asks first."""
     import squall.cli.environments as command
 
-    return command.delete(name, as_json=as_json)
+    return command.delete(name, yes=yes, as_json=as_json)
 
 
 @environment_group.command("rename")

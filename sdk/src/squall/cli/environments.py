@@ -6,7 +6,7 @@ import dataclasses
 import json
 import sys
 
-from squall.cli import table
+from squall.cli import asking, table
 from squall.cli.server import for_command
 from squall.errors import UnimplementedError
 from squall.http_api.access import EnvironmentInfo
@@ -45,8 +45,9 @@ def rename(name: str, new_name: str) -> int:
     )
 
 
-def delete(name: str, *, as_json: bool) -> int:
+def delete(name: str, *, yes: bool, as_json: bool) -> int:
     """Removes an empty one."""
+    asking.confirm(f"Delete environment {name}?", "nothing was removed", yes)
     with for_command() as session:
         path = Route.ENVIRONMENT.format(environment=check_name(name, "environment"))
         gone = session.client.json("DELETE", path)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Optional
 
+from squall.cli import asking
 from squall.cli.server import for_command
 from squall.client import Client
 from squall.errors import ConflictError, TimeoutError, UsageError, from_wire
@@ -56,8 +57,9 @@ def _wait_until_empty(client: Client, node: str, wait_s: float) -> int:
         time.sleep(POLL_S)
 
 
-def stop(container: str, *, graceful: bool, as_json: bool) -> int:
+def stop(container: str, *, graceful: bool, yes: bool, as_json: bool) -> int:
     """Ends a container."""
+    asking.confirm(f"Stop container {container}?", "nothing was stopped", yes)
     with for_command() as session:
         path = Route.CONTAINER_STOP.format(container=container)
         told = session.client.json("POST", path, {"graceful": graceful})

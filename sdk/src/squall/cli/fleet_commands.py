@@ -8,8 +8,9 @@ import typer
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 ENVIRONMENT: Any = typer.Option(None, "-e", "--env", help="Environment (default: the configured one, or main).")
+YES: Any = typer.Option(False, "-y", "--yes", help="Do not ask.")
 JSON: Any = typer.Option(False, "--json", help="Print JSON.")
-APP_OPTION: Any = typer.Option(None, "--app", help="Only of this app (name or id).")
+APP_OPTION: Any = typer.Option(None, "--app", "--app-id", help="Only of this app (name or id).")
 NODE: Any = typer.Argument(..., metavar="NODE", help="Name of the machine, as `squall node list` shows it.")
 CONTAINER: Any = typer.Argument(
     ..., metavar="CONTAINER", help="Id of the container, as `squall container list` shows it."
@@ -58,12 +59,13 @@ def container_list(
 def container_stop(
     container: str = CONTAINER,
     graceful: bool = typer.Option(False, "--graceful", help="Let the inputs that run in it end first."),
+    yes: bool = YES,
     as_json: bool = JSON,
 ) -> int:
-    """End a container. Inputs that run in it are interrupted and start again elsewhere, unless --graceful."""
+    """End a container: its inputs are interrupted and start again elsewhere, unless --graceful. A terminal is asked."""
     import squall.cli.fleet as command
 
-    return command.stop(container, graceful=graceful, as_json=as_json)
+    return command.stop(container, graceful=graceful, yes=yes, as_json=as_json)
 
 
 @container_group.command("exec", context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True})

@@ -42,11 +42,17 @@ def list_objects(what: str, *, environment: Optional[str], as_json: bool) -> int
     return 0
 
 
-def delete(what: str, name: str, *, yes: bool, environment: Optional[str]) -> int:
+def delete(what: str, name: str, *, yes: bool, allow_missing: bool = False, environment: Optional[str]) -> int:
     """Removes one with all that is in it."""
     _confirm(f"Delete {what} {name} with all that is in it?", yes)
     with for_command():
-        OWNERS[what].objects.delete(name, environment_name=environment)
+        try:
+            OWNERS[what].objects.delete(name, environment_name=environment)
+        except NotFoundError:
+            if not allow_missing:
+                raise
+            sys.stdout.write(f"There is no {what} {name}.\n")
+            return 0
     sys.stdout.write(f"✓ Deleted {what} {name}.\n")
     return 0
 

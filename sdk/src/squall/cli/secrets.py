@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Optional
 
-from squall.cli import table
+from squall.cli import asking, table
 from squall.cli.server import for_command
 from squall.client import query
-from squall.errors import UsageError
+from squall.errors import NotFoundError, UsageError
 from squall.http_api.routes import Route
 from squall.http_api.storage import SecretInfo
 from squall.objects import path_of
@@ -67,11 +67,17 @@ def list_secrets(*, environment: Optional[str], as_json: bool) -> int:
     return 0
 
 
-def delete(name: str, *, environment: Optional[str], as_json: bool) -> int:
+def delete(name: str, *, yes: bool, allow_missing: bool, environment: Optional[str], as_json: bool) -> int:
     """Removes a secret."""
+    asking.confirm(f"Delete secret {name}?", "nothing was removed", yes)
     with for_command() as session:
         path = query(path_of("SECRET", name), environment=environment or session.environment)
-        gone = session.client.json("DELETE", path)
+        try:
+            gone = session.client.json("DELETE", path)
+        except NotFoundError:
+            if not allow_missing:
+                raise
+            return _told({"name": name, "deleted": False}, f"There is no secret {name}.\n", as_json)
     told = f"✓ Deleted secret {name}. Functions that declare it cannot start until there is one again.\n"
     return _told(gone, told, as_json)
 

@@ -6,7 +6,7 @@ from typing import Any, Optional
 
 import typer
 
-from squall.cli.fleet_commands import APP, APP_OPTION, CONTEXT, ENVIRONMENT, JSON
+from squall.cli.fleet_commands import APP, APP_OPTION, CONTEXT, ENVIRONMENT, JSON, YES
 
 secret_group = typer.Typer(
     help="Secrets: encrypted environment variables.", no_args_is_help=True, context_settings=CONTEXT
@@ -21,7 +21,7 @@ DRY_RUN: Any = typer.Option(False, "--dry-run", help="Only say what would be fre
 REMOTE: Any = typer.Argument("/", metavar="PATH", help="Path in the volume.")
 RECURSIVE: Any = typer.Option(False, "-r", "--recursive", help="Folders with all that is in them.")
 NAME: Any = typer.Argument(..., metavar="NAME", help="Its name.")
-YES: Any = typer.Option(False, "-y", "--yes", help="Do not ask.")
+ALLOW_MISSING: Any = typer.Option(False, "--allow-missing", help="It is no error if there is none.")
 PARTITION: Any = typer.Option(None, "-p", "--partition", help="Partition (default: the one without a name).")
 FUNCTION: Any = typer.Argument(..., metavar="FUNCTION", help="Name of the function.")
 SECRET: Any = typer.Argument(..., metavar="NAME", help="Name of the secret.")
@@ -85,11 +85,17 @@ def secret_list(environment: Optional[str] = ENVIRONMENT, as_json: bool = JSON) 
 
 
 @secret_group.command("delete")
-def secret_delete(name: str = SECRET, environment: Optional[str] = ENVIRONMENT, as_json: bool = JSON) -> int:
-    """Remove a secret. Functions that declare it cannot start until there is one again."""
+def secret_delete(
+    name: str = SECRET,
+    yes: bool = YES,
+    allow_missing: bool = ALLOW_MISSING,
+    environment: Optional[str] = ENVIRONMENT,
+    as_json: bool = JSON,
+) -> int:
+    """Remove a secret. Functions that declare it cannot start until there is one again. On a terminal it asks first."""
     import squall.cli.secrets as command
 
-    return command.delete(name, environment=environment, as_json=as_json)
+    return command.delete(name, yes=yes, allow_missing=allow_missing, environment=environment, as_json=as_json)
 
 
 # ---------------------------------------------------------------- schedules
@@ -189,11 +195,13 @@ def dict_clear(name: str = NAME, yes: bool = YES, environment: Optional[str] = E
 
 
 @dict_group.command("delete")
-def dict_delete(name: str = NAME, yes: bool = YES, environment: Optional[str] = ENVIRONMENT) -> int:
+def dict_delete(
+    name: str = NAME, yes: bool = YES, allow_missing: bool = ALLOW_MISSING, environment: Optional[str] = ENVIRONMENT
+) -> int:
     """Remove a dict with all that is in it."""
     import squall.cli.objects as command
 
-    return command.delete("dict", name, yes=yes, environment=environment)
+    return command.delete("dict", name, yes=yes, allow_missing=allow_missing, environment=environment)
 
 
 # ---------------------------------------------------------------- queues
@@ -256,11 +264,13 @@ def queue_clear(
 
 
 @queue_group.command("delete")
-def queue_delete(name: str = NAME, yes: bool = YES, environment: Optional[str] = ENVIRONMENT) -> int:
+def queue_delete(
+    name: str = NAME, yes: bool = YES, allow_missing: bool = ALLOW_MISSING, environment: Optional[str] = ENVIRONMENT
+) -> int:
     """Remove a queue with all that is in it."""
     import squall.cli.objects as command
 
-    return command.delete("queue", name, yes=yes, environment=environment)
+    return command.delete("queue", name, yes=yes, allow_missing=allow_missing, environment=environment)
 
 
 # ---------------------------------------------------------------- volumes
@@ -370,8 +380,10 @@ def volume_rename(
 
 
 @volume_group.command("delete")
-def volume_delete(name: str = NAME, yes: bool = YES, environment: Optional[str] = ENVIRONMENT) -> int:
+def volume_delete(
+    name: str = NAME, yes: bool = YES, allow_missing: bool = ALLOW_MISSING, environment: Optional[str] = ENVIRONMENT
+) -> int:
     """Remove a volume with all that is in it."""
     import squall.cli.objects as command
 
-    return command.delete("volume", name, yes=yes, environment=environment)
+    return command.delete("volume", name, yes=yes, allow_missing=allow_missing, environment=environment)
