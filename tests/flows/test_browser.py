@@ -28,6 +28,12 @@ CHAT = """new Promise((resolve, reject) => {
   socket.onerror = () => reject("no WebSocket")
 })"""
 
+GREETING = """new Promise((resolve, reject) => {
+  const socket = new WebSocket(`ws://${location.host}/socket`)
+  socket.onmessage = (event) => { socket.close(); resolve(event.data) }
+  socket.onerror = () => reject("no WebSocket")
+})"""
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
@@ -61,3 +67,25 @@ def test_a_page_its_form_a_stream_and_a_websocket(platform: Platform, browser: B
     assert browser.run(EVENTS) == "data: 1 text/event-stream"
     address = platform.url.replace("http", "ws") + "/web/main--chat-chat/room"
     assert browser.run(CHAT.replace("URL", json.dumps(address))) == "grüezi"
+
+
+def test_a_site_whose_links_begin_with_a_slash_works_below_its_prefix(platform: Platform, browser: Browser) -> None:
+    prefix = f"{platform.url}/web/main--web-site"
+    browser.open(prefix)
+    assert browser.run("script") == "ran"
+    told = browser.run("fetch('/api?x', {method: 'POST', body: 'x'.repeat(300000)}).then(answer => answer.json())")
+    assert (told["method"], told["size"]) == ("POST", 300_000)
+    assert "session=7" in told["cookie"]
+    assert browser.run(GREETING) == "of the site"
+
+    browser.run("document.querySelector('form').submit()")
+    eventually(lambda: browser.run("location.href") == f"{prefix}/result/a=1", within_s=60)
+
+    browser.run("history.pushState({}, '', '/room/1')")  # the page forgets its prefix
+    told = browser.run("fetch('/api').then(answer => answer.json())")
+    assert told["method"] == "GET"
+
+    browser.open(f"{platform.url}/web/main--web-echo/")
+    told = browser.run("fetch('/api').then(answer => answer.json())")
+    assert told["path"] == "/api"
+    assert "session=7" not in json.dumps(told["headers"]), "the other function's cookie"

@@ -559,7 +559,7 @@ def test_answers_are_framed_as_their_client_understands_it(platform: Platform, c
 
     unchanged = client.get("/web/main--web-echo/answer?304")  # with the length that the page would have
     assert (unchanged.status_code, unchanged.content, unchanged.headers["etag"]) == (304, b"", '"1"')
-    assert unchanged.headers.get_list("set-cookie") == ["a=1; Path=/", "b=2; HttpOnly"]
+    assert unchanged.headers.get_list("set-cookie") == ["a=1; Path=/web/main--web-echo", "b=2; HttpOnly"]
     assert client.get("/web/main--web-echo/answer?299").status_code == 299
     packed = client.get("/web/main--web-echo/answer?203")
     assert (packed.headers["content-encoding"], packed.text) == ("gzip", "packed")

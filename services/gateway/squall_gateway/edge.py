@@ -136,7 +136,8 @@ class Edge:
         """A WebSocket: only web functions have any."""
         number, status = f"{self._prefix}-{next(self._numbers):x}", 0
         try:
-            addressed = self._web and self._web.addressed(scope, dict(scope["headers"]))
+            asked = dict(scope["headers"])
+            addressed = self._web and (self._web.addressed(scope, asked) or self._web.astray_socket(scope, asked))
             if not self._web or not addressed:
                 raise NotFoundError(f"there is no WebSocket at {scope['path']}")
             accepted = await self._web.connect(addressed, scope, receive, send)
@@ -158,6 +159,12 @@ class Edge:
         if self._web and (addressed := self._web.addressed(exchange.scope, exchange.headers)):
             exchange.route = WEB_ROUTE
             await self._web.answer(addressed, exchange.scope, exchange.receive, exchange.send)
+            return
+        if self._web and (location := self._web.astray(exchange.scope, exchange.headers)):
+            exchange.route = WEB_ROUTE
+            # With its method and body. Not answered here: cookies of the app's pages go to their own paths only.
+            told = [(b"location", location), (b"cache-control", b"no-store")]
+            await send_whole(exchange.send, HTTPStatus.TEMPORARY_REDIRECT, b"", told)
             return
         path: str = exchange.scope["path"]
         if path.startswith(PREFIX):

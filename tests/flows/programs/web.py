@@ -159,6 +159,45 @@ def echo() -> Echo:
     return Echo(url=echo.get_web_url())
 
 
+PAGE = b"""<!doctype html><title>form</title><script src="/static/script.js"></script>
+<form action="/submit" method="post"><input name="a" value="1"></form>"""
+
+
+async def pages(scope: dict[str, Any], receive: Any, send: Any) -> None:
+    """A site that believes it is at `/`: its links, its redirect and its cookie."""
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.send", "text": "of the site"})
+        await receive()
+        return
+    body, message = b"", {"more_body": True}
+    while message["more_body"]:
+        message = await receive()
+        body += message["body"]
+    asked = dict(scope["headers"])
+    path = scope["path"][len(scope["root_path"]) :]
+    if path == "/submit":
+        await answer(send, 303, b"", [(b"location", b"/result/" + body)])
+    elif path == "/static/script.js":
+        await answer(send, 200, b"script = 'ran'", [(b"content-type", b"text/javascript")])
+    elif path == "/api":
+        told = {"method": scope["method"], "size": len(body), "cookie": asked.get(b"cookie", b"").decode()}
+        await answer(send, 200, json.dumps(told).encode())
+    elif path.startswith("/result/"):
+        await answer(send, 200, b"<!doctype html><title>result</title>", [(b"content-type", b"text/html")])
+    else:
+        cookie = (b"set-cookie", b"session=7; Path=/; HttpOnly")
+        await answer(send, 200 if path == "/" else 404, PAGE, [(b"content-type", b"text/html"), cookie])
+
+
+@app.function()
+@squall.concurrent(max_inputs=20)
+@squall.asgi_app()
+def site() -> Any:
+    return pages
+
+
 @app.function()
 @squall.asgi_app(label="fragile")
 def dies() -> Echo:

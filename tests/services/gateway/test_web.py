@@ -187,6 +187,26 @@ async def test_a_page_of_another_origin_may_ask_for_what_is_behind_a_token_and_r
     assert (api.status_code, "access-control-allow-origin" in api.headers) == (401, False)
 
 
+# --- pages in the path form ---
+
+
+async def test_what_a_page_asks_at_the_root_is_sent_below_its_prefix(world: World) -> None:
+    assert (await publish(world.http, "paged", functions=[page(requires_proxy_auth=True)])).status_code == 200
+    origin = str(world.http.base_url).rstrip("/")
+    referer = {"Referer": f"{origin}/web/main--paged-page/form"}
+
+    for path in ("/static/a%20b.js?v=1", "/v1/models", "//elsewhere/x"):
+        answer = await world.http.request("POST", httpx.URL(origin + path), content=b"x", headers=referer)
+        assert (answer.status_code, answer.headers["location"]) == (307, "/web/main--paged-page" + path)
+    # It is sent there as anybody: whether it may is asked there.
+    refused = await world.http.get("/api", headers={**referer, "Authorization": ""}, follow_redirects=True)
+    assert (refused.status_code, error_of(refused)["code"]) == (401, "proxy_auth")
+
+    for page_url in (f"{origin}/web/main--nobody-page/", "http://elsewhere/web/main--paged-page/", f"{origin}/v1/x"):
+        answer = await world.http.get("/api", headers={"Referer": page_url})
+        assert (answer.status_code, error_of(answer)["code"]) == (404, "not_found")
+
+
 # --- who waits ---
 
 

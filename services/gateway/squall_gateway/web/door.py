@@ -25,12 +25,13 @@ from squall_gateway.settings import GatewaySettings
 from squall_gateway.targets import pool_of
 from squall_gateway.waits import Receive
 from squall_gateway.web import forward, server_http
-from squall_gateway.web.addresses import Addressed, Addresses
+from squall_gateway.web.addresses import PATH_PREFIX, Addressed, Addresses
 from squall_gateway.web.credentials import credentials_of
 from squall_gateway.web.cross_origin import is_preflight, preflight_answer
 from squall_gateway.web.leaving import Leaving
 from squall_gateway.web.parameters import parameters_of
 from squall_gateway.web.parking import Parked, Parking, begins, parked_call, patience_of, send_away
+from squall_gateway.web.path_form import PathForm, home_of, home_of_socket
 from squall_gateway.web.records import Asked, WebRecords
 from squall_gateway.web.routes import Route, Routes, Wanted
 from squall_gateway.web.server_http import ServerExchange
@@ -90,6 +91,25 @@ class WebDoor:
         """The web function's name in a request; None if it is one for the API."""
         return self._parts.addresses.addressed(headers.get(b"host", b""), scope["path"])
 
+    def astray(self, scope: Scope, headers: dict[bytes, bytes]) -> bytes:
+        """Where a request belongs that a page of the path form sent to a path of the host's root; empty: to the API."""
+        if b"referer" not in headers and b"cookie" not in headers:
+            return b""
+        prefix = home_of(headers, self._is_known).encode("latin-1")
+        query = scope["query_string"]
+        return prefix and prefix + scope["raw_path"] + (b"?" + query if query else b"")
+
+    def astray_socket(self, scope: Scope, headers: dict[bytes, bytes]) -> Addressed | None:
+        """The same for a WebSocket. Browsers follow no redirect of one: it gets the path that it should have had."""
+        prefix = home_of_socket(headers, self._is_known)
+        if not prefix:
+            return None
+        scope["path"], scope["raw_path"] = prefix + scope["path"], prefix.encode("latin-1") + scope["raw_path"]
+        return Addressed(prefix[len(PATH_PREFIX) :].lower(), prefix)
+
+    def _is_known(self, name: str) -> bool:
+        return "." not in name and name in self._parts.directory.web
+
     async def tick(self) -> None:
         """Twice a second: what has waited for long enough."""
         now = self._parts.clock.monotonic()
@@ -102,6 +122,8 @@ class WebDoor:
     async def answer(self, addressed: Addressed, scope: Scope, receive: Receive, send: forward.Send) -> None:
         """One HTTP request, to its end. Raises `SquallError` for what is answered by an error."""
         headers = dict(scope["headers"])
+        if addressed.root_path:
+            send = PathForm(addressed, scope, headers, self._is_known).sends(send)
         function = await self._function(addressed)
         if function.web.requires_proxy_auth and is_preflight(scope["method"], headers):
             await send_whole(send, HTTPStatus.OK, b"", preflight_answer(headers))
