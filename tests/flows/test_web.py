@@ -111,6 +111,9 @@ def test_class_parameters_come_from_the_query(
     assert client.get(url.partition("?")[0]).json()["word"] == "hello"
     assert client.get(url.partition("?")[0] + "?times=many").status_code == 400
     assert greeter(word="ciao").greet.remote("you") == "ciao you"
+    # Defaults are left out: programs write `get_web_url() + "/path"`.
+    assert "?" not in greeter().web.get_web_url()
+    assert greeter(word="hello", times=3).web.get_web_url().endswith("?times=3")
 
 
 def test_an_app_that_is_run_has_an_address_with_dev(platform: Platform, client: httpx.Client, tmp_path: Path) -> None:

@@ -312,3 +312,9 @@ def test_a_class_that_is_looked_up_asks_the_server_at_its_first_use(
         handle().walk.remote()
     with pytest.raises(TypeError, match="no parameter 'depth'"):
         handle(depth=3).run.remote()
+
+
+def test_a_class_tells_what_it_inherits() -> None:
+    assert Model.__bases__ == (Base,)
+    assert issubclass(Model, Base)  # type: ignore[arg-type]
+    assert not hasattr(squall.Cls.from_name("classes", "Model"), "__bases__")

@@ -448,7 +448,7 @@ def _decorated(raw: Any) -> Callable[[], Any]:
         (lambda: squall.concurrent(max_inputs=2)(App().function()(plain)), exception.InvalidError),
         (lambda: squall.concurrent(max_inputs=0), exception.InvalidError),
         (lambda: squall.concurrent(max_inputs=2, target_inputs=3), exception.InvalidError),
-        (lambda: squall.concurrent(plain), TypeError),
+        (lambda: squall.concurrent(plain), exception.InvalidError),
         (lambda: App("no spaces"), exception.InvalidError),
         (lambda: App("ap-123"), exception.InvalidError),
     ],

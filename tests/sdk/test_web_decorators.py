@@ -155,3 +155,30 @@ def test_a_web_function_is_not_called_but_runs_here() -> None:
         with pytest.raises(InvalidError, match="web function"):
             call(1)
     assert endpoint.local(1) == 2
+
+
+def test_older_spellings_of_a_server_work_and_answer_everybody() -> None:
+    app = squall.App()
+    made = type("Made", (Starts,), {"__module__": __name__})
+    limited = squall.concurrent(target_inputs=7)(made)
+    with pytest.warns(DeprecationWarning, match=r"@app\.server"):
+        served = app.cls(image=squall.Image.debian_slim(), min_containers=2)(
+            squall.experimental.http_server(port=9000, proxy_regions=["us-west"], startup_timeout=8)(limited)
+        )
+    assert isinstance(served, squall.Server)
+    assert served.declaration.image is not None
+    assert (served.declaration.min_containers, served.declaration.target_inputs) == (2, 7)
+    assert served.declaration.max_inputs == 1000
+    (method,) = served.method_specs()
+    assert method.web is not None
+    assert (method.web.port, method.web.startup_timeout_s, method.web.requires_proxy_auth) == (9000, 8, False)
+
+    with pytest.warns(DeprecationWarning, match=r"@app\.server\(unauthenticated=True\)"):
+        old = app._experimental_server(port=9001)(type("Old", (Starts,), {"__module__": __name__}))
+    (method,) = old.method_specs()
+    assert method.web is not None
+    assert (method.web.port, method.web.requires_proxy_auth) == (9001, False)
+    with pytest.raises(TypeError, match="port"):
+        squall.experimental.http_server(made)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="max_inputs"):
+        squall.concurrent()

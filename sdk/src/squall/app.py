@@ -220,6 +220,10 @@ class App(AppOnServer):
                     f"@app.cls decorates classes, got {type(raw).__name__}; use @app.function for functions"
                 )
             check_not_nested(raw)
+            if hasattr(raw, "__squall_served__"):
+                from squall.served import server_of
+
+                return server_of(self, raw, declaration)
             complete = _with_concurrency(declaration, raw)._replace(batch=batch_of(raw))
             handle = declared_class(self, raw, complete)
             if is_local():
@@ -240,6 +244,12 @@ class App(AppOnServer):
 
         secrets, volumes = keywords.pop("secrets", None), keywords.pop("volumes", None)
         return declare(self, **keywords, secrets=self._and_own(secrets), volumes=self._and_own_volumes(volumes))
+
+    def _experimental_server(self, **keywords: Any) -> Callable[[type], Server]:
+        """The old name of `server`. It answers everybody."""
+        from squall.served import experimental_server
+
+        return experimental_server(self, **keywords)
 
     def _and_own(self, secrets: Optional[Sequence[Secret]]) -> tuple[Secret, ...]:
         """The app's secrets, then a function's own: the later one wins."""

@@ -141,7 +141,7 @@ class NamedClass(ClassSource):
         return {spec.name: spec.is_generator for spec in self._info().methods}
 
     def parameters(self) -> dict[str, ParameterRule]:
-        return {spec.name: _rule(spec) for spec in self._info().parameters}
+        return {spec.name: rule_of(spec) for spec in self._info().parameters}
 
 
 class KnownClass(ClassSource):
@@ -167,7 +167,8 @@ class KnownClass(ClassSource):
         return self._rules
 
 
-def _rule(spec: ParameterSpec) -> ParameterRule:
+def rule_of(spec: ParameterSpec) -> ParameterRule:
+    """A parameter as the class knows it."""
     default = spec.default
     if spec.type == "bytes" and spec.has_default:
         default = base64.b64decode(default["b64"])

@@ -61,9 +61,13 @@ class Cls:
         return Obj(ObjState(self._source, parameters))
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
+        if name.startswith("__") and name != "__bases__":
             raise AttributeError(name)
         source: ClassSource = object.__getattribute__(self, "_source")
+        if name == "__bases__":  # programs ask what it inherits
+            if not isinstance(source, DeclaredClass):
+                raise AttributeError(name)
+            return source.raw.__bases__
         if isinstance(source, DeclaredClass) and name not in source.raw_methods:
             return getattr(source.raw, name)
         return Unbound(source.label, name)

@@ -1,10 +1,11 @@
-"""Names that programs import from here. squall has none of them: each says so, and what to use, when it is used."""
+"""Names that programs import from here. squall has one of them; the others say so, and what to use, when it is used."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from squall.unimplemented import WEB_INSTEAD, Missing
+from squall.served import http_server as http_server
+from squall.unimplemented import Missing
 
 SEVERAL_GPUS = 'Ask for several GPUs of one machine with `gpu="H100:8"`.'
 INSTEAD = {
@@ -13,7 +14,6 @@ INSTEAD = {
     "set_local_input_concurrency": "Use `@squall.concurrent(max_inputs=...)`.",
     "clustered": SEVERAL_GPUS,
     "get_cluster_info": SEVERAL_GPUS,
-    "http_server": WEB_INSTEAD,
     "list_deployed_apps": "Use `squall app list --json`.",
     "stop_app": "Use `squall.App.lookup(name).stop()`.",
 }

@@ -19,6 +19,8 @@ HOOK, METHOD, CONCURRENT, BATCHED, WEB = (
     "__squall_web__",
 )
 MAX_BATCH_SIZE, MAX_WAIT_MS = 1000, 600_000
+MOST_AT_ONCE = 1000
+"""Inputs that one container gets at once if only what to aim at is said."""
 PARAMETER_TYPES = (str, int, bool, bytes)
 _NO_DEFAULT: Any = type("NoDefault", (), {"__repr__": lambda self: "no default"})()
 
@@ -63,12 +65,17 @@ def exit(_without_parentheses: None = None) -> Callable[[Any], Any]:
 
 
 def concurrent(
-    _without_parentheses: None = None, *, max_inputs: int, target_inputs: Optional[int] = None
+    _without_parentheses: None = None, *, max_inputs: Optional[int] = None, target_inputs: Optional[int] = None
 ) -> Callable[[Any], Any]:
     """Let one container run several inputs at once: threads for plain functions, tasks for async ones.
 
-    The autoscaler aims at `target_inputs` for each container (by default `max_inputs`)."""
+    The autoscaler aims at `target_inputs` for each container (by default `max_inputs`). With `target_inputs` alone a
+    container gets up to 1000 at once, or as many as that says."""
     need_parentheses("concurrent", _without_parentheses)
+    if max_inputs is None:
+        if target_inputs is None:
+            raise TypeError("write `@squall.concurrent(max_inputs=...)`: how many inputs one container may have")
+        max_inputs = max(MOST_AT_ONCE, target_inputs) if is_whole(target_inputs) else target_inputs
     marked = check_concurrency(max_inputs, target_inputs, "@concurrent")
 
     def mark(raw: Any) -> Any:

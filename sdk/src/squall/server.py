@@ -81,6 +81,12 @@ class Server(Cls):
 
         return web_url.of(self._containers.target())
 
+    @blocking
+    def _experimental_get_flash_urls(self) -> list[str]:
+        """The old form of `get_url()`: all its addresses, which are one."""
+        url = self.get_url()
+        return [] if url is None else [url]
+
     @property
     def autoscaler(self) -> Autoscaler:
         """`autoscaler.settings()` and `autoscaler.update(...)`."""
@@ -149,9 +155,10 @@ def declare(  # noqa: PLR0913 — the keywords of the decorator
     exit_grace_period: float = 0,
     label: Optional[str] = None,
     custom_domains: Optional[list[str]] = None,
+    declaration: Optional[Declaration] = None,
     **others: Any,
 ) -> Callable[[type], Server]:
-    """What `App.server` does. `others`: resources, image and so on, as for `@app.cls`."""
+    """What `App.server` does. `others`: what `@app.cls` takes too, unless `declaration` says it already."""
     own = {name: others.pop(name) for name in list(others) if name in _SHARED}
     from squall import hosted
 
@@ -160,9 +167,9 @@ def declare(  # noqa: PLR0913 — the keywords of the decorator
     target, most = _concurrency(target_concurrency, max_concurrency)
     least, highest = _containers(target_concurrency, min_containers, max_containers)
     snapshot = own.pop("enable_memory_snapshot", False)
-    declaration = Declaration(
-        **own, snapshot=snapshot, min_containers=least, max_containers=highest, timeout=LONGEST_S,
-        startup_timeout=startup_timeout, max_inputs=most, target_inputs=target,
+    complete = (declaration or Declaration(**own, snapshot=snapshot))._replace(
+        min_containers=least, max_containers=highest, timeout=LONGEST_S, startup_timeout=startup_timeout,
+        max_inputs=most, target_inputs=target,
     )  # fmt: skip
     if not is_number(exit_grace_period) or not 0 <= exit_grace_period <= LONGEST_S:
         raise InvalidError(f"@app.server: exit_grace_period must be 0 to {LONGEST_S} s, got {exit_grace_period!r}")
@@ -173,9 +180,9 @@ def declare(  # noqa: PLR0913 — the keywords of the decorator
 
     def decorate(raw: type) -> Server:
         _check_class(raw)
-        handle = Server(declared_class(app, raw, declaration)._source, mark)
+        handle = Server(declared_class(app, raw, complete)._source, mark)
         if is_local():
-            declaration.check(False)
+            complete.check(False)
         app._register(raw.__name__)
         app.registered_classes[raw.__name__] = handle
         return handle

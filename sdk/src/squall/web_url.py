@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 def of(target: Target) -> Optional[str]:
-    """The address of a function or method; class parameters stand in its query. None if it is no web function."""
+    """The address of a function or method; class parameters stand in its query,
+    unless they are the defaults. None if it is no web function."""
+    from squall.class_source import rule_of
     from squall.client import query
     from squall.session import current
 
@@ -25,7 +27,10 @@ def of(target: Target) -> Optional[str]:
     for address in info.web:
         if address.method == target.method:
             values = decode_parameters(target.parameters) if target.parameters else {}
-            return best(address) + ("?" + urlencode(values) if values else "")
+            # Those with their defaults are left out: programs write `get_web_url() + "/path"`.
+            usual = {spec.name: rule_of(spec).default for spec in info.parameters if spec.has_default}
+            said = {name: value for name, value in values.items() if name not in usual or usual[name] != value}
+            return best(address) + ("?" + urlencode(said) if said else "")
     return None
 
 
