@@ -132,8 +132,9 @@ def open_backend(name: str, folder: Path, packages_wanted: Sequence[str], with_n
     from tests.support import base_root
 
     from squall_gpu_agent.backends.gvisor.backend import GvisorBackend
-    from squall_gpu_agent.backends.sandbox.backend import SandboxBackend, SandboxSettings
+    from squall_gpu_agent.backends.sandbox.backend import SandboxBackend
     from squall_gpu_agent.backends.sandbox.network import NetworkRules
+    from squall_gpu_agent.backends.sandbox.settings import SandboxSettings
 
     root, packages = folder / "root", folder / "packages"
     base_root.make(root)

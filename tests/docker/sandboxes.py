@@ -18,7 +18,8 @@ from squall.spec import ImageSpec
 from squall_gpu_agent.backend import Backend, OnText, Root
 from squall_gpu_agent.backends.docker.backend import DockerBackend
 from squall_gpu_agent.backends.gvisor.backend import GvisorBackend
-from squall_gpu_agent.backends.sandbox.backend import SandboxBackend, SandboxSettings
+from squall_gpu_agent.backends.sandbox.backend import SandboxBackend
+from squall_gpu_agent.backends.sandbox.settings import SandboxSettings
 from squall_images.eviction import Freed, Unwanted
 
 PYTHON = Path("/usr/local/bin/python3")
@@ -31,7 +32,7 @@ class BaseRoots:
         self._layers = layers
 
     async def ensure_root(self, image: ImageSpec, on_line: OnText) -> Root:
-        """See `squall_gpu_agent.backends.sandbox.backend.Roots`."""
+        """See `squall_gpu_agent.backends.sandbox.settings.Roots`."""
         if image.python_version == "3.99":
             raise ImageBuildError("no Python 3.99 here", step="base", exit_code=1, output="")
         env = {name: str(value) for step in image.steps if step.kind == "env" for name, value in step.arguments.items()}

@@ -14,7 +14,8 @@ from tests.support.eventually import eventually
 
 from squall_gpu_agent.backend import Container
 from squall_gpu_agent.backends.sandbox.backend import SandboxBackend
-from squall_gpu_agent.backends.sandbox.template import Fork, SandboxTemplate
+from squall_gpu_agent.backends.sandbox.forks import Ahead, Fork
+from squall_gpu_agent.backends.sandbox.template import SandboxTemplate
 
 pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(300)]
 
@@ -41,9 +42,14 @@ def template_of(backend: SandboxBackend) -> SandboxTemplate:
 async def waiting(backend: SandboxBackend) -> Fork:
     """The fork that was made ahead."""
     template = template_of(backend)
-    await eventually(lambda: (fork := template._ahead) is not None and fork.pid is not None and fork.pid.done())
-    assert template._ahead is not None
-    return template._ahead
+    assert template.ahead is not None
+    return await waiting_of(template.ahead)
+
+
+async def waiting_of(ahead: Ahead) -> Fork:
+    await eventually(lambda: (fork := ahead.fork) is not None and fork.pid is not None and fork.pid.done())
+    assert ahead.fork is not None
+    return ahead.fork
 
 
 async def pid_of(fork: Fork) -> int:

@@ -518,14 +518,28 @@ async def test_what_a_sandbox_started_ends_with_it(sandboxes: Workshop) -> None:
         """
         import os, subprocess
         def f():
-            for command in ("sleep 601", "setsid sleep 601 &", "setsid setsid sleep 601 &"):
+            for command in ("sleep 601", "sleep 601 &", "(sleep 601 &) &"):
                 subprocess.Popen(["sh", "-c", command], start_new_session=True)
             return os.getpid()
         """
     )
     assert value(await call(container)) == 2
     launcher = sandboxes.backend._open_parts.launcher.pid  # type: ignore[attr-defined]
-    await eventually(lambda: len(descendants_of(launcher)) >= 5)
+    await eventually(lambda: len(sleepers(launcher)) == 3)
     container.kill()
     await container.wait()
+    await eventually(lambda: sleepers(launcher) == [])
+    for bare in sandboxes.backend._bare.all():  # type: ignore[attr-defined]
+        bare.retire()
     await eventually(lambda: descendants_of(launcher) == [])
+
+
+def sleepers(launcher: int) -> list[int]:
+    return [pid for pid in descendants_of(launcher) if command_of(pid) == "sleep 601"]
+
+
+def command_of(pid: int) -> str:
+    try:
+        return " ".join(Path(f"/proc/{pid}/cmdline").read_text().split("\0")).strip()
+    except OSError:
+        return ""

@@ -14,7 +14,7 @@ import sys
 import time
 from typing import Any, NamedTuple, NoReturn, Optional
 
-from squall_runner import environment, frames, load, template, tracing, warm
+from squall_runner import ahead, environment, frames, load, template, tracing, warm
 from squall_runner.channel import Channel
 from squall_runner.execute import Ground
 from squall_runner.interrupt import Interrupter
@@ -48,7 +48,7 @@ def live(sock: socket.socket, loaded: Optional[Loaded], capture: Optional[Captur
     `loaded` and `capture` are what the process has from the one that it was forked from.
     """
     ground, settings = _connect(sock, capture)
-    if loaded is not None:
+    if capture is not None:
         started.booted_ns = time.time_ns()  # it may have waited since it was forked
     _keep_out_of_forks(ground)
     if not settings.template:
@@ -58,6 +58,9 @@ def live(sock: socket.socket, loaded: Optional[Loaded], capture: Optional[Captur
             environment.adjust(settings)
         elif settings.module:
             environment.prepare(settings)
+            ahead.settle(settings)
+        else:
+            ahead.load()
     except OSError as error:  # the image's `workdir` is not there
         fail_start(error, ground, started)
     if settings.volumes:

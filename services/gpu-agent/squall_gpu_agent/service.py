@@ -28,7 +28,7 @@ from squall_service.settings import BusConnection
 from squall_service.telemetry import log
 
 if TYPE_CHECKING:
-    from squall_gpu_agent.backends.sandbox.backend import Roots, SandboxSettings
+    from squall_gpu_agent.backends.sandbox.settings import Roots, SandboxSettings
 
 GRACE_S = 75.0
 """Longer than the longest default drain: 25 s for inputs, 30 s for @exit hooks."""
@@ -120,8 +120,8 @@ def open_docker_backend(settings: AgentSettings, manifest_of: ManifestOf | None 
 
 
 def _sandbox_settings(settings: AgentSettings, folder: str) -> SandboxSettings:
-    from squall_gpu_agent.backends.sandbox.backend import SandboxSettings
     from squall_gpu_agent.backends.sandbox.network import NetworkRules
+    from squall_gpu_agent.backends.sandbox.settings import SandboxSettings
 
     rules = NetworkRules(
         pool=settings.sandbox_pool,

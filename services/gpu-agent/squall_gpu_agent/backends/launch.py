@@ -35,6 +35,8 @@ TEMPLATE_VARIABLES = {
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
 }
 LANG = "C.UTF-8"
+# Read by the loader, libc or Python before any of our code runs: setting them after a fork comes too late.
+_EARLY = ("LD_", "DYLD_", "GLIBC_", "MALLOC_", "LC_", "LANG")
 NO_DEVICES = {"CUDA_VISIBLE_DEVICES": "", "NVIDIA_VISIBLE_DEVICES": "void"}
 """Of templates: what they import must find no device, because a fork cannot share one."""
 _BOOT = "import sys; sys.path.append(sys.argv[1]); from squall_runner.__main__ import main; main()"
@@ -257,6 +259,11 @@ def command(python: Path, sdk: str, first: str = "") -> list[str]:
     `first`: statements before all others, for backends that cannot pass the socket as descriptor 3.
     """
     return [str(python), "-I", "-S", "-X", "faulthandler", "-c", f"{first}{_BOOT}", sdk]
+
+
+def needs_exec(variables: Mapping[str, str]) -> bool:
+    """Whether one of them has its effect only in a process that is started with it: no fork can have it later."""
+    return any(name.startswith(_EARLY) for name in variables)
 
 
 def shared_variables(wanted: Wanted) -> dict[str, str]:

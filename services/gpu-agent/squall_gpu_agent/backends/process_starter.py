@@ -30,8 +30,6 @@ from squall_images.environments import Environment
 
 BARE_INTERPRETERS = 8
 BARE_START_TIMEOUT_S = 20.0
-# Read by the loader, libc or Python before any of our code runs: setting them after a fork comes too late.
-_EARLY = ("LD_", "DYLD_", "GLIBC_", "MALLOC_", "LC_", "LANG")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +62,7 @@ class Starter:
         self, wanted: ProcessWanted, env: Mapping[str, str], descriptors: Sequence[int], on_exit: OnExit
     ) -> Started:
         """A fresh process of the image's interpreter. `env` is its environment. Raises `SpawnFailed`."""
-        if wanted.view_reason is None and not _needs_exec(wanted.declared):
+        if wanted.view_reason is None and not launch.needs_exec(wanted.declared):
             bare = await self.bare(wanted.environment, wanted.sdk)
             if isinstance(bare, ProcessTemplate):
                 try:
@@ -157,14 +155,18 @@ class Ends:
     """Both ends of what a new process is given: a socket, and the pipes for its descriptors 1 and 2."""
 
     def __init__(self, pipes: Pipes | None = None) -> None:
-        """`pipes` reads what the process writes; None: see `attach`."""
+        """`pipes` reads what the process writes; None: see `attach`. Raises `OSError`."""
         self.ours, sock = socket.socketpair()
         self.theirs = [sock.detach()]
         self._unread: list[tuple[str, int]] = []
-        for stream in ("stdout", "stderr"):
-            read, write = os.pipe()
-            self._unread.append((stream, read))
-            self.theirs.append(write)
+        try:
+            for stream in ("stdout", "stderr"):
+                read, write = os.pipe()
+                self._unread.append((stream, read))
+                self.theirs.append(write)
+        except OSError:  # too many files are open: not these as well
+            self.close()
+            raise
         if pipes is not None:
             self.attach(pipes)
 
@@ -184,10 +186,6 @@ class Ends:
         self.close_theirs()
         while self._unread:
             os.close(self._unread.pop()[1])
-
-
-def _needs_exec(declared: Mapping[str, str]) -> bool:
-    return any(name.startswith(_EARLY) for name in declared)
 
 
 def cleanup(pipes: Pipes, folder: Path) -> Callable[[int | None], None]:

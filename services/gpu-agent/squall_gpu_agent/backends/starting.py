@@ -278,7 +278,7 @@ class StartingBackend(Generic[W, C, T]):
                     reason = "its import or @enter(snap=True) commits or reloads a volume"
                     return NoTemplate(reason=reason, lasting=True, of_volumes=True)
                 case Ready(report=report):
-                    verdict = templates.judge(_report(report), snapshot=wanted.request.spec.memory_snapshot)
+                    verdict = templates.judge(report_of(report), snapshot=wanted.request.spec.memory_snapshot)
                     if isinstance(verdict, StartPlainly):
                         return NoTemplate(reason=verdict.reason, lasting=True)
                     if written := self._written_volume(wanted, template):
@@ -351,7 +351,8 @@ def _user_error(error: StartError, disks: Mapping[str, int]) -> StartFailed:
     )
 
 
-def _report(meta: Mapping[str, Any]) -> TemplateReport:
+def report_of(meta: Mapping[str, Any]) -> TemplateReport:
+    """What a process that is to be forked says about itself."""
     return TemplateReport(
         threads=tuple(map(str, meta.get("threads", ("unknown", "unknown")))),
         descriptors=tuple(map(str, meta.get("descriptors", ()))),

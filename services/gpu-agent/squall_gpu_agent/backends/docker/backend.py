@@ -42,7 +42,8 @@ from squall_gpu_agent.backends.process_starter import Ends
 from squall_gpu_agent.backends.process_template import ProcessTemplate
 from squall_gpu_agent.backends.runner_container import RunnerContainer
 from squall_gpu_agent.backends.sandbox import kernel, network
-from squall_gpu_agent.backends.sandbox.backend import (
+from squall_gpu_agent.backends.sandbox.network import Networks
+from squall_gpu_agent.backends.sandbox.settings import (
     FIRST_ID,
     IDS_EACH,
     LAST_ID,
@@ -51,7 +52,6 @@ from squall_gpu_agent.backends.sandbox.backend import (
     Roots,
     SandboxSettings,
 )
-from squall_gpu_agent.backends.sandbox.network import Networks
 from squall_gpu_agent.backends.sandbox.wanted import SDK
 from squall_gpu_agent.backends.sdk_files import SdkFiles
 from squall_gpu_agent.backends.starting import StartingBackend, as_start_failure, huge_pages

@@ -39,8 +39,9 @@ from squall_gpu_agent.backends.phases import Timeline
 from squall_gpu_agent.backends.process_starter import Ends
 from squall_gpu_agent.backends.process_template import ForkFailed
 from squall_gpu_agent.backends.runner_container import code_and_signal
-from squall_gpu_agent.backends.sandbox.backend import PROBE_IDS, PROBE_S, Roots, SandboxBackend, SandboxSettings
+from squall_gpu_agent.backends.sandbox.backend import SandboxBackend
 from squall_gpu_agent.backends.sandbox.container import SandboxContainer
+from squall_gpu_agent.backends.sandbox.settings import PROBE_IDS, PROBE_S, Roots, SandboxSettings
 from squall_gpu_agent.backends.sandbox.slots import LauncherLink, Slot
 from squall_gpu_agent.backends.sandbox.template import SandboxTemplate
 from squall_gpu_agent.backends.sandbox.wanted import SDK, SandboxWanted
@@ -69,6 +70,7 @@ class GvisorBackend(SandboxBackend):
     overhead_mib = 96
     """Of runsc's three processes: 70 MiB resident with one small program in it."""
     overhead_processes = 64
+    bare_interpreters = False
 
     def __init__(
         self,

@@ -11,15 +11,15 @@ from squall_gpu_agent.backend import CommandFailed, Exit, OnCommandEnd
 from squall_gpu_agent.backends import launch
 from squall_gpu_agent.backends.payload_container import PayloadContainer
 from squall_gpu_agent.backends.runner_container import code_and_signal
+from squall_gpu_agent.backends.sandbox.forks import Fork
 from squall_gpu_agent.backends.sandbox.slots import LauncherLink, Slot
-from squall_gpu_agent.backends.sandbox.template import Fork
 from squall_gpu_agent.backends.sandbox.wanted import SCRATCH, SandboxWanted
 from squall_gpu_agent.backends.sandbox.words import Overlay
 from squall_gpu_agent.backends.warden_link import SpawnFailed
 from squall_gpu_agent.runner_link import RunnerLink
 
 REPORTED_S = 0.2
-"""After its slot is gone: how long the template, which knows the status of a fork, may take to tell it."""
+"""After its slot is gone: how long what it was forked from, which knows its status, may take to tell it."""
 
 
 class SandboxContainer(PayloadContainer):
@@ -29,7 +29,9 @@ class SandboxContainer(PayloadContainer):
         super().__init__(container_id, Path("/nonexistent"), link)
         self.slot: Slot | None = None
         self.fork: Fork | None = None
-        """Of its template, perhaps made ahead; None for a start without one."""
+        """Of its template, or of a bare interpreter; perhaps made ahead."""
+        self.forked = False
+        """It is a fork, so that what it was forked from tells how it ends."""
         self._launcher = launcher
         if slot is not None:
             self.move(slot)
@@ -93,7 +95,7 @@ class SandboxContainer(PayloadContainer):
     def _on_slot_ended(self, slot: Slot, status: int | None) -> None:
         if slot is not self.slot:
             return
-        if status is None and self.how == "fork":
+        if status is None and self.forked:
             self._loop.call_later(REPORTED_S, self.exited, None)
         else:
             self.exited(status)

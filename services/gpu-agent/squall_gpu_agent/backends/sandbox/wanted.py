@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from squall_gpu_agent.backend import Root
-from squall_gpu_agent.backends.launch import Place, Wanted
+from squall.spec import CodeRef, FunctionSpec, Resources, digest, to_wire
+from squall_gpu_agent.backend import ContainerRequest, Root
+from squall_gpu_agent.backends.launch import LANG, Place, Wanted, needs_exec
 from squall_gpu_agent.backends.sandbox.words import LDCONFIG, Bind, Bucket, Overlay
 from squall_gpu_agent.backends.sdk_files import SdkFiles
 from squall_gpu_agent.cdi import NO_EDITS, Edits
@@ -18,7 +19,15 @@ SCRATCH, SDK, PICKLERS, SOCKET = (f"{PLATFORM}/{name}" for name in ("scratch", "
 VOLUMES = f"{PLATFORM}/volumes"
 # Ubuntu's /sbin/ldconfig is a script around this one. Both are linked statically: any image can run them.
 LDCONFIG_OF_HOST = next((path for path in ("/sbin/ldconfig.real", "/sbin/ldconfig") if os.path.exists(path)), "")
+_PROGRAMS = ("usr", "lib", "lib64")
+"""Folders of the root of which an interpreter has files open before it sees a bundle, besides its own."""
+BARE_SIZE = Resources(cpu=1.0)
+"""Of bare interpreters: others wait for their forks."""
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+BARE = {"PATH": PATH, "HOME": "/root", "LANG": LANG, "SQUALL_CONTAINER": "1"}
+"""Variables that a bare interpreter is started with; its forks are told all of theirs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +79,35 @@ class SandboxWanted(Wanted):
         outside = f"unix:{self.request.socket_path}"
         env = Wanted.declared.fget(self)  # type: ignore[attr-defined]
         return {name: f"unix:{SOCKET}" if value == outside else value for name, value in env.items()}
+
+    @property
+    def interpreter_key(self) -> str:
+        """What is equal for containers that may be forked from one bare interpreter: one never serves two apps."""
+        return "bi-" + digest([self.request.app_id, self.image_key, str(self.root.python)])[:24]
+
+    @property
+    def slot_key(self) -> str:
+        """What is equal for containers whose slots are alike, apart from volumes and devices."""
+        request, spec = self.request, self.request.spec
+        terms = [to_wire(spec.resources), spec.block_network, spec.outbound_cidr_allowlist]
+        places = [str(self.image_key), str(request.code_dir), str(request.socket_path)]
+        return digest([request.app_id, request.function_id, *places, *terms])
+
+    def needs_own_interpreter(self) -> bool:
+        """Whether what it declares or brings has its effect only in an interpreter that is started with it: variables
+        that the loader reads, and files of the bundle where the image has its programs and libraries."""
+        own = {**self.declared, **self.request.gpu_env}
+        folders = {*_PROGRAMS, self.root.python.parts[1]}
+        return needs_exec(own) or any((self.request.code_dir / name).exists() for name in folders)
+
+    def bare(self, name: str, nothing: Path) -> SandboxWanted:
+        """An interpreter of its image with nobody's code, in a slot of its own. `nothing`: an empty folder."""
+        image = self.request.spec.image
+        spec = FunctionSpec(name="", code=CodeRef("", "", ""), image=image, resources=BARE_SIZE, block_network=True)
+        request = ContainerRequest(
+            container_id=name, app_id=self.request.app_id, function_id="", spec=spec, code_dir=nothing
+        )
+        return SandboxWanted(name=name, request=request, root=self.root, sdk=self.sdk)
 
     def layers(self) -> list[str]:
         """The image's, and the bundle on top of them: its files are where they belong."""

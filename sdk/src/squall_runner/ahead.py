@@ -1,0 +1,51 @@
+"""What a bare interpreter imports before it is forked: the names of `squall` that users' files ask for first.
+
+Nothing of the image's and nothing of a user's. Nor what reads the environment when it is imported, such as OpenSSL
+behind `hashlib`: a fork learns its variables later.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+from squall_runner.settings import Settings
+
+NAMES = ("App", "Cls", "Image", "Secret", "current_function_call_id", "method", "Cron", "fastapi_endpoint")
+_imported: set[str] = set()
+
+
+def load() -> None:
+    """In a bare interpreter, before it forks."""
+    before = set(sys.modules)
+    try:
+        squall = importlib.import_module("squall")
+        for name in NAMES:
+            getattr(squall, name)
+    except Exception:  # noqa: BLE001  # whatever it is, containers import for themselves then, and say what is wrong
+        _imported.update(set(sys.modules) - before)
+        forget()
+    else:
+        _imported.update(set(sys.modules) - before)
+
+
+def settle(settings: Settings) -> None:
+    """In a fork that learns whose it is: a file of the user's comes before a module of the same name, as it does in an
+    interpreter that has imported nothing."""
+    if _imported and _names_in(settings.code_root) & {name.partition(".")[0] for name in _imported}:
+        forget()
+
+
+def forget() -> None:
+    """All of it is imported anew."""
+    for name in _imported:
+        sys.modules.pop(name, None)
+    _imported.clear()
+
+
+def _names_in(folder: str) -> set[str]:
+    try:
+        return {name.partition(".")[0] for name in os.listdir(folder)}
+    except OSError:
+        return set()
