@@ -17,7 +17,7 @@ from tests.support import base_root
 
 BIN = Path(sys.executable).parent
 BASE = "squall-test/base:local"
-FOR_AGENTS = ("ip", "nft", "nsenter", "bash", "ldd", "ldconfig")
+FOR_AGENTS = ("nft", "bash", "ldd", "ldconfig")
 """What networks of sandboxes are made with, and bases of this machine's Python."""
 
 

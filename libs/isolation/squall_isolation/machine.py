@@ -16,7 +16,7 @@ FIRST_LINUX = (5, 19)
 """Id-mapped mounts below overlays."""
 CAPABILITIES = {"SYS_ADMIN": 21, "NET_ADMIN": 12}
 """A root that lacks them is one of an unprivileged container."""
-TOOLS = ("ip", "nft", "nsenter")
+TOOLS = ("nft",)
 """Without them sandboxes have no network, which programs expect."""
 _PROC = Path("/proc")
 
@@ -36,7 +36,7 @@ def lacking(proc: Path = _PROC) -> str:
     if not _user_namespaces(proc):
         return "user namespaces are turned off (sysctl user.max_user_namespaces)"
     if absent := [name for name in TOOLS if shutil.which(name) is None]:
-        return f"{', '.join(absent)} not found (install iproute2, nftables and util-linux)"
+        return f"{', '.join(absent)} not found (install nftables)"
     return ""
 
 

@@ -53,7 +53,7 @@ class AgentSettings(ServiceSettings):
     sandbox_processes: int = Field(default=2048, ge=16)
     """Most processes and threads of one sandbox."""
     sandbox_network: bool = True
-    """Whether sandboxes have a way out to public addresses at all; needs iproute2 and nftables."""
+    """Whether sandboxes have a way out to public addresses at all; needs nftables."""
     sandbox_allowed: str = ""
     """Private networks that sandboxes may reach all the same, as in `10.1.2.0/24,10.1.3.7/32`."""
     sandbox_refused: str = ""

@@ -208,12 +208,12 @@ def _backends() -> Iterator[Finding]:
     if missing:
         yield Finding("sandbox", NOTE, f"isolated containers are not possible here: {missing[0]}", missing[1])
     else:
-        tools = [name for name in ("ip", "nft", "nsenter") if shutil.which(name) is None]
+        closed = shutil.which("nft") is None
         text = "isolated containers are possible; functions and images that need them get them by themselves"
-        fix = "Install iproute2, nftables and util-linux." if tools else ""
-        if tools:
-            text = f"possible with --backend sandbox, without a network for want of {', '.join(tools)}"
-        yield Finding("sandbox", NOTE if tools else OK, text, fix)
+        fix = "Install nftables." if closed else ""
+        if closed:
+            text = "possible with --backend sandbox, without a network for want of nft"
+        yield Finding("sandbox", NOTE if closed else OK, text, fix)
     if not os.path.exists(DOCKER_SOCKET):
         text = f"containers of an engine are not possible here: there is no {DOCKER_SOCKET}"
         yield Finding("docker", NOTE, text, "Start Docker, or name its socket with SQUALL_GPU_AGENT_DOCKER_SOCKET.")

@@ -1,7 +1,8 @@
 """System calls that Python has no name for. One thin function each; decides nothing.
 
-Every function raises `OSError` with the call's name in it. Used only in the launcher and its children, which are
-single-threaded: `unshare` and `setns` of a user namespace are refused in a process with threads.
+Every function raises `OSError` with the call's name in it. Used in the launcher and its children, which are
+single-threaded (`unshare` and `setns` of a user namespace are refused in a process with threads), and by threads of the
+agent that make links.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The network of sandboxes: one link each to the outside, and rules about what may pass. Runs `ip` and `nft`.
+"""The network of sandboxes: one link each to the outside (links.py), and rules about what may pass. Runs `nft`.
 
 Owns one nftables table and the host's ends of the links. A sandbox's own end is in its network namespace, where nothing
 but its loopback is otherwise. What is refused is refused on the host, out of reach of what runs inside, and at once:
@@ -12,13 +12,14 @@ import contextlib
 import ipaddress
 import itertools
 import json
-import os
 import shutil
 import subprocess
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from squall_gpu_agent.backends.sandbox import links
 
 # Private, link-local (metadata), carrier-grade, loopback, multicast, reserved, and Azure's metadata.
 NOT_PUBLIC = (
@@ -69,10 +70,7 @@ class Link:
 
 def missing() -> str:
     """Why sandboxes cannot have a network here; "" if they can."""
-    absent = [name for name in ("ip", "nft", "nsenter") if shutil.which(name) is None]
-    if absent:
-        return f"no network in sandboxes: {', '.join(absent)} not found (install iproute2, nftables and util-linux)"
-    return ""
+    return "" if shutil.which("nft") else "no network in sandboxes: nft not found (install nftables)"
 
 
 def name_servers() -> list[str]:
@@ -118,12 +116,11 @@ class Networks:
         _run(["nft", "-f", "-"], f"table inet {self._table}\ndelete table inet {self._table}\n")
         for handle in self._dockers_rules() or ():
             _run(["nft", "-f", "-"], f"delete rule {_DOCKERS} handle {handle}")
-        gone = [name for name in os.listdir("/sys/class/net") if name.startswith(self._prefix)]
-        if gone:
-            _run(["ip", "-force", "-batch", "-"], "".join(f"link delete {name}\n" for name in gone))
+        for name in links.names(self._prefix):
+            links.remove(name)
 
     def connect(self, pid: int, only: Sequence[str] | None) -> Link:
-        """A way out for the network namespace of a process. Raises `NetworkError`."""
+        """A way out for the network namespace of a process. Raises `OSError`."""
         with self._lock:
             number = next(n for n in self._numbers_round() if n not in self._used)
             self._used.add(number)
@@ -140,18 +137,11 @@ class Networks:
         outside, inside = (self._pool.network_address + 2 * link.number + side for side in (0, 1))
         if link.only is not None:
             _run(["nft", "-f", "-"], self._allow_list(link))
-        host = f"link add {link.name} type veth peer name {INSIDE} netns {pid}\n"
-        host += f"addr add {outside}/31 dev {link.name}\nlink set {link.name} up\n"
-        _run(["ip", "-batch", "-"], host)
-        own = f"addr add {inside}/31 dev {INSIDE}\nlink set {INSIDE} up\nroute add default via {outside}\n"
-        _run(["nsenter", f"--net=/proc/{pid}/ns/net", "ip", "-batch", "-"], own)
+        links.connect(link.name, INSIDE, pid, (outside, inside))
 
     def disconnect(self, link: Link) -> None:
         """Its sandbox has ended."""
-        try:
-            _run(["ip", "link", "delete", link.name])
-        except NetworkError:
-            pass  # the kernel removed it with the namespace of its other end
+        links.remove(link.name)
         if link.only is not None:
             table, chain = f"inet {self._table}", f"only_{link.number}"
             _run(
