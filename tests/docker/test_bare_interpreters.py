@@ -30,6 +30,45 @@ def f():
     return name, imported_by == os.getpid(), random.random(), dict(os.environ), os.listdir("/root")
 """
 
+SELF = """
+import locale, os, random, re, resource, signal, sys, uuid
+
+KEPT = re.compile("Cap|Sig[BIC]|Shd|NoNewPrivs|Seccomp:|Uid|Gid|Groups|Threads|NSpid|Umask|THP")
+
+def read(path):
+    with open(path) as file:
+        return file.read()
+
+def links():
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            yield re.sub("[0-9]+", "", os.readlink("/proc/self/fd/" + name))
+        except OSError:
+            pass
+
+def mounts():
+    for line in read("/proc/self/mountinfo").splitlines():
+        fields = line.split()
+        yield fields[4], fields[5], fields[fields.index("-") + 1]
+
+def f():
+    return {
+        "status": [line for line in read("/proc/self/status").splitlines() if KEPT.match(line)],
+        "maps": [read("/proc/self/" + name).split() for name in ("uid_map", "gid_map", "oom_score_adj")],
+        "groups": read("/proc/self/cgroup"),
+        "limits": [resource.getrlimit(number) for number in range(16)],
+        "descriptors": sorted(links()),
+        "mounts": sorted(mounts()),
+        "variables": dict(os.environ),
+        "session": os.getsid(0) == os.getpid(),
+        "places": [os.getcwd(), sys.argv, sys.path, sys.executable, sys.prefix, sys.exec_prefix],
+        "platform": os.listdir("/run/squall"),
+        "flags": [tuple(sys.flags), sys.getfilesystemencoding(), sys.stdout.encoding],
+        "locale": locale.setlocale(locale.LC_CTYPE),
+        "interrupts": [str(signal.getsignal(number)).split(" at ")[0] for number in (2, 13, 15, 17)],
+    }, (random.random(), uuid.uuid4().hex, os.urandom(8))
+"""
+
 
 @pytest.fixture
 async def backend(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[SandboxBackend]:
@@ -50,7 +89,7 @@ def bare_of(backend: SandboxBackend) -> BareInterpreter:
 
 async def waiting(backend: SandboxBackend) -> Fork:
     """The fork that was made ahead, of the function asked for last."""
-    return await waiting_of(list(bare_of(backend)._functions.values())[-1])
+    return await waiting_of(backend._kept.all()[-1])
 
 
 def parent_of(pid: int) -> int:
@@ -83,6 +122,23 @@ async def test_functions_of_one_app_share_it_and_see_nothing_of_each_other(
     assert "one.txt" not in files
 
 
+async def test_a_fork_of_it_has_the_rights_and_surroundings_of_a_process_of_its_own(
+    backend: SandboxBackend, workshop: Workshop
+) -> None:
+    fork = await workshop.again(workshop.request(SELF, env={"DECLARED": "1"}))
+    own = await workshop.again(workshop.request(SELF, env={"DECLARED": "1", "MALLOC_ARENA_MAX": "8"}))
+    assert (fork.forked, own.forked) == (True, False)  # type: ignore[attr-defined]
+    (seen, some), (wanted, others) = value(await call(fork)), value(await call(own))
+    assert wanted["variables"].pop("MALLOC_ARENA_MAX") == "8"
+    for container, found in ((fork, seen), (own, wanted)):
+        for name in ("SQUALL_CONTAINER_ID", "MODAL_TASK_ID"):
+            assert found["variables"].pop(name) == container.id
+        found["variables"].pop("SQUALL_FUNCTION_ID")
+    assert {name: (seen[name], wanted[name]) for name in wanted if seen[name] != wanted[name]} == {}
+    again = value(await call(await workshop.again(workshop.request(SELF))))[1]
+    assert all(len({*each}) == 3 for each in zip(some, others, again, strict=True))  # random streams
+
+
 async def test_apps_do_not_share_one(backend: SandboxBackend, workshop: Workshop) -> None:
     request = workshop.request(CODE)
     one = await workshop.again(request)
@@ -109,10 +165,15 @@ async def test_it_forks_ahead_for_the_functions_that_were_started_last(
         requests = [replace(workshop.request(CODE), function_id=f"fn-{number}") for number in range(3)]
         containers = [await workshop.again(request) for request in requests]
         await waiting(backend)
-        assert len(bare_of(backend)._functions) == 2
+        other = replace(requests[0], app_id="ap-other")
+        containers.append(await workshop.again(other))
+        assert len(backend._bare.all()) == 2
+        assert len(backend._kept.all()) == 2
         for container in containers:
             await container.stop()
-        bare_of(backend).retire()
+        for bare in backend._bare.all():
+            bare.retire()
+        assert backend._kept.all() == []
         assert backend._open_parts is not None
         launcher = backend._open_parts.launcher.pid
         await eventually(lambda: descendants_of(launcher) == [])
@@ -137,6 +198,13 @@ async def test_what_a_fork_would_see_too_late_has_an_interpreter_of_its_own(
     container = await workshop.again(request)
     assert value(await call(container))[0] == container.id
     assert backend._bare.all() == []
+
+
+async def test_the_locale_that_it_has_itself_needs_no_other(backend: SandboxBackend, workshop: Workshop) -> None:
+    container = await workshop.again(workshop.request(CODE, env={"LANG": "C.UTF-8", "LC_ALL": "C.utf8"}))
+    *_, env, _ = value(await call(container))
+    assert container.forked  # type: ignore[attr-defined]
+    assert env["LC_ALL"] == "C.utf8"
 
 
 async def test_files_of_the_bundle_come_before_what_it_has_imported(workshop: Workshop) -> None:
@@ -179,7 +247,7 @@ async def test_a_slot_that_is_not_to_be_had_leaves_nothing(
     request = workshop.request(CODE)
     await workshop.again(request)
     await waiting(backend)
-    ahead = list(bare_of(backend)._functions.values())[-1]
+    ahead = backend._kept.all()[-1]
     ahead.take().drop()
     assert backend._open_parts is not None
     slots = backend._open_parts.launcher._slots

@@ -56,6 +56,7 @@ async def test_a_sandbox_reads_and_writes_objects(tmp_path: Path, tmp_path_facto
                 container = await workshop.start(PROGRAM, buckets=buckets)
                 text, told = value(await call(container, "in.txt"))
                 assert text == "text"
+                assert backend._kept.all() == []  # a slot made ahead would have the buckets of this one
                 assert told == ["Read-only file system", "No such file or directory", "No such file or directory"]
                 assert bytes(store.get("out.txt").bytes()) == b"texttext"
                 container.kill()

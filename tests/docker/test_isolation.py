@@ -158,12 +158,15 @@ async def everything(container: Container, canary: Path, listeners: list[Any], o
     }
 
 
-@pytest.mark.parametrize("use_template", [False, True])
+@pytest.mark.parametrize("of", ["a template", "a bare interpreter", "nothing"])
 async def test_nothing_of_the_host_is_within_reach_of_a_sandbox(
-    sandboxes: Workshop, canary: Path, device: str, listeners: list[tuple[str, Any]], use_template: bool
+    sandboxes: Workshop, canary: Path, device: str, listeners: list[tuple[str, Any]], of: str
 ) -> None:
-    container = await attacker(sandboxes, use_template=use_template)
-    assert container.how == ("fork" if use_template else "fresh"), container.why
+    """Whatever it is a fork of."""
+    files = {"root/app.py": ATTACKS, **({"usr/lib/of-the-bundle": ""} if of == "nothing" else {})}
+    container = await sandboxes.start(files, "attack", use_template=of == "a template")
+    assert container.how == ("fork" if of == "a template" else "fresh"), container.why
+    assert container.forked is (of != "nothing")  # type: ignore[attr-defined]
     found = await everything(container, canary, listeners)
     found["T27 clones"] = await got(container, "clones")
     found["T29"] = await got(container, "forks", 100)

@@ -74,7 +74,7 @@ def held(backend: SandboxBackend) -> dict[str, Any]:
 def forked_ahead(backend: SandboxBackend) -> bool:
     """Whether the next fork of each function is made."""
     ahead = [template.ahead for template in backend._templates.all()]
-    ahead += [each for bare in backend._bare.all() for each in bare._functions.values()]
+    ahead += backend._kept.all()
     forks = [each.fork for each in ahead if each is not None]
     return all(fork is not None and fork.pid is not None and fork.pid.done() for fork in forks)
 
@@ -193,20 +193,21 @@ async def test_a_killed_launcher_ends_all_sandboxes_and_the_next_start_has_a_new
     assert value(await call(await workshop.start("def f(): return 1"))) == 1
 
 
+@pytest.mark.parametrize("use_template", [False, True])
 async def test_a_launcher_whose_agent_is_gone_ends_also_while_it_makes_slots(
-    backend: SandboxBackend, tmp_path: Path
+    backend: SandboxBackend, tmp_path: Path, use_template: bool
 ) -> None:
     workshop = Workshop(backend, tmp_path)  # type: ignore[arg-type]
-    container = await workshop.start("def f(): pass", use_template=True)
-    assert container.how == "fork", container.why
+    container = await workshop.start("def f(): pass", use_template=use_template)
+    assert container.forked, container.why  # type: ignore[attr-defined]
     assert backend._open_parts is not None
     launcher = backend._open_parts.launcher
     pids = [launcher.pid, *descendants_of(launcher.pid)]
-    (template,) = backend._templates.all()
-    assert template.ahead is not None
+    (ahead,) = [template.ahead for template in backend._templates.all()] or backend._kept.all()
+    assert ahead is not None
 
     for _ in range(8):
-        template.ahead._make_slot()
+        ahead._make_slot()
     launcher._control.close()  # as the kernel does for an agent that was killed
 
     await eventually(lambda: launcher._process.poll() is not None, within_s=60)

@@ -127,7 +127,7 @@ class Forks:
             read, write = os.pipe()  # closed by a child that has arrived
             fork.entrance.open()
             try:
-                pid = self._forked(fork, write)
+                pid = self._forked(fork, write, read)
             finally:
                 os.close(write)
                 fork.entrance.close()
@@ -137,10 +137,13 @@ class Forks:
                 raise OSError(message)
         self._channel.send(FromRunner.FORKED, {"ticket": fork.ticket, "pid": pid})
 
-    def _forked(self, fork: Fork, arriving: Optional[int]) -> int:
+    def _forked(self, fork: Fork, arriving: Optional[int], *ours: int) -> int:
+        """`arriving` tells that it has; `ours` it must not keep."""
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
+            for descriptor in ours:
+                os.close(descriptor)
             self._become_container(fork, parent, arriving)
         return pid
 

@@ -263,7 +263,12 @@ def command(python: Path, sdk: str, first: str = "") -> list[str]:
 
 def needs_exec(variables: Mapping[str, str]) -> bool:
     """Whether one of them has its effect only in a process that is started with it: no fork can have it later."""
-    return any(name.startswith(_EARLY) for name in variables)
+    return any(name.startswith(_EARLY) and not _is_ours(name, value) for name, value in variables.items())
+
+
+def _is_ours(name: str, value: str) -> bool:
+    """The locale that every interpreter is started with, as many images declare it."""
+    return name.startswith(("LC_", "LANG")) and value.lower() in (LANG.lower(), LANG.lower().replace("-", ""))
 
 
 def shared_variables(wanted: Wanted) -> dict[str, str]:

@@ -25,9 +25,9 @@ from squall_gpu_agent.backends.process_template import ForkFailed
 from squall_gpu_agent.backends.runner_container import RunnerContainer
 from squall_gpu_agent.backends.sandbox import disks, first, kernel
 from squall_gpu_agent.backends.sandbox.container import SandboxContainer
-from squall_gpu_agent.backends.sandbox.forks import Ahead, Fork
+from squall_gpu_agent.backends.sandbox.forks import Ahead, Fork, KeptForks
 from squall_gpu_agent.backends.sandbox.settings import WRITABLE_MIB, Roots, SandboxSettings
-from squall_gpu_agent.backends.sandbox.slot_backend import SlotBackend, disk_mib
+from squall_gpu_agent.backends.sandbox.slot_backend import SlotBackend
 from squall_gpu_agent.backends.sandbox.slots import LauncherLink, Slot
 from squall_gpu_agent.backends.sandbox.template import BareInterpreter, SandboxParent, SandboxTemplate
 from squall_gpu_agent.backends.sandbox.wanted import BARE, SDK, SandboxWanted
@@ -59,6 +59,7 @@ class SandboxBackend(SlotBackend):
     def __init__(self, settings: SandboxSettings, roots: Roots) -> None:
         super().__init__(settings, roots)
         self._bare: TemplatePool[BareInterpreter] = TemplatePool(settings.max_templates)
+        self._kept = KeptForks(settings.max_templates)
 
     # --- Backend ---
 
@@ -147,7 +148,7 @@ class SandboxBackend(SlotBackend):
 
     def _ahead_of(self, wanted: SandboxWanted, bare: BareInterpreter) -> Ahead | None:
         """Forks ahead for a function without a template; None where each of its containers is different."""
-        if not _alike(wanted):
+        if not wanted.slots_are_alike:
             return None
         return bare.ahead_of(wanted.slot_key, lambda: self._slot(wanted, None, [], bare.slot.name))
 
@@ -200,7 +201,7 @@ class SandboxBackend(SlotBackend):
         template = SandboxTemplate(key, ends.ours, container, on_log)
         setup = launch.setup(own, {}, whole_env=False, template=True, forked=False)
         await self._start_parent(template, own, launch.template_variables(own), setup, ends, pipes)
-        if _alike(wanted):
+        if wanted.slots_are_alike:
             template.ahead = Ahead(template, lambda: self._slot(wanted, None, [], inside=template.slot.name))
         return template
 
@@ -245,13 +246,16 @@ class SandboxBackend(SlotBackend):
             return None
         key = wanted.interpreter_key
         found = await self._bare.get(key, lambda: self._make_bare(key, wanted))
-        return found if isinstance(found, BareInterpreter) else None
+        if isinstance(found, NoTemplate):
+            log.warning("no_bare_interpreter", app=wanted.request.app_id, reason=found.reason)
+            return None
+        return found
 
     async def _make_bare(self, key: str, wanted: SandboxWanted) -> BareInterpreter | NoTemplate:
         pipes = Pipes(lambda _stream, _text: None)
         ends = Ends(pipes)
         name = f"{key}-{next(self._numbers)}"
-        bare = BareInterpreter(key, ends.ours, name, self._settings.max_templates)
+        bare = BareInterpreter(key, ends.ours, name, self._kept)
         try:
             await self._start_parent(bare, wanted.bare(name, self._data / "nothing"), BARE, _NO_CODE, ends, pipes)
         except (SpawnFailed, ControlClosed, OSError) as error:
@@ -290,12 +294,6 @@ class SandboxBackend(SlotBackend):
 
     def _ended(self, container: RunnerContainer) -> None:
         """Nothing is left to sweep: the kernel ended all of its pid namespace."""
-
-
-def _alike(wanted: SandboxWanted) -> bool:
-    """One slot of its function is like the others, and may be made ahead: it has no volumes as of now, no devices, and
-    no disk, which takes room."""
-    return not (wanted.request.volumes or wanted.request.gpus or disk_mib(wanted) > WRITABLE_MIB)
 
 
 def _terms() -> dict[str, object]:

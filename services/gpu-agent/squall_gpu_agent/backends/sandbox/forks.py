@@ -128,6 +128,33 @@ class Ahead:
             self._later = None
 
 
+class KeptForks:
+    """One fork ready for each of the functions that were started last, whatever they are forked from."""
+
+    def __init__(self, most: int) -> None:
+        """`most`: functions."""
+        self._most = most
+        self._functions: dict[tuple[Parent, str], Ahead] = {}
+        """The one that was asked for last at the end."""
+
+    def of(self, parent: Parent, function: str, make_slot: Callable[[], Slot]) -> Ahead:
+        """Of one function. `make_slot` is used when it was not known before."""
+        ahead = self._functions.pop((parent, function), None) or Ahead(parent, make_slot)
+        self._functions[parent, function] = ahead
+        for key in list(self._functions)[: max(0, len(self._functions) - self._most)]:
+            self._functions.pop(key).close()
+        return ahead
+
+    def all(self) -> list[Ahead]:
+        """The one that was asked for last at the end."""
+        return list(self._functions.values())
+
+    def drop(self, parent: Parent) -> None:
+        """It forks no more."""
+        for key in [key for key in self._functions if key[0] is parent]:
+            self._functions.pop(key).close()
+
+
 def _seen(task: asyncio.Task[Any]) -> None:
     """A failure that nobody waits for is told when the fork is to be taken."""
     if not task.cancelled():

@@ -206,11 +206,11 @@ class SlotBackend(StartingBackend[SandboxWanted, SandboxContainer, SandboxTempla
         return found
 
     def _disks(self, wanted: SandboxWanted) -> dict[str, int]:
-        return {"/": disk_mib(wanted)}
+        return {"/": wanted.disk_mib}
 
     async def _disk(self, wanted: SandboxWanted) -> Disk | None:
         """The one that it needs; None where its files are kept in memory. Raises `SpawnFailed`."""
-        mib = disk_mib(wanted)
+        mib = wanted.disk_mib
         if mib <= WRITABLE_MIB:
             return None
         try:
@@ -248,7 +248,7 @@ class SlotBackend(StartingBackend[SandboxWanted, SandboxContainer, SandboxTempla
             buckets=wanted.buckets(),
             run=run,
             inside=inside,
-            writable_mib=disk_mib(wanted),
+            writable_mib=wanted.disk_mib,
             device=disk.path if disk is not None else "",
         )
         slot = launcher.make(plan, group, descriptors)
@@ -309,8 +309,3 @@ class SlotBackend(StartingBackend[SandboxWanted, SandboxContainer, SandboxTempla
                 raise SpawnFailed("this agent has run more than 4,000 apps since it started; restart it")
             self._ids[app] = FIRST_ID + place * IDS_EACH
         return self._ids[app]
-
-
-def disk_mib(wanted: SandboxWanted) -> int:
-    """Of what it may write."""
-    return wanted.request.spec.resources.ephemeral_disk_mib or WRITABLE_MIB

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from squall_gpu_agent.backend import OnLog
 from squall_gpu_agent.backends.process_template import ForkFailed, ProcessTemplate
-from squall_gpu_agent.backends.sandbox.forks import Ahead, Fork
+from squall_gpu_agent.backends.sandbox.forks import Ahead, Fork, KeptForks
 from squall_gpu_agent.backends.sandbox.slots import LauncherLink, Slot
 from squall_gpu_agent.backends.warden_link import SpawnFailed
 
@@ -87,25 +87,18 @@ class SandboxTemplate(SandboxParent):
 
 class BareInterpreter(SandboxParent):
     """The interpreter of an image, with the platform's files imported and nothing of anybody's code, for containers of
-    one app that import for themselves. It keeps a fork ready for each of the functions that were started last."""
+    one app that import for themselves."""
 
-    def __init__(self, key: str, sock: socket.socket, name: str, most: int) -> None:
-        """`most`: functions that a fork is kept ready for."""
+    def __init__(self, key: str, sock: socket.socket, name: str, kept: KeptForks) -> None:
         super().__init__(key, sock, name, lambda _: None)
-        self._most = most
-        self._functions: dict[str, Ahead] = {}
-        """By what their containers have in common, the one that was asked for last at the end."""
+        self._kept = kept
 
     def ahead_of(self, function: str, make_slot: Callable[[], Slot]) -> Ahead:
         """Forks for the containers of one function. `make_slot` is used when it was not known before."""
-        ahead = self._functions.pop(function, None) or Ahead(self, make_slot)
-        self._functions[function] = ahead
+        ahead = self._kept.of(self, function, make_slot)
         if self._retired:
             self._drop_ahead()
-        for name in list(self._functions)[: -self._most]:
-            self._functions.pop(name).close()
         return ahead
 
     def _drop_ahead(self) -> None:
-        while self._functions:
-            self._functions.popitem()[1].close()
+        self._kept.drop(self)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from squall.spec import CodeRef, FunctionSpec, Resources, digest, to_wire
+from squall.spec import DISK_IN_MEMORY_MIB, CodeRef, FunctionSpec, Resources, digest, to_wire
 from squall_gpu_agent.backend import ContainerRequest, Root
 from squall_gpu_agent.backends.launch import LANG, Place, Wanted, needs_exec
 from squall_gpu_agent.backends.sandbox.words import LDCONFIG, Bind, Bucket, Overlay
@@ -87,11 +87,23 @@ class SandboxWanted(Wanted):
 
     @property
     def slot_key(self) -> str:
-        """What is equal for containers whose slots are alike, apart from volumes and devices."""
+        """What is equal for containers whose slots are alike, as far as `slots_are_alike`."""
         request, spec = self.request, self.request.spec
         terms = [to_wire(spec.resources), spec.block_network, spec.outbound_cidr_allowlist]
         places = [str(self.image_key), str(request.code_dir), str(request.socket_path)]
         return digest([request.app_id, request.function_id, *places, *terms])
+
+    @property
+    def disk_mib(self) -> int:
+        """Of what it may write."""
+        return self.request.spec.resources.ephemeral_disk_mib or DISK_IN_MEMORY_MIB
+
+    @property
+    def slots_are_alike(self) -> bool:
+        """Whether a slot of its function is like the others, and may be made ahead: it has no volumes as of now, no
+        buckets, whose servers are those of one container, no devices, and no disk, which takes room."""
+        request = self.request
+        return not (request.volumes or request.buckets or request.gpus or self.disk_mib > DISK_IN_MEMORY_MIB)
 
     def needs_own_interpreter(self) -> bool:
         """Whether what it declares or brings has its effect only in an interpreter that is started with it: variables
