@@ -93,6 +93,16 @@ def make(root: Path, more: Sequence[str] = ()) -> Path:
     return root
 
 
+def program(root: Path, path: Path) -> Path:
+    """Fill the folder with one program of this machine and the shared objects that it names."""
+    for each in (root / str(path).lstrip("/"), root / "etc/group", root / "tmp/.", root / "data/."):
+        each.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(path, root / str(path).lstrip("/"))
+    for name in set(_needed([path])):
+        _copy_library(root, name)
+    return root
+
+
 def packed(root: Path, archive: Path) -> Path:
     """The folder as a tar that is the same for the same files."""
 

@@ -57,6 +57,23 @@ def server_image(tag: str, program: str, command: list[str], *, entrypoint: bool
     return tag
 
 
+def registry_image(tag: str) -> str:
+    """An image of Debian's docker-registry with a folder of its own."""
+    program = shutil.which("docker-registry")
+    assert program, "needs the package docker-registry"
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder, "root")
+        root.mkdir()
+        base_root.program(root, Path(program))
+        (root / "etc/registry.yml").write_text(
+            "version: 0.1\nlog: {level: error}\nhttp: {addr: ':5000'}\n"
+            "storage: {filesystem: {rootdirectory: /data}, delete: {enabled: true}}\n"
+        )
+        archive = base_root.packed(root, Path(folder, "root.tar"))
+        _import(archive, tag, {"PATH": "/bin"}, [program, "serve", "/etc/registry.yml"])
+    return tag
+
+
 def _import(archive: Path, tag: str, env: Mapping[str, str], command: list[str], *, entrypoint: bool = False) -> None:
     words = ", ".join(f'"{word}"' for word in command)
     changes = [f"ENV {name}={value}" for name, value in env.items()]

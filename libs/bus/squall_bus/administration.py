@@ -159,6 +159,9 @@ class Administration:
         sources = [fresh if each["name"] == source else each for each in live]
         await js.api(self._link, f"STREAM.UPDATE.{stream}", {**stream_config(spec), "sources": sources})
 
+    async def drop_stream(self, stream: str) -> None:
+        await js.api(self._link, f"STREAM.DELETE.{self._spec(stream).name}")
+
     def _spec(self, stream: str) -> StreamSpec:
         return next(spec for spec in self._topology.streams if spec.name == stream)
 

@@ -217,6 +217,12 @@ class Bus:
         one subject."""
         await self._admin.restart_source(stream, source, start_seq)
 
+    async def drop_stream(self, stream: str) -> None:
+        """Delete a stream of the topology with all that is in it, for what can be made again (`ensure_stream`). When
+        the servers that have it are away nobody confirms it, which raises BusUnavailable, and it is deleted
+        nevertheless: those forget it when they come back."""
+        await self._admin.drop_stream(stream)
+
     async def await_topology(self, timeout_s: float | None = None) -> None:
         """Wait until every stream and bucket of the topology is there: services use them, and may not make them.
         Raises TopologyMissing after `timeout_s` (default: the time that a connection may take)."""

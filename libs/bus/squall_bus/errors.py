@@ -36,7 +36,7 @@ class BusUnavailable(BusError):
 
     code = "bus_unavailable"
     retryable = True
-    fix = "Check that nats-server runs at {url} and is reachable."
+    fix = "Check that nats-server runs and is reachable at SQUALL_BUS_URL."
 
 
 class ServerTooOld(BusUnavailable):

@@ -202,7 +202,7 @@ def _gateway(n: _Names) -> Permissions:
             _answers(),
             [f"logs.{n.region}.*.*.*.web"],  # of logs only the lines about web requests
             _get(*n.journal, *n.work, *n.results, *n.attempts, *n.events, *n.logs, spans, letters),
-            _count(*n.journal, *n.work, *n.results, *n.logs, letters),
+            _count(*n.journal, *n.work, *n.results, *n.events, *n.logs, spans, letters),
             _owner(*n.journal, *n.results, letters, subjects.builds_stream(n.region)),
             _purge(*n.work),
             (f"{_API}.CONSUMER.CREATE.{stream}.*.calls.{n.region}.>" for stream in n.work),
@@ -263,6 +263,8 @@ def _scheduler(n: _Names) -> Permissions:
             (f"{_API}.STREAM.CREATE.{stream}" for stream in remade),
             # It makes a queue take over the journal again that the server has left alone.
             (f"{_API}.STREAM.UPDATE.{stream}" for stream in n.work),
+            # A queue whose server stays away is made again on another one.
+            (f"{_API}.STREAM.DELETE.{stream}" for stream in n.work),
             (f"{_API}.CONSUMER.CREATE.{stream}.*.calls.{n.region}.>" for stream in n.work),
             (f"{_API}.CONSUMER.INFO.{stream}.*" for stream in n.work),
             (f"{_API}.CONSUMER.LIST.{stream}" for stream in n.work),

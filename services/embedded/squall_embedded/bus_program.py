@@ -52,6 +52,8 @@ cluster {{
   listen: "127.0.0.1:{port}"
   authorization {{ user: server, password: {password} }}
   routes: [{routes}]
+  ping_interval: "5s"
+  ping_max: 2
 }}
 """
 

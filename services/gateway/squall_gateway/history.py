@@ -25,6 +25,7 @@ from squall_gateway.directory import Directory
 from squall_gateway.letters import Letters
 from squall_gateway.policy.call_state import QUEUED, state_of
 from squall_gateway.results import ANY_POOL, Results
+from squall_gateway.single_copies import CopyAwayError
 from squall_gateway.waiting import Waiting
 
 MAX_POOLS = 200
@@ -105,7 +106,10 @@ class History:
         if found.first is None and not found.ended:
             raise self._results.missing(call, 0)
         attempts = [a for a in await self._attempts(call, workspace) if index in (None, a.index)]
-        events = [e for e in await self._results.events(call, "*", workspace) if index in (None, e.index)]
+        try:
+            events, missing = await self._results.events(call, "*", workspace), ""
+        except CopyAwayError as error:
+            events, missing = [], error.message
         return {
             **to_wire(summary),
             **await self._letters_of(found, workspace),
@@ -116,7 +120,8 @@ class History:
             "last_error": found.last_error,
             "waiting": self._waiting.text(found.pool) if summary.state == QUEUED else "",
             "attempts": [to_wire(attempt) for attempt in attempts[:MAX_LINES]],
-            "history": [to_wire(event) for event in events[:MAX_LINES]],
+            "history": [to_wire(event) for event in events if index in (None, event.index)][:MAX_LINES],
+            "history_missing": missing,
         }
 
     async def _module_of(self, function_id: str, workspace: str) -> str:
@@ -180,7 +185,10 @@ class History:
     async def _started(self, found: Found, workspace: str) -> bool:
         if found.inputs > 1:
             return bool(found.ended)
-        events = await self._results.events(found.call, 0, workspace)
+        try:
+            events = await self._results.events(found.call, 0, workspace)
+        except CopyAwayError:
+            return False
         return bool(events) and events[-1].event == "started"
 
     async def _attempts(self, call: str, workspace: str) -> list[AttemptFailed]:

@@ -22,6 +22,7 @@ from squall_contracts.envelope import BadMessage
 from squall_contracts.logs import LogLines
 from squall_gateway.directory import Directory
 from squall_gateway.results import closing
+from squall_gateway.single_copies import check_copy
 from squall_service.telemetry import log
 
 ANY = "*"
@@ -131,8 +132,11 @@ class Logs:
         if query.call:
             wanted = subjects.log(topology.region, shard, query.app, ANY, query.call)
         sequence, line = query.cursor
+        stream = subjects.logs_stream(topology.region, shard)
+        if not follow:
+            await check_copy(self._bus, stream, "logs")
         stored_lines = self._bus.read(
-            subjects.logs_stream(topology.region, shard),
+            stream,
             wanted,
             start_seq=max(1, sequence),
             follow=follow,

@@ -13,6 +13,7 @@ from squall_contracts import subjects
 from squall_contracts.calls import CallEvent, CallRequested
 from squall_contracts.retention import SPAWNED_S
 from squall_gateway.call_headers import check_shard
+from squall_gateway.single_copies import check_copy
 from squall_service.clock import Clock
 
 ANY_POOL = "*"
@@ -115,8 +116,9 @@ class Results:
         return await self.journal_record(call, 0, workspace) is not None
 
     async def events(self, call: str, index: int | str, workspace: str) -> list[CallEvent]:
-        """The readable history of an input (or of all, "*"): a hint, never the law."""
+        """The readable history of an input (or of all, "*"): a hint, never the law. Raises `CopyAwayError`."""
         stream = subjects.events_stream(self.region, shard_of(call))
+        await check_copy(self._bus, stream, "events")
         wanted = subjects.event(self.region, workspace, call, index)
         return [CallEvent.decode(stored.data) async for stored in self._bus.read(stream, wanted)]
 

@@ -17,6 +17,7 @@ from squall_contracts.spans import SpanBatch, expand
 from squall_gateway.caller_spans import CallerSpans
 from squall_gateway.policy.critical_path import CriticalPath, Interval, critical_path
 from squall_gateway.results import Results, closing
+from squall_gateway.single_copies import check_copy
 from squall_gateway.trace_owners import TraceOwners
 from squall_gateway.web.records import trace_of
 from squall_service.telemetry import log
@@ -83,6 +84,7 @@ class Traces:
         """Every span of a trace, each once: rows that travel with a call are published again by a second attempt."""
         region = self.bus.topology.region
         found: dict[str, SpanInfo] = {}
+        await check_copy(self.bus, subjects.spans_stream(region), "spans")
         stored_batches = self.bus.read(subjects.spans_stream(region), subjects.spans(region, trace_id))
         async with closing(stored_batches) as batches:
             async for stored in batches:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 
-from squall_bus import Bus, BusError, ConsumerInfo, ConsumerSpec, NotFound, StreamInfo
+from squall_bus import Bus, BusError, BusUnavailable, ConsumerInfo, ConsumerSpec, NotFound, StreamInfo
 from squall_contracts import subjects
 from squall_scheduler.call_repairs import CallRepairs, Case
 from squall_scheduler.facts import Facts
@@ -31,6 +31,9 @@ REFILL_S = 10.0
 """For so long a new queue is waited for to be level with its journal; under load it may always be a little behind."""
 MARGIN = 8
 """Inputs that are looked at beyond those known to be delivered."""
+AWAY_S = 20.0
+"""A queue lies on one server of a cluster. After so long without it the queue is made again on another server: one that
+is restarted is back sooner, and whoever ran something of that queue has been stale for 12 s."""
 SYNC_EVERY_S = 900.0
 """A message that was missed without a gap to show for it is found after this."""
 SETTLING_S = (10.0, 30.0)
@@ -50,6 +53,8 @@ class Reconciler:
         self._shard = shard
         self._work = subjects.work_stream(self._region, shard)
         self._canaries = subjects.canaries(self._region)
+        self._journal = subjects.journal_stream(self._region, shard)
+        self._clustered = any(spec.replicas > 1 for spec in bus.topology.streams)
         self._next_round = 0.0
         self._next_sync = 0.0
         self._settling: list[float] = []
@@ -59,6 +64,8 @@ class Reconciler:
         self._refilling = False
         """WORK was made again, and takes over everything from the journal, also what has ended."""
         self._refill_until = 0.0
+        self._away_since: float | None = None
+        """The journal answers, on the servers that are left, and WORK does not."""
         self._surplus: set[str] = set()
         """Pools whose queue held more than their open inputs in the last round."""
 
@@ -67,6 +74,10 @@ class Reconciler:
         try:
             try:
                 await self._tick(self._clock.monotonic())
+                self._away_since = None
+            except BusUnavailable:
+                await self._leave_lost_server()
+                raise
             except NotFound:
                 # Everything else asks the queue too, and would fail at every tick before it came to make it again.
                 await self._work_stream()
@@ -158,6 +169,21 @@ class Reconciler:
             self._refilling = True
             self._refill_until = self._clock.monotonic() + REFILL_S
             return None
+
+    async def _leave_lost_server(self) -> None:
+        """Give up a WORK whose server stays away. The next tick finds it lost, and makes it again on another one."""
+        if not self._clustered:
+            return
+        since, self._away_since = self._away_since, None
+        await self._bus.stream_info(self._journal)  # or else most servers are away, and nothing can be done
+        try:
+            await self._bus.stream_info(self._work)
+        except BusUnavailable:
+            now = self._clock.monotonic()
+            self._away_since = now if since is None else since
+            if now >= self._away_since + AWAY_S:
+                log.error("queue_server_lost", stream=self._work, open=len(self.tail.open))
+                await self._bus.drop_stream(self._work)
 
     async def _make_consumer(self, pool: str) -> ConsumerInfo | None:
         """A pool's consumer is lost with WORK, and nothing is delivered without it."""

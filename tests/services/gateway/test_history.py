@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -72,6 +74,37 @@ async def test_a_call_tells_its_failed_attempts_and_its_history(world: World) ->
     assert (body["state"], body["inputs"], body["app"]) == ("running", 1, app["app_id"])
     assert [attempt["reason"] for attempt in body["attempts"]] == ["ValueError"]
     assert [event["event"] for event in body["history"]] == ["started"]
+
+
+@asynccontextmanager
+async def single_copies_away(world: World) -> AsyncIterator[None]:
+    """No server has events, logs and spans, as when the only one that had them is down."""
+    only = [subjects.events_stream("local", shard) for shard in range(SHARDS)]
+    only += [subjects.logs_stream("local", shard) for shard in range(SHARDS)] + [subjects.spans_stream("local")]
+    for stream in only:
+        await world.bus.drop_stream(stream)
+    try:
+        yield
+    finally:
+        for stream in only:
+            await world.bus.ensure_stream(stream)
+
+
+async def test_a_call_is_told_without_its_events_when_their_only_server_is_away(world: World) -> None:
+    app = await world.publish()
+    headers = call_headers(app, kind="spawn")
+    call = headers[Header.CALL]
+    await world.http.post("/v1/calls", headers=headers, content=b"x")
+
+    async with single_copies_away(world):
+        told = (await world.http.get(f"/v1/calls/{call}")).json()
+        listed = (await world.http.get("/v1/calls", params={"app": app["app_id"]})).json()
+        refused = [await world.http.get(path) for path in (f"/v1/calls/{call}/trace", f"/v1/apps/{app['app_id']}/logs")]
+
+    assert (told["state"], told["history"]) == ("queued", [])
+    assert told["history_missing"] == "events cannot be read: no bus server that is up has them"
+    assert [row["call"] for row in listed["calls"]] == [call]
+    assert [each.json()["error"]["code"] for each in refused] == ["service"] * 2
 
 
 async def test_why_a_call_waits_is_what_the_scheduler_says(world: World) -> None:

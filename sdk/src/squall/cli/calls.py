@@ -35,6 +35,8 @@ def list_calls(*, app: Optional[str], environment: Optional[str], limit: int, as
     rows = [_row(call) for call in found if app_id in (None, call.app)]
     shown = rows if not as_json else [dataclasses.asdict(call) for call in found if app_id in (None, call.app)]
     table.show(shown, COLUMNS, as_json=as_json, empty="No calls.")
+    if answer.get("missing"):
+        sys.stderr.write(f"{answer['missing']}\n")
     return 0
 
 
@@ -61,6 +63,7 @@ def get(call: str, *, as_json: bool) -> int:
         "dead": _dead(body),
         "from": body.get("redriven_from", ""),
         "waiting": body.get("waiting", ""),
+        "history": body.get("history_missing", ""),
     }
     for name, value in lines.items():
         if value:

@@ -24,6 +24,8 @@ class CallList:
     """GET /v1/calls."""
 
     calls: list[CallSummary]
+    missing: str = ""
+    """Why some are not among them."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,8 @@ class HistoryRoutes:
             names = {p.function_id: await self.directory.function_name(p.function_id, workspace) for p in pools}
             pools = [pool for pool in pools if names[pool.function_id] == function]
         calls = await self.history.recent(pools, workspace, limit)
-        calls += await self.web.recent(apps, function, workspace, limit)
-        return CallList(sorted(calls, key=lambda call: -call.accepted_at)[:limit])
+        web, missing = await self.web.recent(apps, function, workspace, limit)
+        return CallList(sorted([*calls, *web], key=lambda call: -call.accepted_at)[:limit], missing)
 
     async def call(self, request: Request, call: str, index: int | None = None) -> dict[str, Any]:
         """A call in full: the fields of its summary, its failed attempts, its history."""

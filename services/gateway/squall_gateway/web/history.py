@@ -15,6 +15,7 @@ from squall_contracts.functions import AppRecord
 from squall_contracts.logs import LogLines
 from squall_gateway.directory import Directory
 from squall_gateway.results import closing
+from squall_gateway.single_copies import CopyAwayError, check_copy
 from squall_gateway.web.records import CALL_TOKEN
 
 KIND = "web"
@@ -31,18 +32,32 @@ class WebHistory:
         self._bus = bus
         self._directory = directory
 
-    async def recent(self, apps: Iterable[AppRecord], function: str, workspace: str, limit: int) -> list[CallSummary]:
-        """The newest of some apps, newest first; of one function if it is named."""
+    async def recent(
+        self, apps: Iterable[AppRecord], function: str, workspace: str, limit: int
+    ) -> tuple[list[CallSummary], str]:
+        """The newest of some apps, newest first, of one function if it is named; and why some are missing."""
         found: list[CallSummary] = []
+        missing = ""
+        by_shard: dict[int, list[str]] = {}
         for app in apps:
             if app.web:
-                found += await self._of_app(app.app_id, function, workspace, limit)
-        return sorted(found, key=lambda summary: -summary.accepted_at)[:limit]
+                shard = subjects.shard_of_name(app.app_id, self._bus.topology.shards)
+                by_shard.setdefault(shard, []).append(app.app_id)
+        for shard, of_shard in by_shard.items():
+            stream = subjects.logs_stream(self._bus.topology.region, shard)
+            try:
+                await check_copy(self._bus, stream, "some web requests")
+            except CopyAwayError as error:
+                missing = error.message
+                continue
+            for app_id in of_shard:
+                found += await self._of_app(app_id, stream, shard, function, workspace, limit)
+        return sorted(found, key=lambda summary: -summary.accepted_at)[:limit], missing
 
-    async def _of_app(self, app_id: str, function: str, workspace: str, limit: int) -> Iterable[CallSummary]:
+    async def _of_app(
+        self, app_id: str, stream: str, shard: int, function: str, workspace: str, limit: int
+    ) -> Iterable[CallSummary]:
         topology = self._bus.topology
-        shard = subjects.shard_of_name(app_id, topology.shards)
-        stream = subjects.logs_stream(topology.region, shard)
         start = max(1, (await self._bus.stream_info(stream)).last_seq - LOOK_BACK)
         wanted = subjects.log(topology.region, shard, app_id, ANY_POOL, CALL_TOKEN)
         newest: deque[CallSummary] = deque(maxlen=limit)
