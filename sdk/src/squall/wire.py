@@ -9,7 +9,6 @@ import collections.abc
 import dataclasses
 import enum
 import functools
-import hashlib
 import json
 import types
 import typing
@@ -92,4 +91,6 @@ def _expect(valid: bool, wanted: str, value: Any, where: str) -> None:
 
 def digest(value: Any) -> str:
     """SHA-256 (hex) of the canonical JSON of a JSON-able value."""
+    import hashlib  # reads OpenSSL's settings: not in interpreters that learn their variables later
+
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -1,7 +1,8 @@
-"""What a bare interpreter imports before it is forked: the names of `squall` that users' files ask for first.
+"""What a bare interpreter imports before it is forked: what users' files, and the packages that they import, ask for
+first of `squall` and of the standard library.
 
-Nothing of the image's and nothing of a user's. Nor what reads the environment when it is imported, such as OpenSSL
-behind `hashlib`: a fork learns its variables later.
+Nothing of the image's packages and nothing of a user's. Nor what reads the environment or the clock when it is
+imported, such as OpenSSL behind `hashlib`: a fork learns its variables later, and may wait for long.
 """
 
 from __future__ import annotations
@@ -12,7 +13,11 @@ import sys
 
 from squall_runner.settings import Settings
 
-NAMES = ("App", "Cls", "Image", "Secret", "current_function_call_id", "method", "Cron", "fastapi_endpoint")
+NAMES = ("App", "Cls", "Image", "Secret", "current_function_call_id", "method", "Cron", "Retries", "fastapi_endpoint")
+MODULES = (
+    *("squall.config", "squall.spec"),  # what an image says of itself, in `with image.imports()`
+    *("ctypes", "datetime", "inspect", "numbers", "pathlib", "platform", "textwrap"),  # what numpy and others ask for
+)
 _imported: set[str] = set()
 
 
@@ -23,6 +28,8 @@ def load() -> None:
         squall = importlib.import_module("squall")
         for name in NAMES:
             getattr(squall, name)
+        for name in MODULES:
+            importlib.import_module(name)
     except Exception:  # noqa: BLE001  # whatever it is, containers import for themselves then, and say what is wrong
         _imported.update(set(sys.modules) - before)
         forget()
