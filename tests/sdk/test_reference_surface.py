@@ -12,8 +12,10 @@ from __future__ import annotations
 import importlib
 import io
 import re
+import signal
 import subprocess
 import sys
+import threading
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -25,7 +27,7 @@ import pytest
 from tests.sdk.fake_gateway import FakeGateway
 
 import squall
-from squall import exception, publish, session
+from squall import exception, network_file_system, publish, published_images, session
 from squall.spec import FunctionSpec, from_wire
 from squall.unimplemented import Missing
 
@@ -707,3 +709,83 @@ def test_modules_of_what_squall_does_not_have_say_so_when_used(name: str) -> Non
         found()
     assert caught.value.hint
     assert getattr(squall, module).__name__ == f"squall.{module}"
+
+
+def test_handles_are_hydrated_without_a_client() -> None:
+    handles = (
+        squall.Function.from_name("a", "f"), squall.Cls.from_name("a", "C"), squall.Server.from_name("a", "S"),
+        squall.Dict.from_name("d"), squall.Queue.from_name("q"), squall.Volume.from_name("v"),
+        squall.Secret.from_name("s"), squall.FunctionCall.from_id(CALL),
+    )  # fmt: skip
+    for handle in handles:
+        with pytest.raises(exception.UnimplementedArgument, match="client="):
+            handle.hydrate(client=object())
+
+
+@pytest.mark.parametrize(
+    ("use", "words"),
+    [
+        (lambda: squall.Mount.from_name("m"), "local files"),
+        (lambda: squall.client.Client.from_env(), "from_env"),
+        (lambda: squall.client.Client.from_credentials("a", "b"), "from_credentials"),
+    ],
+)
+def test_names_that_make_no_sense_here_say_why(use: Callable[[], Any], words: str) -> None:
+    with pytest.raises(exception.UnimplementedError, match=words) as caught:
+        use()
+    assert caught.value.hint
+
+
+def test_options_of_an_experiment_change_nothing_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    published: list[str] = []
+    monkeypatch.setattr(published_images, "publish", lambda _image, name, _environment: published.append(name))
+    squall.Image.debian_slim().publish("plain", experimental_options=None)
+    with pytest.warns(UserWarning, match="experimental_options"):
+        squall.Image.debian_slim().publish("tried", experimental_options={"x": 1})
+    assert published == ["plain", "tried"]
+
+
+def test_progress_is_told_of_files_of_a_file_system() -> None:
+    told: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+    def bar(*args: Any, **kwargs: Any) -> str:
+        told.append((args, kwargs))
+        return "bar"
+
+    changes = [{"path": "/a", "file": {"size": 3}}]
+    network_file_system._told(bar, changes)
+    network_file_system._told(None, changes)
+    assert told == [((), {"name": "/a", "size": 3}), (("bar",), {"advance": 3}), (("bar",), {"complete": True})]
+
+
+def test_profiles_can_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SQUALL_HOME", str(tmp_path))
+    assert squall.config.config_profiles() == []
+    (tmp_path / "config.toml").write_text('server_url = "http://a"\n[work]\ntoken = "t"\n[home]\n')
+    assert squall.config.config_profiles() == ["work", "home"]
+
+
+def test_a_preemption_is_simulated() -> None:
+    with pytest.raises(ValueError, match="more than 0"):
+        exception.simulate_preemption(0)
+    refused: list[BaseException] = []
+
+    def elsewhere() -> None:
+        try:
+            exception.simulate_preemption(5)
+        except exception.InvalidError as error:
+            refused.append(error)
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert len(refused) == 1
+    before = signal.getsignal(signal.SIGALRM)
+    try:
+        exception.simulate_preemption(1)
+        with pytest.raises(KeyboardInterrupt, match="preemption"):
+            threading.Event().wait(60)
+        assert 0 < signal.alarm(0) <= 30, "the second one, when a container would be killed"
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)

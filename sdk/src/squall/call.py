@@ -42,8 +42,9 @@ class FunctionCall:
         return True
 
     @blocking
-    def hydrate(self) -> FunctionCall:
+    def hydrate(self, client: None = None) -> FunctionCall:
         """Ask whether the server knows it. Raises `NotFoundError`."""
+        refuse_client(client)
         from squall.http_api.routes import Route
 
         self._server().json("GET", Route.CALL.format(call=self._id))

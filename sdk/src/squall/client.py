@@ -36,6 +36,7 @@ from squall.errors import (
 from squall.http_api.protocol import Header, ServerInfo, blob_ref, frames
 from squall.http_api.routes import API_VERSION, Route
 from squall.spec import from_wire as spec_from_wire
+from squall.unimplemented import NO_CLIENT, missing_classmethods
 
 RECONNECT_S = 60.0
 """How long a server that answered before may be away (a gateway restart) before a request fails."""
@@ -392,6 +393,12 @@ def error_of(answer: Answer) -> SquallError:
             f"the server answered {answer.status}: {text or 'nothing'}",
             fix="Check that SQUALL_SERVER_URL is the address of a squall gateway.",
         )
+
+
+for _name, _missing in missing_classmethods(
+    "Client", dict.fromkeys(("from_env", "from_credentials", "anonymous", "verify"), NO_CLIENT)
+).items():
+    setattr(Client, _name, _missing)
 
 
 def query(path: str, **values: Any) -> str:

@@ -89,8 +89,9 @@ class Cls:
         return found
 
     @blocking
-    def hydrate(self) -> Cls:
+    def hydrate(self, client: None = None) -> Cls:
         """Look it up now rather than at the first use."""
+        refuse_client(client)
         self._source.target()
         return self
 

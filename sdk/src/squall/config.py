@@ -127,6 +127,11 @@ class Known:
 config = Known()
 
 
+def config_profiles() -> list[str]:
+    """The profiles of the configuration file, by name."""
+    return [name for name in read_file(home() / "config.toml") if name != TOP]
+
+
 def __getattr__(name: str) -> Any:
     if name == "_profile":
         return load().profile or None

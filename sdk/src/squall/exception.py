@@ -6,6 +6,7 @@ from typing import Any
 
 from squall.errors import *  # noqa: F403
 from squall.errors import Error, TimeoutError
+from squall.preemption import simulate_preemption as simulate_preemption
 
 _NEVER_RAISED: dict[str, tuple[type[Exception], str]] = {
     "SandboxTimeoutError": (TimeoutError, "sandboxes"),

@@ -260,8 +260,9 @@ class Function:
         return self._origin.is_known()
 
     @blocking
-    def hydrate(self) -> Function:
+    def hydrate(self, client: None = None) -> Function:
         """Look it up now rather than at the first use."""
+        refuse_client(client)
         self._origin.target()
         return self
 

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Union
 
-from squall import image_files, image_steps
+from squall import hosted, image_files, image_steps
 from squall.errors import InvalidError
 from squall.image_commands import CommandSteps, docker_arguments
 from squall.image_files import Copied, Ignore, Later, LocalDir, LocalFile, LocalPython, LocalSource
@@ -214,9 +214,17 @@ class Image(PackageSteps, CommandSteps):
         published_images.build(self, app)
         return self
 
-    def publish(self, name: str, *, environment_name: Optional[str] = None, client: None = None) -> Image:
+    def publish(
+        self,
+        name: str,
+        *,
+        environment_name: Optional[str] = None,
+        client: None = None,
+        experimental_options: Optional[Mapping[str, Any]] = None,
+    ) -> Image:
         """Build it and give it a name, for `Image.from_name`; a name that exists moves to this image."""
         refuse_client(client)
+        hosted.take_out("Image.publish", {"experimental_options": experimental_options})
         from squall import published_images
 
         published_images.publish(self, name, environment_name)

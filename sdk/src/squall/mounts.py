@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Callable, Optional, Union
 
 from squall import image_files
-from squall.errors import InvalidError
+from squall.errors import InvalidError, UnimplementedError
 from squall.image import Image
 from squall.image_files import LocalSource
 from squall.old_names import warn_renamed
@@ -47,6 +47,14 @@ class Mount:
         """Modules that are importable here."""
         _warn("Mount.from_local_python_packages", "Image.add_local_python_source")
         return cls((image_files.python(module_names, None),))
+
+    @classmethod
+    def from_name(cls, name: str, **_others: Any) -> Mount:
+        """Is refused: local files travel with the code, and are stored under no name."""
+        raise UnimplementedError(
+            f"there is no mount {name!r}: local files are attached to functions, and have no name on the server",
+            fix="Attach them with `Image.add_local_dir`, or store them in a `squall.Volume`.",
+        )
 
     def add_local_file(self, local_path: PathLike, remote_path: Optional[PathLike] = None) -> Mount:
         """This and a file."""

@@ -109,8 +109,11 @@ class Handle:
         return bool(self._id)
 
     @blocking
-    def hydrate(self) -> Any:
+    def hydrate(self, client: None = None) -> Any:
         """Look it up now rather than at the first use."""
+        from squall.origin import refuse_client
+
+        refuse_client(client)
         self._looked_up()
         return self
 

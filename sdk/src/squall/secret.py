@@ -129,8 +129,9 @@ class Secret:
         return self._id
 
     @blocking
-    def hydrate(self) -> Secret:
+    def hydrate(self, client: None = None) -> Secret:
         """Ask the server for it now. Raises `NotFoundError`; `InvalidError` for a key that is required and missing."""
+        refuse_client(client)
         keys = self._look()["keys"] if isinstance(self._source, Place) else ()
         missing = [key for key in self._required if key not in keys]
         if missing:

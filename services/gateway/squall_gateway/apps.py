@@ -110,8 +110,7 @@ class Apps:
         check_name(wanted.environment, "environment")
         if wanted.mode not in MODES:
             raise InvalidError(f"app mode {wanted.mode!r} is not one of {', '.join(MODES)}")
-        if wanted.strategy not in STRATEGIES:
-            raise InvalidError(f"strategy {wanted.strategy!r} is not one of {', '.join(STRATEGIES)}")
+        check_strategy(wanted.strategy)
         if wanted.tag:
             check_tag(wanted.tag)
         for spec in wanted.functions:
@@ -345,6 +344,12 @@ def _with_functions(app: AppRecord, wanted: PublishApp, now: float) -> AppRecord
 def versions_of(app: AppRecord, version: int, specs: Sequence[FunctionSpec]) -> Mapping[str, str]:
     """Function ids by name."""
     return {spec.name: function_id(app.app_id, version, spec) for spec in specs}
+
+
+def check_strategy(strategy: str) -> None:
+    """Raise `InvalidError` for what is none."""
+    if strategy not in STRATEGIES:
+        raise InvalidError(f"strategy {strategy!r} is not one of {', '.join(STRATEGIES)}")
 
 
 def published(record: AppRecord, *, unchanged: bool = False) -> PublishedApp:

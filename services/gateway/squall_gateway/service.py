@@ -392,7 +392,7 @@ class Gateway:
                 environments,
             ).router(),
             EnvironmentRoutes(environments).router(),
-            VersionRoutes(Versions(self.apps, directory)).router(),
+            VersionRoutes(Versions(self.apps, directory), commands).router(),
             BlobRoutes(self.blobs, self.settings.max_payload_bytes).router(),
             ImageRoutes(
                 images, logs, self.draining, environments, Pruning(bus, clock, images, fleet, commands)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import select
+import signal
 import subprocess
 import sys
 from typing import Any
@@ -205,6 +207,10 @@ def test_logs_can_be_narrowed_and_dated(shop: Shell) -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3} doubling \d+\n", answer.out)
     assert answer.err == ""
 
+    whose = ("--show-function-id", "--show-function-call-id", "--show-container-id")
+    answer = shop.squall("logs", "shop", "--function", "double", "-s", "stdout", "-n", "1", *whose).ok()
+    assert re.fullmatch(r"double fc-\w+ co-\w+ doubling \d+\n", answer.out)
+
 
 @pytest.mark.slow
 def test_logs_of_one_container_and_of_the_last_seconds(shop: Shell) -> None:
@@ -233,6 +239,25 @@ def test_following_shows_lines_as_they_come(shop: Shell) -> None:
     finally:
         child.terminate()
         shop.finish(child)
+
+
+@pytest.mark.slow
+def test_a_deploy_can_go_on_with_the_logs(shop: Shell) -> None:
+    child = shop.start("deploy", "shop.py", "--stream-logs", "--timestamps")
+    assert child.stdout is not None
+    try:
+        assert b"skipped" in child.stdout.readline()
+        line = b""
+        for number in range(100):  # it listens from a moment on that it does not tell
+            spawn(shop, "double", 9000 + number)
+            if select.select([child.stdout], [], [], 0.5)[0]:
+                line = child.stdout.readline()
+                break
+        assert re.fullmatch(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3} doubling 90\d\d\n", line)
+        child.send_signal(signal.SIGINT)
+        assert shop.finish(child).status == 0
+    finally:
+        child.kill()
 
 
 # ---------------------------------------------------------------- calls

@@ -24,6 +24,8 @@ def test_settings_are_written_shown_and_removed(shell: Shell) -> None:
 
     shown = shell.squall("config", "show").ok().out
     assert "cret\\token" not in shown
+    assert "cret\\token" not in shell.squall("config", "show", "--redact").ok().out
+    assert "cret\\token" in shell.squall("config", "show", "--no-redact").ok().out
 
     shell.squall("config", "unset", "token").ok()
     assert (shell.home / "config.toml").read_text() == 'server_url = "https://squall.example:8443"\n'

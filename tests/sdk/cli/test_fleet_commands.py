@@ -150,6 +150,8 @@ def test_a_command_runs_beside_a_container(depot: Shell) -> None:
     code = "import depot; print(depot.app.name)"
     assert depot.squall("container", "exec", container, "python", "-c", code).ok().out == "depot\n"
     depot.squall("container", "exec", container, "no-such-program").refused("conflict", "cannot be started")
+    assert depot.squall("container", "exec", "--no-pty", container, "python", "-c", code).ok().out == "depot\n"
+    depot.squall("container", "exec", "--pty", container, "sh").refused("unimplemented", "no terminal")
     late = depot.squall("container", "exec", "--timeout", "1", container, "sleep", "30")
     late.refused("conflict", "not ended after 1 s")
     depot.squall("container", "exec", "co-nowhere", "ls").refused("not_found", "no container")
@@ -184,6 +186,19 @@ def test_a_deploy_that_recreates_ends_what_runs_and_is_in_the_history_by_its_tag
     go.touch()
     assert depot.squall("call", "get", call).ok()
     assert told(depot, "app", "history", "depot")[0]["tag"] == "r-2"
+
+    started, go = depot.work / "started-again", depot.work / "go-again"
+    call = spawn(depot, "hold", started, go)
+    eventually(started.exists, within_s=20)
+    before = containers(depot, "hold")[0]["container"]
+    started.unlink()
+    assert "end now" in depot.squall("app", "rollback", "depot", "--strategy", "recreate").ok().out
+    eventually(started.exists, within_s=40)
+    assert before not in [row["container"] for row in containers(depot, "hold")]
+    go.touch()
+    depot.squall("call", "get", call).ok()
+    depot.squall("app", "rollback", "depot").ok()
+    depot.squall("app", "rollback", "depot", "--strategy", "blue").refused("invalid", "rolling")
     depot.squall("deploy", "--tag", "a b", "depot.py").refused("invalid", "'a b' is not valid")
     depot.squall("deploy", "--strategy", "blue", "depot.py").refused("invalid", "rolling")
 
@@ -322,3 +337,23 @@ def test_an_interactive_run_opens_a_prompt_while_the_app_runs(depot: Shell) -> N
     terminal.until("both 1 1\r\n>>> ")  # an end of file that comes before the prompt is lost to it
     terminal.type("\x04")
     assert terminal.end() == 0
+
+
+def test_objects_take_the_flags_that_programs_know(served: Shell) -> None:
+    served.squall("volume", "create", "old-name", "--version", "2").ok()
+    served.squall("volume", "create", "third", "--version", "3").refused("usage", "--version", status=2)
+    assert "is called new-name now" in served.squall("volume", "rename", "-y", "old-name", "new-name").ok().out
+
+    fill = "squall.Dict.from_name('flags', create_if_missing=True).update({'key': 'a' * 300})"
+    served.python(f"import squall\n{fill}").ok()
+    assert "'key'" not in served.squall("dict", "items", "flags").ok().out
+    shown = served.squall("dict", "items", "flags", "-r", "--json").ok().out
+    assert json.loads(shown) == [{"key": "'key'", "value": repr("a" * 300)}]
+
+
+def test_what_environments_cannot_do_is_refused(served: Shell) -> None:
+    served.squall("environment", "create", "walled", "--restricted").refused("unimplemented", "roles", "--scope caller")
+    assert "walled" not in served.squall("environment", "list").ok().out
+    for flag, told_so in (("--set-name", "cannot be renamed"), ("--set-web-suffix", "web addresses")):
+        served.squall("environment", "update", "main", flag, "other").refused("unimplemented", told_so)
+    served.squall("environment", "update", "main").refused("usage", "nothing is to be updated", status=2)

@@ -30,7 +30,6 @@ INSTEAD: dict[tuple[str, ...], str] = {
     ("container", "logs"): "`squall logs APP --container CONTAINER` prints what it wrote.",
     ("token", "info"): "`squall status` shows the server and token in use, `squall token list` all tokens.",
     ("config", "set-environment"): "`squall config set environment NAME`.",
-    ("environment", "update"): "An environment keeps its name: make another with `squall environment create`.",
     ("curl",): "Use curl with the headers Modal-Key and Modal-Secret of `squall token proxy create`.",
     ("cluster",): 'Ask for several GPUs of one machine with `gpu="H100:8"`.',
     ("endpoint",): "Write a function with `@squall.web_server(port)` that starts the program.",

@@ -28,6 +28,9 @@ app.add_typer(app_group, name="app")
 app.add_typer(call_group, name="call")
 
 TIMESTAMPS: Any = typer.Option(False, "--timestamps", help="Print the time before each log line.")
+STRATEGY: Any = typer.Option(
+    "rolling", "--strategy", metavar="[rolling|recreate]", help="recreate: containers of other versions end at once."
+)
 MODULE: Any = typer.Option(False, "-m", help="The program is a module (pkg.mod), not a file.")
 
 
@@ -124,16 +127,21 @@ def deploy(
     reference: str = typer.Argument(..., metavar="PROGRAM[::APP]", help="file.py, or file.py::variable of the app."),
     name: Optional[str] = typer.Option(None, "-n", "--name", help="Name to deploy under (default: the app's)."),
     tag: str = typer.Option("", "--tag", help="Shown in the app's history: a release's name, a commit."),
-    strategy: str = typer.Option(
-        "rolling", "--strategy", metavar="[rolling|recreate]", help="recreate: earlier containers end at once."
+    strategy: str = STRATEGY,
+    stream_logs: bool = typer.Option(
+        False, "--stream-logs", help="Then print what its containers write, until Ctrl-C."
     ),
     environment: Optional[str] = ENVIRONMENT,
     module: bool = MODULE,
+    timestamps: bool = TIMESTAMPS,
 ) -> int:
     """Deploy an app: it stays, and can be called by name from anywhere."""
     import squall.cli.deploy as command
 
-    options = command.DeployOptions(name=name, tag=tag, strategy=strategy, environment=environment, as_module=module)
+    options = command.DeployOptions(
+        name=name, tag=tag, strategy=strategy, environment=environment, as_module=module,
+        stream_logs=stream_logs, timestamps=timestamps,
+    )  # fmt: skip
     return command.deploy(reference, options)
 
 
@@ -293,13 +301,14 @@ def app_rollback(
     version: Optional[str] = typer.Argument(
         None, metavar="[VERSION]", help="As `squall app history` shows it, e.g. v3 (default: the one before)."
     ),
+    strategy: str = STRATEGY,
     environment: Optional[str] = ENVIRONMENT,
     as_json: bool = JSON,
 ) -> int:
     """Go back to an earlier version at once: new calls use it, calls that were accepted end where they began."""
     import squall.cli.versions as command
 
-    return command.rollback(name, version, environment=environment, as_json=as_json)
+    return command.rollback(name, version, strategy=strategy, environment=environment, as_json=as_json)
 
 
 @app_group.command("logs")
@@ -316,6 +325,9 @@ def logs(
     until: Optional[str] = LOG_UNTIL,
     search: Optional[str] = LOG_SEARCH,
     timestamps: bool = TIMESTAMPS,
+    function_id: bool = typer.Option(False, "--show-function-id", help="Print the function before each line."),
+    call_id: bool = typer.Option(False, "--show-function-call-id", help="Print the call before each line."),
+    container_id: bool = typer.Option(False, "--show-container-id", help="Print the container before each line."),
     environment: Optional[str] = ENVIRONMENT,
     as_json: bool = JSON,
 ) -> int:
@@ -325,7 +337,8 @@ def logs(
 
     begin, end = command.moment(since, "--since"), command.moment(until, "--until")
     wanted = Wanted(function, call, container, stream, begin, end, search, tail)
-    return command.logs(name, wanted, follow=follow, timestamps=timestamps, environment=environment, as_json=as_json)
+    before = command.Before(timestamps, function_id, call_id, container_id)
+    return command.logs(name, wanted, follow=follow, before=before, environment=environment, as_json=as_json)
 
 
 # ---------------------------------------------------------------- calls

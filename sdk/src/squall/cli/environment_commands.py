@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Optional
 
 import typer
 
@@ -20,11 +20,27 @@ def add_to(app: typer.Typer) -> None:
 
 
 @environment_group.command("create")
-def environment_create(name: str = NAME, as_json: bool = JSON) -> int:
+def environment_create(
+    name: str = NAME,
+    restricted: bool = typer.Option(False, "--restricted", help="Is refused: what a token may is said by its role."),
+    as_json: bool = JSON,
+) -> int:
     """Make an environment."""
     import squall.cli.environments as command
 
-    return command.create(name, as_json=as_json)
+    return command.create(name, restricted=restricted, as_json=as_json)
+
+
+@environment_group.command("update")
+def environment_update(
+    name: str = NAME,
+    new_name: Optional[str] = typer.Option(None, "--set-name", help="Is not possible."),
+    suffix: Optional[str] = typer.Option(None, "--set-web-suffix", help="Is not possible."),
+) -> int:
+    """Is not possible; the error says what to do instead."""
+    import squall.cli.environments as command
+
+    return command.update(name, new_name, suffix)
 
 
 @environment_group.command("list")

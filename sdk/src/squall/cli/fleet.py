@@ -11,7 +11,7 @@ from typing import Any, Optional
 from squall.cli import asking
 from squall.cli.server import for_command
 from squall.client import Client
-from squall.errors import ConflictError, TimeoutError, UsageError, from_wire
+from squall.errors import ConflictError, TimeoutError, UnimplementedError, UsageError, from_wire
 from squall.http_api.routes import Route
 
 POLL_S = 0.5
@@ -71,8 +71,13 @@ def stop(container: str, *, graceful: bool, yes: bool, as_json: bool) -> int:
     return 0
 
 
-def execute(container: str, command: Sequence[str], *, timeout_s: float) -> int:
+def execute(container: str, command: Sequence[str], *, timeout_s: float, terminal: bool = False) -> int:
     """Runs a command beside a container; its exit status is ours."""
+    if terminal:
+        raise UnimplementedError(
+            "a command in a container has no terminal and no input",
+            fix="Leave out --pty, and give the command what it needs as arguments.",
+        )
     if not command:
         raise UsageError(
             "the command is missing",

@@ -73,6 +73,7 @@ def container_exec(
     container: str = CONTAINER,
     command_line: Optional[list[str]] = typer.Argument(None, metavar="COMMAND", help="The program and its arguments."),
     timeout_s: float = typer.Option(60.0, "--timeout", min=1, max=3600, help="Seconds after which it is killed."),
+    terminal: bool = typer.Option(False, "--pty/--no-pty", help="A terminal, which it cannot have: pty is refused."),
 ) -> int:
     """Run a command with the variables, packages and folder of a container: no input, no terminal.
 
@@ -81,7 +82,7 @@ def container_exec(
     """
     import squall.cli.fleet as command
 
-    return command.execute(container, list(command_line or []), timeout_s=timeout_s)
+    return command.execute(container, list(command_line or []), timeout_s=timeout_s, terminal=terminal)
 
 
 # ---------------------------------------------------------------- machines
@@ -206,12 +207,14 @@ def proxy_create(
 
 @config_group.command("show")
 def config_show(
-    as_json: bool = JSON, secrets: bool = typer.Option(False, "--secrets", help="Show the token in full.")
+    as_json: bool = JSON,
+    secrets: bool = typer.Option(False, "--secrets", help="Show the token in full."),
+    redact: Optional[bool] = typer.Option(None, "--redact/--no-redact", help="The same, the other way round."),
 ) -> int:
     """Show each setting, its value, and where that comes from: the environment, the file or the default."""
     import squall.cli.configuring as command
 
-    return command.show(as_json=as_json, secrets=secrets)
+    return command.show(as_json=as_json, secrets=secrets or redact is False)
 
 
 PROFILE: Any = typer.Option(None, "--profile", help="Of this profile (default: the active one, if any).")

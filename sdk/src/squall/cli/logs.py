@@ -8,7 +8,7 @@ import sys
 import time
 from dataclasses import asdict, replace
 from datetime import datetime
-from typing import Optional
+from typing import NamedTuple, Optional
 
 from squall import ids
 from squall.cli import lookup
@@ -23,9 +23,26 @@ from squall.spec import from_wire
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-def logs(
-    name: str, wanted: Wanted, *, follow: bool, timestamps: bool, environment: Optional[str], as_json: bool
-) -> int:
+class Before(NamedTuple):
+    """What stands before each line."""
+
+    time: bool = False
+    function: bool = False
+    call: bool = False
+    container: bool = False
+
+    def of(self, entry: LogEntry) -> str:
+        """The words for a line, each with a blank behind it; `-` where there is none."""
+        words = []
+        if self.time:
+            moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(entry.at))
+            words.append(f"{moment}.{int(entry.at % 1 * 1000):03d}")
+        shown = ((self.function, entry.function), (self.call, entry.call), (self.container, entry.container))
+        words += [text or "-" for wanted, text in shown if wanted]
+        return "".join(f"{word} " for word in words)
+
+
+def logs(name: str, wanted: Wanted, *, follow: bool, before: Before, environment: Optional[str], as_json: bool) -> int:
     """Prints the log of an app, or of one call."""
     if follow and wanted.until is not None:
         raise UsageError("--until does not go with --follow", fix="Leave out one of them.")
@@ -39,7 +56,7 @@ def logs(
             app_id = lookup.app(session.client, name, environment).app_id
         found = entries(session.client, app_id, wanted, follow=follow)
         for entry in found:
-            _print(entry, timestamps, as_json)
+            _print(entry, before, as_json)
     return 0
 
 
@@ -65,13 +82,10 @@ def seconds(age: str, option: str = "--since") -> float:
     return float(found[1]) * _UNITS[found[2]]
 
 
-def _print(entry: LogEntry, timestamps: bool, as_json: bool) -> None:
+def _print(entry: LogEntry, before: Before, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(json.dumps(asdict(entry)) + "\n")
         return
     out = sys.stderr if entry.stream == "stderr" else sys.stdout
-    if timestamps:
-        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(entry.at))
-        out.write(f"{moment}.{int(entry.at % 1 * 1000):03d} ")
-    out.write(entry.text)
+    out.write(before.of(entry) + entry.text)
     out.flush()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import sys
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 from squall.cli import table
 from squall.cli.server import for_command
@@ -67,11 +67,12 @@ def get(name: str, key: str, *, environment: Optional[str]) -> int:
     return 0
 
 
-def items(name: str, number: Optional[int], *, environment: Optional[str], as_json: bool) -> int:
+def items(name: str, number: Optional[int], *, as_repr: bool = False, environment: Optional[str], as_json: bool) -> int:
     """Prints keys and values."""
     with for_command():
         found = list(itertools.islice(Dict.from_name(name, environment_name=environment).items(), number))
-    rows = [{"key": _shown(key, as_json), "value": _shown(value, as_json)} for key, value in found]
+    show: Callable[[Any], Any] = repr if as_repr else lambda value: _shown(value, as_json)
+    rows = [{"key": show(key), "value": show(value)} for key, value in found]
     table.show(rows, (("KEY", "key"), ("VALUE", "value")), as_json=as_json, empty="No keys.")
     return 0
 

@@ -177,13 +177,15 @@ def dict_items(
     name: str = NAME,
     number: int = typer.Argument(20, metavar="[N]", min=1, help="How many."),
     everything: bool = typer.Option(False, "-a", "--all", help="All of them."),
+    as_repr: bool = typer.Option(False, "-r", "--repr", help="As Python writes them: text in quotes, and in full."),
     environment: Optional[str] = ENVIRONMENT,
     as_json: bool = JSON,
 ) -> int:
     """Print keys and values."""
     import squall.cli.objects as command
 
-    return command.items(name, None if everything else number, environment=environment, as_json=as_json)
+    number_of = None if everything else number
+    return command.items(name, number_of, as_repr=as_repr, environment=environment, as_json=as_json)
 
 
 @dict_group.command("clear")
@@ -277,7 +279,13 @@ def queue_delete(
 
 
 @volume_group.command("create")
-def volume_create(name: str = NAME, environment: Optional[str] = ENVIRONMENT) -> int:
+def volume_create(
+    name: str = NAME,
+    version: Optional[int] = typer.Option(
+        None, "--version", min=1, max=2, help="Of the file system elsewhere; both are the same here."
+    ),
+    environment: Optional[str] = ENVIRONMENT,
+) -> int:
     """Make an empty volume."""
     import squall.cli.objects as command
 
@@ -371,12 +379,13 @@ def volume_gc(dry_run: bool = DRY_RUN, as_json: bool = JSON) -> int:
 def volume_rename(
     name: str = NAME,
     new_name: str = typer.Argument(..., metavar="NEW", help="The new name."),
+    yes: bool = YES,
     environment: Optional[str] = ENVIRONMENT,
 ) -> int:
-    """Give a volume another name."""
+    """Give a volume another name. On a terminal it asks first: programs find it by its name."""
     import squall.cli.volumes as command
 
-    return command.rename(name, new_name, environment=environment)
+    return command.rename(name, new_name, yes=yes, environment=environment)
 
 
 @volume_group.command("delete")

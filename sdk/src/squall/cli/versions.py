@@ -37,12 +37,16 @@ def history(name: str, *, environment: Optional[str], as_json: bool) -> int:
     return 0
 
 
-def rollback(name: str, version: Optional[str], *, environment: Optional[str], as_json: bool) -> int:
+def rollback(
+    name: str, version: Optional[str], *, strategy: str = "rolling", environment: Optional[str], as_json: bool
+) -> int:
     """Makes an earlier version the present one."""
     wanted = None if version is None else number(version)
     with for_command() as session:
         app = lookup.app(session.client, name, environment)
-        body = session.client.json("POST", Route.APP_ROLLBACK.format(app=app.app_id), {"version": wanted})
+        body = session.client.json(
+            "POST", Route.APP_ROLLBACK.format(app=app.app_id), {"version": wanted, "strategy": strategy}
+        )
         answer = from_wire(PublishedApp, body)
         versions = session.client.json("GET", Route.APP_HISTORY.format(app=app.app_id))["versions"]
     to = next((row["rolled_back_to"] for row in versions if row["version"] == answer.version), 0)
@@ -50,7 +54,10 @@ def rollback(name: str, version: Optional[str], *, environment: Optional[str], a
         sys.stdout.write(json.dumps({**dataclasses.asdict(answer), "rolled_back_to": to}, indent=2) + "\n")
         return 0
     sys.stdout.write(f"✓ {answer.name} runs version {to} again, as version {answer.version}.\n")
-    sys.stdout.write("  New calls go there; calls that were accepted before end on the version they began with.\n")
+    if strategy == "recreate":
+        sys.stdout.write("  Containers of other versions end now; what ran in them starts again.\n")
+    else:
+        sys.stdout.write("  New calls go there; calls that were accepted before end on the version they began with.\n")
     return 0
 
 

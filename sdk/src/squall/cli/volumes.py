@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Callable, Optional, TypeVar
 
-from squall.cli import table
+from squall.cli import asking, table
 from squall.cli.image_pruning import mebibytes
 from squall.cli.server import for_command
 from squall.errors import UsageError
@@ -116,8 +116,11 @@ def rm(name: str, path: str, *, recursive: bool, environment: Optional[str]) -> 
     return 0
 
 
-def rename(name: str, new_name: str, *, environment: Optional[str]) -> int:
+def rename(name: str, new_name: str, *, yes: bool, environment: Optional[str]) -> int:
     """Gives a volume another name."""
+    asking.confirm(
+        f"Rename volume {name} to {new_name}? Programs that name it do not find it then.", "it keeps its name", yes
+    )
     with for_command():
         Volume.rename(name, new_name, environment_name=environment)
     sys.stdout.write(f"✓ Volume {name} is called {new_name} now.\n")

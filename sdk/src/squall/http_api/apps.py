@@ -79,6 +79,8 @@ class Rollback:
 
     version: Optional[int] = None
     """None = the one before the present."""
+    strategy: str = "rolling"
+    """"recreate": containers of other versions end at once; what runs in them starts again."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from fastapi import APIRouter, Request
 from squall.http_api.apps import AppVersion, PublishedApp, Rollback
 from squall.http_api.routes import Route
 from squall_gateway.api.requests import workspace_of
-from squall_gateway.apps import published
+from squall_gateway.apps import check_strategy, published
+from squall_gateway.commands import NodeCommands
 from squall_gateway.versions import Versions
 
 
@@ -25,6 +26,7 @@ class VersionRoutes:
     """What clients do with versions."""
 
     versions: Versions
+    commands: NodeCommands
 
     def router(self) -> APIRouter:
         """The routes."""
@@ -41,5 +43,9 @@ class VersionRoutes:
         self, request: Request, app: str, wanted: Rollback | None = None, environment: str = "main"
     ) -> PublishedApp:
         """Make an earlier version the present one: calls from now on go there, calls that were accepted stay."""
-        version = None if wanted is None else wanted.version
-        return published(await self.versions.rollback(app, workspace_of(request), environment, version))
+        wanted = wanted or Rollback()
+        check_strategy(wanted.strategy)
+        record = await self.versions.rollback(app, workspace_of(request), environment, wanted.version)
+        if wanted.strategy == "recreate":
+            await self.commands.end_earlier(record.app_id, frozenset(record.functions.values()))
+        return published(record)
