@@ -70,7 +70,7 @@ class Link:
         except (TimeoutError, NatsError, OSError) as error:
             why = self._client.last_error or error
             await self.close()
-            raise BusUnavailable(f"cannot connect to the bus: {why}", url=settings.url) from error
+            raise BusUnavailable(f"cannot connect to the bus at {settings.url}: {why}", url=settings.url) from error
         self._client.open_sink(self.replies.prefix + ".*", self.replies.deliver)
         self._connection_made()
 
