@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import BinaryIO, Protocol, TypeVar, cast
 
 from squall.errors import DataLossError, ServiceError, SquallError
-from squall.http_api.protocol import parse_blob_ref
+from squall.http_api.protocol import Header, parse_blob_ref
 from squall.http_api.routes import Route
+from squall_contracts.blobs import blob_path, workspace_place
 from squall_service.asking import CHUNK_BYTES, asked
 from squall_service.failpoints import failpoint_disk
 
@@ -40,23 +41,29 @@ class BlobStore(Protocol):
     def put(self, sha256: str, size: int, source: Callable[[], BinaryIO]) -> None:
         """Store the blob durably. Putting it again is nothing."""
 
+    def of(self, workspace: str) -> BlobStore:
+        """Where blobs are that records of the workspace name."""
+
     def of_volumes(self, workspace: str, token: str) -> BlobStore:
         """Where blocks of the workspace's volumes are read; `token` is one of that workspace."""
 
 
 class FolderStore:
-    """A folder that the gateway uses too: `<folder>/<first two hex digits>/<sha256>`."""
+    """A folder that the gateway uses too."""
 
     def __init__(self, folder: Path, older: Path | None = None) -> None:
         self._folder = folder
         self._older = older
         """Where to look for what is not in the folder."""
 
+    def of(self, workspace: str) -> BlobStore:
+        return type(self)(self._folder / workspace_place(workspace), self._folder)
+
     def of_volumes(self, workspace: str, token: str) -> BlobStore:
         return type(self)(self._folder / "volumes" / workspace, self._folder)
 
     def _path(self, sha256: str) -> Path:
-        return self._folder / sha256[:2] / sha256
+        return self._folder / blob_path(sha256)
 
     def get(self, sha256: str, target: BinaryIO) -> None:
         try:
@@ -71,7 +78,7 @@ class FolderStore:
         except FileNotFoundError:
             if self._older is None:
                 raise
-            return (self._older / sha256[:2] / sha256).open("rb")
+            return (self._older / blob_path(sha256)).open("rb")
 
     def put(self, sha256: str, size: int, source: Callable[[], BinaryIO]) -> None:
         path = self._path(sha256)
@@ -85,10 +92,16 @@ class FolderStore:
 class GatewayStore:
     """The gateway's `PUT` and `GET /v1/blobs/{sha256}`."""
 
-    def __init__(self, url: str, token: str, route: str = Route.BLOB) -> None:
+    def __init__(self, url: str, token: str, route: str = Route.BLOB, workspace: str = "") -> None:
         self._url = url
         self._route = route
+        self._token = token
         self._headers = {"Authorization": f"Bearer {token}"}
+        if workspace:
+            self._headers[Header.WORKSPACE] = workspace
+
+    def of(self, workspace: str) -> BlobStore:
+        return GatewayStore(self._url, self._token, workspace=workspace)
 
     def of_volumes(self, workspace: str, token: str) -> BlobStore:
         return GatewayStore(self._url, token, Route.VOLUME_BLOCK)
@@ -130,6 +143,10 @@ class Blobs:
     def __init__(self, store: BlobStore, parallel: int = PARALLEL, *, slots: asyncio.Semaphore | None = None) -> None:
         self._store = store
         self._slots = slots or asyncio.Semaphore(parallel)
+
+    def of(self, workspace: str) -> Blobs:
+        """Those that records of a workspace name, in line with what else is moved here."""
+        return Blobs(self._store.of(workspace), slots=self._slots)
 
     def of_volumes(self, workspace: str, token: str) -> Blobs:
         """Blocks of a workspace's volumes, in line with what else is fetched here."""

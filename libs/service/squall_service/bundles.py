@@ -58,14 +58,16 @@ class Bundles:
         self._blobs = blobs
         self._locks: dict[str, asyncio.Lock] = {}
 
-    async def ensure(self, code: CodeRef) -> Path:
-        """The folder of that bundle's files."""
+    async def ensure(self, code: CodeRef, workspace: str) -> Path:
+        """The folder of the files of a bundle that a function of the workspace names. One for all who name it: gateways
+        take no declaration whose bundle its workspace does not have."""
         target = self._folder / code.bundle_sha256
         async with self._locks.setdefault(code.bundle_sha256, asyncio.Lock()):
             if target.is_dir():
                 return target
             archive = self._folder / f"{code.bundle_sha256}.zip"
-            await self._blobs.fetch(blob_ref(code.bundle_sha256, code.bundle_bytes), archive)
+            blobs = self._blobs.of(workspace)
+            await blobs.fetch(blob_ref(code.bundle_sha256, code.bundle_bytes), archive)
             try:
                 await asyncio.to_thread(extract, archive, target)
             finally:

@@ -8,6 +8,7 @@ import ipaddress
 import socket
 import time
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from importlib.metadata import distributions
 from pathlib import Path
@@ -40,6 +41,9 @@ from squall_service.telemetry import log
 
 MEMBER_LIMITS = bundles.Limits(files=1_000_000, total_bytes=64 * 1024**3)
 """Of files that images copy: weights of models are among them."""
+
+_files_of: ContextVar[str] = ContextVar("_files_of")
+"""A workspace, of the build that runs in this context: the stores of images know none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +104,11 @@ class Engine:
             share=self._share,
             settings=BuildSettings(rules=rules, limits=_limits(settings), step_timeout_s=settings.step_timeout_s),
         )
+
+    @staticmethod
+    def takes_files_of(workspace: str) -> None:
+        """What this task builds from now on has files of that workspace."""
+        _files_of.set(workspace)
 
     def volumes(self, workspace: str, token: Token) -> Volumes:
         """Those of a workspace, for build steps."""
@@ -203,7 +212,8 @@ class Engine:
         """Files of a step, from the blob store."""
         archive = folder.with_suffix(".zip")
         try:
-            await self._blobs.fetch(blob_ref(str(reference["sha256"]), int(str(reference["bytes"]))), archive)
+            blobs = self._blobs.of(_files_of.get())
+            await blobs.fetch(blob_ref(str(reference["sha256"]), int(str(reference["bytes"]))), archive)
             await asyncio.to_thread(bundles.extract, archive, folder, MEMBER_LIMITS)
         except (KeyError, ValueError) as error:
             raise ImageBuildError(f"a step does not say where its files are: {error!r}") from error

@@ -116,6 +116,7 @@ class Builder:
         began = self._clock.now()
         lines = BuildLog(self._bus, self._clock, command.image, self.name)
         spans = BuildSpans(command)
+        self._engine.takes_files_of(command.workspace)
         try:
             built = await self._engine.build(
                 command.spec,

@@ -17,7 +17,7 @@ from squall.spec import Kind
 from squall_bus import Bus, BusError, Published, Record, SubjectTaken
 from squall_contracts import spans, subjects
 from squall_contracts.calls import DEADLINE_HEADER, CallRequested, SpanVector
-from squall_gateway.blobs import Blobs
+from squall_gateway.blob_places import BlobPlaces
 from squall_gateway.call_headers import CallHeaders, blob_size
 from squall_gateway.call_spans import SERVICE, Accepted, accepting_since, encode_rows, now_ns, trace_of
 from squall_gateway.condition import Condition
@@ -67,7 +67,7 @@ class Acceptor:
     directory: Directory
     pools: Pools
     loads: Loads
-    blobs: Blobs
+    blobs: BlobPlaces
     condition: Condition
     limits: Limits
     clock: Clock
@@ -162,7 +162,7 @@ class Acceptor:
         if webhook := webhook_of(call, target):
             self.webhooks.check(webhook)
             await self.webhooks.open(target.function.workspace)
-        await self._require_blobs(given)
+        await self._require_blobs(target.function.workspace, given)
         return decision.deadline
 
     async def _were_accepted(self, calls: Sequence[CallHeaders], target: Target, given: Sequence[Input]) -> bool:
@@ -175,11 +175,12 @@ class Acceptor:
                 return False
         return True
 
-    async def _require_blobs(self, given: Sequence[Input]) -> None:
-        """A record never names a blob that is not there."""
+    async def _require_blobs(self, workspace: str, given: Sequence[Input]) -> None:
+        """A record never names a blob that its workspace does not have."""
+        blobs = self.blobs.of(workspace)
         for each in given:
             if each.blob is not None:
-                await self.blobs.require(*parse_blob_ref(each.blob))
+                await blobs.require(*parse_blob_ref(each.blob))
 
     # ------------------------------------------------------------------ the journal
 

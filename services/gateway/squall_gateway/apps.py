@@ -27,9 +27,10 @@ from squall_contracts.functions import (
     pool_key,
 )
 from squall_contracts.retention import SPAWNED_S
-from squall_gateway.blobs import Blobs
+from squall_gateway.blob_places import BlobPlaces
 from squall_gateway.directory import Directory, KnownApp
 from squall_gateway.image_records import ImageRecords
+from squall_gateway.image_sources import ImageSources
 from squall_gateway.objects import Objects
 from squall_gateway.policy.schedules import check_schedule
 from squall_gateway.policy.web_names import check_web, owner_label, web_names
@@ -66,7 +67,7 @@ class Apps:
     bus: Bus
     directory: Directory
     pools: Pools
-    blobs: Blobs
+    blobs: BlobPlaces
     clock: Clock
     secrets: Secrets
     addresses: Addresses
@@ -74,12 +75,13 @@ class Apps:
     webhooks: WebhookUsers
     objects: Objects
     images: ImageRecords
+    sources: ImageSources
 
     # ------------------------------------------------------------------ publish
 
     async def publish(self, wanted: PublishApp, workspace: str) -> PublishedApp:
         """Make or change an app. Raises `InvalidError` for a bad declaration, `ConflictError` for a lost race."""
-        await self._check(wanted)
+        await self._check(wanted, workspace)
         functions = tuple(
             replace(spec, image=scoped(spec.image, workspace, wanted.environment)) for spec in wanted.functions
         )
@@ -87,6 +89,8 @@ class Apps:
         await self.secrets.check(wanted.functions, workspace)
         await self.webhooks.declared(wanted.functions, workspace)
         await self.objects.check_volumes(wanted.functions, workspace)
+        for image in {spec.image.id: spec.image for spec in wanted.functions}.values():
+            await self.sources.check(image, workspace)
         for _ in range(TRIES):
             known = await self._present(wanted, workspace)
             if wanted.only_new and known is not None and known.record.version and known.record.state != "stopped":
@@ -105,7 +109,7 @@ class Apps:
             return published(record)
         raise ConflictError(f"app {wanted.name!r} was changed by others at the same time, {TRIES} times in a row")
 
-    async def _check(self, wanted: PublishApp) -> None:
+    async def _check(self, wanted: PublishApp, workspace: str) -> None:
         check_name(wanted.name, "app")
         check_name(wanted.environment, "environment")
         if wanted.mode not in MODES:
@@ -124,7 +128,7 @@ class Apps:
         if len(set(names)) < len(names):
             raise InvalidError(f"function names {sorted(names)} are not all different")
         for bundle in {spec.code.bundle_sha256 for spec in wanted.functions} - {""}:
-            if await self.blobs.size(bundle) is None:
+            if await self.blobs.of(workspace).size(bundle) is None:
                 raise InvalidError(f"code bundle {bundle} is not there", fix="Upload it with PUT /v1/blobs first.")
 
     def _check_web_names(self, record: AppRecord) -> None:

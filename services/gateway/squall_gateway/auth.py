@@ -20,6 +20,8 @@ CACHE_S = 5.0
 UNKNOWN_CACHE_S = 1.0
 MAX_CACHED = 20_000
 SCOPES = ("workspace", "caller", "container", "service", "proxy")
+SERVICE = "service"
+"""Of agents and builders: they serve all workspaces."""
 CALLER = "caller"
 """Of programs that only make calls."""
 PROXY = "proxy"

@@ -1,12 +1,13 @@
 """The blob store: payloads above the inline limit, and code, by their SHA-256. Streams; holds at most 2 MiB of each.
 
-A blob is there in full, verified and on disk, or not at all.
+A blob is there in full, verified and on disk, or not at all. Which workspace has which: `blob_places`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import errno
 import hashlib
 import os
@@ -15,7 +16,7 @@ import shutil
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol, Self, cast
 from uuid import uuid4
 
 import obstore
@@ -23,6 +24,7 @@ from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from squall.errors import InvalidError, NotFoundError, RequestSizeError, ServiceError, StorageFullError
+from squall_contracts.blobs import blob_path
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 CHUNK_BYTES = 1 << 20
@@ -32,11 +34,6 @@ MAX_KNOWN = 20_000
 ABANDONED_S = 24 * 3600.0
 RESERVE_BYTES = 256 << 20
 """Free space under which a folder counts as full: results of what was accepted must still fit."""
-
-
-def blob_path(sha256: str) -> str:
-    """Where a blob lies in the store. Agents that share the folder use the same rule."""
-    return f"{sha256[:2]}/{sha256}"
 
 
 def check_sha256(sha256: str) -> str:
@@ -56,8 +53,8 @@ def remote_store(url: str, options: Mapping[str, str]) -> ObjectStore:
 class Sink(Protocol):
     """Where a blob is written; what was not finished is not there."""
 
-    async def write(self, chunks: AsyncIterator[bytes], sha256: str) -> None:
-        """Store all chunks under that name; if they raise, nothing."""
+    async def write(self, chunks: AsyncIterator[bytes], path: str) -> None:
+        """Store all chunks at that path; if they raise, nothing."""
 
 
 class Blobs:
@@ -70,7 +67,9 @@ class Blobs:
         self._options = options
         self._limit_bytes = limit_bytes
         self._reserve_bytes = reserve_bytes
+        self._prefix = ""
         self._known: OrderedDict[str, int] = OrderedDict()
+        """Sizes by path: of whatever place."""
         self._folder = None if "://" in where else Path(where).absolute()
         self._store: ObjectStore
         self._sink: Sink
@@ -86,6 +85,15 @@ class Blobs:
     def within(self, path: str) -> tuple[str, Mapping[str, str], int]:
         """Where a store below this one is, its options, and the room to be left on its disk."""
         return f"{self._where.rstrip('/')}/{path}", self._options, self._reserve_bytes
+
+    def below(self, path: str) -> Self:
+        """The blobs that lie below this path: the same store, and another place."""
+        place = copy.copy(self)
+        place._prefix = f"{self._prefix}{path}/"
+        return place
+
+    def _path(self, sha256: str) -> str:
+        return self._prefix + blob_path(sha256)
 
     async def folders(self, path: str) -> list[str]:
         """The names of stores below this one."""
@@ -106,6 +114,14 @@ class Blobs:
         self._remember(sha256, size)
         return size
 
+    async def put_again(self, sha256: str, other: Blobs) -> None:
+        """Have here what another place of this store has, without moving its bytes. It may be gone from there."""
+        with in_our_words(), contextlib.suppress(FileNotFoundError):
+            if self._folder_sink is not None:
+                await asyncio.to_thread(self._folder_sink.link, other._path(sha256), self._path(sha256))
+            else:
+                await obstore.copy_async(self._store, other._path(sha256), self._path(sha256))
+
     def _put_whole(self, sink: FolderSink, parts: Sequence[bytes], sha256: str) -> None:
         """Everything in one trip to a thread instead of twelve, each of which costs 0.1 ms."""
         if full := self._full_folder():
@@ -114,23 +130,23 @@ class Blobs:
         for part in parts:
             digest.update(part)
         check_digest(digest.hexdigest(), sha256)
-        sink.write_whole(parts, sha256)
+        sink.write_whole(parts, self._path(sha256))
 
     async def _put_streamed(self, chunks: AsyncIterator[bytes], sha256: str) -> int:
         if full := await self.nearly_full():
             raise StorageFullError(full)
         checked = _Checked(chunks, sha256, self._limit_bytes)
-        await self._sink.write(checked.stream(), sha256)
+        await self._sink.write(checked.stream(), self._path(sha256))
         return checked.size
 
     async def size(self, sha256: str) -> int | None:
         """Bytes of a blob; None when there is none."""
-        known = self._known.get(check_sha256(sha256))
+        known = self._known.get(self._path(check_sha256(sha256)))
         if known is not None:
             return known
         try:
             with in_our_words():
-                meta = await obstore.head_async(self._store, blob_path(sha256))
+                meta = await obstore.head_async(self._store, self._path(sha256))
         except FileNotFoundError:
             return None
         self._remember(sha256, meta["size"])
@@ -148,7 +164,7 @@ class Blobs:
         """Size and content of a blob. Raises `NotFoundError`."""
         try:
             with in_our_words():
-                found = await obstore.get_async(self._store, blob_path(check_sha256(sha256)))
+                found = await obstore.get_async(self._store, self._path(check_sha256(sha256)))
         except FileNotFoundError:
             raise self._missing(sha256) from None
         return found.meta["size"], _as_bytes(found)
@@ -159,12 +175,12 @@ class Blobs:
             _, content = await self.get(sha256)
             return b"".join([chunk async for chunk in content])
         try:
-            return await asyncio.to_thread((self._folder / blob_path(check_sha256(sha256))).read_bytes)
+            return await asyncio.to_thread((self._folder / self._path(check_sha256(sha256))).read_bytes)
         except FileNotFoundError:
             raise self._missing(sha256) from None
 
     def _missing(self, sha256: str) -> NotFoundError:
-        self._known.pop(sha256, None)
+        self._known.pop(self._path(sha256), None)
         return NotFoundError(f"there is no blob {sha256}", fix="It was never uploaded, or is expired.")
 
     async def nearly_full(self) -> str:
@@ -178,7 +194,7 @@ class Blobs:
         return "" if free >= self._reserve_bytes else f"the disk of {self._folder} has {free >> 20} MiB left"
 
     def _remember(self, sha256: str, size: int) -> None:
-        self._known[sha256] = size
+        self._known[self._path(sha256)] = size
         if len(self._known) > MAX_KNOWN:
             self._known.popitem(last=False)
 
@@ -244,12 +260,24 @@ class FolderSink:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def _scratch(self, sha256: str) -> Path:
-        return self._folder / "tmp" / f"{sha256}.{uuid4().hex}"
+    def _scratch(self, path: str) -> Path:
+        return self._folder / "tmp" / f"{path.rpartition('/')[2]}.{uuid4().hex}"
 
-    def write_whole(self, parts: Sequence[bytes], sha256: str) -> None:
+    def _into_place(self, scratch: Path, path: str) -> None:
+        _move(scratch, self._folder / path, self._folder)
+
+    def link(self, source: str, path: str) -> None:
+        """Blocks. The same file at a second path."""
+        scratch = self._scratch(path)
+        try:
+            os.link(self._folder / source, scratch)
+            self._into_place(scratch, path)
+        finally:
+            scratch.unlink(missing_ok=True)  # of two names of one file a rename leaves both
+
+    def write_whole(self, parts: Sequence[bytes], path: str) -> None:
         """Blocks; for what is small enough to be in memory."""
-        scratch = self._scratch(sha256)
+        scratch = self._scratch(path)
         try:
             descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             try:
@@ -258,13 +286,13 @@ class FolderSink:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-            _move(scratch, self._folder / blob_path(sha256))
+            self._into_place(scratch, path)
         finally:
             scratch.unlink(missing_ok=True)
 
-    async def write(self, chunks: AsyncIterator[bytes], sha256: str) -> None:
+    async def write(self, chunks: AsyncIterator[bytes], path: str) -> None:
         """As they come."""
-        scratch = self._scratch(sha256)
+        scratch = self._scratch(path)
         try:
             descriptor = await asyncio.to_thread(os.open, scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             try:
@@ -273,7 +301,7 @@ class FolderSink:
                 await asyncio.to_thread(os.fsync, descriptor)
             finally:
                 os.close(descriptor)
-            await asyncio.to_thread(_move, scratch, self._folder / blob_path(sha256))
+            await asyncio.to_thread(self._into_place, scratch, path)
         finally:
             await asyncio.to_thread(scratch.unlink, missing_ok=True)
 
@@ -284,8 +312,8 @@ class StoreSink:
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
 
-    async def write(self, chunks: AsyncIterator[bytes], sha256: str) -> None:
-        await obstore.put_async(self._store, blob_path(sha256), chunks)
+    async def write(self, chunks: AsyncIterator[bytes], path: str) -> None:
+        await obstore.put_async(self._store, path, chunks)
 
 
 async def _start_of(chunks: AsyncIterator[bytes], limit_bytes: int) -> tuple[list[bytes], int]:
@@ -351,12 +379,14 @@ def _write_all(descriptor: int, data: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def _move(scratch: Path, target: Path) -> None:
-    """Into place, and on disk: the file, its name, and the folder's own name."""
-    fresh = not target.parent.exists()
-    target.parent.mkdir(exist_ok=True)
+def _move(scratch: Path, target: Path, top: Path) -> None:
+    """Into place, and on disk: the file, its name, and the names of new folders. `top` is there already."""
+    changed = [target.parent]
+    while changed[-1] != top and not changed[-1].exists():
+        changed.append(changed[-1].parent)
+    target.parent.mkdir(parents=True, exist_ok=True)
     scratch.replace(target)
-    for folder in (target.parent, target.parent.parent) if fresh else (target.parent,):
+    for folder in changed:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(descriptor)

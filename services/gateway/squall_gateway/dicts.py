@@ -14,15 +14,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from squall.errors import InvalidError, RequestSizeError
+from squall.errors import InvalidError, RequestSizeError, SquallError
 from squall.http_api.protocol import frames
 from squall.spec import INLINE_LIMIT_BYTES
 from squall_bus import GRAVE_S, Bus, BusError, Entry, KeyExists, KeyWrite, PublishUnknown, WrongRevision
 from squall_contracts import subjects
 from squall_contracts.objects import DICTS, RECEIPT_S, DictEntry, dict_key, dict_keys, receipt_key
-from squall_gateway.blobs import Blobs
+from squall_gateway.blob_places import BlobPlaces
 from squall_gateway.call_headers import blob_size, check_blob_ref
 from squall_service.clock import Clock
+from squall_service.telemetry import log
 
 KEPT_S = 7 * 24 * 3600.0
 """Without access."""
@@ -61,7 +62,7 @@ class Dicts:
     """The contents of all dicts."""
 
     bus: Bus
-    blobs: Blobs
+    blobs: BlobPlaces
     clock: Clock
 
     async def do(self, workspace: str, object_id: str, ops: Sequence[Op]) -> list[Outcome]:
@@ -70,6 +71,7 @@ class Dicts:
         for first in range(0, len(ops), AT_ONCE):
             part = ops[first : first + AT_ONCE]
             outcomes += await asyncio.gather(*(self._one(workspace, object_id, op) for op in part))
+        await told_blobs(self.blobs, workspace, outcomes)
         return outcomes
 
     async def do_apart(self, workspace: str, object_id: str, ops: Sequence[Op]) -> list[Outcome | BaseException]:
@@ -92,7 +94,9 @@ class Dicts:
         alone = await asyncio.gather(
             *(self._one(workspace, object_id, ops[place]) for place in left), return_exceptions=True
         )
-        return [outcome for _, outcome in sorted([*done.items(), *zip(left, alone, strict=True)], key=lambda p: p[0])]
+        found = [outcome for _, outcome in sorted([*done.items(), *zip(left, alone, strict=True)], key=lambda p: p[0])]
+        await told_blobs(self.blobs, workspace, [each for each in found if isinstance(each, Outcome)])
+        return found
 
     async def _one(self, workspace: str, object_id: str, op: Op) -> Outcome:
         key, receipt = _names(workspace, object_id, op)
@@ -100,6 +104,8 @@ class Dicts:
             case "get":
                 return await self._get(key)
             case "put":
+                if op.blob is not None:
+                    await self.blobs.of(workspace).require(*frame_blob(op.blob))
                 return await self._put(key, receipt, op)
             case "pop":
                 return await self._pop(key, receipt)
@@ -121,8 +127,6 @@ class Dicts:
             pass  # it was changed meanwhile, and is kept by that
 
     async def _put(self, key: str, receipt: str, op: Op) -> Outcome:
-        if op.blob is not None:
-            await self.blobs.require(*frame_blob(op.blob))
         data = DictEntry(op.key, op.value, op.blob, op.request).encode()
         bucket = self.bus.kv(DICTS)
         if not op.absent:
@@ -222,8 +226,12 @@ class Dicts:
                 meta = {**_told(entry).meta, "size": len(entry.key)}
                 found.append(Outcome(meta, entry.key if keys_only else entry.key + entry.value))
             if len(found) >= PAGE and stored.pending:
-                return found, stored.seq
-        return found, 0
+                after = stored.seq
+                break
+        else:
+            after = 0
+        await told_blobs(self.blobs, workspace, found)
+        return found, after
 
     async def count(self, workspace: str, object_id: str) -> int:
         """How many keys there are."""
@@ -258,6 +266,15 @@ def _always_changed() -> InvalidError:
 
 def _told(entry: DictEntry) -> Outcome:
     return Outcome({"found": True, "blob": entry.blob}, entry.value)
+
+
+async def told_blobs(blobs: BlobPlaces, workspace: str, told: Sequence[Outcome]) -> None:
+    """Let the workspace have the blobs of entries and items that it is told. What was taken out must be told even while
+    the store is away: whoever fetches the blob is told about that."""
+    try:
+        await blobs.recorded(workspace, [outcome.meta.get("blob") for outcome in told])
+    except SquallError as error:
+        log.warning("blobs_of_entries_not_looked_for", workspace=workspace, reason=error.message)
 
 
 def frame_blob(ref: str) -> tuple[str, int]:

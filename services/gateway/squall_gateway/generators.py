@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from squall.errors import DataLossError, NotFoundError, ServiceError, SquallError
@@ -61,10 +62,22 @@ AS_FRAMES = StreamForm((FRAMES,), keepalive_frame, error_frame, lambda stream: s
 class ItemStream:
     """The items and the result of one generator call, from the bus to whoever reads them."""
 
-    def __init__(self, call: str, pool: str, wait: Wait, send: Callable[[str, bytes], None], region: str) -> None:
+    def __init__(
+        self,
+        call: str,
+        pool: str,
+        wait: Wait,
+        send: Callable[[str, bytes], None],
+        region: str,
+        *,
+        named: Callable[[Sequence[str | None]], Awaitable[None]],
+    ) -> None:
         self.call = call
         self.pool = pool
         self.wait = wait
+        self._named = named
+        """Told of blobs before the caller is."""
+        self._blobs: list[str] = []
         self.attached = 0
         """Counts the connections that took it over: only the last one reads."""
         self._send = send
@@ -101,6 +114,8 @@ class ItemStream:
         match decision:
             case Give():
                 self._ready.append(item_frame(item))
+                if item.blob is not None:
+                    self._blobs.append(item.blob)
             case Lost() as lost:
                 self._lost = self._lost or lost
             case Skip() | Restart():
@@ -119,15 +134,23 @@ class ItemStream:
         """Everything for the caller. Raises `DataLossError` when items are missing."""
         async with aclosing(self._items(mine)) as items:
             async for frame in items:
+                await self._tell_blobs()
                 yield frame
         outcome = self.wait.future.result() if self.attached == mine else NoResult.GONE
         if isinstance(outcome, NoResult):
             return
         record = CallResult.decode(outcome)
         await self._last_items(record)
+        self._blobs += [record.blob] if record.blob is not None else []
+        await self._tell_blobs()
         while self._ready:
             yield self._ready.popleft()
         yield result_frame(record)
+
+    async def _tell_blobs(self) -> None:
+        if self._blobs:
+            blobs, self._blobs = self._blobs, []
+            await self._named(blobs)
 
     async def _items(self, mine: int) -> AsyncGenerator[bytes, None]:
         """Items as they come, until the result is there or another connection took over."""
@@ -211,7 +234,8 @@ class Generators:
     async def _open(self, call: CallHeaders, target: Target, workspace: str) -> ItemStream:
         bus = self.acceptor.bus
         wait = self.waits.open(call.call, 0, workspace)
-        stream = ItemStream(call.call, target.pool.pool, wait, bus.send, bus.topology.region)
+        named = partial(self.acceptor.blobs.recorded, workspace)
+        stream = ItemStream(call.call, target.pool.pool, wait, bus.send, bus.topology.region, named=named)
         self.streams[call.call] = stream
         items = subjects.items(bus.topology.region, call.call)
         stream.opened(await bus.subscribe(items, stream.on_item))

@@ -25,6 +25,7 @@ from squall_contracts.builds import (
     image_user_key,
     scoped,
 )
+from squall_gateway.image_sources import ImageSources
 from squall_gateway.logs import LogQuery, Logs, as_line, parse_cursor
 from squall_service.clock import Clock
 
@@ -39,10 +40,11 @@ UNCHANGED_S = 10.0
 class Images:
     """Asks builders, and follows what they do."""
 
-    def __init__(self, bus: Bus, logs: Logs, clock: Clock) -> None:
+    def __init__(self, bus: Bus, logs: Logs, sources: ImageSources, clock: Clock) -> None:
         self._bus = bus
         self._bucket = bus.kv(IMAGES)
         self._logs = logs
+        self._sources = sources
         self._clock = clock
 
     async def ensure(
@@ -50,6 +52,7 @@ class Images:
     ) -> AsyncGenerator[bytes, None]:
         """JSON lines: the build's log as it comes, then what became of it."""
         spec = scoped(wanted, workspace, environment)
+        await self._sources.check(spec, workspace)
         revision, record = await self._known(spec.id)
         await self._asked_too(spec.id, record, workspace)
         if record is not None and record.state == READY:

@@ -24,7 +24,7 @@ from squall.http_api.protocol import FrameKind, frames, parse_blob_ref
 from squall.spec import Encoding, Outcome
 from squall_contracts.calls import CallResult
 from squall_gateway.answers import public
-from squall_gateway.blobs import Blobs
+from squall_gateway.blob_places import BlobPlaces
 
 EMBED_BYTES = 8 << 20
 """A larger value is answered as the path where it lies."""
@@ -43,7 +43,7 @@ _OUTCOMES: dict[str, type[SquallError]] = {
 class JsonValues:
     """Values of results and items, wherever they lie."""
 
-    def __init__(self, blobs: Blobs) -> None:
+    def __init__(self, blobs: BlobPlaces) -> None:
         self._blobs = blobs
         self._reading = asyncio.Semaphore(AT_ONCE)
 
@@ -51,9 +51,9 @@ class JsonValues:
         """The members of an answer that tell a result. Raises the failure that the record tells of."""
         if record.outcome != Outcome.SUCCEEDED.value:
             raise failure_of(record)
-        return await self.member("result", record.encoding, record.payload, record.blob)
+        return await self.member("result", record.workspace, record.encoding, record.payload, record.blob)
 
-    async def member(self, name: str, encoding: str, payload: bytes, blob: str | None) -> bytes:
+    async def member(self, name: str, workspace: str, encoding: str, payload: bytes, blob: str | None) -> bytes:
         """`"name": value`, or `"name_at": path` for a value that is too large to be embedded."""
         if encoding != Encoding.JSON.value:
             raise InvalidError(
@@ -64,25 +64,29 @@ class JsonValues:
             return b'"%s":%s' % (name.encode(), payload or b"null")
         sha256, size = parse_blob_ref(blob)
         if size > EMBED_BYTES:
+            await self._blobs.recorded(workspace, [blob])
             return b'"%s_at":"/v1/blobs/%s"' % (name.encode(), sha256.encode())
         async with self._reading:
-            return b'"%s":%s' % (name.encode(), await self._blobs.read(sha256))
+            return b'"%s":%s' % (name.encode(), await self._blobs.read(workspace, sha256))
 
-    async def lines(self, call: str, stream: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    async def lines(
+        self, call: str, workspace: str, stream: AsyncGenerator[bytes, None]
+    ) -> AsyncGenerator[bytes, None]:
         """The frames of a generator's stream as lines."""
         yield line({"call": call})
         decoder = frames.Decoder()
         async with aclosing(stream) as parts:
             async for part in parts:
                 for frame in decoder.feed(part):
-                    yield await self._line(call, frame)
+                    yield await self._line(call, workspace, frame)
 
-    async def _line(self, call: str, frame: frames.Frame) -> bytes:
+    async def _line(self, call: str, workspace: str, frame: frames.Frame) -> bytes:
         meta = frame.meta
         match frame.kind:
             case FrameKind.ITEM:
                 encoding = str(meta.get("encoding", Encoding.PICKLE.value))
-                return b"{%s}\n" % await self.member("item", encoding, frame.payload, meta.get("blob"))
+                member = await self.member("item", workspace, encoding, frame.payload, meta.get("blob"))
+                return b"{%s}\n" % member
             case FrameKind.RESTARTED:
                 return line({"restarted": meta["attempt"]})
             case FrameKind.RESULT if meta["outcome"] == Outcome.SUCCEEDED.value:

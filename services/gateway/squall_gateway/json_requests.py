@@ -129,12 +129,12 @@ class JsonRequests:
             call = call._replace(kind=Kind.GENERATOR)
         return Asked(call, target, body, received_ns, spans.parse_traceparent(at.traceparent)[1])
 
-    async def input(self, index: int, payload: bytes) -> Input:
+    async def input(self, asked: Asked, index: int, payload: bytes) -> Input:
         """An input; a large one goes to the blob store first, as the SDK does it."""
         if len(payload) <= INLINE_LIMIT_BYTES:
             return Input(index, payload)
         digest = sha256(payload).hexdigest()
-        await self.acceptor.blobs.put(digest, _once(payload))
+        await self.acceptor.blobs.of(asked.target.function.workspace).put(digest, _once(payload))
         return Input(index, b"", blob_ref(digest, len(payload)))
 
 

@@ -135,7 +135,8 @@ class Redriving:
         asked = CallRequested.decode(letter.request)
         if asked.blob is not None:
             try:
-                await self.acceptor.blobs.require(*parse_blob_ref(asked.blob))
+                await self.acceptor.blobs.recorded(letter.workspace, [asked.blob])
+                await self.acceptor.blobs.of(letter.workspace).require(*parse_blob_ref(asked.blob))
             except SquallError as error:
                 raise InputExpiredError(f"the input of {letter.call} is no longer in the blob store") from error
         return asked

@@ -45,6 +45,7 @@ from squall_gateway.api.volumes import VolumeRoutes
 from squall_gateway.api.webhooks import WebhookRoutes
 from squall_gateway.apps import Apps
 from squall_gateway.auth import Tokens
+from squall_gateway.blob_places import BlobPlaces
 from squall_gateway.blobs import Blobs
 from squall_gateway.bulk_cancels import BulkCancels
 from squall_gateway.caller_spans import TICK_S, CallerSpans
@@ -61,6 +62,7 @@ from squall_gateway.generators import Generators
 from squall_gateway.history import History
 from squall_gateway.idempotency import IdempotencyKeys
 from squall_gateway.image_records import ImageRecords
+from squall_gateway.image_sources import ImageSources
 from squall_gateway.images import Images
 from squall_gateway.json_answers import JsonValues
 from squall_gateway.json_requests import JsonRequests
@@ -154,9 +156,10 @@ class Gateway:
             payload_bytes=settings.max_payload_bytes,
         )
         clock = context.clock
-        self.blobs = Blobs(
+        store = Blobs(
             settings.blobs, settings.blob_options, settings.max_payload_bytes, reserve_bytes=settings.reserve_mib << 20
         )
+        self.blobs = BlobPlaces(store)
         self.directory = Directory(bus)
         self.fleet = Fleet(bus)
         self.waiting = Waiting(self.fleet)
@@ -166,20 +169,22 @@ class Gateway:
         self.waits = Waits(bus, context.start)
         self.caller_spans = CallerSpans(bus, clock)
         self.condition = Condition(
-            bus, self.blobs, clock, bus_store=settings.bus_store, reserve_bytes=settings.reserve_mib << 20
+            bus, store, clock, bus_store=settings.bus_store, reserve_bytes=settings.reserve_mib << 20
         )
         self.loads = Loads(bus, self.limits)
         self.pools = Pools(bus, self.directory, clock)
         self.cancels = Cancels(bus, self.directory, self.results, clock)
         self.objects = Objects(bus, clock)
         self.dicts, self.queues = Dicts(bus, self.blobs, clock), Queues(bus, clock, context.start)
-        self.rooms = Rooms(self.blobs, bus, clock, settings.volume_grace_s)
+        self.rooms = Rooms(store, bus, clock, settings.volume_grace_s)
         self.volumes, self.collector = Volumes(bus, self.rooms, clock), Collector(bus, self.rooms, clock)
         self.objects.clears.update(dicts=self.dicts.clear, queues=self.queues.remove, volumes=self.volumes.clear)
         self.secrets = Secrets(bus, Sealer(settings.secrets_key), clock)
         names = NameClaims(bus, clock)
         self.signing = Signing(bus, Sealer(settings.secrets_key), clock)
         self.webhooks = WebhookUsers(bus, self.signing, rules_of(settings), clock)
+        images = ImageRecords(bus, clock)
+        self.sources = ImageSources(self.blobs, images)
         self.apps = Apps(
             bus=bus,
             directory=self.directory,
@@ -191,7 +196,8 @@ class Gateway:
             names=names,
             webhooks=self.webhooks,
             objects=self.objects,
-            images=ImageRecords(bus, clock),
+            images=images,
+            sources=self.sources,
         )
         self.targets = Targets(self.directory, Variants(bus, self.directory, clock, self.secrets, self.objects))
         self.stopping = Stopping(self.apps, self.cancels, clock)
@@ -397,7 +403,7 @@ class Gateway:
             ImageRoutes(
                 images, logs, self.draining, environments, Pruning(bus, clock, images, fleet, commands)
             ).router(),
-            LogRoutes(logs, Images(bus, logs, clock), directory, fleet, self.draining).router(),
+            LogRoutes(logs, Images(bus, logs, self.sources, clock), directory, fleet, self.draining).router(),
             HistoryRoutes(history, WebHistory(bus, directory), self.results, traces, self.cancels, directory).router(),
             CancelRoutes(bulk, self.draining).router(),
             CommandRoutes(commands, self.draining).router(),

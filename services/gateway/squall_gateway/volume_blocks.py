@@ -19,10 +19,19 @@ from uuid import uuid4
 import obstore
 
 from squall.errors import DataLossError, InvalidError, NotFoundError, ServiceError
+from squall.http_api.protocol import parse_blob_ref
 from squall_bus import Bus, KeyExists
-from squall_contracts.volumes import MAX_LIST_BYTES, STORE_USER, VOLUMES, CondemnedBlocks, condemned_key
-from squall_gateway.blobs import Blobs, blob_path, check_sha256, in_our_words
-from squall_gateway.policy.volume_lists import sizes_of
+from squall_contracts.volumes import (
+    MAX_LIST_BYTES,
+    STORE_USER,
+    VOLUMES,
+    CondemnedBlocks,
+    VolumeHead,
+    condemned_key,
+    is_head,
+)
+from squall_gateway.blobs import Blobs, check_sha256, in_our_words
+from squall_gateway.policy.volume_lists import named_in, sizes_of
 from squall_gateway.policy.volumes import Files
 from squall_service.clock import Clock
 
@@ -53,7 +62,7 @@ class BlockStore(Blobs):
             return await asyncio.to_thread(self._stat_here, sha256)
         try:
             with in_our_words():
-                meta = await obstore.head_async(self._store, blob_path(sha256))
+                meta = await obstore.head_async(self._store, self._path(sha256))
         except FileNotFoundError:
             return None
         return Block(meta["size"], meta["last_modified"])
@@ -80,7 +89,7 @@ class BlockStore(Blobs):
     def _stat_here(self, sha256: str) -> Block | None:
         assert self._folder is not None
         try:
-            found = (self._folder / blob_path(sha256)).stat()
+            found = (self._folder / self._path(sha256)).stat()
         except FileNotFoundError:
             return None
         return Block(found.st_size, datetime.fromtimestamp(found.st_mtime).astimezone())
@@ -89,7 +98,7 @@ class BlockStore(Blobs):
         """It is as new as if it were stored now; False if it is not there."""
         if self._folder is not None:
             try:
-                await asyncio.to_thread(os.utime, self._folder / blob_path(sha256))
+                await asyncio.to_thread(os.utime, self._folder / self._path(sha256))
             except FileNotFoundError:
                 return False
             return True
@@ -114,7 +123,7 @@ class BlockStore(Blobs):
         """It may be gone already."""
         try:
             with in_our_words():
-                await obstore.delete_async(self._store, blob_path(sha256))
+                await obstore.delete_async(self._store, self._path(sha256))
         except FileNotFoundError:
             pass
 
@@ -274,11 +283,34 @@ class Rooms:
         return [name for name in await self.shared.folders(PREFIX) if _WORKSPACE.fullmatch(name)]
 
     async def get(self, workspace: str, sha256: str) -> tuple[int, AsyncIterator[bytes]]:
-        """Size and content of a block. Raises `NotFoundError`."""
+        """Size and content of a block that a version of a volume names. Raises `NotFoundError`."""
         try:
             return await self.of(workspace).store.get(sha256)
         except NotFoundError:
             return await self.shared.get(sha256)
+
+    async def asked(self, workspace: str, sha256: str) -> tuple[int, AsyncIterator[bytes]]:
+        """The same for a request: among what lies in the shared place only what volumes of the workspace consist of,
+        as everybody's calls and code are there too. Raises `NotFoundError`."""
+        try:
+            return await self.of(workspace).store.get(sha256)
+        except NotFoundError:
+            if await self.shared.size(sha256) is None or not await self._is_named(workspace, sha256):
+                raise
+            return await self.shared.get(sha256)
+
+    async def _is_named(self, workspace: str, sha256: str) -> bool:
+        """Whether the present version of a volume of the workspace consists of it."""
+        entries = await self._bus.kv(VOLUMES).entries(f"{workspace}.")
+        heads = [VolumeHead.decode(entry.value) for entry in entries if is_head(entry.key)]
+        lists = {parse_blob_ref(head.manifest)[0] for head in heads if head.manifest}
+        if sha256 in lists:
+            return True
+        for manifest in lists:
+            with contextlib.suppress(NotFoundError):  # of a head that was replaced meanwhile
+                if sha256 in await asyncio.to_thread(named_in, await self.read(workspace, manifest)):
+                    return True
+        return False
 
     async def read(self, workspace: str, sha256: str) -> bytes:
         """The same, all of it and verified: a list with a wrong name in it would cost the block of the right one."""

@@ -154,7 +154,7 @@ class Execution:
                 incoming = container.container.incoming / path.name
                 asked_at = self._clock.monotonic()
                 try:
-                    await self._blobs.fetch(request.blob, incoming)
+                    await self._blobs.of(request.workspace).fetch(request.blob, incoming)
                     incoming.rename(path)
                 except (SquallError, OSError) as error:
                     held.started_at = self._clock.now()

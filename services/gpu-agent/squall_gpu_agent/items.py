@@ -66,7 +66,7 @@ class ItemStream:
 
     def __init__(self, bus: Bus, identity: Identity, blobs: Blobs, held: Held, container: PooledContainer) -> None:
         self._bus = bus
-        self._blobs = blobs
+        self._blobs = blobs.of(held.request.workspace)
         self._held = held
         self._container = container
         self._subject = subjects.items(identity.region, held.request.call)

@@ -75,7 +75,7 @@ class Launcher:
         """Fetch the code, then start; its log begins with `said`. Raises `StartFailed`, `SquallError`."""
         accepted_ns = self._now_ns()
         async with asyncio.TaskGroup() as group:
-            code = group.create_task(self._bundles.ensure(function.spec.code))
+            code = group.create_task(self._bundles.ensure(function.spec.code, function.workspace))
             token = group.create_task(self._tokens.of(function))
             opened = group.create_task(self._secrets.of(function.spec.secrets, function.workspace))
         on_log = self._logs.of(function.app_id, claim.pool, function.spec.name, claim.container)

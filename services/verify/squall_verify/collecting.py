@@ -25,7 +25,8 @@ async def laws(platform: Platform, seen_before: Mapping[str, str], paused_at: Ma
     blobs = platform.data / "blobs"
     async with connect(platform.bus_settings(), topology.build()) as bus:
         accepted, recorded = await reading.accepted(bus), await reading.recorded(bus, blobs)
-        refs = {ref for ref in [*(each.blob for each in accepted), *(each.blob for each in recorded)] if ref}
+        named = {(each.workspace, each.blob) for each in accepted} | {(each.workspace, each.blob) for each in recorded}
+        states = {(ref, reading.blob_state(blobs, workspace, ref)) for workspace, ref in named if ref}
         return Evidence(
             accepted=tuple(accepted),
             recorded=tuple(recorded),
@@ -34,7 +35,7 @@ async def laws(platform: Platform, seen_before: Mapping[str, str], paused_at: Ma
             used=tuple(await reading.used(bus)),
             letters=tuple(await reading.letters(bus)),
             functions=await reading.functions(bus),
-            blobs={ref: reading.blob_state(blobs, ref) for ref in refs},
+            blobs=dict(sorted(states, key=lambda found: found[1] != "ok")),  # the last stays: what is wrong
             vanished=tuple(await watching.vanished(bus, seen_before)),
             state=State(schedules=await ticking.schedules(bus, paused_at)),
         )

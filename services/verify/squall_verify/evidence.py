@@ -60,6 +60,7 @@ class Recorded:
     node: str = ""
     container: str = ""
     blob: str = ""
+    workspace: str = ""
     nonce: str = ""
     """Of the execution whose value it is; found in the payload."""
     error: str = ""

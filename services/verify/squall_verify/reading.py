@@ -9,6 +9,7 @@ from pathlib import Path
 
 from squall_bus import Bus, Stored
 from squall_contracts import subjects
+from squall_contracts.blobs import blob_path, workspace_place
 from squall_contracts.calls import DEADLINE_HEADER, AttemptFailed, CallEvent, CallRequested, CallResult
 from squall_contracts.envelope import BadMessage
 from squall_contracts.functions import SPECS, FunctionRecord
@@ -68,7 +69,7 @@ def recorded_of(stored: Stored, blobs: Path) -> Recorded:
     result = CallResult.decode(stored.data)
     payload = result.payload
     if result.blob:
-        path = blob_path(blobs, result.blob)
+        path = blob_of(blobs, result.workspace, result.blob)
         payload = path.read_bytes() if path.exists() else b""
     found = NONCE.search(payload)
     return Recorded(
@@ -82,20 +83,21 @@ def recorded_of(stored: Stored, blobs: Path) -> Recorded:
         node=result.node,
         container=result.container,
         blob=result.blob or "",
+        workspace=result.workspace,
         nonce=found.group().decode() if found and result.outcome == "succeeded" else "",
         error=str(result.error.get("kind", "")) if result.error else "",
         digest=hashlib.sha256(stored.data).hexdigest()[:16],
     )
 
 
-def blob_path(blobs: Path, ref: str) -> Path:
-    """Where the platform on this machine keeps a blob."""
-    return blobs / ref[:2] / ref.partition(":")[0]
+def blob_of(blobs: Path, workspace: str, ref: str) -> Path:
+    """Where the platform on this machine keeps the blob that a record of a workspace names."""
+    return blobs / workspace_place(workspace) / blob_path(ref.partition(":")[0])
 
 
-def blob_state(blobs: Path, ref: str) -> str:
+def blob_state(blobs: Path, workspace: str, ref: str) -> str:
     """Whether a blob is what its name says."""
-    path, (digest, _, size) = blob_path(blobs, ref), ref.partition(":")
+    path, (digest, _, size) = blob_of(blobs, workspace, ref), ref.partition(":")
     if not path.exists():
         return "missing"
     data = path.read_bytes()

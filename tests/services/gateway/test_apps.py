@@ -21,10 +21,12 @@ from squall_contracts.calls import CallRequested
 from squall_contracts.functions import AppRecord, FunctionRecord, PoolRecord, pool_id, pool_key
 from squall_gateway.apps import Apps
 from squall_gateway.auth import create_token
+from squall_gateway.blob_places import BlobPlaces
 from squall_gateway.blobs import Blobs
 from squall_gateway.cancels import Cancels
 from squall_gateway.directory import Directory
 from squall_gateway.image_records import ImageRecords
+from squall_gateway.image_sources import ImageSources
 from squall_gateway.objects import Objects
 from squall_gateway.policy.webhook_targets import TargetRules
 from squall_gateway.pools import Pools
@@ -317,18 +319,20 @@ async def test_apps_that_were_stopped_long_ago_are_forgotten_and_deployed_ones_a
 async def tidy_after(world: World, days: int) -> None:
     """What a gateway does once an hour, some days from now."""
     bus, clock, directory = world.bus, FakeClock(time.time() + days * 86400), Directory(world.bus)
+    blobs, images = BlobPlaces(Blobs(str(world.folder / "blobs"), {}, 1)), ImageRecords(bus, clock)
     apps = Apps(
         bus,
         directory,
         Pools(bus, directory, clock),
-        Blobs(str(world.folder / "blobs"), {}, 1),
+        blobs,
         clock,
         Secrets(bus, Sealer(""), clock),
         Addresses(directory.web, ""),
         NameClaims(bus, clock),
         WebhookUsers(bus, Signing(bus, Sealer(""), clock), TargetRules(), clock),
         Objects(bus, clock),
-        ImageRecords(bus, clock),
+        images,
+        ImageSources(blobs, images),
     )
     async with asyncio.TaskGroup() as tasks:
         following = tasks.create_task(directory.run())

@@ -50,7 +50,7 @@ class CallRoutes:
         received_ns = now_ns(self.acceptor.clock)
         call = read_call_headers(exchange.headers, self.acceptor.bus.topology.shards)
         target = await self.targets.of(call, exchange.token.workspace)
-        given = await self._input(exchange, call)
+        given = await self._input(exchange, call, target.function.workspace)
         if call.idempotency_key:
             claim = await self.keys.claim(call, target, given)
             if claim.accepted:
@@ -77,13 +77,14 @@ class CallRoutes:
         else:
             await send_json(exchange.send, 202, {"call": call, "waiting": ""})
 
-    async def _input(self, exchange: Exchange, call: CallHeaders) -> Input:
+    async def _input(self, exchange: Exchange, call: CallHeaders, workspace: str) -> Input:
         """The payload of a call: the body, or a blob, which may be the body too."""
         if call.blob is None:
             return Input(0, await whole(exchange.receive, self.acceptor.limits.inline_bytes))
         has_body = exchange.headers.get(b"content-length", b"0") != b"0"
         if has_body and blob_size(call.blob) <= self.acceptor.limits.payload_bytes:  # else it is refused all the same
-            await self.acceptor.blobs.put(parse_blob_ref(call.blob)[0], chunks(exchange.receive))
+            place = self.acceptor.blobs.of(workspace)
+            await place.put(parse_blob_ref(call.blob)[0], chunks(exchange.receive))
         return Input(0, b"", call.blob)
 
     async def _accept_and_wait(

@@ -14,7 +14,7 @@ from squall_contracts.objects import QueueItem
 from squall_gateway.answers import send_json, send_whole
 from squall_gateway.bodies import integer, leaving, number, query_values, wait_s, whole
 from squall_gateway.call_headers import blob_size, check_blob_ref
-from squall_gateway.dicts import REQUEST, Dicts, Outcome, read_ops
+from squall_gateway.dicts import REQUEST, Dicts, Outcome, read_ops, told_blobs
 from squall_gateway.edge import Exchange, Handler
 from squall_gateway.objects import Objects
 from squall_gateway.queues import Queues
@@ -86,9 +86,10 @@ class EntryRoutes:
         ttl_s, request = check_ttl(number(asked, "ttl", 86400.0)), request_of(asked.get("request", ""))
         items = _items(await whole(exchange.receive, MAX_BODY_BYTES))
         place = await self._place(exchange, object_id, asked)
+        blobs = self.dicts.blobs.of(place[0])
         for item in items:
             if item.blob is not None:
-                await self.dicts.blobs.require(*item_blob(item.blob))
+                await blobs.require(*item_blob(item.blob))
         stored = await self.queues.put(place, items, ttl_s=ttl_s, wait_s=wait_s(asked), request=request)
         await send_json(exchange.send, 200, {"stored": stored})
 
@@ -102,7 +103,9 @@ class EntryRoutes:
         place = await self._place(exchange, object_id, asked)
         async with leaving(exchange.receive) as gone:
             taken = await self.queues.take(place, most, wait_s(asked), gone, request)
-        await _answer(exchange, (Outcome({"blob": item.blob}, item.value) for item in taken))
+        told = [Outcome({"blob": item.blob}, item.value) for item in taken]
+        await told_blobs(self.dicts.blobs, place[0], told)
+        await _answer(exchange, told)
 
     async def queue_items(self, exchange: Exchange, object_id: str) -> None:
         """Some items of a partition, which stay there."""
@@ -110,7 +113,9 @@ class EntryRoutes:
         place = await self._place(exchange, object_id, asked)
         found, after = await self.queues.page(place, integer(asked, "after", 0), PAGE)
         last = found[-1].seq if found else integer(asked, "after", 0)
-        await _answer(exchange, [*map(_taken, found), Outcome({"next": after, "at": last})])
+        told = [_taken(stored) for stored in found]
+        await told_blobs(self.dicts.blobs, place[0], told)
+        await _answer(exchange, [*told, Outcome({"next": after, "at": last})])
 
     async def queue_count(self, exchange: Exchange, object_id: str) -> None:
         """How many items there are."""

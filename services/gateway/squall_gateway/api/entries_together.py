@@ -28,7 +28,7 @@ from squall_gateway.api.entries import (
     request_of,
 )
 from squall_gateway.bodies import leaving, whole
-from squall_gateway.dicts import Dicts, Op, Outcome, op_of
+from squall_gateway.dicts import Dicts, Op, Outcome, op_of, told_blobs
 from squall_gateway.edge import Exchange
 from squall_gateway.metrics import Requests
 from squall_gateway.objects import Objects
@@ -166,14 +166,18 @@ class TogetherRoutes:
         item, ttl_s = item_of(asked.frame), check_ttl(asked.frame.meta.get("ttl", 86400))
         place = await self._place(workspace, asked)
         if item.blob is not None:
-            await self.dicts.blobs.require(*item_blob(item.blob))
+            await self.dicts.blobs.of(workspace).require(*item_blob(item.blob))
         request = request_of(asked.text("request"))
         return Outcome({"stored": await self.queues.put(place, [item], ttl_s=ttl_s, wait_s=0, request=request)})
 
     async def _take(self, workspace: str, asked: Asked, gone: asyncio.Event) -> Outcome:
         request, place = request_of(asked.text("request")), await self._place(workspace, asked)
         taken = await self.queues.take(place, 1, 0, gone, request)
-        return Outcome({"taken": True, "blob": taken[0].blob}, taken[0].value) if taken else Outcome({"taken": False})
+        if not taken:
+            return Outcome({"taken": False})
+        told = Outcome({"taken": True, "blob": taken[0].blob}, taken[0].value)
+        await told_blobs(self.dicts.blobs, workspace, [told])
+        return told
 
     async def _count(self, workspace: str, asked: list[Asked]) -> list[Each]:
         """One look, after all of these have asked."""

@@ -74,7 +74,7 @@ class JsonCallRoutes:
         seconds the answer is 202 with the path to ask again; the call goes on.
         """
         asked = await self.requests.asked(request, at, Kind.REMOTE, CALL_FIELDS)
-        given = await self.requests.input(0, asked.body.payloads[0])
+        given = await self.requests.input(asked, 0, asked.body.payloads[0])
         if asked.call.idempotency_key:
             claim = await self.keys.claim(asked.call, asked.target, given)
             if claim.accepted:
@@ -122,7 +122,7 @@ class JsonCallRoutes:
             headers=NDJSON,
             keepalive=lambda _: b"\n",
             on_error=error_line,
-            of=lambda stream: self.values.lines(asked.call.call, stream),
+            of=lambda stream: self.values.lines(asked.call.call, asked.target.function.workspace, stream),
         )
         exchange = exchange_of(request)
         await self.generators.answer(exchange, asked.call, asked.target, given, asked.received_ns, form)
@@ -138,7 +138,7 @@ class JsonCallRoutes:
         if asked.body.many:
             await self._accept_all(asked)
             return spawned(asked.call.call, len(asked.body.payloads), many=True)
-        given = await self.requests.input(0, asked.body.payloads[0])
+        given = await self.requests.input(asked, 0, asked.body.payloads[0])
         if asked.call.idempotency_key:
             claim = await self.keys.claim(asked.call, asked.target, given)
             if claim.accepted:
@@ -166,7 +166,9 @@ class JsonCallRoutes:
                 f"{Header.IDEMPOTENCY_KEY} is for single calls, not for many inputs",
                 fix="Leave the header out, or make one call for each key.",
             )
-        given = [await self.requests.input(number, payload) for number, payload in enumerate(asked.body.payloads)]
+        given = [
+            await self.requests.input(asked, number, payload) for number, payload in enumerate(asked.body.payloads)
+        ]
         taken = await self.acceptor.accept_many(call, asked.target, given, asked.received_ns)
         failpoint("gateway.accepted")
         self.counts.accepted[call.kind.value] += taken

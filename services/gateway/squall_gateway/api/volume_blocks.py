@@ -45,7 +45,7 @@ class VolumeBlockRoutes:
 
     async def get(self, request: Request, sha256: str) -> StreamingResponse:
         """The block, or list of files."""
-        size, content = await self.rooms.get(workspace_of(request), sha256)
+        size, content = await self.rooms.asked(workspace_of(request), sha256)
         return StreamingResponse(content, media_type=BINARY, headers={"content-length": str(size)})
 
     async def head(self, request: Request, sha256: str) -> Response:
