@@ -48,7 +48,7 @@ async def test_what_was_put_is_what_one_gets(world: World) -> None:
     assert again.status_code == 200
     assert head.headers["content-length"] == str(len(data))
     assert got.content == data
-    assert (world.folder / "blobs" / sha256(data)[:2] / sha256(data)).read_bytes() == data
+    assert (world.folder / "blobs/workspaces/main" / sha256(data)[:2] / sha256(data)).read_bytes() == data
 
 
 async def test_an_empty_blob_is_a_blob(world: World) -> None:

@@ -76,8 +76,9 @@ async def _things(world: World, theirs: httpx.AsyncClient) -> dict[str, str]:
         made = await theirs.post(f"/v1/objects/{kind}", json={"name": f"their-{kind}"})
         found[kind] = made.json()["id"]
     found["sha256"] = hashlib.sha256(b"their block").hexdigest()
-    stored = await theirs.put(Route.VOLUME_BLOCK.format(sha256=found["sha256"]), content=b"their block")
-    assert stored.status_code == 200
+    for route in (Route.VOLUME_BLOCK, Route.BLOB):
+        stored = await theirs.put(route.format(sha256=found["sha256"]), content=b"their block")
+        assert stored.status_code == 200
     secret = {"name": "their-secret", "values": {"A": "1"}}
     assert (await theirs.post(Route.SECRETS, json=secret)).status_code == 200
     found["token"] = (await theirs.post(Route.TOKENS, json={"name": "their-token"})).json()["id"]
@@ -169,9 +170,7 @@ NAMES = {
     "/v1/objects/{kind}/{name}/rename": "their-dicts",
 }
 NOT_OF_A_WORKSPACE = {
-    ("PUT", Route.BLOB): "a blob is known by the hash of what is in it",
-    ("GET", Route.BLOB): "likewise",
-    ("HEAD", Route.BLOB): "likewise",
+    ("PUT", Route.BLOB): "stores one of its own; the others are in the sweep",
     ("PUT", Route.VOLUME_BLOCK): "stores one of its own; the others are in the sweep",
     ("GET", "/v1/objects/{kind}"): "a list; see below",
     ("POST", "/v1/objects/{kind}"): "makes one of its own",
@@ -259,7 +258,7 @@ async def test_lists_of_one_workspace_have_nothing_of_another(two: Two) -> None:
 
 async def test_their_own_workspace_has_it_all(two: Two) -> None:
     """Otherwise the sweep above would prove nothing."""
-    for route in (Route.APP_STATUS, Route.CALL, Route.IMAGE, Route.CALL_RESULT):
+    for route in (Route.APP_STATUS, Route.CALL, Route.IMAGE, Route.CALL_RESULT, Route.BLOB, Route.VOLUME_BLOCK):
         path, _ = filled(two, "GET", route, two.ids, "")
         assert (await two.theirs.get(path)).status_code == 200, route
     for route, name in NAMES.items():

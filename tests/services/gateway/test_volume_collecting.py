@@ -434,13 +434,20 @@ async def test_versions_of_an_older_gateway_are_read_changed_and_kept(folder: St
     listed = json.dumps({"files": [file("old", old, 11)]}).encode()
     manifest = hashlib.sha256(listed).hexdigest()
     for name, body in ((old, content), (stray, b"a payload"), (manifest, listed)):
-        assert (await folder.world.http.put(f"/v1/blobs/{name}", content=body)).is_success
+        place = folder.world.folder / "blobs" / name[:2]
+        place.mkdir(exist_ok=True)
+        (place / name).write_bytes(body)
     head = VolumeHead(volume, 1, f"{manifest}:{len(listed)}", 1, 11, 1.0)
     await folder.world.bus.kv(VOLUMES).put(volume_key("main", volume), head.encode())
     assert await folder.commit(volume, "same", old, 11) == 200
     assert await folder.commit(volume, "payload", stray, 9) == 400, "only what the volume has already"
     await folder.collector().collect("main", dry_run=False)
     assert await folder.content(old) == content
+    assert await folder.content(manifest) == listed
+    for name in (stray, hashlib.sha256(b"nothing").hexdigest()):
+        answer = await folder.world.http.get(f"/v1/volume-blocks/{name}")
+        told = error_of(answer)["message"].replace(name, "X")
+        assert (answer.status_code, told) == (404, "there is no blob X"), "what lies there is not the volume's"
 
 
 def slow_commit(store: Store, meanwhile: Step) -> Volumes:

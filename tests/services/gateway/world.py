@@ -140,8 +140,10 @@ class TinyAgent:
         if request.reply_to:
             self.bus.send(request.reply_to, data)
 
-    def send_item(self, request: CallRequested, attempt: str, seq: int, payload: bytes) -> None:
-        item = ItemYielded(request.call, attempt, seq, "pickle", payload)
+    def send_item(
+        self, request: CallRequested, attempt: str, seq: int, payload: bytes, blob: str | None = None
+    ) -> None:
+        item = ItemYielded(request.call, attempt, seq, "pickle", payload, blob)
         self.bus.send(subjects.items(self.bus.topology.region, request.call), item.encode())
 
     async def credits(self, call: str) -> list[ItemsTaken]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.services.gpu_agent.fake_backend import FakeBackend, FakeContainer, output
-from tests.services.gpu_agent.scene import APP, Scene
+from tests.services.gpu_agent.scene import APP, WORKSPACE, Scene
 from tests.services.gpu_agent.test_attempts import Held, echo
 from tests.support.eventually import eventually
 
@@ -82,7 +82,7 @@ async def test_a_large_result_is_in_the_blob_store_before_its_record_names_it(sc
         result = await scene.result(await scene.call(pool, function))
         digest = hashlib.sha256(content).hexdigest()
         assert (result.payload, result.blob) == (b"", blob_ref(digest, len(content)))
-        assert (scene.blobs / digest[:2] / digest).read_bytes() == content
+        assert (scene.blobs / f"workspaces/{WORKSPACE}" / digest[:2] / digest).read_bytes() == content
 
 
 # ---------------------------------------------------------------- generators
