@@ -136,7 +136,7 @@ def _checked(name: str) -> str:
 
 def _shown(record: ImageRecord, workspace: str) -> ImageSpec | None:
     """Its recipe. Where files of steps are is told to nobody else: a workspace that asks for an equal image second has
-    files of its own, and whoever knows the hash of a blob has the blob."""
+    files of its own."""
     if record.spec is None or record.workspace in ("", workspace):
         return record.spec
     return replace(record.spec, steps=tuple(map(identity, record.spec.steps)))

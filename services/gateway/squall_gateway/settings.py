@@ -37,7 +37,8 @@ class GatewaySettings(ServiceSettings):
     port: int = Field(default=8700, ge=0, le=65535)
     """Port of the HTTP API; 0 = any free one, named in the log."""
     blobs: str = "/var/lib/squall/blobs"
-    """Where payloads above 64 KiB and code bundles lie: a folder, or a URL such as s3://bucket/prefix."""
+    """Where payloads above 64 KiB, code bundles and volumes lie, each workspace's apart: a folder, or a URL such as
+    s3://bucket/prefix."""
     blob_options: dict[str, str] = Field(default_factory=dict)
     """For a URL: endpoint, region, access_key_id and so on, as obstore names them (a JSON object)."""
     secrets_key: Annotated[str, AfterValidator(check_keys)] = ""

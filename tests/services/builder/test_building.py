@@ -24,6 +24,7 @@ from squall_builder import service as builder_service
 from squall_builder.settings import BuilderSettings
 from squall_bus import Bus, SubjectTaken
 from squall_contracts import subjects
+from squall_contracts.blobs import workspace_place
 from squall_contracts.builds import IMAGES, BuildImage, ImageRecord
 from squall_contracts.logs import LogLines
 from squall_images import bases
@@ -49,9 +50,9 @@ async def a_builder(bus: Bus, folder: Path, **settings: object) -> AsyncIterator
         yield running
 
 
-async def request(bus: Bus, spec: ImageSpec, *, lost: bool = False) -> None:
+async def request(bus: Bus, spec: ImageSpec, *, lost: bool = False, workspace: str = "") -> None:
     """What the gateway does when an app needs an image, or the scheduler when a machine misses one."""
-    command = BuildImage(image=spec.id, spec=spec, requested_at=time.time(), lost=lost)
+    command = BuildImage(image=spec.id, spec=spec, requested_at=time.time(), lost=lost, workspace=workspace)
     await bus.publish(subjects.build("local", spec.id), command.encode())
 
 
@@ -179,17 +180,24 @@ async def a_silent_index() -> AsyncIterator[str]:
 @pytest.mark.root
 async def test_a_builder_of_layers_records_them_and_stores_the_image_in_the_registry(bus: Bus, tmp_path: Path) -> None:
     files = tmp_path / "blobs"
-    spec = ImageSpec("", (ImageStep("from_scratch"), ImageStep("add_local", {"files": a_blob(files)})))
+    of_main, of_another = (a_blob(files / workspace_place(name), name) for name in ("main", "another"))
+    spec, theirs = (
+        ImageSpec("", (ImageStep("from_scratch"), ImageStep("add_local", {"files": files})))
+        for files in (of_main, of_another)
+    )
     async with (
         an_oci_registry(tmp_path / "registry") as registry,
         a_builder(bus, tmp_path, formats="layers", blob_dir=str(files), registry=registry),
     ):
-        await request(bus, spec)
+        await request(bus, spec, workspace="main")
         record = await eventually(lambda: record_of(bus, spec), within_s=30)
         assert (record.state, len(record.layers), record.spec) == ("ready", 1, spec), record.error
         layer = LayerFolder(tmp_path / "images").layer(record.layers[0])
-        assert (layer / "data/file").read_text() == "hello"
+        assert (layer / "data/file").read_text() == "main"
         assert "pushed 1 layers" in await log_of(bus, spec)
+        await request(bus, theirs, workspace="main")
+        refused = await eventually(lambda: record_of(bus, theirs), within_s=30)
+        assert refused.state == "failed", "files of another workspace"
 
 
 @pytest.mark.root
@@ -246,11 +254,11 @@ async def newer(bus: Bus, spec: ImageSpec, than: ImageRecord) -> ImageRecord | N
     return record if record is not None and record.updated_at > than.updated_at else None
 
 
-def a_blob(files: Path) -> dict[str, object]:
+def a_blob(files: Path, said: str = "hello") -> dict[str, object]:
     """A zip with one file, in a store of blobs; its reference."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
-        archive.writestr("data/file", "hello")
+        archive.writestr("data/file", said)
     name = hashlib.sha256(content.getvalue()).hexdigest()
     (files / name[:2]).mkdir(parents=True)
     (files / name[:2] / name).write_bytes(content.getvalue())

@@ -8,6 +8,7 @@ import io
 import json
 import shutil
 import threading
+import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -25,6 +26,7 @@ from squall_gpu_agent.volumes.trees import Trees
 from squall_service import blobs as blobs_module
 from squall_service import failpoints
 from squall_service.blobs import Blobs, BlobStore, FolderStore, GatewayStore
+from squall_service.bundles import Bundles
 
 CONTENT = b"content " * 1000
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -39,6 +41,7 @@ class FakeGateway:
         self.failures = 0
         self.seen: list[str] = []
         self.heads: list[str] = []
+        self.workspaces: list[str | None] = []
         gateway = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -57,6 +60,7 @@ class FakeGateway:
 
             def _answer(self, status: int, body: bytes) -> None:
                 gateway.seen.append(self.headers["Authorization"])
+                gateway.workspaces.append(self.headers["Squall-Workspace"])
                 if gateway.failures:
                     gateway.failures -= 1
                     status, body = 503, b"not now"
@@ -102,6 +106,43 @@ async def test_what_was_put_comes_back_and_putting_it_again_changes_nothing(stor
         assert await blobs.put_bytes(CONTENT) == (DIGEST, len(CONTENT))
         await blobs.fetch(REF, tmp_path / "target")
         assert (tmp_path / "target").read_bytes() == CONTENT
+
+
+async def test_blobs_of_a_workspace_lie_in_its_place(tmp_path: Path) -> None:
+    folder = tmp_path / "blobs"
+    blobs, place = Blobs(FolderStore(folder)), folder / "workspaces" / "mine" / DIGEST[:2] / DIGEST
+    await blobs.of("mine").put_bytes(CONTENT)
+    assert [file for file in folder.rglob("*") if file.is_file()] == [place]
+    await blobs.of("mine").fetch(REF, tmp_path / "target")
+    with pytest.raises(DataLossError):
+        await blobs.of("another").fetch(REF, tmp_path / "target")
+
+
+async def test_what_records_of_before_name_is_where_all_blobs_were(tmp_path: Path) -> None:
+    blobs = Blobs(FolderStore(tmp_path / "blobs"))
+    await blobs.put_bytes(CONTENT)
+    await blobs.of("mine").fetch(REF, tmp_path / "target")
+    assert (tmp_path / "target").read_bytes() == CONTENT
+
+
+async def test_a_gateway_is_told_whose_blob_is_meant(gateway: FakeGateway, tmp_path: Path) -> None:
+    blobs = Blobs(GatewayStore(gateway.url, "secret"))
+    await blobs.of("mine").put_bytes(CONTENT)
+    await blobs.of("mine").fetch(REF, tmp_path / "target")
+    assert gateway.workspaces == ["mine", "mine"]
+    assert gateway.seen == ["Bearer secret"] * 2
+
+
+async def test_a_bundle_is_fetched_for_the_workspace_of_its_function(gateway: FakeGateway, tmp_path: Path) -> None:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr("root/app.py", "x = 1")
+    packed = content.getvalue()
+    code = CodeRef(hashlib.sha256(packed).hexdigest(), "app", "f", bundle_bytes=len(packed))
+    gateway.blobs[f"/v1/blobs/{code.bundle_sha256}"] = packed
+    bundles = Bundles(tmp_path / "bundles", Blobs(GatewayStore(gateway.url, "secret")))
+    assert (await bundles.ensure(code, "mine") / "root/app.py").read_text() == "x = 1"
+    assert gateway.workspaces == ["mine"]
 
 
 async def test_a_blob_that_does_not_exist_is_lost_data(store: BlobStore, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ class Header:
     """URL that is told when the call has ended, in place of its function's."""
     TRACEPARENT = "traceparent"
     WORKSPACE = "Squall-Workspace"
-    """Of agents and builders, whose tokens are of no workspace: whose blob is meant. Nobody else's counts."""
+    """Of agents and builders, which serve all workspaces: whose blob is meant. Nobody else's counts."""
     CLIENT_VERSION = "Squall-Client-Version"
     """Release of the client; a server that cannot serve it answers with a VersionError."""
 

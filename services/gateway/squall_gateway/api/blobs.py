@@ -30,8 +30,8 @@ class StoredBlob:
 
 @dataclass(frozen=True, slots=True)
 class BlobRoutes:
-    """Bytes by their hash, of the token's workspace. Agents and builders, whose tokens are of none, say whose record
-    names the blob."""
+    """Bytes by their hash, of the token's workspace. Agents and builders, which serve all, say whose record names the
+    blob."""
 
     blobs: BlobPlaces
     limit_bytes: int
