@@ -177,10 +177,9 @@ class Acceptor:
 
     async def _require_blobs(self, workspace: str, given: Sequence[Input]) -> None:
         """A record never names a blob that its workspace does not have."""
-        blobs = self.blobs.of(workspace)
         for each in given:
             if each.blob is not None:
-                await blobs.require(*parse_blob_ref(each.blob))
+                await self.blobs.of(workspace).require(*parse_blob_ref(each.blob))
 
     # ------------------------------------------------------------------ the journal
 

@@ -29,10 +29,9 @@ class BlobPlaces:
     async def recorded(self, workspace: str, refs: Iterable[str | None]) -> None:
         """Let the workspace have what its stored records name, of before too: whoever is told these references can
         fetch the blobs. Not for what a request names."""
-        own = self.of(workspace)
         for ref in refs:
             if ref is not None:
-                await self._recorded(own, parse_blob_ref(ref)[0])
+                await self._recorded(self.of(workspace), parse_blob_ref(ref)[0])
 
     async def _recorded(self, own: Blobs, sha256: str) -> None:
         if await own.size(sha256) is None and await self.older.size(sha256) is not None:

@@ -271,8 +271,11 @@ def _told(entry: DictEntry) -> Outcome:
 async def told_blobs(blobs: BlobPlaces, workspace: str, told: Sequence[Outcome]) -> None:
     """Let the workspace have the blobs of entries and items that it is told. What was taken out must be told even while
     the store is away: whoever fetches the blob is told about that."""
+    named = [blob for outcome in told if (blob := outcome.meta.get("blob")) is not None]
+    if not named:
+        return
     try:
-        await blobs.recorded(workspace, [outcome.meta.get("blob") for outcome in told])
+        await blobs.recorded(workspace, named)
     except SquallError as error:
         log.warning("blobs_of_entries_not_looked_for", workspace=workspace, reason=error.message)
 

@@ -25,7 +25,6 @@ from tests.services.gateway.world import (
     sha256,
     succeeded,
 )
-from tests.support.s3_server import KEYS, S3Server
 
 from squall.http_api.protocol import FrameKind, Header, frames
 from squall.http_api.routes import Route
@@ -434,41 +433,27 @@ async def test_no_name_of_a_workspace_leads_out_of_its_place(workspace: str) -> 
     assert ".." not in place
 
 
-@pytest.mark.parametrize("kind", ["folder", "s3"])
-async def test_places_in_folders_and_buckets(kind: str, tmp_path: Path) -> None:
-    with S3Server(tmp_path / "s3") if kind == "s3" else Nothing() as s3:
-        where, options = str(tmp_path / "blobs"), dict[str, str]()
-        if s3 is not None:
-            s3.make("blobs")
-            where = "s3://blobs/here"
-            options = {"endpoint": s3.url, "region": "us-east-1"}
-            options |= {name.lower(): value for name, value in KEYS.items()}
-        places, content = BlobPlaces(Blobs(where, options, 10_000_000)), os.urandom(3_000_000)
-        name = sha256(content)
-
-        await places.of("a").put(name, once(content))
-        assert await places.of("a").read(name) == content
-        assert await places.of("b").size(name) is await places.older.size(name) is None
-        assert await (await places.anywhere(name)).read(name) == content
-
-        before = os.urandom(100)
-        await places.older.put(sha256(before), once(before))
-        await places.recorded("b", [None, f"{sha256(before)}:100", f"{sha256(b'nothing')}:7"])
-        assert await places.of("b").read(sha256(before)) == before
-        assert await places.of("a").size(sha256(before)) is None
-        assert await places.read("a", sha256(before)) == before
-        fresh = BlobPlaces(Blobs(where, options, 10_000_000))  # remembers nothing
-        assert [await fresh.of(each).size(sha256(before)) for each in ("a", "b", "c")] == [100, 100, None]
+async def test_places_in_a_folder(tmp_path: Path) -> None:
+    await check_places(str(tmp_path / "blobs"), {})
 
 
-class Nothing:
-    """In place of a server."""
+async def check_places(where: str, options: dict[str, str]) -> None:
+    """What each workspace has in that store, and has of what lay there before."""
+    places, content = BlobPlaces(Blobs(where, options, 10_000_000)), os.urandom(3_000_000)
+    name = sha256(content)
+    await places.of("a").put(name, once(content))
+    assert await places.of("a").read(name) == content
+    assert await places.of("b").size(name) is await places.older.size(name) is None
+    assert await (await places.anywhere(name)).read(name) == content
 
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *_: object) -> None:
-        return None
+    before = os.urandom(100)
+    await places.older.put(sha256(before), once(before))
+    await places.recorded("b", [None, f"{sha256(before)}:100", f"{sha256(b'nothing')}:7"])
+    assert await places.of("b").read(sha256(before)) == before
+    assert await places.of("a").size(sha256(before)) is None
+    assert await places.read("a", sha256(before)) == before
+    fresh = BlobPlaces(Blobs(where, options, 10_000_000))  # remembers nothing
+    assert [await fresh.of(each).size(sha256(before)) for each in ("a", "b", "c")] == [100, 100, None]
 
 
 async def once(content: bytes) -> AsyncIterator[bytes]:

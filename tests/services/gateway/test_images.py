@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from tests.services.gateway.world import SHARDS, World, a_function
+from tests.services.gateway.world import SHARDS, World, a_function, sha256
 from tests.support.eventually import eventually
 
 from squall import errors
@@ -169,7 +169,8 @@ async def test_images_are_listed_looked_at_and_called_by_names(world: World) -> 
 
 
 async def test_files_of_a_workspace_are_not_told_to_another_that_asks_for_an_equal_image(world: World) -> None:
-    step = ImageStep("run_function", {"function": "get", "_code": {"sha256": "e" * 64, "bytes": 7}})
+    assert (await world.http.put(f"/v1/blobs/{sha256(b'my code')}", content=b"my code")).is_success
+    step = ImageStep("run_function", {"function": "get", "_code": {"sha256": sha256(b"my code"), "bytes": 7}})
     image = ImageSpec(steps=(step,))
     for workspace in ("other", "main"):
         await Builder(world, image).answers(state="ready", spec=image, workspace=workspace)

@@ -439,11 +439,11 @@ async def test_versions_of_an_older_gateway_are_read_changed_and_kept(folder: St
         (place / name).write_bytes(body)
     head = VolumeHead(volume, 1, f"{manifest}:{len(listed)}", 1, 11, 1.0)
     await folder.world.bus.kv(VOLUMES).put(volume_key("main", volume), head.encode())
+    assert await folder.content(manifest) == listed
     assert await folder.commit(volume, "same", old, 11) == 200
     assert await folder.commit(volume, "payload", stray, 9) == 400, "only what the volume has already"
     await folder.collector().collect("main", dry_run=False)
     assert await folder.content(old) == content
-    assert await folder.content(manifest) == listed
     for name in (stray, hashlib.sha256(b"nothing").hexdigest()):
         answer = await folder.world.http.get(f"/v1/volume-blocks/{name}")
         told = error_of(answer)["message"].replace(name, "X")

@@ -86,10 +86,9 @@ class EntryRoutes:
         ttl_s, request = check_ttl(number(asked, "ttl", 86400.0)), request_of(asked.get("request", ""))
         items = _items(await whole(exchange.receive, MAX_BODY_BYTES))
         place = await self._place(exchange, object_id, asked)
-        blobs = self.dicts.blobs.of(place[0])
         for item in items:
             if item.blob is not None:
-                await blobs.require(*item_blob(item.blob))
+                await self.dicts.blobs.of(place[0]).require(*item_blob(item.blob))
         stored = await self.queues.put(place, items, ttl_s=ttl_s, wait_s=wait_s(asked), request=request)
         await send_json(exchange.send, 200, {"stored": stored})
 
