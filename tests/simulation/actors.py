@@ -90,7 +90,7 @@ class SimBundles:
     def __init__(self, folder: Path, blobs: object) -> None:
         pass
 
-    async def ensure(self, code: object) -> Path:
+    async def ensure(self, code: object, workspace: str) -> Path:
         return Path("/nowhere")
 
 

@@ -197,17 +197,16 @@ class Attempts:
 
     async def _payload(self, end: Output, workspace: str) -> tuple[bytes, str | None]:
         """Inline bytes, or a reference to a blob that is durable already."""
-        blobs = self._parts.blobs.of(workspace)
         if end.path is not None:
             try:
                 if end.size > MAX_PAYLOAD_BYTES:
                     raise errors.SerializationError(f"the result has {end.size} bytes, the most is {MAX_PAYLOAD_BYTES}")
-                return b"", blob_ref(*await blobs.put_file(end.path))
+                return b"", blob_ref(*await self._parts.blobs.of(workspace).put_file(end.path))
             finally:
                 end.path.unlink(missing_ok=True)
         payload = end.payload or b""
         if len(payload) > INLINE_LIMIT_BYTES:
-            return b"", blob_ref(*await blobs.put_bytes(payload))
+            return b"", blob_ref(*await self._parts.blobs.of(workspace).put_bytes(payload))
         return payload, None
 
     async def _failed(self, held: Held, end: Failed | Lost, function: FunctionRecord) -> None:

@@ -16,6 +16,7 @@ from squall.http_api.protocol import blob_ref
 from squall.spec import MethodSpec, ScalingPolicy
 from squall_bus import Message
 from squall_contracts import subjects
+from squall_contracts.blobs import blob_path, workspace_place
 from squall_contracts.calls import CallRequested, ItemsTaken, ItemYielded
 from squall_contracts.logs import LogLines
 from squall_contracts.spans import SpanBatch, expand
@@ -82,7 +83,7 @@ async def test_a_large_result_is_in_the_blob_store_before_its_record_names_it(sc
         result = await scene.result(await scene.call(pool, function))
         digest = hashlib.sha256(content).hexdigest()
         assert (result.payload, result.blob) == (b"", blob_ref(digest, len(content)))
-        assert (scene.blobs / f"workspaces/{WORKSPACE}" / digest[:2] / digest).read_bytes() == content
+        assert (scene.blobs / workspace_place(WORKSPACE) / blob_path(digest)).read_bytes() == content
 
 
 # ---------------------------------------------------------------- generators

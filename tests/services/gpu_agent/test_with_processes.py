@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.services.gpu_agent.scene import FAST_RETRY, Scene
+from tests.services.gpu_agent.scene import FAST_RETRY, WORKSPACE, Scene
 
 from squall.spec import MethodSpec, ScalingPolicy
 from squall_contracts import subjects
+from squall_contracts.blobs import blob_path, workspace_place
 from squall_contracts.calls import ItemYielded
 from squall_contracts.nodes import ClaimState
 from squall_gpu_agent.service import open_process_backend
@@ -139,7 +140,8 @@ async def test_a_result_of_20_mib_goes_through_the_blob_store(scene: Scene, tmp_
         result = await scene.result(await scene.call(pool, function, arguments(20 << 20)))
         assert result.blob is not None
         sha256 = result.blob.partition(":")[0]
-        assert len(pickle.loads((scene.blobs / sha256[:2] / sha256).read_bytes())) == 20 << 20
+        stored = scene.blobs / workspace_place(WORKSPACE) / blob_path(sha256)
+        assert len(pickle.loads(stored.read_bytes())) == 20 << 20
 
 
 @pytest.mark.parametrize(
