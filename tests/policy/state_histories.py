@@ -207,7 +207,7 @@ TICKED = Scheduled(
     missed=1,
     paused=True,
     ticks=((102.0, "fc-1"), (104.0, "fc-2"), (106.0, "fc-3")),
-    following="fc-4",
+    following=("fc-4",),
     paused_at=107.0,
 )
 
@@ -227,6 +227,7 @@ SCHEDULE_GOOD = [
     scheduled(*CALLED),
     scheduled(*CALLED, ("fc-2", 104.1)),  # called, and told as missed by who came after a crash
     scheduled(*CALLED, ("fc-4", 107.0)),
+    scheduled(*CALLED, ("fc-4", 107.0), ("fc-5", 107.0), record=replace(TICKED, following=("fc-4", "fc-5"))),
     scheduled(
         *CALLED,
         ("fc-9", 106.2),

@@ -49,6 +49,10 @@ def verify(settings: VerifySettings) -> int:
     return 0 if report.holds else 1
 
 
+NAMED_WEIGHT = 0.3
+"""Of a fault that is only injected when it is asked for."""
+
+
 def chosen(names: Sequence[str]) -> list[Fault]:
     """The faults that are meant: every one that this machine can inject, or those of that name."""
     unknown = [name for name in names if name not in REGISTRY]
@@ -60,7 +64,7 @@ def chosen(names: Sequence[str]) -> list[Fault]:
     for name in names:
         if reason := REGISTRY[name].missing():
             raise SystemExit(f"this machine cannot inject {name}: {reason}")
-    return [REGISTRY[name] for name in names]
+    return [dataclasses.replace(REGISTRY[name], weight=REGISTRY[name].weight or NAMED_WEIGHT) for name in names]
 
 
 def list_faults(settings: VerifySettings) -> int:

@@ -71,8 +71,9 @@ class Scheduled:
     paused: bool
     ticks: tuple[tuple[float, str], ...] = ()
     """Each tick from the first to the last that was decided on, and the id that its call must have."""
-    following: str = ""
-    """The call of the tick after these: made, and then the schedule was paused before that was written down."""
+    following: tuple[str, ...] = ()
+    """Calls of the next tick, and of all until the pause: made while the bus was slow, and the schedule was paused
+    before that was written down."""
     paused_at: float | None = None
     """When the harness was told that it is paused."""
 

@@ -57,7 +57,9 @@ async def schedules(bus: Bus, paused_at: Mapping[str, float]) -> tuple[Scheduled
     found = []
     for entry in await bus.kv(SCHEDULES).entries():
         record, shards = ScheduleRecord.decode(entry.value), bus.topology.shards
-        *ticks, following = [(tick, call_of_tick(record, tick, shards)) for tick in periods(record)]
+        pause = paused_at.get(record.schedule_id)
+        known = [(tick, call_of_tick(record, tick, shards)) for tick in periods(record, pause or 0.0)]
+        ticks = [each for each in known if each[0] <= record.handled + DECIDED_S]
         found.append(
             Scheduled(
                 schedule=record.schedule_id,
@@ -69,17 +71,17 @@ async def schedules(bus: Bus, paused_at: Mapping[str, float]) -> tuple[Scheduled
                 missed=record.missed,
                 paused=record.paused,
                 ticks=tuple(ticks),
-                following=following[1],
-                paused_at=paused_at.get(record.schedule_id),
+                following=tuple(call for _, call in known[len(ticks) :]),
+                paused_at=pause,
             )
         )
     return tuple(found)
 
 
-def periods(record: ScheduleRecord) -> Iterator[float]:
-    """The ticks of a period of seconds, until the first one that was not decided on."""
+def periods(record: ScheduleRecord, until: float = 0.0) -> Iterator[float]:
+    """The ticks of a period of seconds, until the first one that was not decided on and that is after `until`."""
     for number in range(1, MOST):
         tick = round(record.since + record.spec.seconds * number, 3)
         yield tick
-        if tick > record.handled + DECIDED_S:
+        if tick > max(record.handled + DECIDED_S, until):
             return

@@ -24,6 +24,8 @@ SERVICES = {
 WEIGHTS = {"builder": 0.4, "autoscaler": 0.7, "scheduler": 0.7, "bus": 0.8}
 ROLLED_S = 75.0
 READY_AGAIN_S = 60.0
+LOST_S = 75.0
+"""The others notice it after 10 to 15 s, queues are made again 20 s later."""
 BUSIEST = 2.0
 """As `which`: the agent with the most containers."""
 
@@ -110,6 +112,22 @@ for _name, _prefix in SERVICES.items():
         weight=WEIGHTS.get(_name, 1.0) / 2,
         parameters=which_and_how_long,
     )(contextmanager(_pause_part(_prefix)))
+
+
+@fault(
+    "lose-bus-server",
+    about="SIGSTOP to one of several nats-servers, for so long that the others go on without it",
+    heals="SIGCONT",
+    weight=0,
+    parameters=lambda dice: {**which(dice), "for_s": LOST_S},
+)
+@contextmanager
+def lose_bus_server(site: Site, given: Given) -> Iterator[Hit]:
+    """What only that server had is made again elsewhere; it comes back with what it had."""
+    servers = [found for part in site.platform.parts_named(SERVICES["bus"]) if (found := process(part.pid))]
+    if len(servers) < 3 or any(server.state == "T" for server in servers):
+        raise NotPossible("most servers would be away")
+    yield from _pause_part(SERVICES["bus"])(site, given)
 
 
 @fault(

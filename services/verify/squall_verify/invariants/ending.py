@@ -12,7 +12,7 @@ SUCCEEDED = "succeeded"
 RESTORED_S = 42.0
 """16 s of patience, 8 s between two rounds of the reconciler, 10 s until a lost lease of its shard is taken over by
 another scheduler, and 8 s for the sampling itself."""
-BUS_FAULTS = ("kill-bus", "pause-bus")
+BUS_FAULTS = ("kill-bus", "pause-bus", "lose-bus-server")
 ENDS = ("value", "error", "done", "refused", "unknown", "skipped")
 
 

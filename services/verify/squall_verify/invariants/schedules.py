@@ -38,7 +38,7 @@ def one_call(evidence: Evidence) -> Findings:
         tick_of = {call: tick for tick, call in schedule.ticks}
         calls = _calls(evidence, schedule)
         for each in calls:
-            of_a_tick = each.call in tick_of or (schedule.paused and each.call == schedule.following)
+            of_a_tick = each.call in tick_of or (schedule.paused and each.call in schedule.following)
             look.at(each.key, of_a_tick and each.index == 0, "is the call of no tick that was decided on")
         made = {each.call for each in calls}
         without = [tick for tick, call in schedule.ticks if call not in made]
