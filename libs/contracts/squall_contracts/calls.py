@@ -162,6 +162,8 @@ class ItemYielded(HotMessage):
     encoding: str = "pickle"
     payload: bytes = b""
     blob: str | None = None
+    workspace: str = ""
+    """Whose call it is: callers choose ids, and two workspaces may have the same one. Empty: of an older agent."""
 
 
 @dataclass(frozen=True)

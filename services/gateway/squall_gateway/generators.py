@@ -65,7 +65,7 @@ class ItemStream:
     def __init__(
         self,
         call: str,
-        pool: str,
+        target: Target,
         wait: Wait,
         send: Callable[[str, bytes], None],
         region: str,
@@ -73,8 +73,9 @@ class ItemStream:
         named: Callable[[Sequence[str | None]], Awaitable[None]],
     ) -> None:
         self.call = call
-        self.pool = pool
+        self.pool = target.pool.pool
         self.wait = wait
+        self._workspace = target.function.workspace
         self._named = named
         """Told of blobs before the caller is."""
         self._blobs: list[str] = []
@@ -89,6 +90,11 @@ class ItemStream:
         self._lost: Lost | None = None
         self._subscription: Subscription | None = None
         wait.future.add_done_callback(lambda _: self._arrived.set())
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """By which it is found again: workspace and call."""
+        return self._workspace, self.call
 
     def opened(self, subscription: Subscription) -> None:
         """Items arrive from now on."""
@@ -105,6 +111,8 @@ class ItemStream:
     def on_item(self, message: Message) -> None:
         """One item, in whatever order and however often it comes."""
         item = ItemYielded.decode(message.data)
+        if item.workspace not in ("", self._workspace):
+            return  # of a call that has the same id in another workspace
         decision = self._order.on_item(item.attempt, item.seq)
         if isinstance(decision, Restart):
             self._ready.clear()
@@ -200,7 +208,7 @@ class Generators:
     draining: asyncio.Event
     start: Callable[[Coroutine[Any, Any, None]], object]
     """Runs work in the service's task group."""
-    streams: dict[str, ItemStream] = field(default_factory=dict)
+    streams: dict[tuple[str, str], ItemStream] = field(default_factory=dict)
 
     async def answer(
         self,
@@ -213,7 +221,7 @@ class Generators:
     ) -> None:
         """Accept the call, unless it is one that its caller resumes, and stream it."""
         workspace = exchange.token.workspace
-        stream = self.streams.get(call.call)
+        stream = self.streams.get((workspace, call.call))
         if stream is None:
             stream = await self._open(call, target, workspace)
             try:
@@ -235,8 +243,8 @@ class Generators:
         bus = self.acceptor.bus
         wait = self.waits.open(call.call, 0, workspace)
         named = partial(self.acceptor.blobs.recorded, workspace)
-        stream = ItemStream(call.call, target.pool.pool, wait, bus.send, bus.topology.region, named=named)
-        self.streams[call.call] = stream
+        stream = ItemStream(call.call, target, wait, bus.send, bus.topology.region, named=named)
+        self.streams[stream.key] = stream
         items = subjects.items(bus.topology.region, call.call)
         stream.opened(await bus.subscribe(items, stream.on_item))
         return stream
@@ -275,8 +283,8 @@ class Generators:
             log.warning("abandoned_generator_not_cancelled", call=stream.call, reason=error.message)
 
     async def _forget(self, stream: ItemStream) -> None:
-        if self.streams.get(stream.call) is stream:
-            del self.streams[stream.call]
+        if self.streams.get(stream.key) is stream:
+            del self.streams[stream.key]
         self.acceptor.loads.ended(stream.pool)
         await stream.close()
 

@@ -139,7 +139,7 @@ class Waits:
         """A wait for one input; closed by who opened it."""
         region = self.bus.topology.region
         stream = subjects.results_stream(region, shard_of(call))
-        key = f"{call}.{index}"
+        key = f"{workspace}.{call}.{index}"  # callers choose the ids of calls: two workspaces may have the same one
         wait = Wait(self, key, stream, subjects.result(region, workspace, call, index))
         self._open.setdefault(key, []).append(wait)
         if self._draining:
@@ -158,7 +158,7 @@ class Waits:
         self.deliver(message.subject[len(self.inbox) + 1 :], message.data)
 
     def deliver(self, key: str, record: bytes) -> None:
-        """A result record arrived for `<call>.<index>`."""
+        """A result record arrived for `<workspace>.<call>.<index>`."""
         for wait in self._open.get(key, ()):
             wait.settle(record)
 

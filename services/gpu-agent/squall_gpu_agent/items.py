@@ -131,5 +131,6 @@ class ItemStream:
             encoding=item.encoding.value,
             payload=payload,
             blob=blob,
+            workspace=self._held.request.workspace,
         )
         self._bus.send(self._subject, message.encode())

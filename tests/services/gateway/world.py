@@ -143,7 +143,7 @@ class TinyAgent:
     def send_item(
         self, request: CallRequested, attempt: str, seq: int, payload: bytes, blob: str | None = None
     ) -> None:
-        item = ItemYielded(request.call, attempt, seq, "pickle", payload, blob)
+        item = ItemYielded(request.call, attempt, seq, "pickle", payload, blob, request.workspace)
         self.bus.send(subjects.items(self.bus.topology.region, request.call), item.encode())
 
     async def credits(self, call: str) -> list[ItemsTaken]:
