@@ -73,6 +73,7 @@ def test_a_site_whose_links_begin_with_a_slash_works_below_its_prefix(platform: 
     prefix = f"{platform.url}/web/main--web-site"
     browser.open(prefix)
     assert browser.run("script") == "ran"
+    assert browser.run("relative") == "ran"
     told = browser.run("fetch('/api?x', {method: 'POST', body: 'x'.repeat(300000)}).then(answer => answer.json())")
     assert (told["method"], told["size"]) == ("POST", 300_000)
     assert "session=7" in told["cookie"]

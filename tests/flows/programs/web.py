@@ -159,7 +159,8 @@ def echo() -> Echo:
     return Echo(url=echo.get_web_url())
 
 
-PAGE = b"""<!doctype html><title>form</title><script src="/static/script.js"></script>
+PAGE = b"""<!doctype html><title>form</title>
+<script src="/static/script.js"></script><script src="static/script.js?relative"></script>
 <form action="/submit" method="post"><input name="a" value="1"></form>"""
 
 
@@ -180,7 +181,8 @@ async def pages(scope: dict[str, Any], receive: Any, send: Any) -> None:
     if path == "/submit":
         await answer(send, 303, b"", [(b"location", b"/result/" + body)])
     elif path == "/static/script.js":
-        await answer(send, 200, b"script = 'ran'", [(b"content-type", b"text/javascript")])
+        name = scope["query_string"] or b"script"
+        await answer(send, 200, name + b" = 'ran'", [(b"content-type", b"text/javascript")])
     elif path == "/api":
         told = {"method": scope["method"], "size": len(body), "cookie": asked.get(b"cookie", b"").decode()}
         await answer(send, 200, json.dumps(told).encode())

@@ -206,6 +206,13 @@ async def test_what_a_page_asks_at_the_root_is_sent_below_its_prefix(world: Worl
         answer = await world.http.get("/api", headers={"Referer": page_url})
         assert (answer.status_code, error_of(answer)["code"]) == (404, "not_found")
 
+    browser = {"User-Agent": "Mozilla/5.0", "Accept": "text/html,*/*", "Authorization": ""}
+    answer = await world.http.get("/web/main--paged-page?a=1", headers=browser)
+    assert (answer.status_code, answer.headers["location"]) == (307, "/web/main--paged-page/?a=1")
+    for path, headers in (("/web/main--paged-page/", browser), ("/web/main--paged-page", {"Authorization": ""})):
+        assert (await world.http.get(path, headers=headers)).status_code == 401
+    world.http.cookies.clear()  # whose page was opened last
+
 
 # --- who waits ---
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import sys
 from typing import Any, Callable, Optional
 
 from squall_runner.load import LoadError
 from squall_runner.web.port import Port
+
+FULL_PATHS_SINCE = (0, 35)
+"""Of Starlette: what `path` is to it."""
 
 
 async def build(function: Optional[Callable[..., Any]], declared: dict[str, Any], max_inputs: int) -> Any:
@@ -17,7 +22,7 @@ async def build(function: Optional[Callable[..., Any]], declared: dict[str, Any]
         return await (port.start(function) if function is not None else port.until_listening())
     assert function is not None
     if kind == "fastapi":
-        return _fastapi(function, declared)
+        return with_paths_it_reads(_fastapi(function, declared))
     app = function()
     if asyncio.iscoroutine(app):
         app = await app
@@ -28,7 +33,24 @@ async def build(function: Optional[Callable[..., Any]], declared: dict[str, Any]
         from squall_runner.web.wsgi import WsgiApp
 
         return WsgiApp(app, max_inputs)
-    return app
+    return with_paths_it_reads(app)
+
+
+def with_paths_it_reads(app: Callable[..., Any]) -> Callable[..., Any]:
+    """The app itself; or around it what cuts `root_path` off `path`, where Starlette is from before ASGI said that the
+    one begins with the other: it adds them up, and finds no route."""
+    version = getattr(sys.modules.get("starlette"), "__version__", "")
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    if numbers is None or (int(numbers[1]), int(numbers[2])) >= FULL_PATHS_SINCE:
+        return app
+
+    async def cut(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        root = scope.get("root_path", "")
+        if root and scope["path"].startswith(root):
+            scope["path"] = scope["path"][len(root) :] or "/"
+        await app(scope, receive, send)
+
+    return cut
 
 
 def _fastapi(function: Callable[..., Any], declared: dict[str, Any]) -> Any:

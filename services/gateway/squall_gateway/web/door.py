@@ -31,7 +31,7 @@ from squall_gateway.web.cross_origin import is_preflight, preflight_answer
 from squall_gateway.web.leaving import Leaving
 from squall_gateway.web.parameters import parameters_of
 from squall_gateway.web.parking import Parked, Parking, begins, parked_call, patience_of, send_away
-from squall_gateway.web.path_form import PathForm, home_of, home_of_socket
+from squall_gateway.web.path_form import PathForm, home_of, home_of_socket, is_navigation, with_slash
 from squall_gateway.web.records import Asked, WebRecords
 from squall_gateway.web.routes import Route, Routes, Wanted
 from squall_gateway.web.server_http import ServerExchange
@@ -127,6 +127,9 @@ class WebDoor:
         function = await self._function(addressed)
         if function.web.requires_proxy_auth and is_preflight(scope["method"], headers):
             await send_whole(send, HTTPStatus.OK, b"", preflight_answer(headers))
+            return
+        if addressed.root_path == scope["path"] and scope["method"] == "GET" and is_navigation(headers):
+            await send_whole(send, HTTPStatus.TEMPORARY_REDIRECT, b"", with_slash(scope))
             return
         await self._authorize(function, headers)
         check_length(headers.get(b"content-length"))

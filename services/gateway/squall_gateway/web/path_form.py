@@ -109,8 +109,15 @@ def is_navigation(headers: Mapping[bytes, bytes]) -> bool:
     """Whether a browser shows the answer as a page of its own."""
     destination = headers.get(b"sec-fetch-dest")
     if destination is not None:
-        return destination == b"document"
+        return destination in (b"document", b"iframe")
     return b"text/html" in headers.get(b"accept", b"") and b"mozilla" in headers.get(b"user-agent", b"").lower()
+
+
+def with_slash(scope: Mapping[str, Any]) -> Headers:
+    """Sends a browser from `/web/<name>` to `/web/<name>/`, for links without a slash are relative to that."""
+    query = scope["query_string"]
+    location = scope["raw_path"] + b"/" + (b"?" + query if query else b"")
+    return [(b"location", location), (b"cache-control", b"no-store")]
 
 
 def cookie_in(headers: Mapping[bytes, bytes]) -> str:
