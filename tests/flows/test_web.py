@@ -111,6 +111,7 @@ def test_class_parameters_come_from_the_query(
     assert client.get(url.partition("?")[0]).json()["word"] == "hello"
     assert client.get(url.partition("?")[0] + "?times=many").status_code == 400
     assert greeter(word="ciao").greet.remote("you") == "ciao you"
+    eventually(lambda: greeter(word="ciao").greet.get_current_stats().num_total_runners == 1)  # of its parameters
     # Defaults are left out: programs write `get_web_url() + "/path"`.
     assert "?" not in greeter().web.get_web_url()
     assert greeter(word="hello", times=3).web.get_web_url().endswith("?times=3")

@@ -242,7 +242,7 @@ class Function:
         """How much waits and runs at the moment, and in how many containers."""
         from squall import autoscaler
 
-        return autoscaler.stats(self._containers())
+        return autoscaler.stats(self._origin.target())  # those of a method are its instance's
 
     def _containers(self) -> Target:
         if self._origin.is_method:
