@@ -127,13 +127,17 @@ class ImageNameRecord(Message):
 
 
 def scoped(image: ImageSpec, workspace: str, environment: str) -> ImageSpec:
-    """The image with it said whose the secrets and volumes of its steps are: made with them, it is nobody else's image.
-    What its author says about that does not count."""
+    """The image with it said whose the secrets, volumes and functions of its steps are: made with them, it is nobody
+    else's image. What its author says about that does not count."""
     steps = []
     for step in image.steps:
         arguments = {name: value for name, value in step.arguments.items() if name != "scope"}
         if arguments.get("secrets") or arguments.get("volumes"):
             arguments["scope"] = f"{workspace}/{environment}"
+        elif (
+            step.kind == "run_function"
+        ):  # the author says what its code hashes to; the builder gets the code from elsewhere
+            arguments["scope"] = workspace
         steps.append(ImageStep(step.kind, arguments))
     return ImageSpec(image.python_version, tuple(steps))
 

@@ -27,7 +27,7 @@ class ImageStep:
     `source_key`, pickled `arguments` in base64, `timeout_s`. Dockerfiles: `text`, `build_args`, `context`. add_local:
     `files`. entrypoint, cmd, shell: `command`. Files of the user are {"sha256", "bytes"} of a zip in the blob store.
     Every step that builds may have `env` (for itself) and `forced` (a mark that makes it a step of its own). Steps with
-    `secrets` (what the program calls them) get a `scope` from the server: they are nobody else's. Names
+    `secrets` (what the program calls them) and functions get a `scope` from the server: they are nobody else's. Names
     that start with "_" say where something is and are no part of the image's identity."""
 
 

@@ -168,9 +168,25 @@ async def test_images_are_listed_looked_at_and_called_by_names(world: World) -> 
     assert other == 404, "a name belongs to an environment"
 
 
+async def test_an_image_with_a_function_is_that_of_its_workspace(world: World) -> None:
+    """Its id does not tell what its code is: another workspace could have built something else under it."""
+    recipe = ImageSpec(steps=(ImageStep("run_function", {"function": "get", "source_key": "k", "_module": "theirs"}),))
+    for image in (recipe, scoped(recipe, "other", "main")):
+        await Builder(world, image).answers(state="ready", spec=image, workspace="other")
+    own = scoped(recipe, "main", "main")
+    builder = Builder(world, own)
+    async with asyncio.TaskGroup() as tasks:
+        lines = tasks.create_task(ensure(world, recipe))
+        assert (await builder.asked()).spec == own
+        await builder.answers(state="ready")
+    assert lines.result() == [{"image": own.id}]
+    assert own == scoped(recipe, "main", "prod"), "environments of a workspace share it"
+    assert own.recipe_id == recipe.id
+
+
 async def test_files_of_a_workspace_are_not_told_to_another_that_asks_for_an_equal_image(world: World) -> None:
     assert (await world.http.put(f"/v1/blobs/{sha256(b'my code')}", content=b"my code")).is_success
-    step = ImageStep("run_function", {"function": "get", "_code": {"sha256": sha256(b"my code"), "bytes": 7}})
+    step = ImageStep("run_commands", {"commands": ["get"], "_code": {"sha256": sha256(b"my code"), "bytes": 7}})
     image = ImageSpec(steps=(step,))
     for workspace in ("other", "main"):
         await Builder(world, image).answers(state="ready", spec=image, workspace=workspace)
