@@ -347,7 +347,7 @@ class Agent:
     # ------------------------------------------------------------------ small hooks
 
     def _on_cancel(self, cancel: CancelRequested) -> None:
-        for held in self.execution.cancel(cancel.call, cancel.index):
+        for held in self.execution.cancel(cancel.pool, cancel.call, cancel.index):
             if cancel.terminate_containers and held.container is not None:
                 held.container.container.kill("terminated by a cancel")
         pool = self.pools.get(cancel.pool)

@@ -62,7 +62,7 @@ class Attempts:
 
     def __init__(self, parts: AttemptParts) -> None:
         self._parts = parts
-        self._here: set[tuple[str, int]] = set()
+        self._here: set[tuple[str, str, int]] = set()
         """Inputs between their delivery and their record. A queue that has forgotten who has what delivers one
         a second time while the history of the first delivery is still being read."""
 
@@ -71,12 +71,12 @@ class Attempts:
         parts, container = self._parts, held.container
         assert container is not None
         end: End | NotBegun | None = None
-        if held.key in self._here:
+        if held.place in self._here:
             # Our own attempt that lost its lease: when it succeeds after all, the next delivery finds its result.
             held.hand_back(parts.clock.monotonic(), OWN_ATTEMPT_S)
             pool.slot_free(container, None)
             return
-        self._here.add(held.key)
+        self._here.add(held.place)
         try:
             try:
                 if await self._may_start(held, pool.function):
@@ -91,14 +91,14 @@ class Attempts:
             elif end is not None:
                 await self._settle(held, end, container.function)
         finally:
-            self._here.discard(held.key)
+            self._here.discard(held.place)
 
     # ------------------------------------------------------------------ before
 
     async def _may_start(self, held: Held, function: FunctionRecord) -> bool:
         """Name the attempt if there may be one; otherwise the call has been brought to its end here."""
         past = NO_PAST
-        if self._parts.cancels.recent(*held.key):
+        if self._parts.cancels.recent(*held.place):
             held.cancelled = True
         if self._parts.history.needed(held, self._parts.clock.now()):
             try:
@@ -128,7 +128,7 @@ class Attempts:
         if past.result is not None:
             self._parts.settlement.skip(held, past.result)
             return False
-        if past is not NO_PAST and self._parts.cancels.recent(*held.key):  # it came while the history was read
+        if past is not NO_PAST and self._parts.cancels.recent(*held.place):  # it came while the history was read
             held.cancelled = True
         held.totals, held.attempts_seq, held.earlier = past.totals, past.attempts_seq, list(past.lines)
         counted = past.totals.user + past.totals.infra

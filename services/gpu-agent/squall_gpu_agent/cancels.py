@@ -26,22 +26,23 @@ class Cancels:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._at: dict[tuple[str, int | None], float] = {}
+        self._at: dict[tuple[str, str, int | None], float] = {}
 
-    def remember(self, call: str, index: int | None) -> None:
+    def remember(self, pool: str, call: str, index: int | None) -> None:
         """This input, or every input of the call, was cancelled."""
         now = self._clock.monotonic()
         if len(self._at) >= MAX_REMEMBERED or any(at < now - REMEMBER_S for at in list(self._at.values())[:1]):
             self._at = {key: at for key, at in self._at.items() if at >= now - REMEMBER_S}
-        self._at[call, index] = now
+        self._at[pool, call, index] = now
 
-    def recent(self, call: str, index: int) -> bool:
+    def recent(self, pool: str, call: str, index: int) -> bool:
         """Whether the input was cancelled within the last minute."""
         if not self._at:
             return False
         horizon = self._clock.monotonic() - REMEMBER_S
         # Not 0.0: the monotonic clock of a machine that has just started is near 0 itself.
-        return max(self._at.get((call, index), NEVER), self._at.get((call, None), NEVER)) > horizon
+        one, every = self._at.get((pool, call, index), NEVER), self._at.get((pool, call, None), NEVER)
+        return max(one, every) > horizon
 
 
 class CancelListener:
@@ -64,5 +65,5 @@ class CancelListener:
         except BadMessage as error:
             log.warning("cancel_not_understood", subject=message.subject, reason=error.message)
             return
-        self._cancels.remember(cancel.call, cancel.index)
+        self._cancels.remember(cancel.pool, cancel.call, cancel.index)
         self._stop(cancel)

@@ -122,11 +122,12 @@ class Execution:
         self._blobs = blobs
         self._items = items
         self._grace_s = grace_s
-        self._running: dict[str, dict[int, RunningInput]] = {}
+        self._running: dict[tuple[str, str], dict[int, RunningInput]] = {}
+        """By pool and call, and then by index."""
 
-    def cancel(self, call: str, index: int | None) -> list[Held]:
+    def cancel(self, pool: str, call: str, index: int | None) -> list[Held]:
         """Stop what runs of a call, and take back what waits in line; which inputs ran."""
-        found = [run for run in self._running.get(call, {}).values() if index in (None, run.held.request.index)]
+        found = [run for run in self._running.get((pool, call), {}).values() if index in (None, run.held.request.index)]
         for run in found:
             run.cancel()
         return [run.held for run in found if run.begun]
@@ -190,8 +191,8 @@ class Execution:
             traceparent=traceparent(trace_id, own_span, is_sampled(request.traceparent)) if trace_id else None,
             on_begun=running.batch_begun if container.function.spec.batching else None,
         )
-        self._running.setdefault(request.call, {})[request.index] = running
-        if self._cancels.recent(*held.key):  # it came while the history was read
+        self._running.setdefault((request.pool, request.call), {})[request.index] = running
+        if self._cancels.recent(*held.place):  # it came while the history was read
             held.cancelled = True
         failpoint_written("agent.handed_over")
         try:
@@ -201,10 +202,11 @@ class Execution:
             self._forget(held)
 
     def _forget(self, held: Held) -> None:
-        by_index = self._running[held.request.call]
-        by_index.pop(held.request.index, None)
+        pool, call, index = held.place
+        by_index = self._running[pool, call]
+        by_index.pop(index, None)
         if not by_index:
-            del self._running[held.request.call]
+            del self._running[pool, call]
 
 
 def no_room(error: SquallError | OSError, container: PooledContainer, ref: str) -> Failed | None:

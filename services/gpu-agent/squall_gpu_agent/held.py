@@ -76,6 +76,7 @@ class Held:
         "key",
         "leased_at",
         "number",
+        "place",
         "recorded_ns",
         "renewed_at",
         "request",
@@ -94,7 +95,9 @@ class Held:
     def __init__(self, request: CallRequested, delivery: Delivery, *, leased_at: float, now_ns: int) -> None:
         self.request = request
         self.key = (request.call, request.index)
-        """Call and index."""
+        """Call and index: which input of its container it is."""
+        self.place = (request.pool, request.call, request.index)
+        """Which input of this machine. Callers choose ids of calls: two workspaces may have the same."""
         self.delivery = delivery
         self.state = State.LEASED
         self.leased_at = leased_at

@@ -480,6 +480,23 @@ async def test_a_cancel_stops_running_code_and_the_recorded_result_is_told(scene
         assert not backend.containers[0].running
 
 
+async def test_a_cancel_of_another_pools_call_with_the_same_id_stops_nothing_here(scene: Scene) -> None:
+    code, other = Held(), Held()
+    backend = FakeBackend({"f": code, "g": other})
+    async with scene.agent(backend):
+        request = await scene.call(*await scene.ready())
+        pool, function = await scene.ready("g")
+        second = await scene.call(pool, function)
+        await eventually(lambda: code.running and other.running)
+        scene.cancel(replace(request, pool=pool), terminate=True)
+        await scene.record(cancelled(second, time.time()))
+        scene.cancel(second)
+        await scene.emptied(pool)  # by then the first one has been heard, too
+        code.go.set()
+        assert (await scene.result(request)).outcome == "succeeded"
+        assert not await scene.attempts(request)
+
+
 async def test_a_call_that_arrives_after_its_cancel_does_not_start(scene: Scene) -> None:
     code = Script(output())
     async with scene.agent(FakeBackend({"f": code})):
