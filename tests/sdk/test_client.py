@@ -19,6 +19,16 @@ from squall.connection import FileBody, parse_url
 from squall.http_api.routes import Route
 
 
+def test_who_comes_back_to_an_address_asks_anew_what_the_server_there_is(
+    gateway: FakeGateway, address: ServerAddress
+) -> None:
+    with session.use(address) as used:
+        assert used.client.info().entries_together
+    gateway.takes_entries_together = False
+    with session.use(address) as used:
+        assert not used.client.info().entries_together
+
+
 @contextmanager
 def answering(*answers: bytes) -> Iterator[tuple[ServerAddress, list[bytes]]]:
     """A server that gives each connection the next of these answers, whatever it is asked."""

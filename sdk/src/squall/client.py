@@ -270,9 +270,10 @@ class Client:
         return RECONNECT_S if self._patient or self._answered else 0.0
 
     def close(self) -> None:
-        """Close idle connections."""
+        """Close idle connections, and forget what the server said: another one may have its address next."""
         with self._lock:
             idle, self._idle = self._idle, []
+            self._info = None
         for connection in idle:
             connection.close()
 
