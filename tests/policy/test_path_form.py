@@ -96,6 +96,15 @@ def test_a_request_belongs_to_the_page_of_this_host_that_sent_it(headers: dict[b
     assert home_of({b"host": HOST, **headers}, KNOWN) == prefix
 
 
+def test_a_request_for_the_api_follows_its_own_page_and_not_the_one_that_was_opened_last() -> None:
+    opened = {b"host": HOST, b"sec-fetch-site": b"same-origin", b"cookie": b"squall-web=main--shop-page"}
+    for more in ({}, {b"referer": b"http://10.0.0.5:8700/admin"}):
+        assert home_of({**opened, **more}, KNOWN) == ROOT
+        assert home_of({**opened, **more}, KNOWN, of_the_api=True) == ""
+    page = {b"referer": b"http://10.0.0.5:8700/web/main--shop-page/"}
+    assert home_of({**opened, **page}, KNOWN, of_the_api=True) == ROOT
+
+
 @pytest.mark.parametrize(
     ("origin", "prefix"), [(b"http://10.0.0.5:8700", ROOT), (b"http://elsewhere", ""), (b"null", ""), (b"", "")]
 )

@@ -24,6 +24,7 @@ from squall_gateway.call_headers import check_client_version
 from squall_gateway.condition import Condition
 from squall_gateway.metrics import Requests
 from squall_gateway.waits import Receive
+from squall_gateway.web.addresses import API_PREFIX
 from squall_gateway.web.cross_origin import ANYBODY
 from squall_gateway.web.door import WebDoor
 from squall_gateway.web.forward import Cut
@@ -36,7 +37,6 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 REQUEST_ID = b"x-request-id"
 TOKEN = "squall.token"
 REQUEST = "squall.request"
-PREFIX = "/v1/"
 WEB_ROUTE = "/web"
 VERSION = version("squall")
 _OWN_VERSION = VERSION.encode()
@@ -167,7 +167,7 @@ class Edge:
             await send_whole(exchange.send, HTTPStatus.TEMPORARY_REDIRECT, b"", told)
             return
         path: str = exchange.scope["path"]
-        if path.startswith(PREFIX):
+        if path.startswith(API_PREFIX):
             check_client_version(exchange.headers, _OWN_VERSION)
             self._condition.require_bus()
             method: str = exchange.scope["method"]

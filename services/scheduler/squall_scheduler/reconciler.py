@@ -79,6 +79,7 @@ class Reconciler:
                 await self._leave_lost_server()
                 raise
             except NotFound:
+                self._away_since = None
                 # Everything else asks the queue too, and would fail at every tick before it came to make it again.
                 await self._work_stream()
                 raise
@@ -182,6 +183,7 @@ class Reconciler:
             now = self._clock.monotonic()
             self._away_since = now if since is None else since
             if now >= self._away_since + AWAY_S:
+                self._away_since = None  # the new one has its own time
                 log.error("queue_server_lost", stream=self._work, open=len(self.tail.open))
                 await self._bus.drop_stream(self._work)
 

@@ -206,6 +206,10 @@ async def test_what_a_page_asks_at_the_root_is_sent_below_its_prefix(world: Worl
         answer = await world.http.get("/api", headers={"Referer": page_url})
         assert (answer.status_code, error_of(answer)["code"]) == (404, "not_found")
 
+    opened = {"Cookie": "squall-web=main--paged-page", "Referer": f"{origin}/admin"}
+    assert (await world.http.get("/models", headers=opened)).status_code == 307
+    assert (await world.http.get("/v1/apps", headers=opened)).status_code == 200  # the token stays with the API
+
     browser = {"User-Agent": "Mozilla/5.0", "Accept": "text/html,*/*", "Authorization": ""}
     answer = await world.http.get("/web/main--paged-page?a=1", headers=browser)
     assert (answer.status_code, answer.headers["location"]) == (307, "/web/main--paged-page/?a=1")

@@ -12,7 +12,7 @@ from squall_contracts.functions import AppRecord
 from squall_gateway.policy.web_names import is_platforms, target_of
 from squall_gateway.web.names import WebNames
 
-PATH_PREFIX = "/web/"
+PATH_PREFIX, API_PREFIX = "/web/", "/v1/"
 LOCAL_DOMAIN = "localhost"
 """What browsers find without DNS, below any name."""
 

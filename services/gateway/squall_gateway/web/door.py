@@ -25,7 +25,7 @@ from squall_gateway.settings import GatewaySettings
 from squall_gateway.targets import pool_of
 from squall_gateway.waits import Receive
 from squall_gateway.web import forward, server_http
-from squall_gateway.web.addresses import PATH_PREFIX, Addressed, Addresses
+from squall_gateway.web.addresses import API_PREFIX, PATH_PREFIX, Addressed, Addresses
 from squall_gateway.web.credentials import credentials_of
 from squall_gateway.web.cross_origin import is_preflight, preflight_answer
 from squall_gateway.web.leaving import Leaving
@@ -95,7 +95,8 @@ class WebDoor:
         """Where a request belongs that a page of the path form sent to a path of the host's root; empty: to the API."""
         if b"referer" not in headers and b"cookie" not in headers:
             return b""
-        prefix = home_of(headers, self._is_known).encode("latin-1")
+        of_the_api = scope["path"].startswith(API_PREFIX)
+        prefix = home_of(headers, self._is_known, of_the_api=of_the_api).encode("latin-1")
         query = scope["query_string"]
         return prefix and prefix + scope["raw_path"] + (b"?" + query if query else b"")
 

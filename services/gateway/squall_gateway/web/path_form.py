@@ -129,8 +129,11 @@ def cookie_in(headers: Mapping[bytes, bytes]) -> str:
     return ""
 
 
-def home_of(headers: Mapping[bytes, bytes], known: Known) -> str:
-    """The prefix of the page that a request without one comes from; empty if it is from no page of this host."""
+def home_of(headers: Mapping[bytes, bytes], known: Known, *, of_the_api: bool = False) -> str:
+    """The prefix of the page that a request without one comes from; empty if it is from no page of this host.
+
+    `of_the_api`: its path is one of the API's. Then the page itself must be below a prefix: which one was opened last
+    is not enough to hand an app what may be an operator's request, with its token."""
     referer = headers.get(b"referer")
     if referer is None and headers.get(b"sec-fetch-site") != _SAME_ORIGIN:
         return ""
@@ -140,6 +143,8 @@ def home_of(headers: Mapping[bytes, bytes], known: Known) -> str:
             return ""
         if page.path.startswith(PATH_PREFIX):
             return _prefix(page.path[len(PATH_PREFIX) :].partition("/")[0], known)
+    if of_the_api:
+        return ""
     return _prefix(cookie_in(headers), known)  # its page has changed its own address, or keeps it for itself
 
 
