@@ -8,7 +8,6 @@ operator allows.
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
 import itertools
 import json
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from squall_gpu_agent.backends.sandbox import links
+from squall_service.telemetry import log
 
 # Private, link-local (metadata), carrier-grade, loopback, multicast, reserved, and Azure's metadata.
 NOT_PUBLIC = (
@@ -128,8 +128,10 @@ class Networks:
         try:
             self._connect(link, pid)
         except OSError:
-            with contextlib.suppress(OSError):
+            try:
                 self.disconnect(link)
+            except OSError as error:  # its number stays taken until the agent starts again
+                log.warning("link_not_removed", link=link.name, reason=str(error))
             raise
         return link
 
