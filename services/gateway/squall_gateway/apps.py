@@ -89,8 +89,7 @@ class Apps:
         await self.secrets.check(wanted.functions, workspace)
         await self.webhooks.declared(wanted.functions, workspace)
         await self.objects.check_volumes(wanted.functions, workspace)
-        for image in {spec.image.id: spec.image for spec in wanted.functions}.values():
-            await self.sources.check(image, workspace)
+        await self.sources.check(*(spec.image for spec in wanted.functions), workspace=workspace)
         for _ in range(TRIES):
             known = await self._present(wanted, workspace)
             if wanted.only_new and known is not None and known.record.version and known.record.state != "stopped":

@@ -52,7 +52,7 @@ class Images:
     ) -> AsyncGenerator[bytes, None]:
         """JSON lines: the build's log as it comes, then what became of it."""
         spec = scoped(wanted, workspace, environment)
-        await self._sources.check(spec, workspace)
+        await self._sources.check(spec, workspace=workspace)
         revision, record = await self._known(spec.id)
         await self._asked_too(spec.id, record, workspace)
         if record is not None and record.state == READY:

@@ -31,7 +31,7 @@ from squall.http_api.routes import Route
 from squall.spec import CodeRef, ImageSpec, ImageStep, to_wire
 from squall_contracts import subjects
 from squall_contracts.blobs import workspace_place
-from squall_contracts.builds import ImageRecord
+from squall_contracts.builds import ImageRecord, scoped
 from squall_contracts.calls import CallRequested, CallResult
 from squall_contracts.functions import pool_id
 from squall_contracts.objects import DICTS, DictEntry, QueueItem, dict_key, partition_token
@@ -245,6 +245,45 @@ async def test_an_image_of_before_is_deployed_again_without_its_files(world: Wor
 
     assert (await world.http.post(Route.IMAGES, json={"image": to_wire(image)})).json() == {"image": image.id}
     await world.publish(a_function(image=image))
+
+
+def with_code(name: str) -> ImageSpec:
+    """Where the code of its step lies is no part of its id."""
+    step = ImageStep("run_function", {"function": "f", "source_key": "k", "_code": {"sha256": name, "bytes": 100}})
+    return ImageSpec(steps=(step,))
+
+
+async def test_who_asked_for_an_image_before_may_not_name_another_workspaces_blob_as_its_code_now(
+    world: World, stranger: Stranger
+) -> None:
+    workspace = "stranger"
+    own, theirs, before = os.urandom(100), await stored(world, os.urandom(100)), stored_before(world, os.urandom(100))
+    name = sha256(own)
+    assert (await stranger.http.put(f"/v1/blobs/{name}", content=own)).is_success
+    asked = scoped(with_code(name), workspace, "main")
+    record = ImageRecord(image=asked.id, state="failed", updated_at=1.0, workspace=workspace, spec=asked)
+    await world.bus.kv("images").put(asked.id, record.encode())
+
+    for other in (theirs, before):
+        again = await stranger.http.post(Route.IMAGES, json={"image": to_wire(with_code(other))})
+        assert "is not there" in again.text
+        functions = [to_wire(a_function(each, image=with_code(of))) for each, of in (("f", name), ("g", other))]
+        published = {"name": "thief", "mode": "detached", "functions": functions}
+        assert "is not there" in (await stranger.http.post(Route.APPS, json=published)).text
+        assert (await stranger.http.get(f"/v1/blobs/{other}")).status_code == 404
+
+
+async def test_an_image_names_files_by_hashes_alone(stranger: Stranger) -> None:
+    answer = await stranger.http.post(Route.IMAGES, json={"image": to_wire(with_code("../../etc/passwd"))})
+    assert "is not a SHA-256" in answer.text
+
+
+async def test_an_image_of_before_with_code_is_deployed_again_without_its_files(world: World) -> None:
+    image = with_code(stored_before(world, os.urandom(100)))
+    record = ImageRecord(image=image.id, state="ready", updated_at=1.0, workspace="main", spec=image)
+    await world.bus.kv("images").put(image.id, record.encode())
+
+    await world.publish(a_function(image=image), name="older")
 
 
 # ---------------------------------------------------------------- results
