@@ -212,7 +212,8 @@ class Acceptor:
             subjects.call(self.bus.topology.region, asked.pool, asked.call, asked.index),
             asked.encode(),
             {DEADLINE_HEADER: f"{asked.deadline:.3f}"},
-            f"{asked.call}.{asked.index}",
+            # Callers choose ids of calls: those of two workspaces may be the same.
+            f"{asked.workspace}.{asked.call}.{asked.index}",
             target.journal_ttl_s,
         )
 

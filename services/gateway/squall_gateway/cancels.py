@@ -256,7 +256,7 @@ class Cancels:
             Record(
                 subjects.result(self.region, result.workspace, result.call, result.index),
                 result.encode(),
-                msg_id=f"{result.call}.{result.index}.cancel",
+                msg_id=f"{result.workspace}.{result.call}.{result.index}.cancel",
                 ttl_s=ttl_s,
             )
             for result in results

@@ -91,7 +91,7 @@ class Settlement:
         subject = subjects.letter(
             self._identity.region, letter.workspace, letter.app, letter.call, letter.index, letter.failed_at
         )
-        msg_id = f"{letter.call}.{letter.index}.{result.attempt or result.outcome}.letter"
+        msg_id = f"{letter.workspace}.{letter.call}.{letter.index}.{result.attempt or result.outcome}.letter"
         while (deadline_s := self._fence_left_s(held)) > 0:
             try:
                 await self._bus.publish(subject, letter.encode(), msg_id=msg_id, ttl_s=ttl_s, deadline_s=deadline_s)
@@ -109,7 +109,7 @@ class Settlement:
         request = held.request
         subject = subjects.result(self._identity.region, request.workspace, request.call, request.index)
         # One id for each execution: with the call's alone a second, different result is answered as a duplicate.
-        msg_id = f"{request.call}.{request.index}.{result.attempt or result.outcome}"
+        msg_id = f"{request.workspace}.{request.call}.{request.index}.{result.attempt or result.outcome}"
         success = result.outcome == SUCCEEDED
         while True:
             deadline_s = PUBLISH_S if success else self._fence_left_s(held)
@@ -199,7 +199,7 @@ class Settlement:
                     subject,
                     message.encode(),
                     headers={EXPECTED_SEQUENCE: str(held.attempts_seq)},
-                    msg_id=f"{message.call}.{message.index}.{message.attempt}",
+                    msg_id=f"{held.request.workspace}.{message.call}.{message.index}.{message.attempt}",
                     deadline_s=deadline_s,
                 )
                 return stored.seq

@@ -79,7 +79,7 @@ def letter_record(region: str, request: CallRequested, result: CallResult, kept_
         subjects.letter(region, letter.workspace, letter.app, letter.call, letter.index, letter.failed_at),
         letter.encode(),
         None,
-        f"{letter.call}.{letter.index}.{result.outcome}.letter",
+        f"{letter.workspace}.{letter.call}.{letter.index}.{result.outcome}.letter",
         kept_s,
     )
 
@@ -91,6 +91,6 @@ def result_record(region: str, result: CallResult, request: CallRequested, funct
         subjects.result(region, result.workspace, result.call, result.index),
         result.encode(),
         None,
-        f"{result.call}.{result.index}.{result.outcome}",
+        f"{result.workspace}.{result.call}.{result.index}.{result.outcome}",
         kept_s,
     )

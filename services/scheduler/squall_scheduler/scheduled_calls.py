@@ -55,7 +55,7 @@ class ScheduledCalls:
                 subjects.call(region, pool, call, 0),
                 asked.encode(),
                 headers={DEADLINE_HEADER: f"{deadline:.3f}"},
-                msg_id=f"{call}.0",
+                msg_id=f"{function.workspace}.{call}.0",
                 ttl_s=journal_ttl_s(function.spec),
             )
         except SubjectTaken:

@@ -52,6 +52,23 @@ async def test_a_reply_goes_to_the_workspace_of_its_call(world: World) -> None:
     await agent.stop()
 
 
+async def test_calls_of_two_workspaces_with_one_id_are_both_accepted(world: World) -> None:
+    app, (stranger, other) = await world.publish(), await a_stranger(world, "of-spawns", a_function())
+    headers = call_headers(app, kind="spawn")
+    same = {**call_headers(other, kind="spawn"), Header.CALL: headers[Header.CALL]}
+    told = [
+        (await http.post(Route.CALLS, headers=sent, content=b"x")).json()
+        for http, sent in ((stranger, same), (world.http, headers), (world.http, headers))
+    ]
+
+    agent = world.agent()
+    await agent.serve(pool_id(app["functions"]["double"]))
+    await eventually(lambda: len(agent.seen) == 1)
+    assert (agent.seen[0].call, agent.seen[0].workspace) == (headers[Header.CALL], "main")
+    assert told[0] == told[1], "whether the id was there is not told"
+    await agent.stop()
+
+
 async def test_items_go_to_the_workspace_of_their_call(world: World) -> None:
     app, (stranger, other) = await world.publish(a_generator()), await a_stranger(world, "of-items", a_generator())
     agent, told = world.agent(lambda _: None), bytearray()
