@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from squall.errors import NotFoundError
+from squall.errors import NotFoundError, SquallError
 from squall.http_api.protocol import parse_blob_ref
 from squall_contracts.blobs import WORKSPACES, workspace_place
 from squall_gateway.blobs import Blobs, check_sha256
+from squall_service.telemetry import log
 
 
 class BlobPlaces:
@@ -32,6 +33,14 @@ class BlobPlaces:
         for ref in refs:
             if ref is not None:
                 await self._recorded(self.of(workspace), parse_blob_ref(ref)[0])
+
+    async def told(self, workspace: str, refs: Iterable[str | None]) -> None:
+        """The same for who must be told of a record, also while the store is away: whoever fetches the blob then is
+        told about that, and tries again."""
+        try:
+            await self.recorded(workspace, refs)
+        except (SquallError, OSError) as error:
+            log.warning("blobs_of_records_not_looked_for", workspace=workspace, reason=str(error))
 
     async def _recorded(self, own: Blobs, sha256: str) -> None:
         if await own.size(sha256) is None and await self.older.size(sha256) is not None:

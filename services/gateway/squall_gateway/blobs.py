@@ -267,10 +267,18 @@ class FolderSink:
         _move(scratch, self._folder / path, self._folder)
 
     def link(self, source: str, path: str) -> None:
-        """Blocks. The same file at a second path."""
+        """Blocks. The same file at a second path; a copy where that cannot be, as of a file of another user."""
         scratch = self._scratch(path)
         try:
-            os.link(self._folder / source, scratch)
+            try:
+                os.link(self._folder / source, scratch)
+            except FileNotFoundError:
+                raise
+            except OSError:
+                with (self._folder / source).open("rb") as content, scratch.open("xb") as target:
+                    shutil.copyfileobj(content, target, CHUNK_BYTES)
+                    target.flush()
+                    os.fsync(target.fileno())
             self._into_place(scratch, path)
         finally:
             scratch.unlink(missing_ok=True)  # of two names of one file a rename leaves both

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from squall.errors import InvalidError, RequestSizeError, SquallError
+from squall.errors import InvalidError, RequestSizeError
 from squall.http_api.protocol import frames
 from squall.spec import INLINE_LIMIT_BYTES
 from squall_bus import GRAVE_S, Bus, BusError, Entry, KeyExists, KeyWrite, PublishUnknown, WrongRevision
@@ -23,7 +23,6 @@ from squall_contracts.objects import DICTS, RECEIPT_S, DictEntry, dict_key, dict
 from squall_gateway.blob_places import BlobPlaces
 from squall_gateway.call_headers import blob_size, check_blob_ref
 from squall_service.clock import Clock
-from squall_service.telemetry import log
 
 KEPT_S = 7 * 24 * 3600.0
 """Without access."""
@@ -271,13 +270,7 @@ def _told(entry: DictEntry) -> Outcome:
 async def told_blobs(blobs: BlobPlaces, workspace: str, told: Sequence[Outcome]) -> None:
     """Let the workspace have the blobs of entries and items that it is told. What was taken out must be told even while
     the store is away: whoever fetches the blob is told about that."""
-    named = [blob for outcome in told if (blob := outcome.meta.get("blob")) is not None]
-    if not named:
-        return
-    try:
-        await blobs.recorded(workspace, named)
-    except SquallError as error:
-        log.warning("blobs_of_entries_not_looked_for", workspace=workspace, reason=error.message)
+    await blobs.told(workspace, [outcome.meta.get("blob") for outcome in told])
 
 
 def frame_blob(ref: str) -> tuple[str, int]:

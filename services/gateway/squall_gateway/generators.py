@@ -242,7 +242,7 @@ class Generators:
     async def _open(self, call: CallHeaders, target: Target, workspace: str) -> ItemStream:
         bus = self.acceptor.bus
         wait = self.waits.open(call.call, 0, workspace)
-        named = partial(self.acceptor.blobs.recorded, workspace)
+        named = partial(self.acceptor.blobs.told, workspace)
         stream = ItemStream(call.call, target, wait, bus.send, bus.topology.region, named=named)
         self.streams[stream.key] = stream
         items = subjects.items(bus.topology.region, call.call)

@@ -3,7 +3,9 @@ stored where blobs of all workspaces were once is found for the records that nam
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import errno
 import json
 import os
 import secrets
@@ -21,11 +23,13 @@ from tests.services.gateway.world import (
     a_function,
     a_generator,
     call_headers,
+    input_frames,
     only_frame,
     sha256,
     succeeded,
 )
 
+from squall.errors import ServiceError
 from squall.http_api.protocol import FrameKind, Header, frames
 from squall.http_api.routes import Route
 from squall.spec import CodeRef, ImageSpec, ImageStep, to_wire
@@ -327,6 +331,43 @@ async def test_a_result_of_before_is_found_when_it_is_asked_for(world: World, ag
     assert (world.folder / "blobs" / name[:2] / name).samefile(
         world.folder / "blobs" / workspace_place("main") / name[:2] / name
     ), "its bytes are there once"
+
+
+async def test_results_of_a_map_are_told_while_the_store_is_away(
+    world: World, agent: TinyAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, name = await world.publish(name="away"), secrets.token_hex(32)
+    agent.answer = answering(name, 100_000)
+    await agent.serve(pool_id(app["functions"]["double"]))
+    headers = call_headers(app, kind="map")
+
+    async def away(*_: object) -> int:
+        raise ServiceError("the blob store does not answer")
+
+    monkeypatch.setattr(Blobs, "size", away)
+    path = f"/v1/calls/{headers[Header.CALL]}"
+    assert (await world.http.post(f"{path}/inputs", headers=headers, content=input_frames(b"x"))).is_success
+    decoder = frames.Decoder()
+    async with asyncio.timeout(30), world.http.stream("GET", f"{path}/results?cursor=0") as told:
+        async for part in told.aiter_raw():
+            if found := [frame for frame in decoder.feed(part) if frame.kind in (FrameKind.RESULT, FrameKind.ERROR)]:
+                break
+    assert (found[0].kind, found[0].meta["blob"]) == (FrameKind.RESULT, f"{name}:100000")
+
+
+async def test_a_file_of_another_user_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = os.urandom(3_000_000)
+    name = sha256(content)
+    (tmp_path / name[:2]).mkdir()
+    (tmp_path / name[:2] / name).write_bytes(content)
+
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "protected_hardlinks")
+
+    monkeypatch.setattr(os, "link", refused)
+    places = BlobPlaces(Blobs(str(tmp_path), {}, 1))
+    await places.recorded("main", [f"{name}:{len(content)}"])
+    assert (tmp_path / workspace_place("main") / name[:2] / name).read_bytes() == content
 
 
 @pytest.mark.parametrize("size", [100_000, 9_000_000])

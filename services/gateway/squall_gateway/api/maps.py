@@ -77,7 +77,7 @@ class MapRoutes:
             async for stored in records:
                 record = CallResult.decode(stored.data)
                 self.acceptor.loads.ended(record.pool)
-                await self.acceptor.blobs.recorded(record.workspace, [record.blob])
+                await self.acceptor.blobs.told(record.workspace, [record.blob])
                 yield result_frame(record, stored.seq)
 
 
