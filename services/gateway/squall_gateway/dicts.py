@@ -270,7 +270,8 @@ def _told(entry: DictEntry) -> Outcome:
 async def told_blobs(blobs: BlobPlaces, workspace: str, told: Sequence[Outcome]) -> None:
     """Let the workspace have the blobs of entries and items that it is told. What was taken out must be told even while
     the store is away: whoever fetches the blob is told about that."""
-    await blobs.told(workspace, [outcome.meta.get("blob") for outcome in told])
+    if named := [blob for outcome in told if (blob := outcome.meta.get("blob")) is not None]:
+        await blobs.told(workspace, named)
 
 
 def frame_blob(ref: str) -> tuple[str, int]:
