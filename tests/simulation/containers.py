@@ -182,6 +182,9 @@ class SimContainer:
         if running is not None and not self.backend.rng.random() < self.backend.deaf:
             self.process.call_at(self.backend.effects.loop.time() + 0.01, self._end, running[0], "cancelled")
 
+    def when_enough(self, tell: Callable[[], None]) -> None:
+        """Its code never says so."""
+
     async def drain(self) -> None:
         raise NotImplementedError("the agent counts for itself")
 
