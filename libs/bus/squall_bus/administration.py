@@ -30,7 +30,7 @@ async def check_jetstream(link: Link) -> None:
     try:
         await js.api(link, "INFO", timeout_s=link.settings.connect_timeout_s)
     except BusUnavailable as error:
-        raise BusUnavailable("the server has no JetStream", url=link.settings.url) from error
+        raise BusUnavailable("the server has no JetStream", url=link.settings.address) from error
 
 
 class Administration:

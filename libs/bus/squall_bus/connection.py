@@ -66,7 +66,7 @@ def check_version(link: Link) -> None:
     if version >= minimum:
         return
     found, wanted = ".".join(map(str, version)), ".".join(map(str, minimum))
-    message = f"nats-server {found} at {link.settings.url} is too old; squall needs {wanted}"
+    message = f"nats-server {found} at {link.settings.address} is too old; squall needs {wanted}"
     if not link.settings.dev:
         raise ServerTooOld(message, minimum=wanted, found=found)
     event(logging.ERROR, "bus_server_too_old", found=found, minimum=wanted)

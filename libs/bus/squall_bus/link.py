@@ -70,7 +70,9 @@ class Link:
         except (TimeoutError, NatsError, OSError) as error:
             why = self._client.last_error or error
             await self.close()
-            raise BusUnavailable(f"cannot connect to the bus at {settings.url}: {why}", url=settings.url) from error
+            raise BusUnavailable(
+                f"cannot connect to the bus at {settings.address}: {why}", url=settings.address
+            ) from error
         self._client.open_sink(self.replies.prefix + ".*", self.replies.deliver)
         self._connection_made()
 
@@ -117,7 +119,7 @@ class Link:
             return
         self.connected = False
         self._connected_event.clear()
-        event(logging.WARNING, "bus_disconnected", url=self.settings.url, error=repr(error))
+        event(logging.WARNING, "bus_disconnected", url=self.settings.address, error=repr(error))
         self.replies.lose_all()
         for callback in list(self._disconnect_callbacks.values()):
             run_callback(lambda _: callback(), None, self.stats)  # noqa: B023  # called at once
@@ -125,15 +127,15 @@ class Link:
     async def _on_reconnected(self) -> None:
         self.stats.reconnects += 1
         self._connection_made()
-        event(logging.WARNING, "bus_reconnected", url=self.settings.url)
+        event(logging.WARNING, "bus_reconnected", url=self.settings.address)
         for callback in list(self._reconnect_callbacks.values()):
             run_callback(lambda _: callback(), None, self.stats)  # noqa: B023  # called at once
 
     async def _on_error(self, error: Exception) -> None:
         if self._closing or not self._client.is_connected:
-            event(logging.DEBUG, "bus_connect_failed", url=self.settings.url, error=repr(error))
+            event(logging.DEBUG, "bus_connect_failed", url=self.settings.address, error=repr(error))
             return
-        event(logging.ERROR, "bus_error", url=self.settings.url, error=repr(error))
+        event(logging.ERROR, "bus_error", url=self.settings.address, error=repr(error))
 
     def _on_denied(self, text: str) -> None:
         """The server says so once, and answers nothing: whoever waits is told here, and the log says it loudly."""
@@ -181,7 +183,7 @@ class Link:
             except TimeoutError:
                 pass
         if not self.connected:
-            raise BusUnavailable("the bus is not connected", url=self.settings.url)
+            raise BusUnavailable("the bus is not connected", url=self.settings.address)
 
     # ------------------------------------------------------------------ facts
 

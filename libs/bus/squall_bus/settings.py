@@ -41,3 +41,14 @@ class BusSettings:
     """CA file; set it to speak TLS."""
     tls_cert: str | None = None
     tls_key: str | None = None
+
+    @property
+    def address(self) -> str:
+        """`url` for people to read: without the user, password or token that it may have in it."""
+        return ",".join(_without_credentials(url.strip()) for url in self.url.split(","))
+
+
+def _without_credentials(url: str) -> str:
+    before, at, place = url.rpartition("@")
+    scheme, there, _ = before.partition("://")
+    return f"{scheme if there else 'nats'}://{place}" if at else url

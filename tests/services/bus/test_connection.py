@@ -25,6 +25,29 @@ async def test_no_server_is_unavailable_within_the_connect_time() -> None:
             pass
 
 
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("nats://127.0.0.1:4222", "nats://127.0.0.1:4222"),
+        ("tls://role:s3cret/@@bus.example:4222", "tls://bus.example:4222"),
+        ("t0ken@one:4222, nats://u:s3cret@two:4222", "nats://one:4222,nats://two:4222"),
+    ],
+)
+async def test_what_is_told_of_a_bus_has_no_credentials(url: str, told: str) -> None:
+    assert BusSettings(url=url).address == told
+
+
+async def test_an_error_tells_no_password_of_the_url() -> None:
+    settings = BusSettings(url="nats://role:s3cret@127.0.0.1:1", connect_timeout_s=0.4)
+
+    with pytest.raises(BusUnavailable) as caught:
+        async with asyncio.timeout(30), connect(settings, TOPOLOGY):
+            pass
+
+    assert "127.0.0.1:1" in str(caught.value)
+    assert "s3cret" not in f"{caught.value!r} {caught.value.data}"
+
+
 async def test_a_server_that_starts_late_is_waited_for(tmp_path: Path) -> None:
     server = NatsServer(tmp_path)
     await server.start()
