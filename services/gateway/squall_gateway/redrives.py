@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from squall import errors
-from squall.errors import ConflictError, InputExpiredError, NotFoundError, SquallError
+from squall.errors import ConflictError, InputExpiredError, InvalidError, NotFoundError, SquallError
 from squall.http_api.calls import RedrivenInput, Redrives, RefusedRedrive
 from squall.http_api.protocol import parse_blob_ref
 from squall.ids import new_call_id
@@ -127,7 +127,7 @@ class Redriving:
         return into
 
     async def _input_of(self, letter: DeadLetter) -> CallRequested:
-        """What was accepted then. Raises `InputExpiredError`."""
+        """What was accepted then. Raises `InputExpiredError`, `ServiceError`."""
         if not letter.request:
             raise InputExpiredError(
                 f"the input of {letter.call} could not be read when it ended", fix="Make the call again."
@@ -137,7 +137,7 @@ class Redriving:
             try:
                 await self.acceptor.blobs.recorded(letter.workspace, [asked.blob])
                 await self.acceptor.blobs.of(letter.workspace).require(*parse_blob_ref(asked.blob))
-            except SquallError as error:
+            except InvalidError as error:  # not what says that the store is away: it comes back
                 raise InputExpiredError(f"the input of {letter.call} is no longer in the blob store") from error
         return asked
 

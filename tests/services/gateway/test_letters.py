@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from tests.services.gateway.world import SHARDS, TinyAgent, World, a_function, call_headers, error_of, sha256, succeeded
 
+from squall.errors import ServiceError
 from squall.http_api.protocol import Header
 from squall.ids import new_call_id, shard_of
 from squall_contracts import subjects
@@ -16,6 +17,7 @@ from squall_contracts.calls import AttemptFailed, CallRequested, CallResult
 from squall_contracts.functions import pool_id
 from squall_contracts.letters import dead_letter
 from squall_gateway.auth import create_token
+from squall_gateway.blobs import Blobs
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -209,6 +211,22 @@ async def test_what_cannot_be_redriven_says_why(world: World) -> None:
     ]
     page = (await fresh.post("/v1/letters/redrive", json={"app": app["app_id"]})).json()
     assert [(each["call"], each["error"]["code"]) for each in page["refused"]] == [(without_blob, "input_expired")]
+
+
+async def test_a_store_that_is_away_is_no_input_that_is_gone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    app, content = await world.publish(name="outage"), b"still there"
+    name = sha256(content)
+    await world.http.put(f"/v1/blobs/{name}", content=content)
+    call = await a_dead_call(world, app, b"", blob=f"{name}:{len(content)}")
+
+    async def away(*_: object) -> int:
+        raise ServiceError("the blob store does not answer")
+
+    with monkeypatch.context() as outage:
+        outage.setattr(Blobs, "size", away)
+        refused = await world.http.post(f"/v1/calls/{call}/redrive")
+    assert (refused.status_code, error_of(refused)["message"]) == (503, "the blob store does not answer")
+    assert (await world.http.post(f"/v1/calls/{call}/redrive")).is_success
 
 
 async def test_letters_of_another_workspace_are_not_there(world: World) -> None:
