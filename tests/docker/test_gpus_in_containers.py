@@ -143,6 +143,7 @@ async def test_a_device_that_no_file_names_is_an_error_that_says_what_to_do(sand
 async def test_gvisor_says_that_it_gives_no_devices(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     backend = gvisor_backend(tmp_path / "gvisor", shared_base_root(tmp_path_factory))
     try:
+        assert "nvproxy" in (await backend.probe()).no_gpus
         with pytest.raises(StartFailed, match="nvproxy"):
             await Workshop(backend, tmp_path).start(PROGRAM, "own", **granted(FIRST))  # type: ignore[arg-type]
     finally:

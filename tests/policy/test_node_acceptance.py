@@ -55,6 +55,7 @@ def test_tenths_of_cores_that_add_up_to_the_machine_fit() -> None:
         ({"isolation": "magic"}, {}, "isolation 'magic' is not known here"),
         ({"python_version": "3.13"}, {}, "needs Python 3.13, the node has 3.10, 3.11"),
         ({"disk_mib": 1024}, {"no_disks": "no loop devices"}, "needs ephemeral_disk=1024; no loop devices"),
+        ({"gpus": ("gpu-0",)}, {"no_gpus": "gVisor has none"}, "needs a GPU; gVisor has none"),
         ({"gpus_required": True}, {}, "needs a GPU, none was chosen for it"),
         ({"gpus": ("gpu-9",)}, {}, "the node has no GPU gpu-9"),
         ({"gpus": ("gpu-1",)}, {}, "GPU gpu-1 is taken"),

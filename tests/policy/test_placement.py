@@ -334,3 +334,12 @@ def test_a_node_that_cannot_give_a_disk_or_mount_buckets_is_not_asked_and_says_w
     assert refusals(wanted(buckets=True), poor) == {"node-a": "cannot mount buckets (/dev/fuse cannot be opened)"}
     assert placed_on(wanted(disk_mib=1024, buckets=True), poor, a_node("node-b", cpu_milli=200)) == "node-b"
     assert placed_on(wanted(), poor) == "node-a"
+
+
+def test_a_node_whose_backend_gives_no_devices_is_not_asked_for_gpus_and_says_why() -> None:
+    gvisor = a_node("node-a", gpus=("H100",), backends=frozenset({"gvisor"}), no_gpus="gVisor has none")
+    fuller = a_node("node-b", gpus=("H100",), backends=frozenset({"sandbox"}), used=used(cpu=3000))
+    want = wanted(gpus=(GpuRequest("H100"),), isolation="sandbox")
+    assert refusals(want, gvisor) == {"node-a": "gives no GPUs to containers (gVisor has none)"}
+    assert placed_on(want, gvisor, fuller) == "node-b"
+    assert placed_on(wanted(isolation="sandbox"), gvisor) == "node-a"

@@ -41,3 +41,9 @@ def test_a_node_is_lost_after_its_time_while_the_clock_goes_on_as_it_should() ->
     machines.clock_read(1000.0 + NODE_TTL_S + 0.1, 5.0 + NODE_TTL_S + 0.1)
 
     assert machines.cluster().lost(NODE, 1000.0 + NODE_TTL_S + 0.1)
+
+
+def test_placement_knows_why_a_node_gives_no_gpus() -> None:
+    machines = Machines()
+    machines.node_seen(NodeFact(node=NODE, region="local", at=1.0, cpu=1.0, memory_mib=1024, no_gpus="gVisor"), 1.0)
+    assert machines.cluster().nodes[NODE].no_gpus == "gVisor"

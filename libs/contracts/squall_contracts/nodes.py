@@ -79,6 +79,8 @@ class NodeFact(Message):
     """Why its containers cannot have an `ephemeral_disk` of more than 512 MiB; empty = they can."""
     no_buckets: str = ""
     """Why its containers cannot have buckets mounted; empty = they can."""
+    no_gpus: str = ""
+    """Why its containers cannot have GPUs, though the machine may; empty = they can."""
 
 
 class ClaimState:

@@ -77,13 +77,12 @@ class Declaration(NamedTuple):
 
     def check(self, is_generator: bool) -> None:
         """Raise `InvalidError` for what is wrong whatever the server can offer."""
-        from squall.spec import CodeRef, FunctionSpec, validate
+        from squall.spec import CodeRef, FunctionSpec, Resources, validate
 
         if self.timeout is None:
             raise InvalidError("timeout must be a number of seconds, got None", fix="Leave it out for 300 seconds.")
         if self.retries and is_generator:
             raise InvalidError("retries= is not possible for generators", fix="Remove retries=, or return a list.")
-        gpus(self.gpu)
         self.must_stay()
         self.snapshots()
         self.variables()
@@ -95,6 +94,7 @@ class Declaration(NamedTuple):
                 name="checked",
                 code=CodeRef("", "", ""),
                 scaling=self.scaling(),
+                resources=Resources(gpus=gpus(self.gpu)),
                 retry=self.retry(),
                 timeout_s=self.timeout_s(),
                 startup_timeout_s=self.startup_timeout_s(),

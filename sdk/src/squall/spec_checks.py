@@ -91,6 +91,11 @@ def validate(spec: FunctionSpec) -> FunctionSpec:
         'block_network and outbound_cidr_allowlist need isolation="sandbox" or more',
         spec.isolation,
     )
+    _check(
+        spec.isolation != "gvisor" or not resources.gpus,
+        'containers in gVisor have no GPUs: with gpu= use isolation="sandbox", or leave gpu= out',
+        spec.isolation,
+    )
     _check_networks(spec)
     check_mounts(spec.volumes, spec.buckets)
     for gpu in resources.gpus:

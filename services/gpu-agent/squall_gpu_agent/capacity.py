@@ -119,6 +119,7 @@ class Capacity:
             python_versions=self.capabilities.python_versions,
             draining=self.draining or self.leaving_at > 0,
             no_disks=self.capabilities.no_disks,
+            no_gpus=self.capabilities.no_gpus,
         )
 
 

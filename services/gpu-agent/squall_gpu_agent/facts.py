@@ -57,6 +57,7 @@ class NodeFacts:
             backend_notes=capacity.capabilities.notes,
             no_disks=capacity.capabilities.no_disks,
             no_buckets=capacity.capabilities.no_buckets,
+            no_gpus=capacity.capabilities.no_gpus,
             images=self.images(),
             max_containers=capacity.max_containers,
             containers=len(capacity.reserved),

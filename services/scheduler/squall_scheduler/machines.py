@@ -91,6 +91,7 @@ class Machines:
             preemptible=fact.preemptible,
             no_disks=fact.no_disks,
             no_buckets=fact.no_buckets,
+            no_gpus=fact.no_gpus,
             seen_at=now,
             used=old.used if old else Usage(),
         )

@@ -82,6 +82,8 @@ class Node:
     """Why its containers cannot have files on disk; empty = they can."""
     no_buckets: str = ""
     """Why its containers cannot have buckets; empty = they can."""
+    no_gpus: str = ""
+    """Why its containers cannot have the devices that it tells; empty = they can."""
     present: bool = True
     """False once its key is gone from the bucket: no new container, though those it has may still run."""
     seen_at: float = 0.0

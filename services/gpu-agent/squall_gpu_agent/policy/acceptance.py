@@ -48,6 +48,8 @@ class Machine:
     draining: bool
     no_disks: str = ""
     """Why its containers have no disk on disk; empty: they have."""
+    no_gpus: str = ""
+    """Why its containers cannot have GPUs; empty: they can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,8 @@ def _ability(wanted: Wanted, machine: Machine) -> str:
         return f"needs isolation {wanted.isolation!r}, the node offers {machine.isolation!r}"
     if wanted.disk_mib and machine.no_disks:
         return f"needs ephemeral_disk={wanted.disk_mib}; {machine.no_disks}"
+    if (wanted.gpus_required or wanted.gpus) and machine.no_gpus:
+        return f"needs a GPU; {machine.no_gpus}"
     asked = wanted.python_version
     if machine.python_versions and asked and asked not in machine.python_versions:
         return f"needs Python {wanted.python_version}, the node has {', '.join(machine.python_versions)}"

@@ -170,6 +170,8 @@ def _unfit(node: Node, wanted: Wanted, now: float) -> str:
         return f"cannot give ephemeral_disk={wanted.disk_mib} ({node.no_disks})"
     if wanted.buckets and node.no_buckets:
         return f"cannot mount buckets ({node.no_buckets})"
+    if wanted.gpus and node.no_gpus:
+        return f"gives no GPUs to containers ({node.no_gpus})"
     return ""
 
 
