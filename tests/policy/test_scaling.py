@@ -105,6 +105,29 @@ def test_a_pool_whose_calls_took_long_before_begins_with_many() -> None:
     assert steps(History(-1000.0), 500) == [1, 1, 1, 4, 16]
 
 
+def steps_as_they_start(history: History, finished: Callable[[int], float]) -> list[int]:
+    """From zero for 500 inputs; a container is ready, and runs one, a while after it was decided on: four a look."""
+    ready, desired, counts = 0, 0, []
+    for step in range(8):
+        now = 100.0 + step * 0.2
+        seen = Sample(at=now, inputs=500, running=ready, ready=ready, starting=desired - ready, finished=finished(step))
+        desired = decide(seen, history, a_situation(desired), now).count
+        counts.append(desired)
+        ready = min(desired, ready + 4)
+    return counts
+
+
+def test_long_calls_need_not_wait_for_containers_to_be_there_before_there_are_more() -> None:
+    """A figure would wait until no container starts any more; these are known to take long, and none has ended."""
+    counts = steps_as_they_start(a_pool_whose_call_took(3.0), lambda _: 1.0)
+    assert counts == [16, 16, 16, 64, 256, 500, 500, 500]
+
+
+def test_calls_that_took_long_before_and_end_now_are_measured_first() -> None:
+    counts = steps_as_they_start(a_pool_whose_call_took(3.0), lambda step: 1.0 + 4 * step)
+    assert counts[:5] == [16, 16, 16, 16, 16]
+
+
 def test_a_pool_whose_calls_were_short_or_are_forgotten_begins_with_one() -> None:
     assert steps(a_pool_whose_call_took(0.4, calls=9), 50)[0] == 1
     assert steps(a_pool_whose_call_took(3.0), 50, since=7200.0)[0] == 1

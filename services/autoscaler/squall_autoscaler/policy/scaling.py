@@ -32,7 +32,7 @@ FULL_GAIN = 0.8
 # one before, and is as large only if that has brought what it should.
 STEP_LASTING = 16
 """So many are begun before anything is measured where inputs are known, from calls before, to take much longer than a
-container takes to start. Growth beyond them is measured as ever: these may be short."""
+container takes to start. These may be short all the same: there are more when none has ended for a moment."""
 STEP_NO_ROOM = 3
 """Beyond what there is while nodes are full: enough to be told, and to be placed when there is room."""
 
@@ -89,6 +89,8 @@ def _worth(need: int, inputs: int, sample: Sample, history: History, now: float)
         return need, ""
     if rate is None and there < STEP_LASTING and history.work.lasting(now):
         return min(need, STEP_LASTING), "those before took long"
+    if rate is None and history.work.still_lasting(now):
+        return need, ""
     if sample.ready == 0:
         return (need, "") if now - history.idle_until >= PATIENCE_S else (there, "the first container is starting")
     if sample.finished is None:
@@ -143,7 +145,8 @@ def _step(sample: Sample, history: History, situation: Situation, now: float) ->
     if sample.live < first:
         return first
     gain = history.work.gain()
-    sure = sample.ready > 0 and (history.work.long() or (gain is not None and gain >= FULL_GAIN))
+    measured = history.work.long() or (gain is not None and gain >= FULL_GAIN)
+    sure = sample.ready > 0 and (measured or history.work.still_lasting(now))
     return max(sample.live * (STEP_FACTOR_SURE if sure else STEP_FACTOR), sample.live + STEP_CONTAINERS)
 
 

@@ -119,6 +119,13 @@ class Work:
         """Whether the inputs of this pool took much longer than the start of a container, when that was last seen."""
         return now - self.lasting_at <= self.REMEMBERED_S
 
+    def still_lasting(self, now: float) -> bool:
+        """Whether what runs has lasted for the least span of a figure, in a pool whose inputs took long before: its
+        containers need not stop growing for that to be known."""
+        return (
+            self.lasting(now) and self._running > 0 and self._still is not None and now - self._still[0] >= self.MIN_S
+        )
+
     def long(self) -> bool:
         """Whether nothing has ended while it was measured, with this or any smaller number of containers."""
         rates = [rate for _, rate in self._levels.values()]
