@@ -1,6 +1,6 @@
 """Cold start on one node: from the request for a container to the first result, fresh and forked. No control plane.
 
-    scripts/bench cold_start [--runs 15] [--numpy] [--torch] [--backend sandbox|gvisor [--no-network]]
+    scripts/bench cold_start [--runs 15] [--numpy] [--torch] [--weights] [--backend sandbox|gvisor [--no-network]]
 
 Each sample waits until nothing else is runnable on the machine (at most 2 s). Prints p50, p95 and range in
 milliseconds, and the phases of the median start. `sandbox` and `gvisor` need root; with `gvisor` a container is not
@@ -34,8 +34,10 @@ SOURCES = {
     "asyncio": "import asyncio\nasync def f(x): return x",
     "numpy": "import numpy as np\na = np.ones((64, 64))\ndef f(x): return float((a @ a)[0, 0])",
     "torch": "import torch\na = torch.ones((64, 64))\ndef f(x): return float((a @ a)[0, 0])",
+    "weights": "import torch\nw = torch.ones((125, 1000, 1000))\ndef f(x): return float((w[0, :64] @ w[1])[0, 0])",
 }
-PACKAGES = ("numpy", "torch")
+PACKAGES = {"numpy": "numpy", "torch": "torch", "weights": "torch"}
+"""What must be installed for a source; `weights` is a module with 500 MB of them."""
 ARGUMENTS = pickle.dumps(((1,), {}), 4)
 
 
@@ -142,7 +144,8 @@ def open_backend(name: str, folder: Path, packages_wanted: Sequence[str], with_n
     site.mkdir(parents=True)
     if packages_wanted:
         uv = Path(sys.executable).with_name("uv")
-        subprocess.run([uv, "pip", "install", "-q", "--target", site, *packages_wanted], check=True)
+        wanted = {PACKAGES[title] for title in packages_wanted}
+        subprocess.run([uv, "pip", "install", "-q", "--target", site, *sorted(wanted)], check=True)
     for part in (root / "usr/local/lib", site):
         compileall.compile_dir(part, quiet=2, workers=0)
     rules = NetworkRules() if with_network else None
@@ -162,7 +165,7 @@ async def main(runs: int, wanted: Sequence[str], name: str, with_network: bool) 
             for title, source in SOURCES.items():
                 if title in PACKAGES and title not in wanted:
                     continue
-                steps = (ImageStep("pip_install", {"packages": [title]}),) if title in PACKAGES else ()
+                steps = (ImageStep("pip_install", {"packages": [PACKAGES[title]]}),) if title in PACKAGES else ()
                 code = Path(folder) / title
                 (code / "root").mkdir(parents=True)
                 (code / "root" / "app.py").write_text(source)
@@ -189,6 +192,7 @@ if __name__ == "__main__":
     parser.add_argument("--runs", type=int, default=15)
     parser.add_argument("--numpy", action="store_true")
     parser.add_argument("--torch", action="store_true")
+    parser.add_argument("--weights", action="store_true", help="torch with 500 MB of weights")
     parser.add_argument("--backend", choices=("process", "sandbox", "gvisor"), default="process")
     parser.add_argument("--no-network", action="store_true")
     given = parser.parse_args()

@@ -6,7 +6,8 @@
 
 Pools of one function are called in turn; when a pool's turn comes again, its container is gone. A call that found one
 all the same is not counted. `--fresh`: without templates, each container imports for itself. `numpy`: in an image with
-that package, imported by the module. At the end: many containers of one function at once.
+that package, imported by the module. `weights`: torch, and 500 MB made by `@enter(snap=True)`. At the end: many
+containers of one function at once.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ if squall.is_local():  # a container has this file alone, and imports what a use
 app = squall.App("bench-first-call")
 plain = squall.Image.debian_slim("3.11")
 with_numpy = plain.pip_install("numpy")
+with_torch = plain.pip_install("torch")
 WINDOW_S = 2
 POOLS = 8
 GAP_S = 0.75
@@ -43,6 +45,9 @@ HOLD_S = 10.0
 
 with with_numpy.imports():
     import numpy as np
+
+with with_torch.imports():
+    import torch
 
 
 @app.cls(image=plain, scaledown_window=WINDOW_S)
@@ -91,7 +96,39 @@ class NumpyFresh:
         return squall.current_function_call_id()
 
 
-@app.function(image=plain, scaledown_window=WINDOW_S, cpu=0.01, memory=32)
+@app.cls(image=with_torch, scaledown_window=WINDOW_S, enable_memory_snapshot=True)
+class Weights:
+    """A model that is large and computes little, loaded once."""
+
+    pool: int = squall.parameter(default=0)
+
+    @squall.enter(snap=True)
+    def load(self) -> None:
+        self.weights = torch.ones((125, 1000, 1000))
+
+    @squall.method()
+    def first(self) -> str | None:
+        self.weights[0, :64] @ self.weights[1]
+        return squall.current_function_call_id()
+
+
+@app.cls(image=with_torch, scaledown_window=WINDOW_S, use_template=False)
+class WeightsFresh:
+    """Loaded by each container."""
+
+    pool: int = squall.parameter(default=0)
+
+    @squall.enter()
+    def load(self) -> None:
+        self.weights = torch.ones((125, 1000, 1000))
+
+    @squall.method()
+    def first(self) -> str | None:
+        self.weights[0, :64] @ self.weights[1]
+        return squall.current_function_call_id()
+
+
+@app.function(image=plain, scaledown_window=WINDOW_S, cpu=0.005, memory=32)
 def hold(_: int) -> float:
     """So little of the machine that its limits are not what is measured."""
     began = time.time()
@@ -99,7 +136,11 @@ def hold(_: int) -> float:
     return began
 
 
-KINDS: Mapping[str, tuple[Any, Any]] = {"stdlib": (Stdlib, StdlibFresh), "numpy": (Numpy, NumpyFresh)}
+KINDS: Mapping[str, tuple[Any, Any]] = {
+    "stdlib": (Stdlib, StdlibFresh),
+    "numpy": (Numpy, NumpyFresh),
+    "weights": (Weights, WeightsFresh),
+}
 
 
 class Phases:
@@ -186,7 +227,7 @@ def run(given: argparse.Namespace, arguments: tuple[str, ...]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backend", choices=("process", "sandbox", "gvisor"), default="process")
+    parser.add_argument("--backend", choices=("process", "sandbox", "gvisor", "docker"), default="process")
     parser.add_argument("--kinds", default="stdlib")
     parser.add_argument("--calls", type=int, default=50)
     parser.add_argument("--fresh", action="store_true")

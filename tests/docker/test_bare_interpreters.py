@@ -11,13 +11,21 @@ from pathlib import Path
 import pytest
 from tests.docker.sandboxes import sandbox_backend, shared_base_root
 from tests.docker.test_forks_ahead import pid_of, waiting_of
+from tests.docker.test_leaks import disks
 from tests.sdk.runner.containers import Workshop, call, descendants_of, value
 from tests.support.eventually import eventually
 
-from squall.spec import ImageStep
+from squall.spec import ImageStep, Resources
+from squall_gpu_agent.backend import StartFailed
+from squall_gpu_agent.backends import launch
+from squall_gpu_agent.backends.sandbox import disks as disk_files
 from squall_gpu_agent.backends.sandbox.backend import SandboxBackend
+from squall_gpu_agent.backends.sandbox.container import REPORTED_S
+from squall_gpu_agent.backends.sandbox.disks import Disk
 from squall_gpu_agent.backends.sandbox.forks import Fork
+from squall_gpu_agent.backends.sandbox.slots import Slot
 from squall_gpu_agent.backends.sandbox.template import BareInterpreter
+from squall_gpu_agent.backends.warden_link import SpawnFailed
 
 pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(300)]
 
@@ -267,3 +275,90 @@ async def test_a_slot_that_is_not_to_be_had_leaves_nothing(
     assert len(os.listdir("/proc/self/fd")) <= opened
     assert set(slots) <= before
     assert value(await call(await workshop.again(request)))[1] is True
+
+
+async def test_a_fork_that_the_check_refuses_is_told_and_the_container_starts_plainly(
+    backend: SandboxBackend, workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = workshop.request(CODE)
+    await workshop.again(request)
+    refused = (await waiting(backend)).slot
+    assert backend._open_parts is not None
+    launcher = backend._open_parts.launcher
+    backend._kept.all()[-1].close()
+    place = launcher.place
+
+    async def refuse(slot: Slot, template: Slot) -> int:
+        await place(slot, template)
+        raise SpawnFailed("the fork has kept capabilities")
+
+    monkeypatch.setattr(launcher, "place", refuse)
+    container = await workshop.again(request)
+    assert container.how == "fresh"
+    assert container.why == (
+        "templates are turned off for this function; not forked from a bare interpreter: the fork has kept capabilities"
+    )
+    assert not container.forked  # type: ignore[attr-defined]
+    assert value(await call(container))[0] == container.id
+    assert refused.name not in launcher._slots
+
+
+@pytest.mark.parametrize("use_template", [False, True])
+async def test_a_container_whose_slot_is_not_made_starts_plainly_and_lives(
+    backend: SandboxBackend, workshop: Workshop, monkeypatch: pytest.MonkeyPatch, use_template: bool
+) -> None:
+    """As when what it is forked from ends at that moment. The end of that slot is not the container's."""
+    request = workshop.request(CODE, use_template=use_template)
+    await workshop.again(request)
+    (parent,) = backend._templates.all() or backend._bare.all()
+    monkeypatch.setattr(parent.slot, "plan", parent.slot.plan._replace(slot="sb-ended"))
+    for ahead in (*backend._kept.all(), getattr(parent, "ahead", None)):
+        if ahead is not None:
+            ahead.close()
+    container = await workshop.again(request)
+    assert "no slot: " in container.why
+    assert container.how == "fresh"
+    await asyncio.sleep(2 * REPORTED_S)  # its slot's end, if it were told as the container's
+    assert value(await call(container))[0] == container.id
+
+
+async def test_why_a_bare_interpreter_does_not_start_is_told_with_what_it_wrote(
+    backend: SandboxBackend, workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = launch.command
+
+    def broken(python: Path, sdk: str, first: str = "") -> list[str]:
+        monkeypatch.setattr(launch, "command", command)
+        return command(python, sdk, "raise SystemExit('no module of that name'); ")
+
+    monkeypatch.setattr(launch, "command", broken)
+    container = await workshop.again(workshop.request(CODE))
+    assert container.why == (
+        "templates are turned off for this function; no bare interpreter: it ended (it wrote: no module of that name)"
+    )
+    assert value(await call(container))[0] == container.id
+    assert (await workshop.again(workshop.request(CODE))).forked  # type: ignore[attr-defined]
+
+
+async def test_a_disk_whose_container_cannot_be_begun_is_given_back(
+    backend: SandboxBackend, workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = workshop.request(CODE, resources=Resources(ephemeral_disk_mib=600))
+    await workshop.again(request)
+    before = disks(backend)
+    made: list[Disk] = []
+    make = disk_files.make
+
+    def noted(folder: Path, mib: int) -> Disk:
+        made.append(make(folder, mib))
+        return made[-1]
+
+    def full(*_: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(disk_files, "make", noted)
+    monkeypatch.setattr("squall_gpu_agent.backends.sandbox.forks.Ends", full)
+    with pytest.raises(StartFailed, match="Too many"):
+        await workshop.again(request)
+    assert made[-1]._descriptor < 0
+    await eventually(lambda: disks(backend) == before)

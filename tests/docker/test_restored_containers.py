@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -16,6 +17,7 @@ from tests.services.gpu_agent.test_memory_snapshots import MARKS
 from tests.support.eventually import eventually
 
 from squall_gpu_agent.backend import Container, ContainerRequest
+from squall_gpu_agent.backends.gvisor.ahead import Restored
 from squall_gpu_agent.backends.gvisor.backend import NOT_YET, GvisorBackend
 from squall_gpu_agent.backends.gvisor.memory_images import FILE
 
@@ -40,6 +42,14 @@ async def first(workshop: Workshop, request: ContainerRequest) -> Container:
     assert (container.how, container.why) == ("fresh", NOT_YET)
     await eventually(lambda: not backend_of(workshop)._making, within_s=60)
     return container
+
+
+async def waiting(workshop: Workshop) -> Restored:
+    """The container that was restored before anybody asked for it."""
+    ahead = backend_of(workshop)._ahead
+    await eventually(lambda: len(ahead._waiting) == 1, within_s=60)
+    ((restored, _),) = ahead._waiting.values()
+    return restored
 
 
 SOURCE = """
@@ -98,14 +108,57 @@ async def test_restored_containers_have_what_the_snapshot_made_and_are_somebody_
 
     [image] = backend_of(gvisor)._memories.all()
     about = (image.memory / FILE).stat()
-    assert (about.st_uid, stat.S_IMODE(about.st_mode), image.users) == (0, 0o600, 2)
+    assert (about.st_uid, stat.S_IMODE(about.st_mode)) == (0, 0o600)
+    await waiting(gvisor)
+    assert image.users == 3
     await call(one, method="end")
     assert (await one.wait()).code == 7
     two.kill()
     await two.wait()
+    await eventually(lambda: image.users == 1)
+    await backend_of(gvisor)._ahead.close()
     await eventually(lambda: image.users == 0)
     await fresh.stop()
     await eventually(lambda: not os.listdir(backend_of(gvisor)._data / "slots"))
+
+
+CODE = "import os, random\n\ndef f(): return os.environ['SQUALL_CONTAINER_ID'], random.random()"
+
+
+async def test_the_next_container_is_the_copy_that_waits(gvisor: Workshop) -> None:
+    request = gvisor.request(CODE, use_template=True)
+    await first(gvisor, request)
+    containers = []
+    for _ in range(2):
+        restored = await waiting(gvisor)
+        containers.append(await gvisor.again(request))
+        assert (containers[-1].how, containers[-1].why) == ("restore", "")
+        assert containers[-1].pid == restored.pid
+    seen = [value(await call(each)) for each in containers]
+    assert [name for name, _ in seen] == [each.id for each in containers]
+    assert seen[0][1] != seen[1][1]
+
+
+async def test_a_copy_that_has_ended_while_it_waited_is_not_taken(gvisor: Workshop) -> None:
+    request = gvisor.request(CODE, use_template=True)
+    await first(gvisor, request)
+    restored = await waiting(gvisor)
+    os.kill(restored.pid, signal.SIGKILL)
+    await eventually(lambda: not restored.usable)
+    container = await gvisor.again(request)
+    assert (container.how, container.why) == ("restore", "")
+    assert value(await call(container))[0] == container.id
+    await eventually(lambda: restored.slot.removed)
+
+
+async def test_containers_that_differ_have_no_copy_that_waits(gvisor: Workshop) -> None:
+    request = gvisor.request(CODE, use_template=True, block_network=True)
+    await first(gvisor, request)
+    restored = await waiting(gvisor)
+    limited = replace(request, spec=replace(request.spec, resources=replace(request.spec.resources, cpu=0.5)))
+    container = await gvisor.again(limited)
+    assert container.pid != restored.pid
+    assert restored.usable
 
 
 async def test_what_cannot_be_forked_is_not_restored_either(gvisor: Workshop) -> None:

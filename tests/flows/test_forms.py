@@ -104,6 +104,11 @@ def test_a_single_use_container_takes_one_input() -> None:
     assert len(set(containers)) == 3
 
 
+def test_a_container_that_wants_no_more_inputs_gets_none() -> None:
+    containers = list(function("last_of").map(range(4)))
+    assert len(set(containers)) == 4
+
+
 def test_the_call_graph_tells_who_called_whom() -> None:
     call = function("fan_out").spawn(2)
     _, spawned = call.get(timeout=60)

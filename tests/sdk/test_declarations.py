@@ -211,13 +211,14 @@ def test_files_that_are_copied_last_demand_no_isolation(
     ("keywords", "words"),
     [
         ({"isolation": "vm"}, "isolation must be one of process, sandbox, gvisor"),
+        ({"isolation": "gvisor", "gpu": "T4"}, 'have no GPUs: with gpu= use isolation="sandbox"'),
         ({"isolation": "process", "block_network": True}, 'need isolation="sandbox"'),
         ({"block_network": True, "outbound_cidr_allowlist": []}, "exclude each other"),
         ({"outbound_cidr_allowlist": ["example.org"]}, "example.org"),
         ({"outbound_cidr_allowlist": "10.0.0.0/8"}, "must be a list of networks"),
     ],
 )
-def test_rules_about_the_network_that_make_no_sense_are_refused(keywords: dict[str, Any], words: str) -> None:
+def test_rules_about_isolation_that_make_no_sense_are_refused(keywords: dict[str, Any], words: str) -> None:
     with pytest.raises(exception.InvalidError, match=words):
         App().function(**keywords)(plain)
 

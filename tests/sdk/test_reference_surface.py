@@ -168,7 +168,7 @@ REFUSED: dict[str, list[tuple[str, Callable[[], Any]]]] = {
         *(
             (f"experimental.{name}", lambda name=name: getattr(squall.experimental, name)())  # type: ignore[misc]
             for name in (
-                *("stop_fetching_inputs", "get_local_input_concurrency", "set_local_input_concurrency"),
+                *("get_local_input_concurrency", "set_local_input_concurrency"),
                 *("get_cluster_info", "clustered", "list_deployed_apps", "stop_app", "image_delete"),
             )
         ),
@@ -412,6 +412,12 @@ def test_modules_are_reached_without_an_import_of_their_own() -> None:
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
 
     assert said.stdout == "file True True\n"
+
+
+def test_programs_can_annotate_the_batch_of_an_upload() -> None:
+    batch = squall.Volume.from_name("weights").batch_upload()
+
+    assert isinstance(batch, squall.volume.AbstractVolumeUploadContextManager)
 
 
 HOMES = {

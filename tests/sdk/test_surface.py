@@ -157,7 +157,7 @@ def test_the_submodules_that_programs_import_are_there() -> None:
     import squall.functions
     import squall.gpu
 
-    assert isinstance(squall.experimental.stop_fetching_inputs, Missing)
+    assert isinstance(squall.experimental.clustered, Missing)
     assert squall.functions.FunctionCall is squall.FunctionCall
     assert squall.exception.Error is squall.Error
 

@@ -109,10 +109,20 @@ class Groups:
             self._limit_memory(self._top["memory"], memory_mib)
 
     def make(self, name: str, limits: Limits) -> Group:
-        """The group of one sandbox."""
+        """The group of one sandbox. Raises `OSError`; then there is none."""
         folders = {controller: top / name for controller, top in self._top.items()}
-        for folder in dict.fromkeys(folders.values()):
-            folder.mkdir()
+        group = Group(folders, {controller: h.version for controller, h in self._found.items()})
+        try:
+            self._make(group, limits)
+        except OSError:
+            group.remove()
+            raise
+        return group
+
+    def _make(self, group: Group, limits: Limits) -> None:
+        folders = group.folders
+        for path in group.paths:
+            Path(path).mkdir()
         if limits.memory_mib is not None:
             self._limit_memory(folders["memory"], limits.memory_mib)
         (folders["pids"] / "pids.max").write_text("max" if limits.processes is None else str(limits.processes))
@@ -121,7 +131,6 @@ class Groups:
             (folders["cpu"] / "cpu.weight").write_text(str(1 + (shares - 2) * 9999 // 262142))
         else:
             (folders["cpu"] / "cpu.shares").write_text(str(shares))
-        return Group(folders, {controller: h.version for controller, h in self._found.items()})
 
     def close(self) -> None:
         """Nothing runs in any of them."""

@@ -330,6 +330,10 @@ class Upload:
         await run_in_thread(functools.partial(self.__exit__, kind))
 
 
+AbstractVolumeUploadContextManager = Upload
+"""The name by which programs annotate what `batch_upload()` gives."""
+
+
 def _handle(source: Union[Place, str], create: bool, read_only: bool, sub_path: str) -> Volume:
     return Volume(source, create).with_mount_options(read_only=read_only, sub_path=sub_path)
 

@@ -53,6 +53,7 @@ def live(sock: socket.socket, loaded: Optional[Loaded], capture: Optional[Captur
     _keep_out_of_forks(ground)
     if not settings.template:
         ground.capture.start_timer()
+    trouble = ""
     try:
         if loaded is not None:
             environment.adjust(settings)
@@ -60,7 +61,7 @@ def live(sock: socket.socket, loaded: Optional[Loaded], capture: Optional[Captur
             environment.prepare(settings)
             ahead.settle(settings)
         else:
-            ahead.load()
+            trouble = ahead.load()
     except OSError as error:  # the image's `workdir` is not there
         fail_start(error, ground, started)
     if settings.volumes:
@@ -72,7 +73,7 @@ def live(sock: socket.socket, loaded: Optional[Loaded], capture: Optional[Captur
         if settings.template and settings.snapshot and settings.is_class:
             loaded = loaded._replace(instance=_snapshot(loaded.raw, settings, ground, started))
     if settings.template:
-        _wait_for_forks(sock, loaded, ground, started, settings)
+        _wait_for_forks(sock, loaded, ground, started, settings, trouble)
     assert loaded is not None
     ground.interrupter.install()
     serve(loaded.raw, settings, ground, started, loaded.instance)
@@ -128,13 +129,18 @@ def _await(awaitable: Any) -> None:
 
 
 def _wait_for_forks(
-    sock: socket.socket, loaded: Optional[Loaded], ground: Ground, started: Started, settings: Settings
+    sock: socket.socket,
+    loaded: Optional[Loaded],
+    ground: Ground,
+    started: Started,
+    settings: Settings,
+    trouble: str,
 ) -> NoReturn:
     def boot(own: socket.socket) -> NoReturn:
         live(own, loaded, ground.capture, Started(time.time_ns()))
 
     ground.capture.flush()
-    ground.channel.send(frames.FromRunner.READY, {**started.as_meta(), **template.report(sock)})
+    ground.channel.send(frames.FromRunner.READY, {**started.as_meta(), **template.report(sock), "not_ahead": trouble})
     ground.forking = True
     template.serve_template(sock, ground.channel, boot, settings)
 

@@ -18,11 +18,12 @@ MODULES = (
     *("squall.config", "squall.spec"),  # what an image says of itself, in `with image.imports()`
     *("ctypes", "datetime", "inspect", "numbers", "pathlib", "platform", "textwrap"),  # what numpy and others ask for
 )
+SAID_CHARACTERS = 1000
 _imported: set[str] = set()
 
 
-def load() -> None:
-    """In a bare interpreter, before it forks."""
+def load() -> str:
+    """In a bare interpreter, before it forks. Why nothing is imported ahead; "" = it is."""
     before = set(sys.modules)
     try:
         squall = importlib.import_module("squall")
@@ -30,11 +31,12 @@ def load() -> None:
             getattr(squall, name)
         for name in MODULES:
             importlib.import_module(name)
-    except Exception:  # noqa: BLE001  # whatever it is, containers import for themselves then, and say what is wrong
+    except Exception as error:  # noqa: BLE001  # whatever it is, containers import for themselves then
         _imported.update(set(sys.modules) - before)
         forget()
-    else:
-        _imported.update(set(sys.modules) - before)
+        return f"{type(error).__name__}: {error}"[:SAID_CHARACTERS]
+    _imported.update(set(sys.modules) - before)
+    return ""
 
 
 def settle(settings: Settings) -> None:

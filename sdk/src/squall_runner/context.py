@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from contextvars import ContextVar
-from typing import Optional
+from typing import Callable, Optional
 
 
 class CurrentInput:
@@ -26,6 +26,8 @@ class CurrentInput:
 
 _current: ContextVar[Optional[CurrentInput]] = ContextVar("squall_current_input", default=None)
 _running: dict[tuple[str, int], CurrentInput] = {}
+_enough: list[Callable[[], None]] = []
+"""What says that this container is to get no more inputs; empty where this process gets none."""
 
 
 class running:
@@ -51,6 +53,18 @@ def current() -> Optional[CurrentInput]:
     # A thread of the user's has an empty context; with one input running there is no doubt whose it is.
     values = list(_running.values())
     return values[0] if len(values) == 1 else None
+
+
+def served_by(enough: Callable[[], None]) -> None:
+    """This process serves inputs from now on, until `enough` is called."""
+    _enough[:] = [enough]
+
+
+def stop_fetching_inputs() -> bool:
+    """Have no more inputs given to this container; False where this process is none."""
+    for enough in _enough:
+        enough()
+    return bool(_enough)
 
 
 def current_function_call_id() -> Optional[str]:

@@ -86,6 +86,8 @@ class FromRunner:
     """
     COMMITTING = 44
     """{}: the code of a container has ended; what it wrote to its volumes is on its way."""
+    ENOUGH = 45
+    """{}: its code wants no more inputs. What has not begun is to be asked back; it ends when the rest has."""
     FORK_FAILED = 43
     """From a template: {ticket, message}: there is no fork."""
 

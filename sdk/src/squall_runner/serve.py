@@ -16,7 +16,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, NoReturn, Optional, Union
 
-from squall_runner import failures
+from squall_runner import context, failures
 from squall_runner.channel import end_now
 from squall_runner.execute import Execution, Ground
 from squall_runner.frames import Frame, FromRunner, ToRunner
@@ -77,6 +77,7 @@ def serve(raw: Any, settings: Settings, ground: Ground, started: Started, snapsh
     try:
         target = build_target(raw, settings, snapshot)
         main = _main_for(target, settings, ground)
+        context.served_by(partial(_enough, main, ground))
         if target.snap:
             with phase(started, "enter.snap"):
                 for hook in target.snap:
@@ -99,6 +100,12 @@ def serve(raw: Any, settings: Settings, ground: Ground, started: Started, snapsh
         threading.Thread(target=container.read, name="squall-reader", daemon=True).start()
         main.serve()
     _end(target, main, ground, web)
+
+
+def _enough(main: Main, ground: Ground) -> None:
+    if isinstance(main, SoloMain):
+        main.enough = True
+    ground.channel.send(FromRunner.ENOUGH, {})
 
 
 def _main_for(target: Target, settings: Settings, ground: Ground) -> Main:

@@ -30,6 +30,8 @@ class SoloMain:
         self._channel = channel
         self._jobs: collections.deque[Job] = collections.deque()
         self._finishing = False
+        self.enough = False
+        """Nothing more begins: what is lined up waits to be asked back."""
         self._turn = threading.Lock()
         """Held by whoever reads and handles frames."""
         self._busy = False
@@ -85,7 +87,7 @@ class SoloMain:
 
     def _next(self, on_frame: OnFrame) -> Optional[Job]:
         with self._turn:
-            while not self._jobs:
+            while not self._jobs or (self.enough and not self._finishing):
                 if self._finishing:
                     return None
                 self._handle(on_frame, self._channel.read())

@@ -124,18 +124,27 @@ class Forks:
         if fork.entrance is None:
             pid = self._forked(fork, None)
         else:
-            read, write = os.pipe()  # closed by a child that has arrived
-            fork.entrance.open()
-            try:
-                pid = self._forked(fork, write, read)
-            finally:
-                os.close(write)
-                fork.entrance.close()
-            with os.fdopen(read, "rb") as pipe:
-                message = pipe.read().decode("utf-8", "replace")
+            pid, message = self._arrived(fork, fork.entrance)
             if message:
                 raise OSError(message)
         self._channel.send(FromRunner.FORKED, {"ticket": fork.ticket, "pid": pid})
+
+    def _arrived(self, fork: Fork, entrance: Any) -> tuple[int, str]:
+        """The child, once it is in its slot or has said why not."""
+        read, write = os.pipe()  # closed by a child that has arrived
+        try:
+            entrance.open()
+            try:
+                pid = self._forked(fork, write, read)
+            finally:
+                entrance.close()
+        except OSError:
+            os.close(read)
+            raise
+        finally:
+            os.close(write)
+        with os.fdopen(read, "rb") as pipe:
+            return pid, pipe.read().decode("utf-8", "replace")
 
     def _forked(self, fork: Fork, arriving: Optional[int], *ours: int) -> int:
         """`arriving` tells that it has; `ours` it must not keep."""

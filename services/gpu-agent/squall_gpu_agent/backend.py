@@ -50,6 +50,8 @@ class Capabilities:
     """Why containers cannot have an `ephemeral_disk` of more than `DISK_IN_MEMORY_MIB`; "" = they can."""
     no_buckets: str = ""
     """Why containers cannot have buckets mounted; "" = they can."""
+    no_gpus: str = ""
+    """Why containers cannot have GPUs, whatever the machine has; "" = they can."""
     notes: tuple[str, ...] = ()
     """What an operator should know, each with what to do about it."""
 
@@ -480,6 +482,10 @@ class Container(Protocol):
         in a container with several slots cannot be stopped alone: the whole container is interrupted, and the
         `run`s of its other inputs return `Lost`. Code that ignores all this is for the caller to `kill`.
         """
+
+    def when_enough(self, tell: Callable[[], None]) -> None:
+        """`tell` is called when its code wants no more inputs, before the end of any input is told that ended
+        afterwards; at once if it has said so already. Nothing that waits in line begins in it from then on."""
 
     async def drain(self) -> None:
         """Returns when no input runs. The caller sends no more inputs."""

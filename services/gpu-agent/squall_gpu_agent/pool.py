@@ -96,6 +96,7 @@ class Pool:
         container.idle_since = self._work.clock.now()
         self.containers[container.id] = container
         self._slots += container.slots
+        container.container.when_enough(lambda: self.retire(container))
         self._dispatch()
         self.refresh(probe=True)  # it was started because something waits, on a shard that may not be known to have it
 

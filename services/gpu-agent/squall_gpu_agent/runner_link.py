@@ -69,6 +69,8 @@ class RunnerLink(asyncio.Protocol):
         """Done when nothing more can come from the runner's socket."""
         self.ending = ""
         """Why the runner said that it ends by itself."""
+        self._enough = False
+        self._on_enough: Callable[[], None] | None = None
         self.committing = False
         """Its code has ended; what it wrote to volumes is on its way."""
 
@@ -132,6 +134,12 @@ class RunnerLink(asyncio.Protocol):
     def recall(self) -> None:
         """See `Container.recall`."""
         self._line.recall()
+
+    def when_enough(self, tell: Callable[[], None]) -> None:
+        """See `Container.when_enough`."""
+        self._on_enough = tell
+        if self._enough:
+            tell()
 
     async def drain(self) -> None:
         """See `Container.drain`."""
@@ -227,6 +235,10 @@ class RunnerLink(asyncio.Protocol):
                 self._on_started(frame)
             case FromRunner.BEGUN:
                 self._on_begun(frame)
+            case FromRunner.ENOUGH:
+                self._enough = True
+                if self._on_enough is not None:
+                    self._on_enough()
             case FromRunner.COMMITTING:
                 self.committing = True
             case FromRunner.ENDING:

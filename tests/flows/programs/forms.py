@@ -45,6 +45,13 @@ def once():
 
 
 @app.function()
+def last_of(x):
+    """Says after one input that it wants no more."""
+    squall.experimental.stop_fetching_inputs()
+    return os.environ["SQUALL_CONTAINER_ID"]
+
+
+@app.function()
 def fan_out(n):
     calls = [leaf.spawn(each) for each in range(n)]
     return leaf.remote(100), [call.object_id for call in calls]

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import os
 import pickle
 import textwrap
 from collections.abc import AsyncIterator, Mapping
@@ -146,7 +147,9 @@ def descendants_of(pid: int) -> list[int]:
     """Its children, their children, and so on."""
     found = [pid]
     for parent in found:
-        for thread in Path(f"/proc/{parent}/task").glob("*"):  # each knows those that it has started
-            with contextlib.suppress(OSError):
-                found += [int(child) for child in (thread / "children").read_text().split()]
+        with contextlib.suppress(OSError):
+            for thread in os.listdir(f"/proc/{parent}/task"):  # each knows those that it has started
+                with contextlib.suppress(OSError):
+                    children = Path(f"/proc/{parent}/task/{thread}/children").read_text()
+                    found += [int(child) for child in children.split()]
     return found[1:]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.sdk.runner.containers import Workshop, call, request_of, value
+from tests.sdk.runner.test_classes import MARKS
 from tests.support.eventually import eventually
 
 from squall_gpu_agent.backend import Container, End, InputRequest, Lost, NotBegun
@@ -73,6 +74,50 @@ async def test_what_waits_behind_a_long_one_comes_back_and_has_not_run(workshop:
     assert noted(folder) == {"0", "go"}
     assert container.lines_up
     assert value(await call(container, str(folder), 3)) == 3
+
+
+ENOUGH = """
+    import pathlib, time
+    import squall
+    def f(folder, number):
+        (pathlib.Path(folder) / str(number)).touch()
+        squall.experimental.stop_fetching_inputs()
+        return number
+"""
+
+
+async def test_nothing_in_line_begins_once_the_code_wants_no_more(workshop: Workshop, folder: Path) -> None:
+    container = await workshop.start(ENOUGH)
+    told: list[str] = []
+
+    def enough() -> None:
+        told.append("enough")
+        container.recall()
+
+    container.when_enough(enough)
+    given = Given(container, *(request_of(str(folder), number) for number in range(3)))
+    given.ends[0].add_done_callback(lambda _: told.append("ended"))
+    assert value(await given.end(0)) == 0
+    assert await given.end(1) == await given.end(2) == NotBegun()
+    assert (noted(folder), told) == ({"0"}, ["enough", "ended"])
+    assert (await container.stop()).code == 0
+
+
+async def test_one_that_has_enough_before_anybody_asks_says_so_then(workshop: Workshop) -> None:
+    source = """
+        import squall
+        from marks import enter
+        class C:
+            @enter
+            def start(self):
+                squall.experimental.stop_fetching_inputs()
+            def m(self): return 1
+    """
+    files = {"root/marks.py": MARKS, "root/app.py": source}
+    container = await workshop.start(files, "C", is_class=True, methods=["m"], params={})
+    told: list[str] = []
+    container.when_enough(lambda: told.append("enough"))
+    assert told == ["enough"]
 
 
 async def test_one_that_is_cancelled_in_line_comes_back_and_the_others_go_on(workshop: Workshop, folder: Path) -> None:

@@ -185,6 +185,9 @@ class FakeContainer:
         elif task is not None and not self.ignores_cancel:
             task.cancel()
 
+    def when_enough(self, tell: Callable[[], None]) -> None:
+        """Its programs never say so."""
+
     async def drain(self) -> None:
         while self._tasks:
             await asyncio.wait(self._tasks.values())
@@ -215,6 +218,7 @@ class FakeBackend:
     def __init__(self, programs: Mapping[str, Program], isolation: Isolation = Isolation.PROCESS) -> None:
         self.programs = dict(programs)
         self.isolation = isolation
+        self.no_gpus = ""
         self.containers: list[FakeContainer] = []
         self.lines_up = False
         self.start_failure: BaseException | None = None
@@ -230,6 +234,7 @@ class FakeBackend:
             python_versions=("3.11",),
             mount_namespaces=False,
             huge_pages=False,
+            no_gpus=self.no_gpus,
         )
 
     async def ensure_root(self, image: ImageSpec, on_log: OnText) -> Root:

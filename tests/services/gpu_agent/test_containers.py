@@ -44,11 +44,14 @@ IMPORT_FAILED = StartFailed(
 
 
 async def test_a_node_tells_what_it_has_and_leaves_no_entry_when_it_stops(scene: Scene) -> None:
-    async with scene.agent(FakeBackend({}), simulated_gpus="H100:2"):
+    backend = FakeBackend({})
+    backend.no_gpus = "it gives none"
+    async with scene.agent(backend, simulated_gpus="H100:2"):
         entry = await scene.bus.kv(NODES).get("node-a")
         assert entry is not None
         fact = NodeFact.decode(entry.value)
         assert (fact.cpu, fact.memory_mib, len(fact.gpus), fact.draining) == (8, 8192, 2, False)
+        assert fact.no_gpus == "it gives none"
     assert await scene.bus.kv(NODES).get("node-a") is None
 
 

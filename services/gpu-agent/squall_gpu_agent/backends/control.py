@@ -36,10 +36,13 @@ class Control:
         self._loop.add_reader(sock, self._readable)
 
     def send(self, kind: int, meta: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
-        """Send one frame, now or when there is room; the descriptors stay the caller's. Raises `ControlClosed`."""
+        """Send one frame, now or when there is room; the descriptors stay the caller's.
+
+        Raises `ControlClosed`, and `OSError` when they cannot be copied; then nothing is sent.
+        """
         if not self._open:
             raise ControlClosed
-        copies = [os.dup(descriptor) for descriptor in descriptors]
+        copies = _copies(descriptors)
         self._waiting.append((memoryview(encode(kind, dict(meta))), copies))
         self._write()
 
@@ -99,6 +102,17 @@ class Control:
         if self._open:
             self.close()
             self._on_closed()
+
+
+def _copies(descriptors: Sequence[int]) -> list[int]:
+    copies: list[int] = []
+    try:
+        for descriptor in descriptors:
+            copies.append(os.dup(descriptor))  # noqa: PERF401  # what is open must be known when one fails
+    except OSError:
+        _close(copies)
+        raise
+    return copies
 
 
 def _close(descriptors: Sequence[int]) -> None:

@@ -36,7 +36,7 @@ TEMPLATE_VARIABLES = {
 }
 LANG = "C.UTF-8"
 # Read by the loader, libc or Python before any of our code runs: setting them after a fork comes too late.
-_EARLY = ("LD_", "DYLD_", "GLIBC_", "MALLOC_", "LC_", "LANG")
+_EARLY = ("LD_", "DYLD_", "GLIBC_", "MALLOC_", "LC_", "LANG", "LOCPATH")
 NO_DEVICES = {"CUDA_VISIBLE_DEVICES": "", "NVIDIA_VISIBLE_DEVICES": "void"}
 """Of templates: what they import must find no device, because a fork cannot share one."""
 _BOOT = "import sys; sys.path.append(sys.argv[1]); from squall_runner.__main__ import main; main()"

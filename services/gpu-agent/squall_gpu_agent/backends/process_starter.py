@@ -175,6 +175,13 @@ class Ends:
         while self._unread:
             pipes.add(*self._unread.pop())
 
+    def renew(self, pipes: Pipes) -> None:
+        """New ones, read by `pipes`: who has those before is told nothing, and not heard any more. Raises `OSError`."""
+        self.close()
+        pipes.close()
+        others = Ends(pipes)
+        self.ours, self.theirs = others.ours, others.theirs
+
     def close_theirs(self) -> None:
         """After they were passed on."""
         while self.theirs:

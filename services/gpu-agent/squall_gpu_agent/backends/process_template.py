@@ -42,6 +42,11 @@ class ProcessTemplate:
         self._retired = False
 
     @property
+    def gone(self) -> bool:
+        """It can fork no more."""
+        return self._retired
+
+    @property
     def containers(self) -> int:
         """Containers forked from it that have not ended."""
         return len(self._containers)

@@ -94,6 +94,10 @@ class RunnerContainer:
         """See `Container.cancel`."""
         self._link.cancel(call, index)
 
+    def when_enough(self, tell: Callable[[], None]) -> None:
+        """See `Container.when_enough`."""
+        self._link.when_enough(tell)
+
     async def drain(self) -> None:
         """See `Container.drain`."""
         await self._link.drain()

@@ -14,6 +14,14 @@ T = TypeVar("T", bound=ProcessTemplate)
 
 
 @dataclass(slots=True)
+class _Trial:
+    """One try to make a template."""
+
+    failed: NoTemplate | None = None
+    """How it went, where it came to nothing."""
+
+
+@dataclass(slots=True)
 class _Place(Generic[T]):
     """What is known about one key."""
 
@@ -21,6 +29,8 @@ class _Place(Generic[T]):
     template: T | None = None
     refused: NoTemplate | None = None
     """Why there will never be one; None while that is not known."""
+    trial: _Trial | None = None
+    """The one that goes on."""
 
 
 class TemplatePool(Generic[T]):
@@ -32,16 +42,24 @@ class TemplatePool(Generic[T]):
         self._places: dict[str, _Place[T]] = {}
 
     async def get(self, key: str, make: Callable[[], Awaitable[T | NoTemplate]]) -> T | NoTemplate:
-        """The template of that key, made by `make` if there is none. Lasting refusals are remembered."""
+        """The template of that key, made by `make` if there is none. Lasting refusals are remembered; others are those
+        of all who waited for the same try, or each would wait for one more."""
         place = self._places.pop(key, None) or _Place()
         self._places[key] = place
+        waited_for = place.trial
         async with place.lock:
             if place.refused is not None:
                 return place.refused
             if place.template is None:
-                found = await make()
+                if waited_for is not None and waited_for.failed is not None:
+                    return waited_for.failed
+                place.trial = trial = _Trial()
+                try:
+                    found = await make()
+                finally:
+                    place.trial = None
                 if isinstance(found, NoTemplate):
-                    place.refused = found if found.lasting else None
+                    trial.failed, place.refused = found, found if found.lasting else None
                     return found
                 self._add(place, found)
                 return found
@@ -67,6 +85,8 @@ class TemplatePool(Generic[T]):
         self._places.clear()
 
     def _add(self, place: _Place[T], template: T) -> None:
+        if template.gone:  # it has ended since: whoever asks next has another made
+            return
         place.template = template
 
         def gone() -> None:

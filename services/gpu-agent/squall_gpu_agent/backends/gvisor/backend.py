@@ -30,9 +30,10 @@ from squall_gpu_agent.backend import (
 )
 from squall_gpu_agent.backends import launch
 from squall_gpu_agent.backends.gvisor import words
+from squall_gpu_agent.backends.gvisor.ahead import MOST_BYTES, Restored, RestoredAhead
 from squall_gpu_agent.backends.gvisor.container import GvisorContainer
 from squall_gpu_agent.backends.gvisor.link import GvisorLink
-from squall_gpu_agent.backends.gvisor.memory_images import MemoryImages
+from squall_gpu_agent.backends.gvisor.memory_images import MemoryImage, MemoryImages
 from squall_gpu_agent.backends.gvisor.restoring import RESTORE_S, Restoring
 from squall_gpu_agent.backends.gvisor.template import GvisorTemplate
 from squall_gpu_agent.backends.phases import Timeline
@@ -54,6 +55,10 @@ from squall_isolation.cgroups import Group, Groups, Limits
 from squall_service.telemetry import log
 
 NO_BUCKETS = "the gvisor backend cannot mount buckets yet; use a node with the sandbox backend"
+NO_GPUS = (
+    "the gvisor backend gives no devices to containers (that is gVisor's nvproxy, which is not built in); "
+    "use a node with the sandbox, docker or process backend"
+)
 NOT_YET = "its memory snapshot is not made yet"
 MAKE_S = 600.0
 """For writing what a template has in memory, after its start."""
@@ -71,6 +76,7 @@ class GvisorBackend(SandboxBackend):
     """Of runsc's three processes: 70 MiB resident with one small program in it."""
     overhead_processes = 64
     bare_interpreters = False
+    no_gpus = NO_GPUS
 
     def __init__(
         self,
@@ -87,6 +93,7 @@ class GvisorBackend(SandboxBackend):
         super().__init__(settings, roots)
         self._snapshots_mib = snapshots_mib
         self._memories = MemoryImages(self._data / "memory", snapshots_mib << 20, monotonic)
+        self._ahead = RestoredAhead()
         self._monotonic = monotonic
         self._one_at_a_time = asyncio.Lock()
         self._making: dict[str, asyncio.Task[None]] = {}
@@ -151,11 +158,7 @@ class GvisorBackend(SandboxBackend):
 
     async def _wanted(self, request: ContainerRequest, on_log: OnLog) -> SandboxWanted:
         if request.gpus:
-            message = (
-                "the gvisor backend gives no devices to containers (that is gVisor's nvproxy, which is not built in); "
-                "use a node with the sandbox, docker or process backend"
-            )
-            raise StartFailed(StartFailureKind.INFRA, message)
+            raise StartFailed(StartFailureKind.INFRA, NO_GPUS)
         if request.buckets:
             raise StartFailed(StartFailureKind.INFRA, NO_BUCKETS)
         return await super()._wanted(request, on_log)
@@ -178,6 +181,7 @@ class GvisorBackend(SandboxBackend):
         for task in making:
             task.cancel()
         await asyncio.gather(*making, return_exceptions=True)
+        await self._ahead.close()
         await super().close()
         await asyncio.to_thread(self._memories.close)
 
@@ -187,16 +191,17 @@ class GvisorBackend(SandboxBackend):
             log.info("memory_snapshots_removed", count=removed)
         await super().sweep_images(now)
 
-    def _container(self, name: str, link: RunnerLink, slot: Slot | None, launcher: LauncherLink) -> SandboxContainer:
-        container = GvisorContainer(name, link, slot, launcher)
+    def _container(self, name: str, link: RunnerLink) -> SandboxContainer:
+        container = GvisorContainer(name, link)
         container.platform, container.most_processes = self._platform, self._settings.processes
         return container
 
     async def _start_fresh(self, wanted: SandboxWanted, container: SandboxContainer, ends: Ends) -> dict[str, Any]:
         container.how = "fresh"
-        launcher = (await self._opened()).launcher
-        assert isinstance(launcher, GvisorLink)
+        await self._opened()
         slot = self._slot(wanted, None, [], disk=await self._disk(wanted))
+        launcher = slot.launcher
+        assert isinstance(launcher, GvisorLink)
         container.move(slot)
         await slot.until_made()
         await slot.until_ready()
@@ -210,6 +215,8 @@ class GvisorBackend(SandboxBackend):
         await super()._limit(wanted, container)
         if container.why == NOT_YET:
             self._begin(wanted)
+        elif isinstance(container, GvisorContainer) and container.template is not None and container.how == "restore":
+            self._restore_ahead(wanted, container.template)
 
     # --- templates: images of memory ---
 
@@ -268,6 +275,8 @@ class GvisorBackend(SandboxBackend):
             except Exception as error:  # noqa: BLE001  # whatever it is, containers start without it
                 trouble = NoTemplate(reason=f"its memory snapshot failed: {str(error) or type(error).__name__}")
             if trouble is None:
+                if (image := self._memories.get(key, _function(wanted))) is not None:
+                    self._restore_ahead(wanted, GvisorTemplate.of(image))
                 return
             self._note_writer(template_key, trouble)
             if trouble.lasting:
@@ -309,8 +318,7 @@ class GvisorBackend(SandboxBackend):
                 await asyncio.shield(asyncio.to_thread(self._memories.give_up, folder))
 
     async def _start_template(self, key: str, wanted: SandboxWanted, on_log: OnLog) -> GvisorTemplate:
-        launcher = (await self._opened()).launcher
-        assert isinstance(launcher, GvisorLink)
+        await self._opened()
         own = replace(wanted, name=f"{key}-{next(self._numbers)}", devices=cdi.NO_EDITS)
         pipes = Pipes(lambda _stream, _text: None)
         ends = Ends(pipes)
@@ -318,7 +326,8 @@ class GvisorBackend(SandboxBackend):
         slot: Slot | None = None
         try:
             template.slot = slot = self._slot(own, None, [], disk=await self._disk(own))
-            template.launcher = launcher
+            launcher = slot.launcher
+            assert isinstance(launcher, GvisorLink)
             slot.ended.add_done_callback(lambda _: pipes.close())
             await slot.until_made()
             await slot.until_ready()
@@ -362,38 +371,42 @@ class GvisorBackend(SandboxBackend):
         assert isinstance(template, GvisorTemplate)
         assert isinstance(container, GvisorContainer)
         image = template.image
-        release = self._memories.hold(image)
-        if release is None:
-            raise ForkFailed("its memory snapshot has just left the disk")
         try:
-            await self._restore(wanted, template, container, ends, release)
+            restored = self._ahead.take(_alike(wanted, image)) or await self._restore(wanted, template)
         except ForkFailed as error:
             await asyncio.to_thread(self._memories.discard, image)
             reason = f"its memory snapshot could not be restored: {error}"
             self._fail(image.key, reason)
             raise ForkFailed(reason) from error
+        restored.restoring.hand_over(ends, container.pipes)
+        container.move(restored.slot)
+        container.pid, container.template = restored.pid, template
 
-    async def _restore(
-        self,
-        wanted: SandboxWanted,
-        template: GvisorTemplate,
-        container: GvisorContainer,
-        ends: Ends,
-        release: Callable[[], None],
-    ) -> None:
-        launcher = (await self._opened()).launcher
-        assert isinstance(launcher, GvisorLink)
+    def _restore_ahead(self, wanted: SandboxWanted, template: GvisorTemplate) -> None:
+        """Restore the next container of a function before it is asked for, where each is like the others."""
+        if wanted.slots_are_alike and template.image.size <= MOST_BYTES:
+            self._ahead.later(_alike(wanted, template.image), lambda: self._restore(wanted, template))
+
+    async def _restore(self, wanted: SandboxWanted, template: GvisorTemplate) -> Restored:
+        """A copy of the template's memory in a slot of its own. Raises `ForkFailed`, `SpawnFailed`, `OSError`."""
+        await self._opened()
         image = template.image
         memory = Bind(str(image.memory), words.IMAGE)
+        disk = await self._disk(wanted)
+        release = self._memories.hold(image)
+        if release is None:
+            raise ForkFailed("its memory snapshot has just left the disk")
         try:
             copy = replace(wanted, memory=memory, above=str(image.above))
-            slot = self._slot(copy, None, [], disk=await self._disk(wanted))
+            slot = self._slot(copy, None, [], disk=disk)
         except BaseException:
             release()
             raise
         slot.on_removed.append(release)
+        launcher = slot.launcher
+        assert isinstance(launcher, GvisorLink)
         restoring = Restoring()
-        restored = False
+        restored: Restored | None = None
         try:
             if {**self._config(copy, slot), "hostname": ""} != {**image.config, "hostname": ""}:
                 raise ForkFailed("its containers are not what they were")
@@ -401,13 +414,12 @@ class GvisorBackend(SandboxBackend):
             order = {"about": image.config, "runsc": runsc, "restore": True}
             # Or one that hangs would use up the whole time of each start.
             within_s = min(RESTORE_S, wanted.request.spec.startup_timeout_s / 2)
-            container.pid = await restoring.restore(launcher, slot, order, within_s)
-            restoring.hand_over(ends, container.pipes)
-            container.move(slot)
-            restored = True
+            pid = await restoring.restore(launcher, slot, order, within_s)
+            restored = Restored(slot, restoring, pid)
+            return restored
         finally:
-            restoring.close()
-            if not restored:
+            if restored is None:
+                restoring.close()
                 launcher.kill(slot)
                 launcher.release(slot)
 
@@ -418,6 +430,11 @@ class GvisorBackend(SandboxBackend):
 def _function(wanted: SandboxWanted) -> str:
     request = wanted.request
     return function_of(request.app_id, request.spec.name, request.params)
+
+
+def _alike(wanted: SandboxWanted, image: MemoryImage) -> str:
+    """What is equal for containers that are alike until they are told who they are."""
+    return f"{image.key} {wanted.slot_key}"
 
 
 def _unheard(_: Log) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 from squall_gpu_agent.backend import Exit
 from squall_gpu_agent.backends import launch
 from squall_gpu_agent.backends.gvisor import words
+from squall_gpu_agent.backends.gvisor.template import GvisorTemplate
 from squall_gpu_agent.backends.runner_container import code_and_signal
 from squall_gpu_agent.backends.sandbox.container import SandboxContainer
 from squall_gpu_agent.backends.sandbox.wanted import SandboxWanted
 from squall_gpu_agent.backends.sandbox.words import Overlay
-from squall_gpu_agent.pipes import Pipes
 
 SIGNALLED = 128
 """runsc ends with this plus the number of the signal that ended the program."""
@@ -24,6 +24,8 @@ PANICKED = 2
 class GvisorContainer(SandboxContainer):
     """A slot with runsc in it."""
 
+    template: GvisorTemplate | None = None
+    """What it was restored from; None if it was not."""
     platform = ""
     most_processes = 0
     """Its limit, for words about it."""
@@ -33,11 +35,6 @@ class GvisorContainer(SandboxContainer):
         env = {**launch.shared_variables(wanted), **launch.own_variables(wanted)}
         about = words.process(command, env, wanted.place.cwd, self.slot.plan.open_files)
         return {"about": about, "runsc": words.runsc(self.platform, network=True)}
-
-    @property
-    def pipes(self) -> Pipes:
-        """What it prints past its runner."""
-        return self._link.pipes
 
     def disks(self) -> dict[str, int]:
         """See `PayloadContainer.disks`. Its `/tmp` is in gVisor's own memory."""

@@ -45,7 +45,7 @@ class GvisorTemplate(SandboxTemplate):
     def kill(self) -> None:
         """See `ProcessTemplate.kill`. Its slot is taken away with what it has written, once it has ended."""
         super().kill()
-        self.launcher.release(self.slot)
+        self.slot.launcher.release(self.slot)
 
     async def write(self, images: MemoryImages, command: dict[str, object]) -> None:
         """Let runsc write its memory, which ends it. Raises `NotKept`."""
@@ -53,7 +53,7 @@ class GvisorTemplate(SandboxTemplate):
         read, write = os.pipe()
         try:
             try:
-                await self.launcher.enter(self.slot, command, [write, write], lambda s: _done(ended, s))
+                await self.slot.launcher.enter(self.slot, command, [write, write], lambda s: _done(ended, s))
             finally:
                 os.close(write)
             async with asyncio.timeout(WRITE_S):

@@ -11,6 +11,8 @@ import asyncio
 import base64
 import os
 import shutil
+from collections import deque
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -28,7 +30,6 @@ from squall_gpu_agent.backends.sandbox.container import SandboxContainer
 from squall_gpu_agent.backends.sandbox.forks import Ahead, Fork, KeptForks
 from squall_gpu_agent.backends.sandbox.settings import WRITABLE_MIB, Roots, SandboxSettings
 from squall_gpu_agent.backends.sandbox.slot_backend import SlotBackend
-from squall_gpu_agent.backends.sandbox.slots import LauncherLink, Slot
 from squall_gpu_agent.backends.sandbox.template import BareInterpreter, SandboxParent, SandboxTemplate
 from squall_gpu_agent.backends.sandbox.wanted import BARE, SDK, SandboxWanted
 from squall_gpu_agent.backends.sandbox.words import Run
@@ -47,6 +48,8 @@ from squall_service.telemetry import log
 
 _NO_CODE = {"template": True}
 """SETUP of a bare interpreter."""
+SAID_LINES, SAID_CHARACTERS = 5, 500
+"""Of what a bare interpreter wrote, where it came to nothing."""
 
 
 class SandboxBackend(SlotBackend):
@@ -55,6 +58,8 @@ class SandboxBackend(SlotBackend):
     isolation = Isolation.SANDBOX
     bare_interpreters = True
     """Whether containers without a template are forked, too: from an interpreter that has imported nobody's code."""
+    no_gpus = ""
+    """Why its containers cannot have devices; "" = they can."""
 
     def __init__(self, settings: SandboxSettings, roots: Roots) -> None:
         super().__init__(settings, roots)
@@ -80,6 +85,7 @@ class SandboxBackend(SlotBackend):
                 huge_pages=await asyncio.to_thread(huge_pages),
                 no_disks=no_disks,
                 no_buckets=await asyncio.to_thread(self._no_buckets),
+                no_gpus=self.no_gpus,
                 notes=(*self._notes, *filter(None, (no_network, no_disks))),
             )
         return self._capabilities
@@ -127,16 +133,18 @@ class SandboxBackend(SlotBackend):
     async def _new_container(
         self, wanted: SandboxWanted, found: SandboxTemplate | NoTemplate, on_log: OnLog
     ) -> tuple[SandboxContainer, RunnerLink]:
-        launcher = (await self._opened()).launcher
+        await self._opened()
         nowhere = self._data / "nothing"
         link = RunnerLink(wanted.name, nowhere, nowhere, on_log)
-        container = self._container(wanted.name, link, None, launcher)
+        container = self._container(wanted.name, link)
         if isinstance(found, SandboxTemplate):
             container.fork = await self._fork_of(wanted, found, found.ahead)
-        elif (bare := await self._bare_interpreter(wanted)) is not None:
+        elif isinstance(bare := await self._bare_interpreter(wanted), BareInterpreter):
             container.fork = await self._fork_of(wanted, bare, self._ahead_of(wanted, bare))
+        elif bare is not None:
+            container.not_forked = bare.reason
         if container.fork is not None:
-            container.move(container.fork.slot)
+            container.prepare(container.fork.slot)
         container.inside = Inside(start=partial(container.enter, wanted))
         return container, link
 
@@ -144,7 +152,12 @@ class SandboxBackend(SlotBackend):
         if ahead is not None:
             return ahead.take()
         disk = await self._disk(wanted)
-        return Fork.in_new_slot(parent, lambda: self._slot(wanted, None, [], parent.slot.name, disk))
+        try:
+            return Fork.in_new_slot(parent, lambda: self._slot(wanted, None, [], parent.slot.name, disk))
+        except BaseException:  # perhaps there was no slot yet to have it
+            if disk is not None:
+                disk.close()
+            raise
 
     def _ahead_of(self, wanted: SandboxWanted, bare: BareInterpreter) -> Ahead | None:
         """Forks ahead for a function without a template; None where each of its containers is different."""
@@ -152,8 +165,8 @@ class SandboxBackend(SlotBackend):
             return None
         return bare.ahead_of(wanted.slot_key, lambda: self._slot(wanted, None, [], bare.slot.name))
 
-    def _container(self, name: str, link: RunnerLink, slot: Slot | None, launcher: LauncherLink) -> SandboxContainer:
-        return SandboxContainer(name, link, slot, launcher)
+    def _container(self, name: str, link: RunnerLink) -> SandboxContainer:
+        return SandboxContainer(name, link)
 
     def _ends(self, container: SandboxContainer, link: RunnerLink) -> Ends:
         """See `StartingBackend._ends`."""
@@ -166,20 +179,22 @@ class SandboxBackend(SlotBackend):
         self, wanted: SandboxWanted, template: SandboxTemplate, container: SandboxContainer, ends: Ends
     ) -> None:
         assert container.fork is not None
-        container.how, container.forked = "fork", True
-        container.pid = await container.fork.taken(container.exited)
+        await container.become(container.fork)
 
     async def _start_fresh(self, wanted: SandboxWanted, container: SandboxContainer, ends: Ends) -> dict[str, Any]:
-        container.how = "fresh"
         variables = {**launch.shared_variables(wanted), **launch.own_variables(wanted)}
         if container.fork is not None and isinstance(container.fork.parent, BareInterpreter):
             try:
-                container.forked = True
-                container.pid = await container.fork.taken(container.exited)
+                await container.become(container.fork)
                 return launch.setup(wanted, variables, whole_env=True, template=False, forked=False)
-            except ForkFailed:
-                pass  # it has just ended: the plain way works without it
-        container.forked = False
+            except ForkFailed as failed:
+                container.not_forked = f"not forked from a bare interpreter: {failed}"
+        if container.not_forked:
+            container.why = f"{container.why}; {container.not_forked}"
+        if container.fork is not None:  # what was refused may live, and has what it was forked with
+            log.warning("fork_failed", container=container.id, reason=container.why)
+            container.fork = None
+            ends.renew(container.pipes)
         argv = launch.command(wanted.root.python, SDK)
         container.move(self._slot(wanted, Run(argv, variables), ends.theirs, disk=await self._disk(wanted)))
         assert container.slot is not None
@@ -215,8 +230,8 @@ class SandboxBackend(SlotBackend):
         pipes: Pipes,
     ) -> None:
         """Start its process, and tell it what to load."""
-        launcher = (await self._opened()).launcher
         try:
+            await self._opened()
             argv = launch.command(own.root.python, SDK)
             run = Run(argv, variables, may_fork_into_slots=True)
             slot = self._slot(own, run, ends.theirs, disk=await self._disk(own))
@@ -226,9 +241,9 @@ class SandboxBackend(SlotBackend):
             raise
         finally:
             ends.close_theirs()
-        parent.slot, parent.launcher = slot, launcher
+        parent.slot = slot
         slot.ended.add_done_callback(lambda _: pipes.close())
-        launcher.release(slot)
+        slot.launcher.release(slot)
         try:
             parent.pid = await slot.until_made()
             await slot.until_ready()
@@ -240,7 +255,7 @@ class SandboxBackend(SlotBackend):
 
     # --- bare interpreters ---
 
-    async def _bare_interpreter(self, wanted: SandboxWanted) -> BareInterpreter | None:
+    async def _bare_interpreter(self, wanted: SandboxWanted) -> BareInterpreter | NoTemplate | None:
         """Of its app and image, started if there is none; None where its container has to be started by itself."""
         if not self.bare_interpreters or wanted.needs_own_interpreter():
             return None
@@ -248,11 +263,11 @@ class SandboxBackend(SlotBackend):
         found = await self._bare.get(key, lambda: self._make_bare(key, wanted))
         if isinstance(found, NoTemplate):
             log.warning("no_bare_interpreter", app=wanted.request.app_id, reason=found.reason)
-            return None
         return found
 
     async def _make_bare(self, key: str, wanted: SandboxWanted) -> BareInterpreter | NoTemplate:
-        pipes = Pipes(lambda _stream, _text: None)
+        said: deque[str] = deque(maxlen=SAID_LINES)
+        pipes = Pipes(lambda _stream, text: said.extend(text.splitlines()))
         ends = Ends(pipes)
         name = f"{key}-{next(self._numbers)}"
         bare = BareInterpreter(key, ends.ours, name, self._kept)
@@ -260,18 +275,26 @@ class SandboxBackend(SlotBackend):
             await self._start_parent(bare, wanted.bare(name, self._data / "nothing"), BARE, _NO_CODE, ends, pipes)
         except (SpawnFailed, ControlClosed, OSError) as error:
             return NoTemplate(reason=f"no bare interpreter: {error}")
-        refused: NoTemplate | None = NoTemplate(reason="no bare interpreter: it did not start")
+        answer: Ready | StartError | None = None
+        refused: NoTemplate | None = NoTemplate(reason="no bare interpreter: its start was given up")
         try:
             async with asyncio.timeout(BARE_START_TIMEOUT_S):
-                refused = _unfit(await bare.ready)
+                answer = await bare.ready
+            pipes.read_all()
+            refused = _unfit(answer, said)
         except TimeoutError:
-            pass
+            pipes.read_all()
+            refused = _told(f"it did not start within {BARE_START_TIMEOUT_S:g} s", said)
         finally:
             if refused is not None:
                 bare.kill()
                 bare.close()
+        if refused is not None:
+            return refused
+        if isinstance(answer, Ready) and (trouble := answer.report.get("not_ahead")):
+            log.warning("nothing_imported_ahead", app=wanted.request.app_id, reason=str(trouble))
         bare.initialised()
-        return refused or bare
+        return bare
 
     async def _limit(self, wanted: SandboxWanted, container: SandboxContainer) -> None:
         cores = wanted.request.spec.resources.cpu_limit
@@ -302,11 +325,19 @@ def _terms() -> dict[str, object]:
     return {"slot_capabilities": mask, "slot_filter": base64.b64encode(seccomp.program(kernel.MACHINE)).decode()}
 
 
-def _unfit(answer: Ready | StartError | None) -> NoTemplate | None:
+def _told(reason: str, said: Iterable[str]) -> NoTemplate:
+    """Why there is no bare interpreter, with the last that it wrote."""
+    last = " | ".join(said)[-SAID_CHARACTERS:]
+    return NoTemplate(reason=f"no bare interpreter: {reason}" + (f" (it wrote: {last})" if last else ""))
+
+
+def _unfit(answer: Ready | StartError | None, said: Iterable[str]) -> NoTemplate | None:
     """Why a bare interpreter cannot be forked; None if it can."""
     match answer:
         case Ready(report=report):
             verdict = templates.judge(report_of(report))
             return NoTemplate(reason=verdict.reason, lasting=True) if isinstance(verdict, StartPlainly) else None
-        case _:
-            return NoTemplate(reason="no bare interpreter: it ended")
+        case StartError() as error:
+            return _told(error.message, said)
+        case None:
+            return _told("it ended", said)

@@ -12,10 +12,11 @@ from squall_gpu_agent.backends import launch
 from squall_gpu_agent.backends.payload_container import PayloadContainer
 from squall_gpu_agent.backends.runner_container import code_and_signal
 from squall_gpu_agent.backends.sandbox.forks import Fork
-from squall_gpu_agent.backends.sandbox.slots import LauncherLink, Slot
+from squall_gpu_agent.backends.sandbox.slots import Slot
 from squall_gpu_agent.backends.sandbox.wanted import SCRATCH, SandboxWanted
 from squall_gpu_agent.backends.sandbox.words import Overlay
 from squall_gpu_agent.backends.warden_link import SpawnFailed
+from squall_gpu_agent.pipes import Pipes
 from squall_gpu_agent.runner_link import RunnerLink
 
 REPORTED_S = 0.2
@@ -25,25 +26,45 @@ REPORTED_S = 0.2
 class SandboxContainer(PayloadContainer):
     """A slot with a runner in it."""
 
-    def __init__(self, container_id: str, link: RunnerLink, slot: Slot | None, launcher: LauncherLink) -> None:
+    def __init__(self, container_id: str, link: RunnerLink) -> None:
         super().__init__(container_id, Path("/nonexistent"), link)
         self.slot: Slot | None = None
         self.fork: Fork | None = None
         """Of its template, or of a bare interpreter; perhaps made ahead."""
         self.forked = False
         """It is a fork, so that what it was forked from tells how it ends."""
-        self._launcher = launcher
-        if slot is not None:
-            self.move(slot)
+        self.not_forked = ""
+        """Why it was not forked from a bare interpreter although that was tried."""
+
+    @property
+    def pipes(self) -> Pipes:
+        """What it prints past its runner."""
+        return self._link.pipes
 
     def move(self, slot: Slot) -> None:
         """Live in another slot, before anything runs; the one before is given up."""
+        self.prepare(slot)
+        self._hear(slot)
+
+    def prepare(self, slot: Slot) -> None:
+        """As `move`, into a slot whose end is not yet its own: see `become`."""
         before, self.slot = self.slot, slot
         if before is not None:
-            self._launcher.kill(before)
-            self._launcher.release(before)
+            before.launcher.kill(before)
+            before.launcher.release(before)
         self.scratch, self.incoming = slot.scratch, slot.incoming
         self._link.settle(slot.scratch, slot.taken)
+
+    async def become(self, fork: Fork) -> None:
+        """Its process is that fork, in the slot that was prepared.
+
+        Raises `ForkFailed`: it has no process then, and the end of that fork or of its slot is not its own.
+        """
+        self.pid = await fork.taken(self.exited)
+        self.forked = True
+        self._hear(fork.slot)
+
+    def _hear(self, slot: Slot) -> None:
         slot.ended.add_done_callback(lambda ended: self._on_slot_ended(slot, ended.result()))
 
     @property
@@ -67,7 +88,7 @@ class SandboxContainer(PayloadContainer):
         if self.slot is None:
             raise CommandFailed("the container has not started yet")
         try:
-            return await self._launcher.enter(self.slot, self._command(wanted, words), outputs, on_end)
+            return await self.slot.launcher.enter(self.slot, self._command(wanted, words), outputs, on_end)
         except SpawnFailed as error:
             raise CommandFailed(str(error)) from error
 
@@ -102,7 +123,7 @@ class SandboxContainer(PayloadContainer):
 
     def _kill_all(self) -> None:
         if self.slot is not None:
-            self._launcher.kill(self.slot)
+            self.slot.launcher.kill(self.slot)
 
     def _exit_of(self, status: int | None) -> Exit:
         code, number = code_and_signal(status)
@@ -122,4 +143,4 @@ class SandboxContainer(PayloadContainer):
 
     def _clean_up(self) -> None:
         if self.slot is not None:
-            self._launcher.release(self.slot)
+            self.slot.launcher.release(self.slot)

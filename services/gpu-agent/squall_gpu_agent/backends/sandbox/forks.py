@@ -67,11 +67,14 @@ class Fork:
         return self.pid
 
     async def taken(self, on_exit: OnExit) -> int:
-        """The host pid of the process, which is the caller's from now on. Raises `ForkFailed`."""
+        """The host pid of the process, which is the caller's from now on, and so is its end.
+
+        Raises `ForkFailed`; its end is nobody's then, whenever it comes."""
+        pid = await asyncio.shield(self.begin())
         self._on_exit = on_exit
         for status in self._ended:
             on_exit(status)
-        return await asyncio.shield(self.begin())
+        return pid
 
     def drop(self) -> None:
         """Nobody will take it."""
@@ -100,10 +103,10 @@ class Ahead:
         if self._closed or self.fork is not None:
             return
         try:
-            self.fork = Fork.in_new_slot(self._parent, self._make_slot)
+            fork = self.fork = Fork.in_new_slot(self._parent, self._make_slot)
         except (OSError, SpawnFailed):  # nobody waits for it: the next container makes its own, and says why not
             return
-        self.fork.begin()
+        fork.begin().add_done_callback(lambda _: self._drop_if_failed(fork))
 
     def take(self) -> Fork:
         """One for a container: made ahead, unless several are asked for at once. The next is made a little later.
@@ -116,6 +119,12 @@ class Ahead:
         if self._later is None and not self._closed:
             self._later = asyncio.get_running_loop().call_later(AHEAD_AFTER_S, self.begin)
         return fork or Fork.in_new_slot(self._parent, self._make_slot)
+
+    def _drop_if_failed(self, fork: Fork) -> None:
+        """What the check has refused does not live on until somebody asks: see the next container."""
+        if self.fork is fork and not fork.usable:
+            self.fork = None
+            fork.drop()
 
     def close(self) -> None:
         """Its parent forks no more, or nobody will ask."""

@@ -117,24 +117,31 @@ class Launcher(StandingParent):
 
     def _make(self, plan: SlotPlan) -> None:
         descriptors = self.take_descriptors(3 if plan.run else 0)
+        try:
+            self._begin(plan, descriptors)
+        except OSError as error:  # as when too many files are open: the launcher goes on for all others
+            self.send(FromLauncher.NOT_MADE, {"slot": plan.slot, "message": str(error)})
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def _begin(self, plan: SlotPlan, descriptors: list[int]) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         slot = self._slots[plan.slot] = Slot(plan, ours)
+        around = -1
         try:
             userns = self._user_namespace(plan.ids)
             filesystem.make_writable(plan)
             around = self._pid_namespace(plan.inside) if plan.inside else -1
             if os.fork() == 0:
                 self._become_slot(plan, theirs, descriptors, userns, around)
-            if around >= 0:
-                os.close(around)
         except OSError as error:
             slot.error = str(error)
-            theirs.close()
         finally:
             theirs.close()
-            for descriptor in descriptors:
-                os.close(descriptor)
+            if around >= 0:
+                os.close(around)
         self.watch(ours.fileno(), lambda: self._on_said(slot))
 
     def _become_slot(
@@ -194,6 +201,10 @@ class Launcher(StandingParent):
                 slot.init, slot.pidfd = pid, os.pidfd_open(pid)
             except ProcessLookupError:
                 return  # its template's first process has buried it already; its silence comes next
+            except OSError as error:  # too many files are open; the first process ends with the socket
+                slot.error = str(error)
+                self._on_silent(slot)
+                return
             if slot.doomed:
                 self._kill(slot)
             elif slot.plan.run is None:

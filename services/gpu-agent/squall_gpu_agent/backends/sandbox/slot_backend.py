@@ -7,6 +7,7 @@ is made of (the plan), not which processes come into it: that is backend.py.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import shutil
@@ -226,32 +227,59 @@ class SlotBackend(StartingBackend[SandboxWanted, SandboxContainer, SandboxTempla
         inside: str = "",
         disk: Disk | None = None,
     ) -> Slot:
-        """Begin to make a slot for it."""
+        """Begin to make a slot for it. `disk` is the slot's from now on.
+
+        Raises `OSError`, `SpawnFailed`; then nothing is left of it.
+        """
+        name = f"sb-{next(self._numbers)}"
+        try:
+            return self._begin_slot(name, wanted, run, descriptors, inside, disk)
+        except BaseException:
+            if disk is not None:
+                disk.close()
+            remove(self._data / "changes" / name)
+            with contextlib.suppress(OSError):  # it was not made
+                os.rmdir(self._data / "slots" / name)
+            raise
+
+    def _begin_slot(
+        self,
+        name: str,
+        wanted: SandboxWanted,
+        run: Run | None,
+        descriptors: list[int],
+        inside: str,
+        disk: Disk | None,
+    ) -> Slot:
         if self._open_parts is None:
             raise SpawnFailed("the backend is closed")
         _, groups, launcher = self._open_parts
         resources = wanted.request.spec.resources
-        name = f"sb-{next(self._numbers)}"
         memory_mib = resources.memory_limit_mib and resources.memory_limit_mib + self.overhead_mib
         processes = self._settings.processes + self.overhead_processes
         limits = Limits(memory_mib=memory_mib, processes=processes, cpu=max(resources.cpu, 0.01))
-        group = groups.make(name, limits)
-        plan = self._plan(name, self._ids_of(wanted.request.app_id), wanted.layers(), group)
+        ids = self._ids_of(wanted.request.app_id)
         changes = self._data / "changes" / name
         if wanted.request.volumes:
-            self._make_changes(changes, len(wanted.request.volumes), plan.ids)
-        plan = plan._replace(
-            binds=[*plan.binds, *wanted.binds(Path(plan.folder), changes)],
-            overlays=wanted.overlays(changes),
-            links=[list(link) for link in wanted.devices.links],
-            libraries=list(wanted.devices.libraries),
-            buckets=wanted.buckets(),
-            run=run,
-            inside=inside,
-            writable_mib=wanted.disk_mib,
-            device=disk.path if disk is not None else "",
-        )
-        slot = launcher.make(plan, group, descriptors)
+            self._make_changes(changes, len(wanted.request.volumes), ids)
+        group = groups.make(name, limits)
+        try:
+            plan = self._plan(name, ids, wanted.layers(), group)
+            plan = plan._replace(
+                binds=[*plan.binds, *wanted.binds(Path(plan.folder), changes)],
+                overlays=wanted.overlays(changes),
+                links=[list(link) for link in wanted.devices.links],
+                libraries=list(wanted.devices.libraries),
+                buckets=wanted.buckets(),
+                run=run,
+                inside=inside,
+                writable_mib=wanted.disk_mib,
+                device=disk.path if disk is not None else "",
+            )
+            slot = launcher.make(plan, group, descriptors)
+        except BaseException:
+            group.remove()
+            raise
         loop = asyncio.get_running_loop()
         if disk is not None:  # until the launcher has mounted it, or will not
             slot.made.add_done_callback(lambda _: loop.run_in_executor(None, disk.close))
@@ -284,7 +312,8 @@ class SlotBackend(StartingBackend[SandboxWanted, SandboxContainer, SandboxTempla
                 return
             if slot.removed:  # it ended meanwhile, and nobody looks at `on_removed` any more
                 loop.run_in_executor(None, networks.disconnect, done.result())
-            slot.on_removed.append(lambda: networks.disconnect(done.result()))
+            else:
+                slot.on_removed.append(lambda: networks.disconnect(done.result()))
             slot.ready.set_result(None)
 
         def made(done: asyncio.Future[int]) -> None:

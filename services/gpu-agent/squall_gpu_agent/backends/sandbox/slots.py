@@ -21,6 +21,7 @@ from squall_gpu_agent.backends.sandbox.words import FromLauncher, SlotPlan, ToLa
 from squall_gpu_agent.backends.warden_link import SpawnFailed, reap
 from squall_isolation.cgroups import Group
 from squall_runner.frames import Frame
+from squall_service.telemetry import log
 
 END_TIMEOUT_S = 10.0
 TAKEN_TIMEOUT_S = 60.0
@@ -32,8 +33,10 @@ NAMESPACES = ("pid", "mnt", "net", "ipc", "uts", "cgroup")
 class Slot:
     """Namespaces, a root, limits: everything of a container but its program."""
 
-    def __init__(self, plan: SlotPlan, group: Group, folder: Path) -> None:
+    def __init__(self, plan: SlotPlan, group: Group, folder: Path, launcher: LauncherLink) -> None:
         self.plan = plan
+        self.launcher = launcher
+        """Whose it is: the backend's own may be another by now, and knows nothing of it."""
         self.group = group
         self.memory_mib: int | None = None
         """Its limit, for words about it."""
@@ -85,7 +88,16 @@ class Slot:
 
     def namespaces(self) -> list[int]:
         """Descriptors of its namespaces, the caller's to close. Raises `OSError` when it has ended."""
-        return [os.open(f"/proc/{self.init}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC) for kind in NAMESPACES]
+        opened: list[int] = []
+        try:
+            for kind in NAMESPACES:
+                path = f"/proc/{self.init}/ns/{kind}"
+                opened.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        except OSError:
+            for descriptor in opened:
+                os.close(descriptor)
+            raise
+        return opened
 
 
 class LauncherLink:
@@ -123,13 +135,19 @@ class LauncherLink:
         return Path(f"/proc/{self.pid}/root{path}")
 
     def make(self, plan: SlotPlan, group: Group, descriptors: Sequence[int] = ()) -> Slot:
-        """Begin to make a slot; with `run` in the plan, `descriptors` are its socket, stdout, stderr."""
-        slot = Slot(plan, group, self.seen(plan.folder))
+        """Begin to make a slot; with `run` in the plan, `descriptors` are its socket, stdout, stderr.
+
+        Raises `OSError`; then there is none.
+        """
+        slot = Slot(plan, group, self.seen(plan.folder), self)
         self._slots[plan.slot] = slot
         try:
             self._control.send(ToLauncher.MAKE, plan.as_meta(), descriptors)
         except ControlClosed:
             self._lose(slot)
+        except OSError:
+            del self._slots[plan.slot]
+            raise
         return slot
 
     def kill(self, slot: Slot) -> None:
@@ -268,9 +286,11 @@ def _holds_payloads(folder: Path) -> bool:
 
 
 def _take_away(slot: Slot) -> None:
-    for remove in slot.on_removed:
-        remove()
-    slot.group.remove()
+    for remove in (*slot.on_removed, slot.group.remove):
+        try:
+            remove()
+        except Exception as error:  # noqa: BLE001  # the rest goes all the same
+            log.warning("slot_not_removed", slot=slot.name, reason=str(error) or type(error).__name__)
     try:
         os.rmdir(slot.plan.folder)
     except OSError:

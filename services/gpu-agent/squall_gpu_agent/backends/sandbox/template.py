@@ -10,7 +10,7 @@ from collections.abc import Callable
 from squall_gpu_agent.backend import OnLog
 from squall_gpu_agent.backends.process_template import ForkFailed, ProcessTemplate
 from squall_gpu_agent.backends.sandbox.forks import Ahead, Fork, KeptForks
-from squall_gpu_agent.backends.sandbox.slots import LauncherLink, Slot
+from squall_gpu_agent.backends.sandbox.slots import Slot
 from squall_gpu_agent.backends.warden_link import SpawnFailed
 
 
@@ -20,16 +20,15 @@ class SandboxParent(ProcessTemplate):
     def __init__(self, key: str, sock: socket.socket, name: str, on_log: OnLog) -> None:
         super().__init__(key, sock, name, on_log)
         self.slot: Slot
-        self.launcher: LauncherLink
 
     def kill(self) -> None:
         """See `ProcessTemplate.kill`."""
-        self.launcher.kill(self.slot)
+        self.slot.launcher.kill(self.slot)
 
     def discard(self, slot: Slot) -> None:
         """See `Parent.discard`."""
-        self.launcher.kill(slot)
-        self.launcher.release(slot)
+        slot.launcher.kill(slot)
+        slot.launcher.release(slot)
 
     async def fork_into(self, fork: Fork) -> int:
         """See `Parent.fork_into`."""
@@ -46,7 +45,7 @@ class SandboxParent(ProcessTemplate):
             for descriptor in namespaces:
                 os.close(descriptor)
         try:
-            pid = await self.launcher.place(fork.slot, self.slot)
+            pid = await self.slot.launcher.place(fork.slot, self.slot)
         except SpawnFailed as error:
             raise ForkFailed(str(error)) from error
         fork.ends.close_theirs()  # or nobody would see the end of the socket
