@@ -88,9 +88,26 @@ def test_a_port_that_is_taken_is_refused_and_a_free_one_is_found() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
 
-        with pytest.raises(PortInUseError, match=str(port)):
-            addresses.choose("127.0.0.1", port)
-        assert addresses.choose("127.0.0.1", 0) not in (0, port)
+        with addresses.Ports() as ports:
+            with pytest.raises(PortInUseError, match=str(port)):
+                ports.choose("127.0.0.1", port)
+            assert ports.choose("127.0.0.1", 0) not in (0, port)
+
+
+def test_a_port_is_its_services_alone_also_while_nothing_listens_there() -> None:
+    with addresses.Ports() as ports:
+        port = ports.choose("127.0.0.1", 0)
+        for _ in range(2):  # a service, and after its end the next one at its address
+            with socket.create_server(("127.0.0.1", port)) as service:
+                socket.create_connection(("127.0.0.1", port)).close()
+                service.accept()[0].close()
+            with socket.socket() as other, pytest.raises(OSError, match="in use"):
+                other.bind(("127.0.0.1", port))
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port))
+
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", port))
 
 
 @pytest.mark.parametrize(
@@ -113,7 +130,7 @@ def test_a_server_that_cannot_read_our_settings_is_too_old(tmp_path: Path) -> No
     script = (
         'case "$1" in --version) echo "nats-server: v2.9.10";; *) echo "unknown field sync_interval" >&2; exit 1;; esac'
     )
-    program = BusProgram(tmp_path, fake_server(tmp_path, script))
+    program = BusProgram(tmp_path, 4222, fake_server(tmp_path, script))
     process = program.start()
     status = process.wait(10)
 
@@ -126,7 +143,7 @@ def test_a_server_that_cannot_read_our_settings_is_too_old(tmp_path: Path) -> No
 
 def test_a_server_that_ends_is_told_with_the_end_of_its_log(tmp_path: Path) -> None:
     script = 'case "$1" in --version) echo "nats-server: v2.15.1";; *) echo "disk on fire" >&2; exit 3;; esac'
-    program = BusProgram(tmp_path, fake_server(tmp_path, script))
+    program = BusProgram(tmp_path, 4222, fake_server(tmp_path, script))
 
     error = program.why_it_ended(program.start().wait(10))
 

@@ -30,19 +30,20 @@ def main() -> int:
 def _run(settings: EmbeddedSettings, parent: int) -> int:
     lock = state.claim_folder(settings.data)
     state.use_scratch(settings.data)
-    wanted = [settings.port] + [0] * (settings.gateways - 1)
-    ports = tuple(addresses.choose(settings.host, port) for port in wanted)
-    servers = [(program, program.start()) for program in programs(settings)]
-    try:
-        from squall_embedded.starting import run_platform
+    with addresses.Ports() as ports:
+        gateways = [settings.port] + [0] * (settings.gateways - 1)
+        listening = tuple(ports.choose(settings.host, port) for port in gateways)
+        servers = [(program, program.start()) for program in programs(settings, ports)]
+        try:
+            from squall_embedded.starting import run_platform
 
-        return run_platform(settings, servers, ports, parent)
-    finally:
-        for _, process in servers:
-            process.kill()
-            process.wait()
-        state.clear_scratch(settings.data)
-        os.close(lock)
+            return run_platform(settings, servers, listening, parent)
+        finally:
+            for _, process in servers:
+                process.kill()
+                process.wait()
+            state.clear_scratch(settings.data)
+            os.close(lock)
 
 
 def main_and_exit() -> NoReturn:

@@ -29,6 +29,8 @@ TIMER_SLACK_NS = 1_000_000
 """Go looks after its threads every 20 us while anything runs, which was 21-28 % of the server's CPU on two cores. Being
 up to 1 ms late there makes a warm call 20 % cheaper for the server, a map's input 15 %."""
 
+HOST = "127.0.0.1"
+
 CONFIG = """\
 # Written by squall_embedded at each start.
 server_name: {name}
@@ -64,11 +66,13 @@ class BusProgram:
     def __init__(
         self,
         data: Path,
+        port: int,
         program: Path | None = None,
         sync_interval: str = ALWAYS,
         nodes: Sequence[str] = (NODE,),
         name: str = "bus",
     ) -> None:
+        self.port = port
         self.path = program or find_program()
         self.name = name
         self.log = data / f"{name}.log"
@@ -77,7 +81,7 @@ class BusProgram:
         self._nodes = nodes
         self._cluster = ""
         self.folder = data / name
-        """Its store, its configuration and the port that it listens on."""
+        """Its store, its configuration and the file that says where it listens."""
         self._run = self.folder / "run"
 
     def join(self, number: int, ports: Sequence[int], passwords: dict[str, str], secret: str) -> None:
@@ -86,8 +90,8 @@ class BusProgram:
         self._cluster = CLUSTER.format(port=ports[number], routes=routes, password=users.quoted(secret))
         self.passwords = passwords
 
-    def start(self, port: int = -1) -> subprocess.Popen[bytes]:
-        """Starts it; -1 lets it choose the port."""
+    def start(self) -> subprocess.Popen[bytes]:
+        """Starts it, also again."""
         self._run.mkdir(parents=True, exist_ok=True, mode=0o700)
         for leftover in self._run.glob("*.ports"):
             leftover.unlink(missing_ok=True)
@@ -95,7 +99,7 @@ class BusProgram:
         text = CONFIG.format(
             name=f"squall-{self.name}",
             cluster=self._cluster,
-            port=port,
+            port=self.port,
             run=json.dumps(str(self._run)),
             store=json.dumps(str(self.folder)),
             sync_interval=self.sync_interval,
@@ -109,15 +113,14 @@ class BusProgram:
     def _password(self, user: users.User) -> str:
         return users.quoted(self.passwords[user.name])
 
-    def listening(self) -> int | None:
-        """The port that it listens on, None as long as it does not."""
+    def listens(self) -> bool:
+        """Whether it has written since its start that it listens."""
         for file in self._run.glob("*.ports"):
             try:
-                urls = json.loads(file.read_text())["nats"]
+                return bool(json.loads(file.read_text())["nats"])
             except (OSError, ValueError, KeyError):  # half written
                 continue
-            return int(urls[0].rpartition(":")[2])
-        return None
+        return False
 
     def why_it_ended(self, status: int) -> LocalPlatformError | ServerTooOldError:
         """The error for a server that ended before it listened."""
@@ -132,17 +135,19 @@ class BusProgram:
         return "; the end of its log:\n" + "\n".join(lines) if lines else ""
 
 
-def programs(settings: EmbeddedSettings) -> list[BusProgram]:
-    """The servers of a platform."""
+def programs(settings: EmbeddedSettings, ports: addresses.Ports) -> list[BusProgram]:
+    """The servers of a platform, at ports of their own."""
     found = [
-        BusProgram(settings.data, settings.nats_server, settings.sync_interval, settings.nodes, name)
+        BusProgram(
+            settings.data, ports.choose(HOST, 0), settings.nats_server, settings.sync_interval, settings.nodes, name
+        )
         for name in settings.bus_names
     ]
     if len(found) > 1:
-        ports = [addresses.choose("127.0.0.1", 0) for _ in found]
+        routes = [ports.choose(HOST, 0) for _ in found]
         secret = secrets.token_urlsafe(24)
         for number, each in enumerate(found):
-            each.join(number, ports, found[0].passwords, secret)
+            each.join(number, routes, found[0].passwords, secret)
     return found
 
 

@@ -67,20 +67,19 @@ class BusServer:
         self._program = program
         self.staging = staging
         self.child = Child(program.name, process)
-        self.port = -1
 
     def password(self, user: str) -> str:
         return self._program.passwords[user]
 
     @property
     def url(self) -> str:
-        return f"nats://127.0.0.1:{self.port}"
+        return f"nats://127.0.0.1:{self._program.port}"
 
     async def ready(self) -> None:
         """Waits until it listens. Raises `ServerTooOldError` or `LocalPlatformError` if it never will."""
         try:
             async with asyncio.timeout(READY_TIMEOUT_S):
-                while (port := self._program.listening()) is None:
+                while not self._program.listens():
                     if not self.child.alive:
                         raise self._program.why_it_ended(self.child.process.returncode)
                     await asyncio.sleep(_POLL_S)
@@ -88,12 +87,11 @@ class BusServer:
             raise LocalPlatformError(
                 f"nats-server was not ready after {READY_TIMEOUT_S:.0f} s{self._program.log_tail()}"
             ) from None
-        self.port = port
         await self.staging.link()
 
     def restart(self) -> None:
         """Starts it again on the same port, after it has ended."""
-        self.child = Child(self._program.name, self._program.start(self.port))
+        self.child = Child(self._program.name, self._program.start())
 
     async def stop(self, *, keep: bool) -> None:
         """Ends it; everything acknowledged is on disk. When its data goes too it need not close it, for 100 ms."""

@@ -32,30 +32,31 @@ STARTS_BEFORE_READY = 3
 async def run_services(site: Site, bus: Bus, publish: Publish) -> AsyncIterator[EndContainers]:
     """Starts all of them at once; in the block all are ready, after it all have drained."""
     clock = SystemClock()
-    parts = [Part(program, site, clock) for program in programs(site)]
-    changed = asyncio.Event()
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            keeping = [tasks.create_task(part.keep(changed), name=part.program.name) for part in parts]
-            async with asyncio.timeout(configuring.READY_TIMEOUT_S):
-                await asyncio.gather(*(part.become_ready() for part in parts))
-            publish([part.described for part in parts])
-            keeping.append(tasks.create_task(_publish_changes(parts, changed, publish)))
+    with addresses.Ports() as ports:
+        parts = [Part(program, site, clock) for program in programs(site, ports)]
+        changed = asyncio.Event()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                keeping = [tasks.create_task(part.keep(changed), name=part.program.name) for part in parts]
+                async with asyncio.timeout(configuring.READY_TIMEOUT_S):
+                    await asyncio.gather(*(part.become_ready() for part in parts))
+                publish([part.described for part in parts])
+                keeping.append(tasks.create_task(_publish_changes(parts, changed, publish)))
 
-            async def end_containers() -> None:
-                await asyncio.gather(*(part.stop() for part in parts if part.program.service == "gpu-agent"))
+                async def end_containers() -> None:
+                    await asyncio.gather(*(part.stop() for part in parts if part.program.service == "gpu-agent"))
 
-            yield end_containers
-            # Containers first: what they still answer, and commit at their end, goes through gateways. Then these:
-            # they stop taking calls while everything else is still there.
-            await end_containers()
-            await asyncio.gather(*(part.stop() for part in parts if part.program.url))
-            await asyncio.gather(*(part.stop() for part in parts))
-            for task in keeping:
-                task.cancel()
-    finally:
-        for part in parts:
-            part.kill()
+                yield end_containers
+                # Containers first: what they still answer, and commit at their end, goes through gateways. Then these:
+                # they stop taking calls while everything else is still there.
+                await end_containers()
+                await asyncio.gather(*(part.stop() for part in parts if part.program.url))
+                await asyncio.gather(*(part.stop() for part in parts))
+                for task in keeping:
+                    task.cancel()
+        finally:
+            for part in parts:
+                part.kill()
 
 
 async def _publish_changes(parts: list[Part], changed: asyncio.Event, publish: Publish) -> None:
@@ -146,22 +147,22 @@ class Part:
         return "; the end of its log:\n" + "\n".join(lines)
 
 
-def programs(site: Site) -> list[Program]:
+def programs(site: Site, ports: addresses.Ports) -> list[Program]:
     """What runs, gateways first."""
     counts = {"gateway": len(site.ports), "gpu-agent": site.settings.agents}
     return [
-        _program(service, number, counts.get(service, 1) > 1, site)
+        _program(service, number, counts.get(service, 1) > 1, site, ports)
         for service in configuring.PACKAGES
         for number in range(counts.get(service, 1))
     ]
 
 
-def _program(service: str, number: int, one_of_many: bool, site: Site) -> Program:
+def _program(service: str, number: int, one_of_many: bool, site: Site, ports: addresses.Ports) -> Program:
     given = configuring.keywords(service, site, number)
     url = site.urls[number] if service == "gateway" else ""
     health = url
     if service != "gateway":
-        port = addresses.choose("127.0.0.1", 0)
+        port = ports.choose("127.0.0.1", 0)
         health, given = addresses.url("127.0.0.1", port), {**given, "health_port": port}
     return Program(
         name=f"{service}-{number}" if one_of_many else service,
