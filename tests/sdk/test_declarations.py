@@ -450,8 +450,8 @@ def _decorated(raw: Any) -> Callable[[], Any]:
         (lambda: squall.concurrent(max_inputs=0), exception.InvalidError),
         (lambda: squall.concurrent(max_inputs=2, target_inputs=3), exception.InvalidError),
         (lambda: squall.concurrent(plain), exception.InvalidError),
-        (lambda: App("no spaces"), exception.InvalidError),
-        (lambda: App("ap-123"), exception.InvalidError),
+        (lambda: App("no spaces").deploy(), exception.InvalidError),
+        (lambda: App("ap-123").deploy(), exception.InvalidError),
     ],
 )
 def test_misplaced_decorators_are_refused(declare: Callable[[], Any], expected: type[Exception]) -> None:

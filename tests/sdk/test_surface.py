@@ -6,13 +6,15 @@ import pickle
 import subprocess
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import squall
-from squall import exception
+from squall import exception, publish
+from squall.ids import check_name
 from squall.unimplemented import Missing
 
 SRC = Path(__file__).resolve().parents[2] / "sdk" / "src"
@@ -139,10 +141,58 @@ def test_every_error_can_be_caught_by_its_name(name: str) -> None:
     assert issubclass(getattr(exception, name), BaseException)
 
 
-@pytest.mark.parametrize(("old", "new"), [("SharedVolume", "results"), ("build", "enter")])
-def test_old_names_are_told_with_their_new_ones(old: str, new: str) -> None:
-    with pytest.raises(AttributeError, match=new):
-        getattr(squall, old)
+OLD_USES: dict[str, Callable[[], Any]] = {
+    "Volume.from_name": squall.SharedVolume,
+    "squall.enter": lambda: squall.build()(print),
+    "add_local_python_source": lambda: squall.create_package_mounts(["a"]),
+    "squall.Volume.from_name": squall.Volume.new,  # type: ignore[attr-defined]
+    "squall.Queue.ephemeral": squall.Queue.new,  # type: ignore[attr-defined]
+    "squall.Dict.from_name": lambda: squall.Dict.new({}),  # type: ignore[attr-defined]
+    "Secret.from_dict": lambda: squall.Secret.new({}),  # type: ignore[attr-defined]
+    "pip_install": squall.Image.conda,  # type: ignore[attr-defined]
+    "from_registry": lambda: squall.Image.from_dockerhub("a"),  # type: ignore[attr-defined]
+    "fastapi_endpoint": lambda: squall.App().webhook(print),  # type: ignore[attr-defined]
+    "spawn": squall.Function.from_name("a", "b").submit,  # type: ignore[attr-defined]
+}
+
+
+@pytest.mark.parametrize("new", OLD_USES)
+def test_the_use_of_an_old_name_says_the_new_one(new: str) -> None:
+    with pytest.raises(exception.UnimplementedError, match="an old name") as caught:
+        OLD_USES[new]()
+    assert new in str(caught.value.hint)
+
+
+def test_an_old_name_can_be_imported_so_that_its_use_says_the_new_one() -> None:
+    from squall import build
+
+    with pytest.raises(exception.UnimplementedError, match=r"squall\.build"):
+        build()
+
+
+@pytest.mark.parametrize("kind", [squall.Volume, squall.Dict, squall.Queue])
+def test_persisted_is_from_name_with_a_warning(kind: Any) -> None:
+    with pytest.warns(DeprecationWarning, match="from_name"):
+        handle = kind.persisted("old")
+    assert handle.name == "old"
+    assert handle._create
+
+
+def test_a_lookup_of_a_secret_is_from_name_with_a_warning() -> None:
+    with pytest.warns(DeprecationWarning, match="from_name"):
+        assert squall.Secret.lookup("old").name == "old"
+
+
+def test_an_app_may_have_any_name_until_it_is_deployed() -> None:
+    app = squall.App("my team/the app")
+    assert publish.ephemeral_name(app, app.name) == "my-team-the-app"
+    with pytest.raises(exception.InvalidError, match="my team/the app"):
+        app.deploy()
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "ap-ap-x", "ap-", "x" * 80, "名前", "a.b_c-D"])
+def test_the_name_of_a_running_app_is_always_possible(name: str) -> None:
+    check_name(publish.ephemeral_name(squall.App(), name), "app")
 
 
 def test_a_name_that_never_was_is_an_attribute_error() -> None:

@@ -119,7 +119,7 @@ def __getattr__(name: str) -> Any:
 
 def _absent(name: str) -> Any:
     # Not `from squall import unimplemented`: that form asks this function first.
-    from squall.unimplemented import RENAMED_TOP_LEVEL, TOP_LEVEL, Missing
+    from squall.unimplemented import OLD_NAMES, TOP_LEVEL, Gone, Missing
 
     if name == "Stub":
         from squall.app import App
@@ -129,8 +129,9 @@ def _absent(name: str) -> Any:
         return App
     if name in TOP_LEVEL:
         return Missing(f"squall.{name}", TOP_LEVEL[name])
-    hint = RENAMED_TOP_LEVEL.get(name)
-    raise AttributeError(f"module 'squall' has no attribute {name!r}" + (f"; use {hint}" if hint else ""))
+    if name in OLD_NAMES[""]:  # not an AttributeError: `from squall import build` would lose its text
+        return Gone(f"squall.{name}", OLD_NAMES[""][name])
+    raise AttributeError(f"module 'squall' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -56,8 +56,8 @@ class App(AppOnServer):
         **others: Any,
     ) -> None:
         refuse_keywords("App()", others, {})
-        if name is not None and is_local():
-            check_app_name(name)
+        if name is not None and not isinstance(name, str):
+            raise InvalidError(f"the app's name must be text, got {name!r}")
         super().__init__(name, tags)
         self._image = image
         self._secrets = Declaration(secrets=secrets).check_secrets("App()")

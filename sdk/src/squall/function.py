@@ -386,9 +386,7 @@ for _name, _missing in missing_classmethods(
     {
         "from_id": "Look it up with `Function.from_name(app, name)`.",
         "client": NO_CLIENT,
-        "keep_warm": "Use `update_autoscaler(min_containers=...)`.",
         "metrics": "Prometheus collects them from the services (docs/howto/install.md).",
-        "call": "Use `.remote()`.",
     },
 ).items():
     setattr(Function, _name, _missing)

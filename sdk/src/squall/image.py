@@ -20,7 +20,7 @@ from squall.image_files import Copied, Ignore, Later, LocalDir, LocalFile, Local
 from squall.image_packages import PackageSteps
 from squall.image_steps import Finders, Withheld, WithheldVolumes
 from squall.origin import refuse_client
-from squall.unimplemented import NO_CLIENT, missing_classmethods
+from squall.unimplemented import CONDA_INSTEAD, NO_CLIENT, missing_classmethods
 
 if TYPE_CHECKING:
     from squall.app import App
@@ -299,17 +299,13 @@ class Image(PackageSteps, CommandSteps):
         )
 
 
-_MICROMAMBA = (
-    "Install from Python's index with `pip_install`, or start `Image.from_registry` with an image that has micromamba "
-    "and use `run_commands`: squall has no packages of conda of its own."
-)
 _REGISTRIES = "Use `Image.from_registry(tag, secret=...)` with a user and a password of that registry."
 _PRIVATE = "Use `pip_install` with an index of your own, or copy the repository with `add_local_dir(copy=True)`."
 for _name, _missing in missing_classmethods(
     "Image",
     {
-        "micromamba": _MICROMAMBA,
-        "micromamba_install": _MICROMAMBA,
+        "micromamba": CONDA_INSTEAD,
+        "micromamba_install": CONDA_INSTEAD,
         "from_aws_ecr": _REGISTRIES,
         "from_gcp_artifact_registry": _REGISTRIES,
         "pip_install_private_repos": _PRIVATE,
@@ -317,9 +313,6 @@ for _name, _missing in missing_classmethods(
         "logs": "The log of a build is shown while it runs; `squall image inspect ID` says why one failed.",
         "get_dashboard_url": "Use `squall image inspect ID`.",
         "client": NO_CLIENT,
-        **dict.fromkeys(
-            ("copy_local_file", "copy_local_dir", "copy_mount"), "Use `add_local_file` or `add_local_dir`."
-        ),
     },
 ).items():
     setattr(Image, _name, _missing)

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Union
 from urllib.parse import quote
 
-from squall.blocking import blocking
+from squall.blocking import blocking, immediate
 from squall.blocking import run as run_in_thread
 from squall.errors import AlreadyExistsError, ExecutionError, InvalidError, NotFoundError, SquallError
 from squall.place import is_local
-from squall.unimplemented import NO_CLIENT, NO_PAGE, missing_method
+from squall.unimplemented import NO_CLIENT, NO_PAGE, OLD_NAMES, Gone, missing_method
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -91,6 +91,22 @@ class Handle:
         self._id = source if isinstance(source, str) else ""
         self._known: dict[str, Any] = {}
 
+    def __init_subclass__(cls) -> None:
+        for name, instead in OLD_NAMES.get(cls.__name__, {}).items():
+            setattr(cls, name, Gone(f"{cls.__name__}.{name}", instead))
+
+    @immediate
+    @classmethod
+    def lookup(cls, name: str, **others: Any) -> Any:
+        """The old form of `from_name`, which asks at once: it works, and says what it is called now."""
+        return _under_old_name(cls, "lookup", name, others).hydrate()
+
+    @immediate
+    @classmethod
+    def persisted(cls, name: str, **others: Any) -> Any:
+        """The old form of `from_name(..., create_if_missing=True)`: it works, and says what it is called now."""
+        return _under_old_name(cls, "persisted", name, {"create_if_missing": True, **others})
+
     @property
     def name(self) -> Optional[str]:
         """Its name; None if it has none or is known by its id only."""
@@ -156,6 +172,13 @@ class Handle:
     def __repr__(self) -> str:
         label = repr(self._source.name) if isinstance(self._source, Place) else self._source
         return f"squall.{self.WHAT.capitalize()}({label})"
+
+
+def _under_old_name(cls: Any, old: str, name: str, others: Mapping[str, Any]) -> Any:
+    from squall.old_names import warn_renamed
+
+    warn_renamed(f"{cls.__name__}.{old} is called {cls.__name__}.from_name now", declaring=old == "persisted")
+    return cls.from_name(name, **others)
 
 
 for _name, _instead in (("client", NO_CLIENT), ("get_dashboard_url", NO_PAGE)):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -328,6 +329,12 @@ def _as_json(parameter: ParameterSpec) -> ParameterSpec:
     if not isinstance(parameter.default, bytes):
         return parameter
     return replace(parameter, default={"b64": base64.b64encode(parameter.default).decode()})
+
+
+def ephemeral_name(app: App, wanted: Optional[str]) -> str:
+    """The name that an app has while its program runs. A name that cannot be deployed is spelt so that it is one."""
+    name = wanted or default_name(app)
+    return re.sub("^(ap-)+", "", re.sub("[^A-Za-z0-9._-]+", "-", name))[:64] or "app"
 
 
 def default_name(app: App) -> str:

@@ -40,7 +40,7 @@ class Running:
         try:
             here = self._stack.enter_context(session.for_app())
             mode = "detached" if self._detach else "ephemeral"
-            name = self._name or publish.default_name(self._app)
+            name = publish.ephemeral_name(self._app, self._name)
             state = publish.publish(self._app, here, mode, name, self._environment or here.environment).state
         except BaseException:
             self._stack.close()

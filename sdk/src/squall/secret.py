@@ -40,6 +40,15 @@ class Secret:
 
     @immediate
     @classmethod
+    def lookup(cls, name: str, **others: Any) -> Secret:
+        """The old form of `from_name`: it works, and says what it is called now."""
+        from squall.old_names import warn_renamed
+
+        warn_renamed("Secret.lookup is called Secret.from_name now", declaring=True)
+        return cls.from_name(name, **others)
+
+    @immediate
+    @classmethod
     def from_name(
         cls,
         name: str,

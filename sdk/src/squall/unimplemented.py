@@ -41,6 +41,16 @@ class Missing:
         return f"<{self._name}: not in this squall>"
 
 
+class Gone(Missing):
+    """A name of long ago. It can be imported, so that its use, not the import, says what took its place."""
+
+    def _refuse(self) -> NoReturn:
+        raise UnimplementedError(f"{self._name} is an old name, and squall has only the new one", fix=self._instead)
+
+    def __repr__(self) -> str:
+        return f"<{self._name}: an old name>"
+
+
 WEB_INSTEAD = "Use `@squall.web_server(port)` on a function that starts the server."
 
 SANDBOX_INSTEAD = (
@@ -80,11 +90,68 @@ FUNCTION_KEYWORDS: dict[str, tuple[tuple[Any, ...], str]] = {
 RENAMED: Mapping[str, str] = {
     "checkpointing_enabled": "`enable_memory_snapshot=`",
     "interactive": "`.local()` for debugging",
+    "rate_limit": "`max_containers=`",
+    "shared_volumes": "`volumes=`",
 }
 
-RENAMED_TOP_LEVEL: Mapping[str, str] = {
-    "SharedVolume": "arguments and results",
-    "build": "@squall.enter",
+_STORED = "Use `{0}.from_name(name, create_if_missing=True)`, or `{0}.ephemeral()` for the time of a `with` block."
+CONDA_INSTEAD = (
+    "Install from Python's index with `pip_install`, or start `Image.from_registry` with an image that has micromamba "
+    "and use `run_commands`: squall has no packages of conda of its own."
+)
+_WEB = "Use `@app.function()` above `@squall.{0}()`."
+
+OLD_NAMES: Mapping[str, Mapping[str, str]] = {
+    # owner ("" is the module itself): old name: what to do instead
+    "": {
+        "SharedVolume": "Use `squall.Volume.from_name(name, create_if_missing=True)`.",
+        "build": "Use `Image.run_function` for work that belongs into the image, or `@squall.enter()`.",
+        "create_package_mounts": "Use `Image.add_local_python_source`.",
+        "aio": "Use `.aio` of each method, such as `f.remote.aio(...)`.",
+        "container_app": "Use the functions of the module by their names.",
+        "asgi": _WEB.format("asgi_app"),
+        "wsgi": _WEB.format("wsgi_app"),
+        "webhook": _WEB.format("fastapi_endpoint"),
+        "lookup": "Use `squall.Function.from_name(app, name)`.",
+        "ref": "Use `from_name` of the class that is wanted.",
+        "Conda": CONDA_INSTEAD,
+        "DebianSlim": "Use `squall.Image.debian_slim()`.",
+        "DockerhubImage": "Use `squall.Image.from_registry(tag)`.",
+        "RateLimit": "Use `max_containers=`.",
+    },
+    "App": {
+        "asgi": _WEB.format("asgi_app"),
+        "wsgi": _WEB.format("wsgi_app"),
+        "webhook": _WEB.format("fastapi_endpoint"),
+        "generator": "Use `@app.function()` on a generator.",
+        "schedule": "Use `@app.function(schedule=...)`.",
+        "local_function": "Use a plain function.",
+        "is_inside": "Use `squall.is_local()`, or `with image.imports():` around imports.",
+        "interactive_shell": "Use `squall container exec`.",
+        "serve": "Use `squall serve FILE`.",
+    },
+    "Cls": {"remote": "Write `Class(...)`: an instance is made without a call."},
+    "Dict": {"new": _STORED.format("squall.Dict")},
+    "Function": {
+        "call": "Use `.remote()`.",
+        "enqueue": "Use `.spawn()`.",
+        "keep_warm": "Use `update_autoscaler(min_containers=...)`.",
+        "num_idle_workers": "Use `get_current_stats()`.",
+        "shell": "Use `squall container exec`.",
+        "submit": "Use `.spawn()`.",
+    },
+    "Image": {
+        **dict.fromkeys(("conda", "conda_install", "conda_update_from_environment"), CONDA_INSTEAD),
+        **dict.fromkeys(
+            ("copy_local_file", "copy_local_dir", "copy_mount"), "Use `add_local_file` or `add_local_dir`."
+        ),
+        "extend": "Use `dockerfile_commands` or `run_commands`.",
+        "from_dockerhub": "Use `Image.from_registry(tag)`.",
+        "run_inside": "Use `with image.imports():`.",
+    },
+    "Queue": {"new": _STORED.format("squall.Queue")},
+    "Secret": {"new": "Use `squall.Secret.from_dict(...)`."},
+    "Volume": {"new": _STORED.format("squall.Volume")},
 }
 
 
@@ -118,5 +185,6 @@ def absent_module(module: str, instead: Mapping[str, str], otherwise: str) -> Ca
 
 
 def missing_classmethods(owner: str, names: Mapping[str, str]) -> dict[str, Any]:
-    """Several of them, by name."""
-    return {name: Missing(f"{owner}.{name}", instead) for name, instead in names.items()}
+    """Several of them, by name; and those of long ago."""
+    old = {name: Gone(f"{owner}.{name}", instead) for name, instead in OLD_NAMES.get(owner, {}).items()}
+    return {**old, **{name: Missing(f"{owner}.{name}", instead) for name, instead in names.items()}}

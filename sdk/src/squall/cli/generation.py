@@ -37,7 +37,7 @@ def load(wanted: dict[str, Any]) -> dict[str, Any]:
             f"the app of {reference.text} has no functions",
             fix="Decorate what it should offer with `@app.function()` or `@app.cls()`.",
         )
-    name = wanted["name"] or app.name or publish.default_name(app)
+    name = publish.ephemeral_name(app, wanted["name"] or app.name)
     with output.use(PlainScreen(quiet=False, timestamps=False)):
         try:
             state = _publish(app, name, wanted, wanted["app_id"])
