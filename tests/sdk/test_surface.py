@@ -170,6 +170,19 @@ def test_an_old_name_can_be_imported_so_that_its_use_says_the_new_one() -> None:
         build()
 
 
+def test_the_import_of_an_old_name_that_works_warns_at_the_line_of_the_import(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text("from squall import Stub\n")
+    ran = subprocess.run(
+        [sys.executable, str(program)],
+        env={"PYTHONPATH": str(SRC)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "program.py:1: DeprecationWarning: squall.Stub is called squall.App now" in ran.stderr
+
+
 @pytest.mark.parametrize("kind", [squall.Volume, squall.Dict, squall.Queue])
 def test_persisted_is_from_name_with_a_warning(kind: Any) -> None:
     with pytest.warns(DeprecationWarning, match="from_name"):

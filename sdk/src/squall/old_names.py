@@ -78,7 +78,8 @@ def warn_renamed(message: str, declaring: bool = False) -> None:
 def warn_at_users_line(message: str, category: type[Warning]) -> None:
     """A warning as if it came from `__main__`: Python hides deprecations elsewhere."""
     frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "squall":
+    # `from squall import Stub` asks through the import system, which is nobody's line.
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("squall", "importlib"):
         frame = frame.f_back
     place = (frame.f_code.co_filename, frame.f_lineno)
     warnings.warn_explicit(message, category, *place, module="__main__")
