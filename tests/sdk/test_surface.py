@@ -203,6 +203,23 @@ def test_an_app_may_have_any_name_until_it_is_deployed() -> None:
         app.deploy()
 
 
+def on_an_image() -> None: ...
+
+
+class OnAnImage:
+    @squall.method()
+    def run(self) -> None: ...
+
+
+def test_what_is_included_keeps_the_image_of_the_app_that_declared_it() -> None:
+    image = squall.Image.debian_slim().pip_install("numpy")
+    other = squall.App(image=image)
+    other.function()(on_an_image)
+    other.cls()(OnAnImage)
+    parts = publish._parts(squall.App().include(other))
+    assert [part.image.spec() for part in parts] == [image.spec()] * 2
+
+
 @pytest.mark.parametrize("name", ["", "a/b", "ap-ap-x", "ap-", "x" * 80, "名前", "a.b_c-D"])
 def test_the_name_of_a_running_app_is_always_possible(name: str) -> None:
     check_name(publish.ephemeral_name(squall.App(), name), "app")

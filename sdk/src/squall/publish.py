@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Optional, Union
 from squall import bundle, output
 from squall.app import App
 from squall.app_on_server import AppState
+from squall.class_source import DeclaredClass
 from squall.client import BROKEN, Retry, query
 from squall.cls import Cls
 from squall.declaration import Declaration, is_async
@@ -166,18 +167,20 @@ def _parts(app: App) -> Iterator[_Part]:
     for name, function in app.registered_functions.items():
         origin = function._origin
         assert isinstance(origin, Declared)
-        yield _part(app, name, origin.raw, origin.declaration, function)
+        yield _part(origin.app, name, origin.raw, origin.declaration, function)
     for name, handle in app.registered_classes.items():
-        yield _part(app, name, handle._squall_raw(), handle.declaration, handle)
+        source = handle._source
+        assert isinstance(source, DeclaredClass)
+        yield _part(source.app, name, handle._squall_raw(), handle.declaration, handle)
 
 
-def _part(app: App, name: str, raw: Any, declaration: Declaration, handle: Union[Function, Cls]) -> _Part:
-    image = declaration.image or app.image or Image.debian_slim()
+def _part(declaring: App, name: str, raw: Any, declaration: Declaration, handle: Union[Function, Cls]) -> _Part:
+    image = declaration.image or declaring.image or Image.debian_slim()
     if not isinstance(image, Image):
         raise InvalidError(f"image of {name} must be a squall.Image, got {type(image).__name__}")
     for mount in declaration.mounts:
         image = mount.attached_to(image)
-    include = app.include_source if declaration.include_source is None else declaration.include_source
+    include = declaring.include_source if declaration.include_source is None else declaration.include_source
     if declaration.least_isolation() == "process":
         image = image.of_function()
     return _Part(name, raw, declaration, image, include, handle)
