@@ -2,7 +2,8 @@
 
 Owns one data folder, the containers that carry its label, and the ends of their networks. Every limit of a sandbox is
 asked of the engine; what an engine does not give (a bounded place for payload files, a network that is closed to the
-control plane) is this backend's, as root. Starts take the engine's time: there are no templates.
+control plane) is this backend's, as root. Starts take the engine's time, so that one is begun ahead for each of the
+functions that were started last; there are no templates.
 """
 
 from __future__ import annotations
@@ -34,9 +35,10 @@ from squall_gpu_agent.backend import (
 )
 from squall_gpu_agent.backends import launch, sdk_files
 from squall_gpu_agent.backends.docker import image, inside, volumes
-from squall_gpu_agent.backends.docker.container import DockerContainer, Door, Placed, clear
+from squall_gpu_agent.backends.docker.container import Begun, DockerContainer, Door, Placed, clear
 from squall_gpu_agent.backends.docker.engine import Engine
 from squall_gpu_agent.backends.docker.wanted import AGENT_LABEL, DockerWanted, Limits
+from squall_gpu_agent.backends.kept_ahead import KeptAhead
 from squall_gpu_agent.backends.phases import Timeline
 from squall_gpu_agent.backends.process_starter import Ends
 from squall_gpu_agent.backends.process_template import ProcessTemplate
@@ -65,6 +67,8 @@ REQUESTS, COMMANDS = 64, 32
 """Threads that wait for the engine."""
 NO_BUCKETS = "the docker backend cannot mount buckets yet; use a node with the sandbox backend"
 CLEAR_S = 20.0
+MOST_AHEAD = 4
+"""Of all functions. Each takes about 25 MiB, which placement does not count: an interpreter and the engine's shim."""
 KEPT_IMAGES = 32
 """In the engine, besides those that containers use: so many that were loaded last, over restarts of the agent."""
 IMAGE_LABEL = "squall.image"
@@ -96,6 +100,7 @@ class DockerBackend(StartingBackend[DockerWanted, DockerContainer, ProcessTempla
         self._commands = ThreadPoolExecutor(COMMANDS, "squall-command")
         self._removing: set[asyncio.Future[None]] = set()
         self._ids: dict[str, int] = {}
+        self._ahead: KeptAhead[Begun] = KeptAhead(MOST_AHEAD)
 
     # --- Backend ---
 
@@ -136,6 +141,7 @@ class DockerBackend(StartingBackend[DockerWanted, DockerContainer, ProcessTempla
 
     async def close(self) -> None:
         """See `Backend.close`."""
+        await self._ahead.close()
         await self._kill_containers()
         await asyncio.gather(*self._removing)
         await asyncio.to_thread(self._close)
@@ -257,48 +263,82 @@ class DockerBackend(StartingBackend[DockerWanted, DockerContainer, ProcessTempla
     async def _new_container(
         self, wanted: DockerWanted, found: ProcessTemplate | NoTemplate, on_log: OnLog
     ) -> tuple[DockerContainer, RunnerLink]:
+        begun = self._ahead.take(wanted.slot_key) if wanted.slots_are_alike else None
+        placed = begun.placed if begun is not None else await self._place(wanted)
+        link = RunnerLink(wanted.name, placed.folder, placed.folder, on_log)
+        container = DockerContainer(wanted.name, link, placed, self._limits(wanted))
+        container.begun = begun
+        container.overlays = wanted.mounted(placed.folder)
+        container.inside = Inside(start=partial(container.enter, wanted))
+        return container, link
+
+    async def _place(self, wanted: DockerWanted) -> Placed:
         name = f"squall-{self._tag}-{next(self._numbers)}"
         folder = self._data / "containers" / name
         await asyncio.to_thread(folder.mkdir)
+        placed = Placed(self._engine, name, folder, self._threads, self._commands)
+        placed.on_removed.append(self._roots.hold(wanted.root.image_id))
+        return placed
+
+    def _limits(self, wanted: DockerWanted) -> Limits:
         resources = wanted.request.spec.resources
-        limits = Limits(
+        return Limits(
             memory_mib=resources.memory_limit_mib or self._settings.memory_mib,
             processes=self._settings.processes,
             open_files=_open_files(self._settings.open_files),
             writable_mib=min(resources.ephemeral_disk_mib or WRITABLE_MIB, WRITABLE_MIB),
             shared_memory_mib=SHARED_MEMORY_MIB,
         )
-        link = RunnerLink(wanted.name, folder, folder, on_log)
-        placed = Placed(self._engine, name, folder, self._threads, self._commands)
-        placed.on_removed.append(self._roots.hold(wanted.root.image_id))
-        container = DockerContainer(wanted.name, link, placed, limits)
-        container.overlays = wanted.mounted(folder)
-        container.inside = Inside(start=partial(container.enter, wanted))
-        return container, link
 
-    async def _start_fresh(self, wanted: DockerWanted, container: DockerContainer, ends: Ends) -> dict[str, Any]:
-        container.how = "fresh"
-        placed, user = container.placed, self._user_of(wanted.request.app_id)
+    async def _begin(self, wanted: DockerWanted, placed: Placed) -> Begun:
+        """Have the engine start it, up to its door. Raises `OSError`, `SpawnFailed`; then `placed` is still there."""
+        user, limits = self._user_of(wanted.request.app_id), self._limits(wanted)
+        overlays = wanted.mounted(placed.folder)
         body = wanted.body(
             image_name=await self._image(wanted.root, wanted.image_key),
             folder=placed.folder,
             user=user,
-            limits=container.limits,
+            limits=limits,
             tag=self._tag,
             argv=_command(wanted.root.python),
         )
-        environment = {**launch.shared_variables(wanted), **launch.own_variables(wanted)}
         door, run = Door(placed.folder), partial(asyncio.get_running_loop().run_in_executor, self._threads)
         try:
-            volumes.check_places(container.overlays, wanted.root.layers)
-            container.pid = await run(placed.make, body, user, container.limits.writable_mib, container.overlays)
-            await run(self._connect, wanted, container)
-            container.watch(await run(door.pass_on, environment, ends.theirs))
-        except BaseException:
-            container.pid = 0  # nobody would hear of its end
-            raise
+            volumes.check_places(overlays, wanted.root.layers)
+            pid = await run(placed.make, body, user, limits.writable_mib, overlays)
+            return Begun(placed, pid, await run(door.opened), self._remove)
         finally:
             door.close()
+
+    async def _begin_ahead(self, wanted: DockerWanted) -> Begun:
+        placed = await self._place(wanted)
+        try:
+            return await self._begin(wanted, placed)
+        except BaseException:
+            self._remove(placed)
+            raise
+
+    def _remove(self, placed: Placed) -> None:
+        self._removes(asyncio.get_running_loop().run_in_executor(self._threads, placed.remove))
+
+    def _removes(self, removed: asyncio.Future[None]) -> None:
+        self._removing.add(removed)
+        removed.add_done_callback(self._removing.discard)
+
+    async def _start_fresh(self, wanted: DockerWanted, container: DockerContainer, ends: Ends) -> dict[str, Any]:
+        container.how = "fresh"
+        environment = {**launch.shared_variables(wanted), **launch.own_variables(wanted)}
+        run = partial(asyncio.get_running_loop().run_in_executor, self._threads)
+        try:
+            begun = container.begun or await self._begin(wanted, container.placed)
+            container.begun, container.pid = begun, begun.pid
+            await run(self._connect, wanted, container)
+            container.watch(await run(begun.pass_on, environment, ends.theirs))
+        except BaseException:
+            container.pid = 0  # nobody would hear of its end
+            if container.begun is not None:
+                container.begun.door.close()
+            raise
         return launch.setup(wanted, {}, whole_env=False, template=False, forked=False)
 
     def _connect(self, wanted: DockerWanted, container: DockerContainer) -> None:
@@ -320,6 +360,8 @@ class DockerBackend(StartingBackend[DockerWanted, DockerContainer, ProcessTempla
         raise NotImplementedError("there are no templates")
 
     async def _limit(self, wanted: DockerWanted, container: DockerContainer) -> None:
+        if wanted.slots_are_alike:
+            self._ahead.later(wanted.slot_key, lambda: self._begin_ahead(wanted))
         cores = wanted.request.spec.resources.cpu_limit
         if cores is not None:
             await asyncio.to_thread(self._engine.limit_cpu, container.placed.name, cores)
@@ -330,8 +372,7 @@ class DockerBackend(StartingBackend[DockerWanted, DockerContainer, ProcessTempla
     def _ended(self, container: RunnerContainer) -> None:
         assert isinstance(container, DockerContainer)
         if container.removed is not None:
-            self._removing.add(container.removed)
-            container.removed.add_done_callback(self._removing.discard)
+            self._removes(container.removed)
 
 
 def _open_files(wanted: int) -> int:

@@ -140,18 +140,51 @@ class Door:
             pass  # nobody waited
         self._listener.close()
 
-    def pass_on(self, environment: Mapping[str, str], descriptors: Sequence[int]) -> socket.socket:
-        """Wait for the first process, give it all that, and close the door. Raises `OSError`."""
+    def opened(self) -> socket.socket:
+        """Wait for the first process, and close the door. Raises `OSError`."""
         try:
             connection, _ = self._listener.accept()
         finally:
             self._listener.close()
-        words = json.dumps(dict(environment)).encode()
-        connection.settimeout(DOOR_S)
-        socket.send_fds(connection, [struct.pack("!I", len(words))], list(descriptors))
-        connection.sendall(words)
         connection.setblocking(False)
         return connection
+
+
+@dataclass(eq=False, slots=True)
+class Begun:
+    """A container of an engine whose first process waits at the open door to be told who it is, and knows nothing of
+    anybody's yet. Whoever has it uses or drops it."""
+
+    placed: Placed
+    pid: int
+    door: socket.socket
+    remove: Callable[[Placed], None]
+    """Has everything of it taken away, in its own time."""
+
+    @property
+    def usable(self) -> bool:
+        """Whether it still waits, as far as is known."""
+        try:
+            self.door.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        return False
+
+    def drop(self) -> None:
+        """Nobody will use it."""
+        self.door.close()
+        self.remove(self.placed)
+
+    def pass_on(self, environment: Mapping[str, str], descriptors: Sequence[int]) -> socket.socket:
+        """Tell it who it is; what is left is its connection. Raises `OSError`."""
+        words = json.dumps(dict(environment)).encode()
+        self.door.settimeout(DOOR_S)
+        socket.send_fds(self.door, [struct.pack("!I", len(words))], list(descriptors))
+        self.door.sendall(words)
+        self.door.setblocking(False)
+        return self.door
 
 
 class DockerContainer(PayloadContainer):
@@ -164,6 +197,8 @@ class DockerContainer(PayloadContainer):
         self.limits = limits
         self.overlays: Sequence[Overlay] = ()
         """Its volumes."""
+        self.begun: Begun | None = None
+        """What it was made of, if that was begun ahead."""
         self.door: socket.socket | None = None
         self.removed: asyncio.Future[None] | None = None
         """When nothing of it is left; None until it has ended."""

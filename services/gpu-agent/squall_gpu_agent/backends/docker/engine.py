@@ -168,6 +168,7 @@ class Engine:
         except (httpx.HTTPError, RuntimeError) as error:  # the latter: closed meanwhile
             raise EngineError(
                 f"no container engine answers at {self._socket}: {str(error) or type(error).__name__}"
+                " (SQUALL_GPU_AGENT_DOCKER_SOCKET says where it is)"
             ) from error
 
 

@@ -30,12 +30,13 @@ from squall_gpu_agent.backend import (
 )
 from squall_gpu_agent.backends import launch
 from squall_gpu_agent.backends.gvisor import words
-from squall_gpu_agent.backends.gvisor.ahead import MOST_BYTES, Restored, RestoredAhead
+from squall_gpu_agent.backends.gvisor.ahead import MOST, MOST_BYTES, Restored
 from squall_gpu_agent.backends.gvisor.container import GvisorContainer
 from squall_gpu_agent.backends.gvisor.link import GvisorLink
 from squall_gpu_agent.backends.gvisor.memory_images import MemoryImage, MemoryImages
 from squall_gpu_agent.backends.gvisor.restoring import RESTORE_S, Restoring
 from squall_gpu_agent.backends.gvisor.template import GvisorTemplate
+from squall_gpu_agent.backends.kept_ahead import KeptAhead
 from squall_gpu_agent.backends.phases import Timeline
 from squall_gpu_agent.backends.process_starter import Ends
 from squall_gpu_agent.backends.process_template import ForkFailed
@@ -93,7 +94,7 @@ class GvisorBackend(SandboxBackend):
         super().__init__(settings, roots)
         self._snapshots_mib = snapshots_mib
         self._memories = MemoryImages(self._data / "memory", snapshots_mib << 20, monotonic)
-        self._ahead = RestoredAhead()
+        self._ahead: KeptAhead[Restored] = KeptAhead(MOST)
         self._monotonic = monotonic
         self._one_at_a_time = asyncio.Lock()
         self._making: dict[str, asyncio.Task[None]] = {}
