@@ -6,7 +6,7 @@
 
 Pools of one function are called in turn; when a pool's turn comes again, its container is gone. A call that found one
 all the same is not counted. `--fresh`: without templates, each container imports for itself. `numpy`: in an image with
-that package, imported by the module. `weights`: torch, and 500 MB made by `@enter(snap=True)`. At the end: many
+that package, imported by the module. `torch`: likewise. `weights`: torch, and 500 MB made by `@enter(snap=True)`. At the end: many
 containers of one function at once.
 """
 
@@ -96,6 +96,30 @@ class NumpyFresh:
         return squall.current_function_call_id()
 
 
+@app.cls(image=with_torch, scaledown_window=WINDOW_S)
+class Torch:
+    """With an import that takes seconds."""
+
+    pool: int = squall.parameter(default=0)
+
+    @squall.method()
+    def first(self) -> str | None:
+        torch.ones((64, 64)) @ torch.ones((64, 64))
+        return squall.current_function_call_id()
+
+
+@app.cls(image=with_torch, scaledown_window=WINDOW_S, use_template=False)
+class TorchFresh:
+    """Imports in each container."""
+
+    pool: int = squall.parameter(default=0)
+
+    @squall.method()
+    def first(self) -> str | None:
+        torch.ones((64, 64)) @ torch.ones((64, 64))
+        return squall.current_function_call_id()
+
+
 @app.cls(image=with_torch, scaledown_window=WINDOW_S, enable_memory_snapshot=True)
 class Weights:
     """A model that is large and computes little, loaded once."""
@@ -139,6 +163,7 @@ def hold(_: int) -> float:
 KINDS: Mapping[str, tuple[Any, Any]] = {
     "stdlib": (Stdlib, StdlibFresh),
     "numpy": (Numpy, NumpyFresh),
+    "torch": (Torch, TorchFresh),
     "weights": (Weights, WeightsFresh),
 }
 

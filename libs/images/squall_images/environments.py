@@ -12,7 +12,7 @@ import contextlib
 import os
 import shutil
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,8 +51,6 @@ class EnvironmentStore:
         self._locks: dict[str, asyncio.Lock] = {}
         self._found: list[Interpreter] | None = None
         self._finding = asyncio.Lock()
-        self._on_machine: set[str] = set()
-        """Packages of `apt_install` that were found."""
 
     async def interpreters(self) -> list[Interpreter]:
         """Every interpreter that environments can be made from; looked for once."""
@@ -65,18 +63,12 @@ class EnvironmentStore:
         """The image's environment, made if needed. Raises `ImageBuildError` with the step, its output and exit code."""
         steps = plan(image)
         python = interpreters.find(steps.python_version, await self.interpreters())
-        await self._check_machine(steps.machine_packages)
+        machine_packages.check(steps.machine_packages)
         prefix = self._prefix(python, steps.key)
         if not (prefix / _DONE).exists():
             with caches.used(self._home, caches.UV), caches.used(self._home, caches.BYTECODE):
                 await self._make_chain(steps, python, on_line)
         return _environment(steps, prefix, python)
-
-    async def _check_machine(self, packages: Sequence[str]) -> None:
-        unknown = [name for name in packages if name not in self._on_machine]
-        if unknown:
-            await machine_packages.check(unknown)
-            self._on_machine.update(unknown)
 
     async def _make_chain(self, steps: ImagePlan, python: Interpreter, on_line: OnLine) -> None:
         before = self._prefix(python, steps.base_key)

@@ -30,6 +30,7 @@ from squall_images.eviction import Freed, Unwanted
 from squall_images.host_base import HostBases
 from squall_images.keys import plan
 from squall_images.layered import LayeredImage, LayerFolder
+from squall_images.machine_packages import needs_sandbox
 from squall_images.outward import Guard
 from squall_images.registry import Registry, place_of, read_auths
 from squall_images.step_secrets import Secrets
@@ -156,7 +157,7 @@ class Engine:
             case "both":
                 return True, not spec.needs_root
             case "needed":
-                layers = spec.needs_isolation or missed
+                layers = needs_sandbox(spec) or missed
                 return layers, not layers
 
     async def has(self, image_id: str, manifest: str) -> bool:

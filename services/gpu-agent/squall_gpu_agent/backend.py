@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 
 from squall.spec import Encoding, FunctionSpec, ImageSpec, VolumeMount
 from squall_images.eviction import Freed, Unwanted
+from squall_images.machine_packages import needs_sandbox
 
 EXIT_GRACE_S = 30.0
 """How long `@exit` hooks may take."""
@@ -64,7 +65,7 @@ class Capabilities:
         """Whether containers of this function are isolated here."""
         if self.isolation is Isolation.PROCESS:
             return False
-        return not self.plain or spec.isolation != Isolation.PROCESS or spec.image.needs_isolation
+        return not self.plain or spec.isolation != Isolation.PROCESS or needs_sandbox(spec.image)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

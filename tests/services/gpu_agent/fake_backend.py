@@ -220,6 +220,7 @@ class FakeBackend:
         self.isolation = isolation
         self.no_gpus = ""
         self.containers: list[FakeContainer] = []
+        self.ensured: list[ImageSpec] = []
         self.lines_up = False
         self.start_failure: BaseException | None = None
         self.starting = asyncio.Event()
@@ -238,6 +239,7 @@ class FakeBackend:
         )
 
     async def ensure_root(self, image: ImageSpec, on_log: OnText) -> Root:
+        self.ensured.append(image)
         return Root(image_id=image.id, python=Path("/usr/bin/python3"), site_packages=None)
 
     def images(self) -> tuple[str, ...]:

@@ -16,7 +16,8 @@ from squall_gpu_agent.settings import AgentSettings
 
 PLAIN = ImageSpec(steps=(ImageStep(kind="pip_install", arguments={"packages": ["numpy"]}),))
 COMMANDS = ImageSpec(steps=(ImageStep(kind="run_commands", arguments={"commands": ["make"]}),))
-OF_THE_SYSTEM = ImageSpec(steps=(ImageStep(kind="apt_install", arguments={"packages": ["git"]}),))
+THERE = ImageSpec(steps=(ImageStep(kind="apt_install", arguments={"packages": ["dpkg", "libc6:amd64"]}),))
+NOT_THERE = ImageSpec(steps=(ImageStep(kind="apt_install", arguments={"packages": ["dpkg", "no-such-package"]}),))
 
 
 async def code(container: object, request: object) -> object:
@@ -45,7 +46,8 @@ class Both:
     ("image", "isolation", "sandboxed"),
     [
         (PLAIN, "process", False),
-        (OF_THE_SYSTEM, "process", False),  # the machine may have them; a base of this machine has no apt
+        (THERE, "process", False),
+        (NOT_THERE, "process", True),
         (PLAIN, "sandbox", True),
         (COMMANDS, "process", True),  # published by an older program
         (COMMANDS, "sandbox", True),
@@ -56,7 +58,10 @@ async def test_a_container_is_a_sandbox_if_its_function_or_image_needs_one(
 ) -> None:
     both = Both()
     await both.start(image, isolation)
+    await both.backend.ensure_root(image, print)
     assert (len(both.processes.containers), len(both.sandboxes.containers)) == ((0, 1) if sandboxed else (1, 0))
+    if isolation == "process":  # an image alone says nothing of its function
+        assert (both.processes.ensured, both.sandboxes.ensured) == (([], [image]) if sandboxed else ([image], []))
 
 
 async def test_sandboxes_are_opened_once_and_only_when_they_are_needed() -> None:

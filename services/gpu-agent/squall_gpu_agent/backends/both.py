@@ -25,6 +25,7 @@ from squall_gpu_agent.backend import (
     Template,
 )
 from squall_images.eviction import Freed, Unwanted
+from squall_images.machine_packages import needs_sandbox
 
 NOTE = "containers are plain processes; functions that demand isolation, or whose image needs more, get sandboxes"
 
@@ -46,7 +47,7 @@ class BothBackend:
 
     async def ensure_root(self, image: ImageSpec, on_log: OnText) -> Root:
         """See `Backend.ensure_root`."""
-        chosen = await self._sandboxed() if image.needs_isolation else self._processes
+        chosen = await self._sandboxed() if needs_sandbox(image) else self._processes
         return await chosen.ensure_root(image, on_log)
 
     def images(self) -> tuple[str, ...]:
