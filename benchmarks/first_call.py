@@ -5,9 +5,9 @@
     .venv/bin/python benchmarks/first_call.py --kinds stdlib,numpy --calls 50 --fresh
 
 Pools of one function are called in turn; when a pool's turn comes again, its container is gone. A call that found one
-all the same is not counted. `--fresh`: without templates, each container imports for itself. `numpy`: in an image with
-that package, imported by the module. `torch`: likewise. `weights`: torch, and 500 MB made by `@enter(snap=True)`. At the end: many
-containers of one function at once.
+all the same is not counted. `--fresh`: without templates, each container imports for itself. `numpy` and `torch`: in an
+image with that package, imported by the module. `weights`: torch, and 500 MB made by `@enter(snap=True)`. At the end:
+many containers of one function at once.
 """
 
 from __future__ import annotations
