@@ -30,7 +30,8 @@ def make(root: Path) -> None:
     if tool is None:
         raise ImageBuildError(
             "the image needs apt, and debootstrap, which makes a base that has it, is not on the builder's machine",
-            fix=f"There: `apt-get install debootstrap`; {ELSEWHERE}",
+            fix="There: `apt-get install debootstrap`, or, for containers that may be plain processes of that machine, "
+            f"the packages themselves; {ELSEWHERE}",
         )
     suite, archive = _archive()
     options = ("--variant=minbase", "--force-check-gpg", f"--include={INCLUDED}")

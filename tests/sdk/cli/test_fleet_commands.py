@@ -266,13 +266,14 @@ def test_images_are_published_listed_looked_at_and_found_by_name(depot: Shell) -
     depot.squall("image", "inspect", "im-0").refused("invalid", "not the id")
 
 
-def test_an_image_that_processes_cannot_have_says_which_containers_can(depot: Shell) -> None:
-    depot.write(
+def test_an_image_that_processes_cannot_have_says_which_containers_can(shell: Shell) -> None:
+    shell.write(
         "apt.py",
         "import squall\napp = squall.App()\n@app.function(image=squall.Image.debian_slim().apt_install('nothing'))\n"
         "def f(): pass\n",
     )
-    depot.squall("run", "apt.py").refused("image_build", "sandbox")
+    refused = shell.squall("run", "apt.py", SQUALL_GPU_AGENT_BACKEND="process")
+    refused.refused("image_build", "does not have nothing", "sandbox")
 
 
 def test_what_is_not_there_may_be_deleted_if_that_is_allowed(depot: Shell) -> None:
