@@ -63,6 +63,16 @@ class KeyValue:
         stored = await reading.get_last(self._link, self._stream, self._subject(key), from_leader=True)
         return (0, False) if stored is None else (stored.seq, OPERATION not in stored.headers)
 
+    async def last_known(self, keys: Sequence[str]) -> list[tuple[int, Entry | None]]:
+        """Each key's last revision, 0 for none, and its entry if it is there; one read for all of them.
+
+        As any server knows them, which may not have heard of the newest: for writes that are only made at these
+        revisions."""
+        subjects = [self._subject(key) for key in keys]
+        found = await reading.get_many(self._link, self._stream, subjects)
+        stored = (found.get(subject) for subject in subjects)
+        return [(0, None) if each is None else (each.seq, self._entry(each)) for each in stored]
+
     async def entries(self, prefix: str = "") -> list[Entry]:
         """All keys that start with `prefix`, in the order of their last change."""
         found: dict[str, Entry] = {}

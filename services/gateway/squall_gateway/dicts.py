@@ -8,10 +8,12 @@ the same request, repeated because its answer was lost, is told the same.
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from base64 import b64decode
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice, repeat
 from typing import Any, NamedTuple
 
 from squall.errors import InvalidError, RequestSizeError
@@ -35,6 +37,9 @@ AT_ONCE = 256
 REQUEST = re.compile(r"[A-Za-z0-9-]{0,64}")
 """A request's own id: part of a key."""
 TRIES = 16
+LOOK_FIRST_S = 10.0
+"""After a key that was to be new was found there: how long keys are looked at before they are set."""
+MOST_CLAIMED = 10_000
 PAGE = 500
 
 
@@ -56,6 +61,10 @@ class Outcome(NamedTuple):
     value: bytes = b""
 
 
+Together = Callable[[str, str, Sequence[Op]], Awaitable[list[Outcome | None]]]
+"""Does some of them at once; None for each that has to go alone."""
+
+
 @dataclass(frozen=True, slots=True)
 class Dicts:
     """The contents of all dicts."""
@@ -63,6 +72,8 @@ class Dicts:
     bus: Bus
     blobs: BlobPlaces
     clock: Clock
+    claimed: dict[str, float] = field(default_factory=dict)
+    """Dicts in which a key that was to be new was there, or had been, and when that was last seen."""
 
     async def do(self, workspace: str, object_id: str, ops: Sequence[Op]) -> list[Outcome]:
         """Operations on different keys, at the same time. Those on one key have no order among them."""
@@ -75,27 +86,35 @@ class Dicts:
 
     async def do_apart(self, workspace: str, object_id: str, ops: Sequence[Op]) -> list[Outcome | BaseException]:
         """The same, of several callers: what goes wrong with one is its own outcome. Pops share a write, and so do puts
-        with `absent`; with a refused write each of them goes alone."""
-        shared: dict[tuple[str, bytes], int] = {}
-        for place, op in enumerate(ops):
-            if op.request and (op.what == "pop" or (op.what == "put" and op.absent and op.blob is None)):
-                shared.setdefault((op.what, op.key), place)
-        done: dict[int, Outcome] = {}
-        for what, together in (("pop", self._pop_together), ("put", self._claim_together)):
-            places = [place for (each, _), place in shared.items() if each == what]
-            if len(places) > 1:
-                try:
-                    outcomes = await together(workspace, object_id, [ops[place] for place in places])
-                except BusError:
-                    continue  # what of it is stored has its receipt, for which those who go alone look
-                done.update({p: outcome for p, outcome in zip(places, outcomes, strict=True) if outcome is not None})
-        left = [place for place in range(len(ops)) if place not in done]
-        alone = await asyncio.gather(
-            *(self._one(workspace, object_id, ops[place]) for place in left), return_exceptions=True
+        with `absent`; with a refused write each of them goes alone. What touches a key of theirs comes after them."""
+        found: dict[int, Outcome | BaseException] = {}
+
+        async def alone(places: Iterable[int]) -> None:
+            left = [place for place in places if place not in found]
+            each = (self._one(workspace, object_id, ops[place]) for place in left)
+            found.update(zip(left, await asyncio.gather(*each, return_exceptions=True), strict=True))
+
+        async def shared(together: Together, places: Sequence[int]) -> None:
+            try:
+                done = await together(workspace, object_id, [ops[place] for place in places])
+            except BusError:
+                pass  # what of it is stored has its receipt, for which those who go alone look
+            else:
+                told = zip(places, done, strict=True)
+                found.update({place: outcome for place, outcome in told if outcome is not None})
+            await alone(places)
+
+        groups = list(_groups(ops))
+        keys = {ops[place].key for _, places in groups for place in places}
+        kinds: dict[str, Together] = {"pop": self._pop_together, "put": self._claim_together}
+        await asyncio.gather(
+            alone(place for place, op in enumerate(ops) if op.key not in keys),
+            *(shared(kinds[what], places) for what, places in groups),
         )
-        found = [outcome for _, outcome in sorted([*done.items(), *zip(left, alone, strict=True)], key=lambda p: p[0])]
-        await told_blobs(self.blobs, workspace, [each for each in found if isinstance(each, Outcome)])
-        return found
+        await alone(range(len(ops)))
+        outcomes = [found[place] for place in range(len(ops))]
+        await told_blobs(self.blobs, workspace, [each for each in outcomes if isinstance(each, Outcome)])
+        return outcomes
 
     async def _one(self, workspace: str, object_id: str, op: Op) -> Outcome:
         key, receipt = _names(workspace, object_id, op)
@@ -161,25 +180,34 @@ class Dicts:
         raise _always_changed()
 
     async def _claim_together(self, workspace: str, object_id: str, ops: Sequence[Op]) -> list[Outcome | None]:
-        """Puts with `absent` of different keys in one write, as far as they are not there; None for who goes alone."""
-        bucket, proof = self.bus.kv(DICTS), DictEntry(b"", b"").encode()
-        names = [_names(workspace, object_id, op) for op in ops]
-        looks = await asyncio.gather(*(bucket.revision(key) for key, _ in names))
-        absent, writes = set[int](), list[KeyWrite]()
-        for place, (op, (key, receipt), (revision, there)) in enumerate(zip(ops, names, looks, strict=True)):
-            if not there:
-                data = DictEntry(op.key, op.value, op.blob, op.request).encode()
-                absent.add(place)
-                writes += [KeyWrite(key, data, revision, KEPT_S), KeyWrite(receipt, proof, 0, RECEIPT_S)]
-        if writes:
-            await bucket.write_together(writes)
-        return [Outcome({"put": True}) if place in absent else None for place in range(len(ops))]
+        """Puts with `absent` of different keys in one write, as far as they are not there; None for who goes alone.
+
+        Most are of new keys: they are written as such, and looked at only where that was refused a short while ago."""
+        bucket, names = self.bus.kv(DICTS), [_names(workspace, object_id, op) for op in ops]
+        now = self.clock.monotonic()
+        if self.claimed.get(object_id, -math.inf) <= now - LOOK_FIRST_S:
+            try:
+                await bucket.write_together(_claims(zip(ops, names, repeat(0), strict=False)))
+            except WrongRevision:
+                if len(self.claimed) >= MOST_CLAIMED:
+                    self.claimed.clear()
+                self.claimed[object_id] = now
+            else:
+                return [Outcome({"put": True})] * len(ops)
+        looks = await bucket.last_known([key for key, _ in names])
+        absent = [place for place, (_, entry) in enumerate(looks) if entry is None]
+        if absent:
+            await bucket.write_together(_claims((ops[p], names[p], looks[p][0]) for p in absent))
+        outcomes: list[Outcome | None] = [None] * len(ops)
+        for place in absent:
+            outcomes[place] = Outcome({"put": True})
+        return outcomes
 
     async def _pop_together(self, workspace: str, object_id: str, ops: Sequence[Op]) -> list[Outcome | None]:
         """Pops of different keys in one write, as far as they are there; None for who goes alone."""
         bucket = self.bus.kv(DICTS)
         names = [_names(workspace, object_id, op) for op in ops]
-        entries = await asyncio.gather(*(bucket.get(key, from_leader=True) for key, _ in names))
+        entries = [entry for _, entry in await bucket.last_known([key for key, _ in names])]
         writes = list[KeyWrite]()
         for entry, (_, receipt) in zip(entries, names, strict=True):
             if entry is not None:
@@ -252,6 +280,27 @@ def _names(workspace: str, object_id: str, op: Op) -> tuple[str, str]:
     # With the key: some clients have one id for all operations of a request.
     own = f"{op.request}-{key[-16:]}"
     return key, receipt_key(workspace, object_id, own) if op.request else ""
+
+
+def _groups(ops: Sequence[Op]) -> Iterator[tuple[str, list[int]]]:
+    """Places of operations of one kind that go together, at least two, each of a key that is in no other group."""
+    by_key: dict[bytes, int] = {}
+    for place, op in enumerate(ops):
+        if op.request and (op.what == "pop" or (op.what == "put" and op.absent and op.blob is None)):
+            by_key.setdefault(op.key, place)
+    for what in ("pop", "put"):
+        places = iter([place for place in by_key.values() if ops[place].what == what])
+        while len(part := list(islice(places, AT_ONCE))) > 1:
+            yield what, part
+
+
+def _claims(wanted: Iterable[tuple[Op, tuple[str, str], int]]) -> list[KeyWrite]:
+    """Each with its receipt; the number is the revision that its key has."""
+    writes, proof = list[KeyWrite](), DictEntry(b"", b"").encode()
+    for op, (key, receipt), revision in wanted:
+        data = DictEntry(op.key, op.value, op.blob, op.request).encode()
+        writes += [KeyWrite(key, data, revision, KEPT_S), KeyWrite(receipt, proof, 0, RECEIPT_S)]
+    return writes
 
 
 def _removal(entry: Entry, receipt: str) -> list[KeyWrite]:

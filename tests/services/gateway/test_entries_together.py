@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from tests.services.gateway.world import World
 
 from squall.http_api.protocol import FrameKind, frames
 from squall.http_api.routes import Route
-from squall_bus import KeyWrite, PublishUnknown
+from squall_bus import Entry, KeyWrite, PublishUnknown
 from squall_bus.kv import KeyValue
 from squall_contracts.objects import QueueItem
 from squall_gateway.api import entries_together
@@ -163,7 +164,7 @@ async def test_puts_of_absent_keys_share_a_write_and_a_key_has_one_winner(
     writes = Writes(monkeypatch)
     told = await together(world.http, *(claim(f"k{n}", f"r{n}") for n in range(6)), claim("there", "late"))
     assert told == [{"put": True}] * 6 + [{"put": False}]
-    assert writes.sizes[0] == 12
+    assert writes.sizes[:2] == [14, 12], "all as new ones, then those that are"
 
     told = await together(world.http, *(claim("contended", f"c{n}") for n in range(6)), claim("k1", "c6"))
     assert sorted(each["put"] for each in told[:6]) == [False] * 5 + [True]
@@ -265,3 +266,46 @@ async def test_operations_are_counted_as_those_that_come_alone(world: World, mon
     counted.clear()
     await together(world.http, op("enqueue", queue, b"1", request="r1"), op("get", "di-none", key=key("k")))
     assert sorted(counted) == [("/v1/dicts/*/ops", 404), ("/v1/entries", 200), ("/v1/queues/*/items", 200)]
+
+
+async def test_a_request_may_have_more_pops_and_claims_than_one_write_of_the_bus_takes(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(entries_together, "SLOW_S", 30.0)
+    state = await made(world.http, "dicts", "many")
+    names = [f"k{number}" for number in range(501)]
+    claims = [op("put", state, b"1", key=key(name), request=f"c{name}", absent=True) for name in names]
+    assert await together(world.http, *claims) == [{"put": True}] * 501
+    assert await together(world.http, *claims) == [{"put": True}] * 501  # the same requests again
+    others = [op("put", state, b"2", key=key(name), request=f"d{name}", absent=True) for name in names[:2]]
+    new = [op("put", state, b"2", key=key(name), request=f"n{name}", absent=True) for name in ("new-1", "new-2")]
+    assert await together(world.http, *others, *new) == [{"put": False}] * 2 + [{"put": True}] * 2
+
+    pops = [op("pop", state, key=key(name), request=f"p{name}") for name in names]
+    popped = await together(world.http, *pops)
+    assert [payload for _, payload in popped] == [b"1"] * 501
+    assert await together(world.http, *pops) == popped
+    assert await together(world.http, *claims[:3]) == [{"put": True}] * 3  # told from their receipts
+
+
+async def test_keys_that_are_new_are_set_without_a_look_unless_one_was_there_just_now(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, looks, numbers = await made(world.http, "dicts", "new"), list[str](), itertools.count()
+    last_known = KeyValue.last_known
+
+    async def counted(self: KeyValue, keys: Sequence[str]) -> list[tuple[int, Entry | None]]:
+        looks.extend(keys)
+        return await last_known(self, keys)
+
+    def claim(*names: str) -> list[bytes]:
+        number = next(numbers)
+        return [op("put", state, b"1", key=key(name), request=f"{name}-{number}", absent=True) for name in names]
+
+    monkeypatch.setattr(KeyValue, "last_known", counted)
+    assert await together(world.http, *claim("a", "b")) == [{"put": True}] * 2
+    assert looks == []
+    assert await together(world.http, *claim("b", "c")) == [{"put": False}, {"put": True}]
+    assert len(looks) == 2
+    assert await together(world.http, *claim("d", "e")) == [{"put": True}] * 2
+    assert len(looks) == 4
