@@ -47,6 +47,8 @@ class ToRunner:
     """
     RECALL = 7
     """{call, index}: give this input back if it has not begun; answered by RECALLED."""
+    HEARD_ENOUGH = 8
+    """{}: answers ENOUGH. What was to be given back has been asked for before; what is left then begins."""
 
 
 class FromRunner:
@@ -87,7 +89,8 @@ class FromRunner:
     COMMITTING = 44
     """{}: the code of a container has ended; what it wrote to its volumes is on its way."""
     ENOUGH = 45
-    """{}: its code wants no more inputs. What has not begun is to be asked back; it ends when the rest has."""
+    """{}: its code wants no more inputs. What has not begun is to be asked back; it ends when the rest has. Answered by
+    HEARD_ENOUGH, until which nothing more begins where inputs run one by one."""
     FORK_FAILED = 43
     """From a template: {ticket, message}: there is no fork."""
 

@@ -204,6 +204,9 @@ class Container:
                 self._begin(frame)
         elif frame.kind == ToRunner.STOP:
             self._stop()
+        elif frame.kind == ToRunner.HEARD_ENOUGH:
+            if isinstance(self._main, SoloMain):
+                self._main.enough = False  # what is left has begun for the agent
         elif frame.kind in (ToRunner.CANCEL, ToRunner.CREDIT, ToRunner.RECALL):
             execution = self._running.get((frame.meta["call"], frame.meta["index"]))
             if execution is None:

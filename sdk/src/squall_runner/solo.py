@@ -31,7 +31,7 @@ class SoloMain:
         self._jobs: collections.deque[Job] = collections.deque()
         self._finishing = False
         self.enough = False
-        """Nothing more begins: what is lined up waits to be asked back."""
+        """Nothing more begins until the agent has heard of it: what is lined up waits to be asked back."""
         self._turn = threading.Lock()
         """Held by whoever reads and handles frames."""
         self._busy = False

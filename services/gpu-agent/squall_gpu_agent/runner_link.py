@@ -105,6 +105,8 @@ class RunnerLink(asyncio.Protocol):
         """See `Container.run`."""
         if self._exit is not None:
             return NotBegun(exit=self._exit)
+        if self._enough:  # it was on its way to the runner when that was heard
+            return NotBegun()
         given = Given(request, self._loop.create_future(), on_item, on_begin)
         if self._line.get(given.key) is not None:
             raise ValueError(f"input {given.key} runs already in container {self._container}")
@@ -139,7 +141,7 @@ class RunnerLink(asyncio.Protocol):
         """See `Container.when_enough`."""
         self._on_enough = tell
         if self._enough:
-            tell()
+            self._tell_enough(tell)
 
     async def drain(self) -> None:
         """See `Container.drain`."""
@@ -238,13 +240,17 @@ class RunnerLink(asyncio.Protocol):
             case FromRunner.ENOUGH:
                 self._enough = True
                 if self._on_enough is not None:
-                    self._on_enough()
+                    self._tell_enough(self._on_enough)
             case FromRunner.COMMITTING:
                 self.committing = True
             case FromRunner.ENDING:
                 self.ending = str(frame.meta.get("reason", ""))[:1000]
             case _:
                 pass  # a newer runner's
+
+    def _tell_enough(self, tell: Callable[[], None]) -> None:
+        tell()
+        self._send(ToRunner.HEARD_ENOUGH, {})
 
     def say(self, text: str, call: str, index: int) -> None:
         """A line of the platform's in the log of a call."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,40 @@ async def test_nothing_in_line_begins_once_the_code_wants_no_more(workshop: Work
     assert value(await given.end(0)) == 0
     assert await given.end(1) == await given.end(2) == NotBegun()
     assert (noted(folder), told) == ({"0"}, ["enough", "ended"])
+    assert (await container.stop()).code == 0
+
+
+async def test_an_input_on_its_way_while_the_code_says_that_it_has_enough_runs(
+    workshop: Workshop, folder: Path
+) -> None:
+    source = """
+        import pathlib, threading, time
+        import squall
+        def stop(folder):
+            while not (folder / "go").exists():
+                time.sleep(0.005)
+            squall.experimental.stop_fetching_inputs()
+            (folder / "said").touch()
+        def f(folder, number):
+            if number == 0:
+                threading.Thread(target=stop, args=(pathlib.Path(folder),)).start()
+            return number
+    """
+    container = await workshop.start(source)
+    told: list[str] = []
+
+    def enough() -> None:
+        told.append("enough")
+        container.recall()
+
+    container.when_enough(enough)
+    assert value(await call(container, str(folder), 0)) == 0
+    (folder / "go").touch()
+    while not (folder / "said").exists():
+        time.sleep(0.005)  # noqa: ASYNC251 - the agent must not have read it yet
+    assert value(await call(container, str(folder), 1)) == 1
+    await eventually(lambda: told == ["enough"])
+    assert await call(container, str(folder), 2) == NotBegun(), "given to it when that was known"
     assert (await container.stop()).code == 0
 
 

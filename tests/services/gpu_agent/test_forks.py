@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import resource
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from squall_gpu_agent.backend import NoTemplate
 from squall_gpu_agent.backends.control import Control
+from squall_gpu_agent.backends.gvisor.restoring import Restoring
 from squall_gpu_agent.backends.launch import needs_exec
 from squall_gpu_agent.backends.process_starter import Ends
 from squall_gpu_agent.backends.process_template import ForkFailed, ProcessTemplate
@@ -337,3 +339,18 @@ def failing_after(real: Callable[..., Any], count: int) -> Callable[..., Any]:
         return real(*args, **kwargs)
 
     return call
+
+
+@pytest.mark.parametrize("ends", [Ends, Restoring])
+def test_ends_that_cannot_all_be_had_leave_nothing_open(ends: Callable[[], object]) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    before = sorted(os.listdir("/proc/self/fd"), key=int)
+    first = os.dup(0)  # the lowest that is free
+    os.close(first)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (first + 5, hard))  # a pair of sockets, a pipe, and one more
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            ends()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert sorted(os.listdir("/proc/self/fd"), key=int) == before

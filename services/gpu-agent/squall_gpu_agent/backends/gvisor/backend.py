@@ -397,16 +397,19 @@ class GvisorBackend(SandboxBackend):
         release = self._memories.hold(image)
         if release is None:
             raise ForkFailed("its memory snapshot has just left the disk")
+        restoring: Restoring | None = None
         try:
+            restoring = Restoring()
             copy = replace(wanted, memory=memory, above=str(image.above))
             slot = self._slot(copy, None, [], disk=disk)
         except BaseException:
+            if restoring is not None:
+                restoring.close()
             release()
             raise
         slot.on_removed.append(release)
         launcher = slot.launcher
         assert isinstance(launcher, GvisorLink)
-        restoring = Restoring()
         restored: Restored | None = None
         try:
             if {**self._config(copy, slot), "hostname": ""} != {**image.config, "hostname": ""}:

@@ -25,13 +25,19 @@ class Restoring:
     """The ends of one copy that is on its way. What it prints is heard once it is there: until then it is runsc's."""
 
     def __init__(self) -> None:
+        """Raises `OSError`; then nothing of it is open."""
         self._ours, theirs = socket.socketpair()
         self._read: list[tuple[str, int]] = []
         self._theirs = [theirs.detach()]
-        for stream in ("stdout", "stderr"):
-            read, write = os.pipe()
-            self._read.append((stream, read))
-            self._theirs.append(write)
+        try:
+            for stream in ("stdout", "stderr"):
+                read, write = os.pipe()
+                self._read.append((stream, read))
+                self._theirs.append(write)
+        except OSError:  # too many files are open: not these as well
+            self._ours.close()
+            self.close()
+            raise
 
     async def restore(self, launcher: GvisorLink, slot: Slot, order: dict[str, Any], within_s: float) -> int:
         """The host pid of what waits for SETUP now. Raises `ForkFailed`."""
